@@ -1,0 +1,57 @@
+"""Element types: how many elements share a block, and how many bytes a block takes.
+
+Plain types have blocks of one element. Quantised types are registered by their format (one file in
+`fusec/codegen/formats`), under the GGML name in lower case; the IR knows their size and no more.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from fusec.errors import FusecError
+
+
+@dataclass(frozen=True)
+class DType:
+    """An element type. `numpy` is None for types NumPy cannot hold as plain elements."""
+
+    name: str
+    block: int  # elements per block
+    block_bytes: int
+    numpy: np.dtype | None = None
+
+    def nbytes(self, shape: tuple[int, ...]) -> int:
+        """Bytes of a tensor of this type; rows (the last axis) are whole blocks."""
+        return math.prod(shape) // self.block * self.block_bytes
+
+
+_TABLE: dict[str, DType] = {}
+
+
+def register(dtype: DType) -> DType:
+    """Make a type known to the IR. Registering the same description again changes nothing."""
+    known = _TABLE.setdefault(dtype.name, dtype)
+    if known != dtype:
+        raise FusecError(f"dtype {dtype.name} is registered as {known}; refused {dtype}")
+    return known
+
+
+def dtype(name: str) -> DType:
+    """The registered type of that name."""
+    try:
+        return _TABLE[name]
+    except KeyError:
+        raise FusecError(f"unknown dtype '{name}': known are {', '.join(sorted(_TABLE))}") from None
+
+
+for _name, _kind in (
+    ("f32", np.float32),
+    ("f64", np.float64),
+    ("f16", np.float16),
+    ("i32", np.int32),
+):
+    register(DType(_name, 1, np.dtype(_kind).itemsize, np.dtype(_kind)))
+register(DType("bf16", 1, 2))

@@ -1,0 +1,221 @@
+"""The graph: values, nodes, and the order they run in.
+
+The printed form, which `fusec.ir.text` writes and reads back:
+
+    graph    := 'graph' NAME '(' values ')' '{' state* node* 'return' names '}'
+    state    := 'state' value
+    node     := values '=' op
+    op       := OPNAME '(' operands ')' [attrs]
+              | 'fused' KIND '(' operands ')' '{' node* '}'
+    operands := value or name, ...          a weight is written with its type, the rest by name
+    values   := value, ...
+    value    := name ':' DTYPE '[' INT, ... ']'
+    name     := '%'WORD activation | '$'WORD state | '@'WORD weight
+    attrs    := '{' KEY '=' (INT | FLOAT | WORD), ... '}'
+
+Everything is frozen: a pass returns a new graph. A weight keeps its GGUF name. State (the KV cache)
+is threaded as values, `$k` -> `$k'`, so every dependency is an edge. The leading axis of an
+activation is T, the tokens of one step. A fused node carries its body, the nodes it replaced,
+under their own names; its inputs and outputs are those of the body seen from outside.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import networkx as nx
+
+from fusec.ir.dtypes import dtype
+
+Attr = int | float | str
+LAYER = re.compile(r"\bblk\.(\d+)\.")
+
+
+@dataclass(frozen=True)
+class Value:
+    """One tensor: `%activation`, `$state` or `@weight`, an element type and a shape."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def is_weight(self) -> bool:
+        """Whether this is a constant of the model file."""
+        return self.name.startswith("@")
+
+    @property
+    def is_state(self) -> bool:
+        """Whether this is (a version of) memory kept between steps."""
+        return self.name.startswith("$")
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole tensor."""
+        return dtype(self.dtype).nbytes(self.shape)
+
+    @property
+    def type(self) -> str:
+        """The type as printed: `f32[1, 576]`."""
+        return f"{self.dtype}[{', '.join(map(str, self.shape))}]"
+
+    @property
+    def buffer(self) -> str:
+        """Name of the memory behind the value: every version of a state is one buffer."""
+        return self.name.rstrip("'")
+
+
+@dataclass(frozen=True)
+class Node:
+    """One computation. Its name is its first output's. `body` is empty unless `op` is 'fused'."""
+
+    op: str
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    attrs: tuple[tuple[str, Attr], ...] = ()
+    body: tuple[Node, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The first output's name."""
+        return self.outputs[0].name
+
+    @property
+    def kind(self) -> str:
+        """What rules and reports call this node: the op, or a fused node's kind."""
+        return str(self["kind"]) if self.op == "fused" else self.op
+
+    def __getitem__(self, key: str) -> Attr:
+        return dict(self.attrs)[key]
+
+    def get(self, key: str, default: Attr) -> Attr:
+        """An attribute, or `default` where the node does not have it."""
+        return dict(self.attrs).get(key, default)
+
+    @property
+    def ops(self) -> tuple[Node, ...]:
+        """The plain nodes computed here: the body, or the node itself."""
+        return self.body or (self,)
+
+    @property
+    def weights(self) -> tuple[Value, ...]:
+        """The weights read, in order."""
+        return tuple(v for v in self.inputs if v.is_weight)
+
+    @property
+    def region(self) -> Graph:
+        """This node as a graph of its own: what a kernel computes, what the reference runs."""
+        inputs = tuple(v for v in self.inputs if not (v.is_weight or v.is_state))
+        states = tuple(v for v in self.inputs if v.is_state)
+        return Graph(self.kind, inputs, states, self.ops, self.outputs)
+
+    @property
+    def layer(self) -> int | None:
+        """The transformer layer, read off the GGUF-style `blk.N.` in the names; None outside."""
+        for value in (*self.outputs, *self.weights):
+            if found := LAYER.search(value.name):
+                return int(found[1])
+        return None
+
+
+def attrs(**items: Attr) -> tuple[tuple[str, Attr], ...]:
+    """Attributes in their canonical order (by name)."""
+    return tuple(sorted(items.items()))
+
+
+def outside(
+    nodes: Iterable[Node], needed: Iterable[str]
+) -> tuple[tuple[Value, ...], tuple[Value, ...]]:
+    """Inputs and outputs of a set of nodes seen from outside.
+
+    `needed` names the values somebody outside reads. Order is that of first use and of production.
+    """
+    nodes, wanted = tuple(nodes), set(needed)
+    made = {v.name: v for n in nodes for v in n.outputs}
+    read = {v.name: v for n in nodes for v in n.inputs if v.name not in made}
+    return tuple(read.values()), tuple(v for v in made.values() if v.name in wanted)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Nodes in a topological order between inputs and outputs; `states` are read and appended."""
+
+    name: str
+    inputs: tuple[Value, ...]
+    states: tuple[Value, ...]
+    nodes: tuple[Node, ...]
+    outputs: tuple[Value, ...]
+
+    @cached_property
+    def producers(self) -> Mapping[str, Node]:
+        """Value name -> the node that makes it."""
+        return {v.name: n for n in self.nodes for v in n.outputs}
+
+    @cached_property
+    def users(self) -> Mapping[str, tuple[Node, ...]]:
+        """Value name -> the nodes that read it, in order. Unread values have no entry."""
+        found: dict[str, dict[str, Node]] = {}
+        for node in self.nodes:
+            for value in node.inputs:
+                found.setdefault(value.name, {})[node.name] = node
+        return {name: tuple(nodes.values()) for name, nodes in found.items()}
+
+    @cached_property
+    def needed(self) -> frozenset[str]:
+        """Names of the values that must outlive the step: outputs, and the last of each state."""
+        last = {v.buffer: v.name for n in self.nodes for v in n.outputs if v.is_state}
+        return frozenset({v.name for v in self.outputs} | set(last.values()))
+
+    @property
+    def weights(self) -> tuple[Value, ...]:
+        """Every weight once, in order of first use."""
+        return tuple({v.name: v for n in self.nodes for v in n.weights}.values())
+
+    @property
+    def tokens(self) -> int:
+        """T, the tokens of one step: the leading axis of the first input."""
+        return self.inputs[0].shape[0]
+
+    def as_networkx(self) -> nx.DiGraph:
+        """The view that passes match and reason on.
+
+        One vertex per node, named like it, with `op` (its kind) and `node`; one per graph input and
+        state, with op 'input' or 'state'. Edges carry `values`. Insertion order follows the graph,
+        so every walk over the view is deterministic.
+        """
+        view = nx.DiGraph(name=self.name)
+        for value in (*self.inputs, *self.states):
+            view.add_node(value.name, op="state" if value.is_state else "input", node=None)
+        for node in self.nodes:
+            view.add_node(node.name, op=node.kind, node=node)
+            for value in node.inputs:
+                if value.is_weight:
+                    continue
+                maker = self.producers.get(value.name)
+                source = maker.name if maker else value.name
+                if view.has_edge(source, node.name):
+                    view.edges[source, node.name]["values"] += (value,)
+                else:
+                    view.add_edge(source, node.name, values=(value,))
+        return view
+
+    def replace_nodes(self, nodes: Iterable[Node]) -> Graph:
+        """The same graph around other nodes."""
+        return replace(self, nodes=tuple(nodes))
+
+    def walk(self) -> Iterator[Node]:
+        """Every plain node, bodies opened, in order."""
+        for node in self.nodes:
+            yield from node.ops
+
+    def unfused(self) -> Graph:
+        """The graph with every fused node opened again."""
+        return self.replace_nodes(self.walk())
+
+    def __str__(self) -> str:
+        from fusec.ir.text import print_graph
+
+        return print_graph(self)

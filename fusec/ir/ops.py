@@ -1,0 +1,396 @@
+"""The op table: for each op its operands, type inference, NumPy reference, work and role.
+
+Shapes: T tokens of one step lead every activation. A weight matrix is [rows, columns] as in GGUF.
+The reference functions take and return plain arrays of the interpreter's float type; `pos` and
+`token` are int arrays of length T. An entry with a hole fails when this module is imported.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from fusec.errors import FusecError
+from fusec.ir.dtypes import dtype
+from fusec.ir.graph import Attr, Node, Value
+
+Array = np.ndarray[Any, Any]
+Type = tuple[str, tuple[int, ...]]
+
+Role = Literal["element", "pair", "store", "vector", "rows", "heads", "scalar"]
+"""How an op's result depends on its operands, which decides what may share a kernel: element i on
+element i; a pair on the same pair; a store writes element i to state; a vector is cheap and made
+whole; a scalar sums up a whole row; rows: element i on a whole row and on weight row i; heads."""
+
+
+@dataclass(frozen=True)
+class Op:
+    """One entry. `attributes` maps each attribute to its default, or to its type if required."""
+
+    name: str
+    role: Role
+    operands: str  # for messages and the reference page: "x: f32[T, n], w: f32[n]"
+    arity: tuple[int, int]
+    infer: Callable[[Node], list[Type]]
+    reference: Callable[..., Array]
+    flops: Callable[[Node], int]
+    attributes: dict[str, Attr | type] = field(default_factory=dict)
+    bytes: Callable[[Node], int] | None = None  # None: every operand and result once
+
+    def __post_init__(self) -> None:
+        for part in (self.operands, self.infer, self.reference, self.flops):
+            if not part:
+                raise TypeError(f"op table entry '{self.name}' is incomplete")
+
+
+class TypeMismatch(FusecError):
+    """Operands that an op cannot take; the message says what it wanted."""
+
+
+def _want(condition: bool, wanted: str, found: object) -> None:
+    if not condition:
+        raise TypeMismatch(f"expected {wanted}, found {found}")
+
+
+def _types(node: Node) -> str:
+    return f"({', '.join(v.type for v in node.inputs)})"
+
+
+def _activation(value: Value, what: str = "x") -> tuple[int, int]:
+    _want(value.dtype == "f32" and len(value.shape) == 2, f"{what}: f32[T, n]", value.type)
+    return value.shape[0], value.shape[1]
+
+
+def _per_token(value: Value, tokens: int, what: str) -> None:
+    _want(value.dtype == "i32" and value.shape == (tokens,), f"{what}: i32[{tokens}]", value.type)
+
+
+def _matrix(value: Value) -> tuple[int, int]:
+    _want(len(value.shape) == 2, "a weight matrix [rows, columns]", value.type)
+    block = dtype(value.dtype).block
+    _want(value.shape[1] % block == 0, f"rows of whole {value.dtype} blocks of {block}", value.type)
+    return value.shape[0], value.shape[1]
+
+
+def _elements(node: Node) -> int:
+    return math.prod(node.outputs[0].shape)
+
+
+# --- embed ---------------------------------------------------------------------------------------
+
+
+def _infer_embed(node: Node) -> list[Type]:
+    token, table = node.inputs
+    _want(token.dtype == "i32" and len(token.shape) == 1, "token: i32[T]", token.type)
+    return [("f32", (token.shape[0], _matrix(table)[1]))]
+
+
+def _embed(token: Array, table: Array) -> Array:
+    return table[token]
+
+
+def _embed_bytes(node: Node) -> int:
+    table, out = node.inputs[1], node.outputs[0]
+    return dtype(table.dtype).nbytes(out.shape) + out.nbytes
+
+
+# --- rms_norm and matvec -------------------------------------------------------------------------
+
+
+def _infer_rms_norm(node: Node) -> list[Type]:
+    x, w = node.inputs
+    tokens, n = _activation(x)
+    _want(w.dtype == "f32" and w.shape == (n,), f"w: f32[{n}]", w.type)
+    return [("f32", (tokens, n))]
+
+
+def _rms_norm(x: Array, w: Array, eps: float) -> Array:
+    """Zhang & Sennrich 2019: x / sqrt(mean(x^2) + eps) * w."""
+    return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + x.dtype.type(eps)) * w
+
+
+def _infer_matvec(node: Node) -> list[Type]:
+    x, w = node.inputs
+    tokens, n = _activation(x)
+    rows, columns = _matrix(w)
+    _want(columns == n, f"w: [rows, {n}]", w.type)
+    return [("f32", (tokens, rows))]
+
+
+def _matvec(x: Array, w: Array) -> Array:
+    return x @ w.T
+
+
+# --- rope ----------------------------------------------------------------------------------------
+
+
+def _infer_rope(node: Node) -> list[Type]:
+    x, pos = node.inputs[:2]
+    tokens, n = _activation(x)
+    _per_token(pos, tokens, "pos")
+    head, dims = int(node["head_dim"]), int(node["dims"])
+    _want(n % head == 0, f"whole heads of {head}", x.type)
+    _want(dims % 2 == 0 and 0 < dims <= head, f"an even number of rotary dims up to {head}", dims)
+    _want(node["pairing"] in ("adjacent", "halves"), "pairing adjacent or halves", node["pairing"])
+    if len(node.inputs) == 3:
+        factors = node.inputs[2]
+        _want(factors.shape == (dims // 2,), f"factors: f32[{dims // 2}]", factors.type)
+    return [("f32", (tokens, n))]
+
+
+def rope_angles(
+    pos: Array, base: float, dims: int, scale: float, factors: Array | None = None
+) -> Array:
+    """Rotation angles in float64, [T, dims/2]: scale * pos / (base^(2j/dims) * factors[j]).
+
+    Su et al. 2021 (RoFormer); `scale` is linear position scaling, `factors` Llama 3's per-pair
+    divisors (`rope_freqs.weight`).
+    """
+    inverse = float(base) ** (-np.arange(0, dims, 2, dtype=np.float64) / dims)
+    if factors is not None:
+        inverse = inverse / np.asarray(factors, np.float64)
+    return scale * np.asarray(pos, np.float64)[:, None] * inverse
+
+
+def _rope(
+    x: Array,
+    pos: Array,
+    factors: Array | None = None,
+    *,
+    base: float,
+    head_dim: int,
+    dims: int,
+    pairing: str,
+    scale: float,
+) -> Array:
+    angle = rope_angles(pos, base, dims, scale, factors)[:, None, :]
+    cos, sin = np.cos(angle).astype(x.dtype), np.sin(angle).astype(x.dtype)
+    heads = x.reshape(len(x), -1, head_dim)
+    out = heads.copy()
+    first, second = (
+        (np.s_[..., 0:dims:2], np.s_[..., 1:dims:2])
+        if pairing == "adjacent"
+        else (np.s_[..., : dims // 2], np.s_[..., dims // 2 : dims])
+    )
+    out[first] = heads[first] * cos - heads[second] * sin
+    out[second] = heads[first] * sin + heads[second] * cos
+    return out.reshape(x.shape)
+
+
+# --- KV cache and attention ----------------------------------------------------------------------
+
+
+def _infer_kv_append(node: Node) -> list[Type]:
+    state, x, pos = node.inputs
+    _want(
+        state.is_state and len(state.shape) == 3, "state: [context, kv_heads, head_dim]", state.type
+    )
+    tokens, n = _activation(x)
+    _want(n == math.prod(state.shape[1:]), f"x: f32[T, {math.prod(state.shape[1:])}]", x.type)
+    _per_token(pos, tokens, "pos")
+    return [(state.dtype, state.shape)]
+
+
+def _kv_append(state: Array, x: Array, pos: Array) -> Array:
+    out = state.copy()
+    out[pos] = x.reshape(len(x), *state.shape[1:])
+    return out
+
+
+def _infer_attention(node: Node) -> list[Type]:
+    q, k, v, pos = node.inputs
+    tokens, n = _activation(q, "q")
+    heads, kv_heads = int(node["heads"]), int(node["kv_heads"])
+    _want(heads % kv_heads == 0, "heads a multiple of kv_heads", f"{heads} and {kv_heads}")
+    wanted = (kv_heads, n // heads)
+    for cache in (k, v):
+        _want(
+            cache.is_state and cache.shape[1:] == wanted,
+            f"state [context, {wanted[0]}, {wanted[1]}]",
+            cache.type,
+        )
+    _want(n % heads == 0, f"q: f32[T, {heads} heads]", q.type)
+    _per_token(pos, tokens, "pos")
+    return [("f32", (tokens, n))]
+
+
+def _attention(
+    q: Array, k: Array, v: Array, pos: Array, *, heads: int, kv_heads: int, scale: float
+) -> Array:
+    """Causal grouped-query attention (Ainslie et al. 2023): token t sees positions 0..pos[t]."""
+    head_dim = q.shape[1] // heads
+    out = np.empty_like(q).reshape(len(q), heads, head_dim)
+    grouped = q.reshape(len(q), kv_heads, heads // kv_heads, head_dim)
+    for t, last in enumerate(pos):
+        keys, values = k[: last + 1], v[: last + 1]
+        scores = np.einsum("hgd,phd->hgp", grouped[t], keys) * q.dtype.type(scale)
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        weights /= weights.sum(-1, keepdims=True)
+        out[t] = np.einsum("hgp,phd->hgd", weights, values).reshape(heads, head_dim)
+    return out.reshape(q.shape)
+
+
+def _attention_bytes(node: Node) -> int:
+    """Both caches whole: the most one step can read."""
+    return sum(v.nbytes for v in (*node.inputs, *node.outputs))
+
+
+def _attention_flops(node: Node) -> int:
+    context = node.inputs[1].shape[0]
+    return 4 * context * _elements(node)
+
+
+# --- element by element --------------------------------------------------------------------------
+
+
+def _infer_binary(node: Node) -> list[Type]:
+    a, b = node.inputs
+    tokens, n = _activation(a, "a")
+    same = b.dtype == "f32" and b.shape in (a.shape, (n,) if b.is_weight else a.shape)
+    _want(same, f"b: f32[{tokens}, {n}], or a weight f32[{n}]", b.type)
+    return [("f32", a.shape)]
+
+
+def _infer_unary(node: Node) -> list[Type]:
+    return [("f32", _activation(node.inputs[0]))]
+
+
+def _silu(x: Array) -> Array:
+    """x * sigmoid(x), Elfwing et al. 2017."""
+    return x / (1 + np.exp(-x))
+
+
+def _gelu(x: Array) -> Array:
+    """Tanh form, Hendrycks & Gimpel 2016."""
+    cubic = x + x.dtype.type(0.044715) * x**3
+    return x.dtype.type(0.5) * x * (1 + np.tanh(x.dtype.type(math.sqrt(2 / math.pi)) * cubic))
+
+
+def _softcap(x: Array, cap: float) -> Array:
+    limit = x.dtype.type(cap)
+    return limit * np.tanh(x / limit)
+
+
+def _infer_argmax(node: Node) -> list[Type]:
+    return [("i32", (_activation(node.inputs[0])[0],))]
+
+
+def _argmax(x: Array) -> Array:
+    return np.argmax(x, axis=-1).astype(np.int32)
+
+
+OPS: dict[str, Op] = {
+    op.name: op
+    for op in (
+        Op(
+            "embed", "vector", "token: i32[T], table: [vocabulary, n]", (2, 2),
+            _infer_embed, _embed, lambda n: 0, bytes=_embed_bytes,
+        ),
+        Op(
+            "rms_norm", "vector", "x: f32[T, n], w: f32[n]", (2, 2),
+            _infer_rms_norm, _rms_norm, lambda n: 4 * _elements(n), {"eps": float},
+        ),
+        Op(
+            "matvec", "rows", "x: f32[T, n], w: [rows, n]", (2, 2),
+            _infer_matvec, _matvec, lambda n: 2 * _elements(n) * n.inputs[0].shape[1],
+        ),
+        Op(
+            "rope", "pair", "x: f32[T, n], pos: i32[T], factors: f32[dims/2]", (2, 3),
+            _infer_rope, _rope, lambda n: 3 * _elements(n),
+            {"base": float, "head_dim": int, "dims": int, "pairing": "adjacent", "scale": 1.0},
+        ),
+        Op(
+            "kv_append", "store", "state: [context, kv_heads, head_dim], x: f32[T, n], pos: i32[T]",
+            (3, 3), _infer_kv_append, _kv_append, lambda n: 0,
+            bytes=lambda n: 2 * n.inputs[1].nbytes,
+        ),
+        Op(
+            "attention", "heads", "q: f32[T, n], k: state, v: state, pos: i32[T]", (4, 4),
+            _infer_attention, _attention, _attention_flops,
+            {"heads": int, "kv_heads": int, "scale": float}, bytes=_attention_bytes,
+        ),
+        Op(
+            "add", "element", "a: f32[T, n], b: f32[T, n]", (2, 2),
+            _infer_binary, np.add, _elements,
+        ),
+        Op(
+            "mul", "element", "a: f32[T, n], b: f32[T, n]", (2, 2),
+            _infer_binary, np.multiply, _elements,
+        ),
+        Op(
+            "silu", "element", "x: f32[T, n]", (1, 1), _infer_unary, _silu,
+            lambda n: 4 * _elements(n),
+        ),
+        Op(
+            "gelu", "element", "x: f32[T, n]", (1, 1), _infer_unary, _gelu,
+            lambda n: 8 * _elements(n),
+        ),
+        Op(
+            "scale", "element", "x: f32[T, n]", (1, 1), _infer_unary,
+            lambda x, factor: x * x.dtype.type(factor), _elements, {"factor": float},
+        ),
+        Op(
+            "softcap", "element", "x: f32[T, n]", (1, 1), _infer_unary, _softcap,
+            lambda n: 6 * _elements(n), {"cap": float},
+        ),
+        Op(
+            "argmax", "scalar", "x: f32[T, n]", (1, 1), _infer_argmax, _argmax,
+            lambda n: math.prod(n.inputs[0].shape),
+        ),
+    )
+}  # fmt: skip
+
+
+def op(name: str) -> Op:
+    """The entry of that name."""
+    try:
+        return OPS[name]
+    except KeyError:
+        raise FusecError(f"unknown op '{name}': known are {', '.join(sorted(OPS))}") from None
+
+
+def infer(node: Node) -> list[Type]:
+    """Types of a plain node's outputs; checks operands and attributes. Raises FusecError."""
+    entry = op(node.op)
+    low, high = entry.arity
+    try:
+        _want(low <= len(node.inputs) <= high, f"operands ({entry.operands})", _types(node))
+        given = dict(node.attrs)
+        _want(
+            set(given) == set(entry.attributes),
+            f"attributes {sorted(entry.attributes)}",
+            sorted(given),
+        )
+        for key, kind in entry.attributes.items():
+            wanted = kind if isinstance(kind, type) else type(kind)
+            _want(type(given[key]) is wanted, f"{key} to be {wanted.__name__}", repr(given[key]))
+        return entry.infer(node)
+    except TypeMismatch as error:
+        raise FusecError(f"{node.op} making {node.name}: {error}") from None
+
+
+def bytes_moved(node: Node) -> int:
+    """Bytes a node reads and writes when it runs alone; a fused one keeps its inside to itself."""
+    if node.op == "fused":
+        inner = {v.name for n in node.body for v in n.outputs} - {v.name for v in node.outputs}
+        return sum(
+            _plain_bytes(n) - sum(v.nbytes for v in (*n.inputs, *n.outputs) if v.name in inner)
+            for n in node.body
+        )
+    return _plain_bytes(node)
+
+
+def _plain_bytes(node: Node) -> int:
+    entry = op(node.op)
+    if entry.bytes is not None:
+        return entry.bytes(node)
+    return sum(v.nbytes for v in (*node.inputs, *node.outputs))
+
+
+def flops(node: Node) -> int:
+    """Floating-point operations, a fused node's body summed."""
+    return sum(op(n.op).flops(n) for n in node.ops)

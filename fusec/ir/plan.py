@@ -1,0 +1,147 @@
+"""The launch plan: plain data between the compiler and the engine, JSON both ways.
+
+A launch names a kernel and the memory its parameters stand for. Memory is of five kinds: the
+`arena` (one block, offsets assigned by liveness), `input`s the caller writes before a step,
+`state`s kept between steps, `weight`s of the model file, and `table`s the engine computes once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+VERSION = 1
+APART = {"embed": "embed", "argmax": "sample", "sample": "sample"}
+"""Ops that the forward pass proper is counted without, and the group they are counted in."""
+
+
+@dataclass(frozen=True)
+class Arg:
+    """Memory bound to one kernel parameter. `offset` is in bytes and counts in the arena only."""
+
+    kind: str  # arena | input | state | weight | table
+    name: str
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One dispatch. `waits`: earlier launches whose results or memory it needs, by index."""
+
+    node: str
+    kernel: str
+    args: tuple[Arg, ...]
+    writes: tuple[str, ...]  # values and states
+    waits: tuple[int, ...]
+    layer: int | None
+    group: str  # forward | embed | sample
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel that launches share: the canonical region it computes, as printed IR."""
+
+    name: str
+    region: str
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Type of an input, output, state or weight."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A lookup table: what `fusec.ir.tables.make_table` needs to fill it. `weight` may be empty."""
+
+    kind: str
+    attrs: dict[str, Any]
+    weight: str
+
+
+@dataclass(frozen=True)
+class LaunchPlan:
+    """Everything the engine needs besides the kernels' code and the weights themselves."""
+
+    name: str
+    target: str
+    level: int
+    tokens: int
+    inputs: dict[str, Tensor]
+    states: dict[str, Tensor]
+    weights: dict[str, Tensor]
+    tables: dict[str, Table]
+    outputs: dict[str, Tensor]
+    output_args: dict[str, Arg]
+    kernels: tuple[Kernel, ...]
+    launches: tuple[Launch, ...]
+    arena_bytes: int
+    weights_bytes: int
+    version: int = VERSION
+
+    @property
+    def dispatches(self) -> dict[str, Any]:
+        """`forward` dispatches, how many of them `per_layer` (the most common count), `other`s."""
+        groups = Counter(launch.group for launch in self.launches)
+        forward = groups.pop("forward", 0)
+        layers = Counter(
+            launch.layer
+            for launch in self.launches
+            if launch.group == "forward" and launch.layer is not None
+        )
+        per_layer = Counter(layers.values()).most_common(1)
+        return {
+            "forward": forward,
+            "per_layer": per_layer[0][0] if per_layer else 0,
+            "other": dict(sorted(groups.items())),
+        }
+
+    def only(self, outputs: set[str]) -> LaunchPlan:
+        """The plan without the launches that feed none of `outputs` and no state."""
+        live: set[int] = set()
+        wanted = {self.output_args[name].name for name in outputs} | set(self.states)
+        for i, launch in reversed(tuple(enumerate(self.launches))):
+            if i in live or wanted & set(launch.writes):
+                live |= {i, *launch.waits}
+        order = sorted(live)
+        place = {old: new for new, old in enumerate(order)}
+        launches = tuple(
+            replace(self.launches[i], waits=tuple(place[w] for w in self.launches[i].waits))
+            for i in order
+        )
+        return replace(self, launches=launches)
+
+    def to_json(self) -> str:
+        """The plan as JSON text."""
+        return json.dumps(asdict(self), indent=1)
+
+
+def from_json(text: str) -> LaunchPlan:
+    """Read `LaunchPlan.to_json`. Raises ValueError, KeyError or TypeError on anything else."""
+    raw = json.loads(text)
+    if raw["version"] != VERSION:
+        raise ValueError(f"expected plan version {VERSION}, found {raw['version']}")
+
+    def tensors(key: str) -> dict[str, Tensor]:
+        return {n: Tensor(t["dtype"], tuple(t["shape"])) for n, t in raw[key].items()}
+
+    def launch(item: dict[str, Any]) -> Launch:
+        lists = {"writes": tuple(item["writes"]), "waits": tuple(item["waits"])}
+        return Launch(**{**item, **lists, "args": tuple(Arg(**a) for a in item["args"])})
+
+    parts: dict[str, Any] = {k: tensors(k) for k in ("inputs", "states", "weights", "outputs")}
+    parts["tables"] = {n: Table(**t) for n, t in raw["tables"].items()}
+    parts["output_args"] = {n: Arg(**a) for n, a in raw["output_args"].items()}
+    return LaunchPlan(
+        **{
+            **raw,
+            **parts,
+            "kernels": tuple(Kernel(**k) for k in raw["kernels"]),
+            "launches": tuple(launch(item) for item in raw["launches"]),
+        }
+    )

@@ -1,0 +1,132 @@
+"""How a set of nodes fits into one kernel: what is computed whole, what is spread over the grid.
+
+A kernel has no exchange between its blocks (threads, on the CPU), so a region fits if it splits in
+
+- a *prologue*: vectors that every block computes whole for itself (embedding, norm), because
+  something inside reads all of them, and
+- *segments*: index spaces spread over the blocks. A segment holds nodes that agree on the index:
+  matvecs of equal rows (the anchors) and the element-wise work before and after them, or one
+  attention over its heads, or one reduction of a whole row to a scalar.
+
+The passes ask here whether a merge is possible; the emitters ask here what to emit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import networkx as nx
+
+from fusec.ir.graph import Graph, Node, Value, outside
+from fusec.ir.ops import op
+
+WHOLE_READERS = ("vector", "rows", "heads", "scalar")
+LOCAL = ("element", "pair", "store")
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Nodes sharing one index space of `size` elements a token, in order."""
+
+    nodes: tuple[Node, ...]
+    size: int
+
+    @property
+    def role(self) -> str:
+        """'heads' and 'scalar' segments hold that one node; 'rows' has matvecs; else 'element'."""
+        roles = {op(n.op).role for n in self.nodes}
+        return next((r for r in ("heads", "scalar", "rows") if r in roles), "element")
+
+    @property
+    def rope(self) -> Node | None:
+        """The rotation that makes this segment go by pairs of elements, if there is one."""
+        return next((n for n in self.nodes if op(n.op).role == "pair"), None)
+
+
+@dataclass(frozen=True)
+class KernelShape:
+    """A region, split. `stores` are the prologue vectors that somebody outside needs."""
+
+    prologue: tuple[Node, ...]
+    segments: tuple[Segment, ...]
+    stores: tuple[Value, ...]
+
+    @property
+    def prologue_bytes(self) -> int:
+        """Memory one block needs to hold the prologue's vectors."""
+        return sum(v.nbytes for n in self.prologue for v in n.outputs)
+
+
+def parameters(region: Graph) -> tuple[Value, ...]:
+    """What a kernel of this region is bound to: all it reads, then every activation it makes.
+
+    A state made is the state read, appended in place, so it is no parameter of its own. Tables
+    (`fusec.ir.tables`) follow behind.
+    """
+    read, _ = outside(region.nodes, ())
+    return (*read, *(v for v in region.outputs if not v.is_state))
+
+
+class NotOneKernel(Exception):
+    """The region needs an exchange between blocks; the message is the reason."""
+
+
+def analyse(region: Graph) -> KernelShape:
+    """Split a region. Raises NotOneKernel with the reason when it cannot be one kernel."""
+    whole = _whole(region)
+    prologue = tuple(n for n in region.nodes if n.name in whole)
+    spread = [n for n in region.nodes if n.name not in whole]
+    local = nx.Graph()
+    local.add_nodes_from(n.name for n in spread)
+    for node in spread:
+        for value in node.inputs:
+            maker = region.producers.get(value.name)
+            if maker is not None and maker.name not in whole:
+                local.add_edge(maker.name, node.name)
+    components = [set(c) for c in nx.connected_components(local)]
+    segments = tuple(_segment(tuple(n for n in spread if n.name in c)) for c in components)
+    made = {v.name for n in prologue for v in n.outputs}
+    stores = tuple(v for v in region.outputs if v.name in made)
+    return KernelShape(prologue, segments, stores)
+
+
+def why_not_one_kernel(region: Graph) -> str | None:
+    """The reason why a region is not one kernel, or None if it is."""
+    try:
+        analyse(region)
+    except NotOneKernel as reason:
+        return str(reason)
+    return None
+
+
+def _whole(region: Graph) -> set[str]:
+    """Names of the nodes whose result somebody in the region reads whole, and what they need."""
+    whole: set[str] = {n.name for n in region.nodes if op(n.op).role == "vector"}
+    for node in reversed(region.nodes):
+        reads_whole = op(node.op).role in WHOLE_READERS or node.name in whole
+        for value in node.inputs:
+            maker = region.producers.get(value.name)
+            if maker is None or not reads_whole:
+                continue
+            if op(maker.op).role in (*LOCAL, "vector") and not value.is_state:
+                whole.add(maker.name)
+                continue
+            what = "appends to" if value.is_state else "spreads over its blocks"
+            raise NotOneKernel(
+                f"{node.op} {node.name} needs all of {value.name}, which the same kernel {what}"
+            )
+    return whole
+
+
+def _segment(nodes: tuple[Node, ...]) -> Segment:
+    roles = [op(n.op).role for n in nodes]
+    for alone in ("heads", "scalar"):
+        if alone in roles and len(nodes) > 1:
+            node = nodes[roles.index(alone)]
+            raise NotOneKernel(f"{node.op} {node.name} shares no index with its neighbours")
+    ropes = {(n["pairing"], n["head_dim"], n["dims"]) for n in nodes if n.op == "rope"}
+    if len(ropes) > 1:
+        raise NotOneKernel(f"{nodes[0].name}: rotations pair elements differently: {sorted(ropes)}")
+    last = nodes[-1]
+    source = last.inputs[1] if roles[-1] == "store" else last.outputs[0]
+    return Segment(nodes, source.shape[-1] if roles[-1] != "scalar" else 1)

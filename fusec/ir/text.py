@@ -1,0 +1,195 @@
+"""The printed form of a graph and its parser: `parse(str(graph)) == graph`.
+
+The grammar stands at the top of `fusec.ir.graph`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import NoReturn
+
+from fusec.errors import FusecError
+from fusec.ir.graph import Attr, Graph, Node, Value
+
+_TOKEN = re.compile(
+    r"""\s*(?:
+        (?P<name>[%$@][\w.'/-]+)
+        | (?P<number>[-+]?(?:\d+\.\d*(?:e[-+]?\d+)?|\d+e[-+]?\d+|\d+|inf|nan)(?![\w.]))
+        | (?P<word>[A-Za-z_][\w.-]*) | (?P<punct>[(){}\[\]:,=])
+    )""",
+    re.VERBOSE,
+)
+
+
+def print_graph(graph: Graph) -> str:
+    """The graph as text, one node a line, types visible."""
+    lines = [f"graph {graph.name}({_values(graph.inputs)}) {{"]
+    lines += [f"  state {v.name}: {v.type}" for v in graph.states]
+    for node in graph.nodes:
+        lines += _node_lines(node, "  ")
+    lines += [f"  return {', '.join(v.name for v in graph.outputs)}", "}"]
+    return "\n".join(lines) + "\n"
+
+
+def print_node(node: Node) -> str:
+    """One node as text (a fused one with its body)."""
+    return "\n".join(_node_lines(node, ""))
+
+
+def _values(values: Iterable[Value]) -> str:
+    return ", ".join(f"{v.name}: {v.type}" for v in values)
+
+
+def _node_lines(node: Node, indent: str) -> list[str]:
+    operands = ", ".join(f"{v.name}: {v.type}" if v.is_weight else v.name for v in node.inputs)
+    if node.op == "fused":
+        head = f"{indent}{_values(node.outputs)} = fused {node.kind}({operands}) {{"
+        inner = [line for n in node.body for line in _node_lines(n, indent + "  ")]
+        return [head, *inner, indent + "}"]
+    attrs = ", ".join(f"{key}={_attr(value)}" for key, value in node.attrs)
+    suffix = f" {{{attrs}}}" if attrs else ""
+    return [f"{indent}{_values(node.outputs)} = {node.op}({operands}){suffix}"]
+
+
+def _attr(value: Attr) -> str:
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def parse(text: str) -> Graph:
+    """Read a printed graph. Raises FusecError naming the line and what was expected there."""
+    return _Parser(text).graph()
+
+
+class _Parser:
+    def __init__(self, text: str) -> None:
+        self.text, self.at = text, 0
+        self.scope: dict[str, Value] = {}
+
+    def graph(self) -> Graph:
+        self.expect("graph")
+        name = self.take("word")
+        self.expect("(")
+        inputs = self.values(until=")")
+        self.expect("{")
+        states: list[Value] = []
+        while self.peek() == "state":
+            self.expect("state")
+            states.append(self.typed(self.take("name")))
+        self.scope |= {v.name: v for v in states}
+        nodes = self.nodes(until="return")
+        outputs = [self.known(self.take("name"))]
+        while self.peek() == ",":
+            self.expect(",")
+            outputs.append(self.known(self.take("name")))
+        self.expect("}")
+        if self.text[self.at :].strip():
+            self.fail("the end of the text")
+        return Graph(name, inputs, tuple(states), nodes, tuple(outputs))
+
+    def nodes(self, until: str) -> tuple[Node, ...]:
+        found = []
+        while self.peek() != until:
+            found.append(self.node())
+        self.expect(until)
+        return tuple(found)
+
+    def node(self) -> Node:
+        outputs = self.values(until="=", define=False)
+        op, kind = self.take("word"), ""
+        if op == "fused":
+            kind = self.take("word")
+        self.expect("(")
+        inputs = self.operands()
+        body: tuple[Node, ...] = ()
+        attrs: list[tuple[str, Attr]] = []
+        if op == "fused":
+            self.expect("{")
+            outer, self.scope = self.scope, dict(self.scope)
+            body, attrs = self.nodes(until="}"), [("kind", kind)]
+            self.scope = outer
+        elif self.peek() == "{":
+            attrs = self.attrs()
+        self.scope |= {v.name: v for v in outputs}
+        return Node(op, inputs, outputs, tuple(sorted(attrs)), body)
+
+    def operands(self) -> tuple[Value, ...]:
+        found: list[Value] = []
+        while self.peek() != ")":
+            if found:
+                self.expect(",")
+            name = self.take("name")
+            found.append(self.typed(name) if self.peek() == ":" else self.known(name))
+        self.expect(")")
+        return tuple(found)
+
+    def values(self, until: str, define: bool = True) -> tuple[Value, ...]:
+        found: list[Value] = []
+        while self.peek() != until:
+            if found:
+                self.expect(",")
+            found.append(self.typed(self.take("name")))
+        self.expect(until)
+        if define:
+            self.scope |= {v.name: v for v in found}
+        return tuple(found)
+
+    def typed(self, name: str) -> Value:
+        self.expect(":")
+        dtype = self.take("word")
+        shape: list[int] = []
+        self.expect("[")
+        while self.peek() != "]":
+            if shape:
+                self.expect(",")
+            shape.append(int(self.take("number")))
+        self.expect("]")
+        return Value(name, dtype, tuple(shape))
+
+    def attrs(self) -> list[tuple[str, Attr]]:
+        found: list[tuple[str, Attr]] = []
+        self.expect("{")
+        while self.peek() != "}":
+            if found:
+                self.expect(",")
+            key = self.take("word")
+            self.expect("=")
+            found.append((key, self.attr()))
+        self.expect("}")
+        return found
+
+    def attr(self) -> Attr:
+        if self.match("number") is None:
+            return self.take("word")
+        text = self.take("number")
+        return int(text) if re.fullmatch(r"[-+]?\d+", text) else float(text)
+
+    def known(self, name: str) -> Value:
+        if name not in self.scope:
+            self.fail(f"a value defined above, not {name}")
+        return self.scope[name]
+
+    def peek(self) -> str | None:
+        found = _TOKEN.match(self.text, self.at)
+        return found[0].strip() if found else None
+
+    def match(self, group: str) -> str | None:
+        found = _TOKEN.match(self.text, self.at)
+        return found[group] if found else None
+
+    def take(self, group: str) -> str:
+        token = self.match(group)
+        if token is None:
+            self.fail(f"a {group}")
+        self.at = _TOKEN.match(self.text, self.at).end()  # type: ignore[union-attr]
+        return token
+
+    def expect(self, token: str) -> None:
+        if self.peek() != token:
+            self.fail(f"'{token}'")
+        self.at = _TOKEN.match(self.text, self.at).end()  # type: ignore[union-attr]
+
+    def fail(self, wanted: str) -> NoReturn:
+        line = self.text.count("\n", 0, self.at) + 1
+        found = self.peek() or self.text[self.at :].strip()[:20] or "the end"
+        raise FusecError(f"IR text, line {line}: expected {wanted}, found '{found}'")

@@ -1,0 +1,101 @@
+"""Well-formedness, checked after every pass."""
+
+from __future__ import annotations
+
+from fusec.errors import FusecError
+from fusec.ir.graph import Graph, Node, Value, outside
+from fusec.ir.ops import infer, op
+
+
+def verify(graph: Graph) -> None:
+    """Raise FusecError naming the node if the graph breaks one of these rules.
+
+    Single assignment; every value defined before it is used, with the type it was defined with;
+    inferred types equal declared types; only a store makes a state, each version of a state is
+    appended to once, and nobody reads an old version after that; a fused node's inputs and outputs
+    are those of its body.
+    """
+    defined = {v.name: v for v in (*graph.inputs, *graph.states)}
+    if len(defined) != len(graph.inputs) + len(graph.states):
+        raise FusecError(f"graph {graph.name}: two inputs or states share a name")
+    weights: dict[str, Value] = {}
+    appended: dict[str, str] = {}
+    for node in graph.nodes:
+        for value in node.inputs:
+            if value.is_weight:
+                _check_weight(node, value, weights)
+            else:
+                _check_use(graph, node, value, defined, appended)
+        for plain in node.ops:
+            _check_types(plain)
+        if node.op == "fused":
+            _check_body(graph, node)
+        for value in node.outputs:
+            if value.name in defined:
+                raise FusecError(f"{node.name}: {value.name} is defined a second time")
+            if value.is_state:
+                appended[value.name[:-1]] = node.name
+            defined[value.name] = value
+    for value in graph.outputs:
+        if defined.get(value.name) != value:
+            raise FusecError(f"graph {graph.name}: output {value.name} is not computed by any node")
+
+
+def _check_use(
+    graph: Graph,
+    node: Node,
+    value: Value,
+    defined: dict[str, Value],
+    appended: dict[str, str],
+) -> None:
+    if value.name not in defined:
+        later = value.name in graph.producers
+        raise FusecError(
+            f"{node.name}: reads {value.name}, which {'a later node' if later else 'nothing'} makes"
+        )
+    if defined[value.name] != value:
+        raise FusecError(
+            f"{node.name}: reads {value.name} as {value.type}; it is {defined[value.name].type}"
+        )
+    if value.name in appended:
+        raise FusecError(
+            f"{node.name}: reads {value.name} after {appended[value.name]} appended to it"
+        )
+
+
+def _check_weight(node: Node, value: Value, weights: dict[str, Value]) -> None:
+    before = weights.setdefault(value.name, value)
+    if before != value:
+        raise FusecError(f"{node.name}: {value.name} is {value.type}, but {before.type} before")
+
+
+def _check_types(node: Node) -> None:
+    inferred = infer(node)
+    declared = [(v.dtype, v.shape) for v in node.outputs]
+    if inferred != declared:
+        found = ", ".join(v.type for v in node.outputs)
+        raise FusecError(f"{node.op} making {node.name}: inferred {inferred}, declared {found}")
+    made_state = any(v.is_state for v in node.outputs)
+    if made_state != (op(node.op).role == "store"):
+        raise FusecError(f"{node.op} making {node.name}: only a store makes a state")
+    if made_state and node.name != node.inputs[0].name + "'":
+        raise FusecError(f"{node.op} making {node.name}: expected {node.inputs[0].name}'")
+
+
+def _check_body(graph: Graph, node: Node) -> None:
+    inputs, outputs = outside(node.body, {v.name for v in node.outputs})
+    if set(inputs) != set(node.inputs) or len(inputs) != len(node.inputs):
+        raise FusecError(
+            f"fused {node.kind} making {node.name}: body reads {_names(inputs)}, "
+            f"node declares {_names(node.inputs)}"
+        )
+    if set(outputs) != set(node.outputs):
+        raise FusecError(
+            f"fused {node.kind} making {node.name}: body makes {_names(outputs)}, "
+            f"node declares {_names(node.outputs)}"
+        )
+    verify(node.region)
+
+
+def _names(values: tuple[Value, ...]) -> str:
+    return ", ".join(sorted(v.name for v in values)) or "nothing"

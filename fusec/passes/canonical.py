@@ -1,0 +1,57 @@
+"""Which launches share a kernel: regions that are equal but for the names of their values."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+
+from fusec.ir.graph import Graph, Node, Value
+from fusec.ir.ops import op
+from fusec.ir.region import parameters
+
+
+def canonical(node: Node) -> Graph:
+    """The node's region with values numbered in order, T = 1 and a context of 1.
+
+    A kernel is told the tokens of a step when it is launched, and never needs to know the context:
+    positions are checked against it before a step.
+    """
+    names: dict[str, str] = {}
+
+    def rename(value: Value) -> Value:
+        base = value.name.rstrip("'")
+        if base not in names:
+            kind = {"%": "%", "$": "$s", "@": "@w"}[base[0]]
+            names[base] = f"{kind}{sum(n[0] == base[0] for n in names)}"
+        version = len(value.name) - len(base)
+        shape = value.shape if value.is_weight else (1, *value.shape[1:])
+        return replace(value, name=names[base] + "'" * version, shape=shape)
+
+    region = node.region
+    for value in parameters(region):
+        rename(value)
+    nodes = tuple(
+        replace(n, inputs=tuple(map(rename, n.inputs)), outputs=tuple(map(rename, n.outputs)))
+        for n in region.nodes
+    )
+    inputs, states, outputs = (
+        tuple(map(rename, values)) for values in (region.inputs, region.states, region.outputs)
+    )
+    return Graph(kernel_name(node), inputs, states, nodes, outputs)
+
+
+def kernel_name(node: Node) -> str:
+    """Readable: kind, sizes and weight types of the heaviest part; equal regions, equal names."""
+    weights = [v for n in node.ops if op(n.op).role in ("rows",) for v in n.weights]
+    parts = [node.kind]
+    if weights:
+        rows = "_".join(str(w.shape[0]) for w in weights)
+        parts += [f"{rows}x{weights[0].shape[1]}", *dict.fromkeys(w.dtype for w in weights)]
+    else:
+        parts += [str(v.shape[-1]) for v in node.outputs[:1]]
+    return "_".join(parts)
+
+
+def digest(region: Graph) -> str:
+    """Eight hex digits that tell regions of the same name apart."""
+    return hashlib.sha256(str(region).encode()).hexdigest()[:8]

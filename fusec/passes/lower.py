@@ -1,0 +1,97 @@
+"""The last step: a scheduled graph and its memory become a LaunchPlan."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from fusec.ir.graph import Graph, Node, Value
+from fusec.ir.plan import APART, Arg, Kernel, Launch, LaunchPlan, Tensor
+from fusec.ir.region import parameters
+from fusec.ir.tables import tables_of
+from fusec.passes.canonical import canonical, digest
+from fusec.passes.memory import Slot, arena_bytes, plan_memory
+
+
+def lower(graph: Graph, target: str, level: int) -> LaunchPlan:
+    """Bind every node's parameters to memory and name the kernels."""
+    slots = plan_memory(graph)
+    kernels: dict[str, Kernel] = {}
+    launches = []
+    waits = _waits(graph, slots)
+    for i, node in enumerate(graph.nodes):
+        region = canonical(node)
+        name = f"{region.name}_{digest(region)}"
+        kernels[name] = Kernel(name, str(replace(region, name=name)))
+        looked_up = tuple(Arg("table", table) for table in tables_of(node.ops))
+        args = (*(_arg(v, slots) for v in parameters(node.region)), *looked_up)
+        writes = tuple(v.buffer for v in node.outputs)
+        launches.append(Launch(node.name, name, args, writes, waits[i], node.layer, _group(node)))
+    return LaunchPlan(
+        name=graph.name,
+        target=target,
+        level=level,
+        tokens=graph.tokens,
+        inputs=_tensors(graph.inputs),
+        states=_tensors(graph.states),
+        weights=_tensors(graph.weights),
+        tables=tables_of(graph.walk()),
+        outputs={v.name: Tensor(v.dtype, v.shape) for v in graph.outputs},
+        output_args={v.name: _arg(v, slots) for v in graph.outputs},
+        kernels=tuple(kernels.values()),
+        launches=tuple(launches),
+        arena_bytes=arena_bytes(slots),
+        weights_bytes=sum(v.nbytes for v in graph.weights),
+    )
+
+
+def _tensors(values: tuple[Value, ...]) -> dict[str, Tensor]:
+    return {v.name: Tensor(v.dtype, v.shape) for v in values}
+
+
+def _arg(value: Value, slots: dict[str, Slot]) -> Arg:
+    if value.is_weight:
+        return Arg("weight", value.name)
+    if value.is_state:
+        return Arg("state", value.buffer)
+    if value.name in slots:
+        return Arg("arena", value.name, slots[value.name].offset)
+    return Arg("input", value.name)
+
+
+def _group(node: Node) -> str:
+    groups = {APART.get(n.op, "forward") for n in node.ops}
+    return groups.pop() if len(groups) == 1 else "forward"
+
+
+def _waits(graph: Graph, slots: dict[str, Slot]) -> list[tuple[int, ...]]:
+    """For each launch, the earlier ones it must follow, transitively reduced to the latest few.
+
+    It follows whoever makes what it reads, and whoever still uses the memory it writes: readers of
+    the state version it appends to, and makers and readers of values whose bytes it takes over.
+    """
+    place = {node.name: i for i, node in enumerate(graph.nodes)}
+    waits: list[tuple[int, ...]] = []
+    covered: list[set[int]] = []
+    for i, node in enumerate(graph.nodes):
+        direct = {
+            place[graph.producers[v.name].name] for v in node.inputs if v.name in graph.producers
+        }
+        for value in node.outputs:
+            if value.is_state:
+                direct |= {place[u.name] for u in graph.users.get(value.name[:-1], ())}
+                continue
+            mine = slots[value.name]
+            for other in slots.values():
+                if other.last < i and mine.overlaps(other):
+                    users = graph.users.get(other.value.name, ())
+                    direct |= {other.first, *(place[u.name] for u in users)}
+        direct -= {i}
+        reached: set[int] = set()
+        kept = []
+        for j in sorted(direct, reverse=True):
+            if j not in reached:
+                kept.append(j)
+                reached |= {j} | covered[j]
+        waits.append(tuple(sorted(kept)))
+        covered.append(reached)
+    return waits

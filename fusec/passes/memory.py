@@ -1,0 +1,67 @@
+"""plan-memory: offsets of activations in one arena, reused when a value's last reader is done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fusec.ir.graph import Graph, Value
+
+ALIGNMENT = 256  # bytes: what cudaMalloc guarantees and every wide load needs
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A value's bytes, [offset, offset + size) of the arena, and launches, first..last."""
+
+    value: Value
+    offset: int
+    size: int
+    first: int
+    last: int
+
+    def overlaps(self, other: Slot) -> bool:
+        """Whether both occupy the same bytes, at whatever time."""
+        return self.offset < other.offset + other.size and other.offset < self.offset + self.size
+
+
+def live_ranges(graph: Graph) -> dict[str, tuple[Value, int, int]]:
+    """Activation name -> value, index of the launch that makes it, of the last that reads it.
+
+    Graph outputs live on past the last launch.
+    """
+    place = {node.name: i for i, node in enumerate(graph.nodes)}
+    ranges = {}
+    for i, node in enumerate(graph.nodes):
+        for value in node.outputs:
+            if value.is_state:
+                continue
+            last = max((place[u.name] for u in graph.users.get(value.name, ())), default=i)
+            if value.name in graph.needed:
+                last = len(graph.nodes)
+            ranges[value.name] = (value, i, last)
+    return ranges
+
+
+def plan_memory(graph: Graph) -> dict[str, Slot]:
+    """Assign offsets: largest value first, at the lowest offset free over its whole life.
+
+    Greedy by size, Pisarchyk & Lee 2020, "Efficient Memory Management for Deep Neural Net
+    Inference". A launch's inputs and outputs are live together, so no kernel works in place.
+    """
+    slots: dict[str, Slot] = {}
+    ranges = sorted(live_ranges(graph).values(), key=lambda r: (-r[0].nbytes, r[1]))
+    for value, first, last in ranges:
+        size = -(-value.nbytes // ALIGNMENT) * ALIGNMENT
+        rivals = (s for s in slots.values() if s.first <= last and first <= s.last)
+        offset = 0
+        for rival in sorted(rivals, key=lambda s: s.offset):
+            if rival.offset - offset >= size:
+                break
+            offset = max(offset, rival.offset + rival.size)
+        slots[value.name] = Slot(value, offset, size, first, last)
+    return slots
+
+
+def arena_bytes(slots: dict[str, Slot]) -> int:
+    """Bytes of the arena that holds all slots."""
+    return max((s.offset + s.size for s in slots.values()), default=0)

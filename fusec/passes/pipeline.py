@@ -1,0 +1,117 @@
+"""The levels: which fusions run in which order, and the loop that runs, checks and times them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from fusec.errors import FusecError
+from fusec.ir.graph import Graph
+from fusec.ir.target import Target
+from fusec.ir.verify import verify
+from fusec.passes.fuse import Fuse, Refusal
+from fusec.passes.rule import Rule
+from fusec.passes.rules import (
+    kv_write,
+    matvec_residual,
+    norm_matvec,
+    norm_swiglu,
+    pair_ropes,
+    rope_kv_write,
+    stack_matvecs,
+    swiglu,
+)
+from fusec.passes.schedule import Schedule
+
+NAIVE: tuple[Fuse, ...] = ()
+PAIRED = (
+    Fuse(stack_matvecs.RULE),  # QKV and gate/up read one vector: one launch reads it once
+    Fuse(norm_matvec.RULE),  # a norm is cheaper computed in every block than exchanged
+    Fuse(pair_ropes.RULE),  # two launches of a few hundred elements are all boundary
+    Fuse(kv_write.RULE),  # the same
+    Fuse(swiglu.RULE),  # an element-wise chain never leaves the registers
+)
+FUSED = (
+    *PAIRED,
+    Fuse(matvec_residual.RULE),  # the row's owner has the sum in a register already
+    Fuse(norm_swiglu.RULE),  # row i of gate and of up in one block: h[i] needs nothing else
+    Fuse(rope_kv_write.RULE),  # the rotated key is only ever read from the cache
+)
+LEVELS: dict[int, tuple[Fuse, ...]] = {0: NAIVE, 1: PAIRED, 2: FUSED}
+LEVEL_NAMES = {0: "naive", 1: "paired", 2: "fused"}
+FIRST = "decode-graph"  # the name of the stage before any pass
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What one pass did: the graph after it, node counts, milliseconds, hits, refusals."""
+
+    name: str
+    graph: Graph
+    before: int
+    after: int
+    ms: float
+    equation: str = ""
+    hits: int = 0
+    refused: tuple[Refusal, ...] = ()
+
+
+def passes_of(
+    level: int, rules: Iterable[Rule] = (), disable: Iterable[str] = ()
+) -> tuple[Fuse | Schedule, ...]:
+    """The passes of a level. `rules` are the user's own and run after the level's.
+
+    `disable` names rules (`norm-matvec`) or passes (`fuse-norm-matvec`).
+    """
+    if level not in LEVELS:
+        raise FusecError(f"unknown level -O{level}: known are {', '.join(map(str, LEVELS))}")
+    passes = (*LEVELS[level], *(Fuse(rule) for rule in rules))
+    off = {name if name.startswith("fuse-") else f"fuse-{name}" for name in disable}
+    known = {p.name for level_passes in LEVELS.values() for p in level_passes}
+    known |= {p.name for p in passes}
+    if unknown := sorted(off - known):
+        raise FusecError(
+            f"--disable: no rule '{unknown[0].removeprefix('fuse-')}': "
+            f"known are {', '.join(sorted(n.removeprefix('fuse-') for n in known))}"
+        )
+    return (*(p for p in passes if p.name not in off), Schedule())
+
+
+def run_passes(
+    graph: Graph,
+    passes: Iterable[Fuse | Schedule],
+    target: Target,
+    *,
+    stop_after: str | None = None,
+    observe: Callable[[Stage], None] | None = None,
+) -> tuple[Stage, ...]:
+    """Run passes in order; after each, verify the graph and hand the stage to `observe`.
+
+    The first stage is the graph as it came. Raises FusecError naming the pass that broke the graph,
+    or an unknown `stop_after`.
+    """
+    passes = tuple(passes)
+    names = [FIRST, *(p.name for p in passes)]
+    if stop_after is not None and stop_after not in names:
+        raise FusecError(f"no pass '{stop_after}' at this level: it runs {', '.join(names)}")
+    stages = [Stage(FIRST, graph, len(graph.nodes), len(graph.nodes), 0.0)]
+    verify(graph)
+    if observe:
+        observe(stages[0])
+    for step in passes:
+        if stages[-1].name == stop_after:
+            break
+        before, start = stages[-1].graph, time.perf_counter()
+        after, hits, refused = step.run(before, target)
+        ms = 1e3 * (time.perf_counter() - start)
+        try:
+            verify(after)
+        except FusecError as error:
+            raise FusecError(f"pass {step.name} broke the graph: {error}") from error
+        equation = step.rule.equation if isinstance(step, Fuse) else ""
+        counts = len(before.nodes), len(after.nodes)
+        stages.append(Stage(step.name, after, *counts, ms, equation, hits, refused))
+        if observe:
+            observe(stages[-1])
+    return tuple(stages)

@@ -1,0 +1,188 @@
+"""A fusion as data: an equation, a small pattern graph, and the reasons not to apply it.
+
+A pattern is a networkx graph over roles. Each role has `ops`, the kinds of node it matches (empty:
+any), and `merged`, whether the match takes the node in or only looks at it. An edge means "reads
+a value of". Patterns are written as text: `pattern("norm -> product", norm="rms_norm", ...)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import networkx as nx
+
+from fusec.ir.graph import Graph, Node, outside
+from fusec.ir.ops import op
+from fusec.ir.region import why_not_one_kernel
+from fusec.ir.target import Target
+
+Refuse = Callable[[Graph, tuple[Node, ...]], str | None]
+
+
+def pattern(edges: str, context: str = "", **ops: str) -> nx.DiGraph:
+    """Build a pattern: `edges` like "x -> a, x -> b"; roles in `context` are matched, not merged.
+
+    Keywords give each role's kinds, separated by blanks; a role without them matches any node.
+    """
+    graph = nx.DiGraph()
+    for edge in edges.split(","):
+        source, target = (role.strip() for role in edge.split("->"))
+        graph.add_edge(source, target)
+    for role, data in graph.nodes.items():
+        data["ops"] = frozenset(ops.get(role, "").split())
+        data["merged"] = role not in context.split()
+    return graph
+
+
+@dataclass(frozen=True)
+class Rule:
+    """`equation` reads "what -> was => what it becomes"; its right side is the new node's kind."""
+
+    equation: str
+    pattern: nx.DiGraph
+    refuse: Refuse | None = None
+
+    @property
+    def kind(self) -> str:
+        """The kind of the fused nodes this rule makes."""
+        return self.equation.split("=>")[1].strip()
+
+    @property
+    def name(self) -> str:
+        """How `--disable` and the pass list call it."""
+        return self.kind.replace("_", "-")
+
+    def matches(self, graph: Graph) -> Iterator[tuple[Node, ...]]:
+        """Sets of nodes to merge, each in graph order, ordered by their last node."""
+        view = graph.as_networkx()
+        place = {node.name: i for i, node in enumerate(graph.nodes)}
+        matcher = nx.isomorphism.DiGraphMatcher(view, self.pattern, node_match=_same_op)
+        found: dict[tuple[str, ...], None] = {}
+        for match in matcher.subgraph_monomorphisms_iter():
+            merged = (name for name, role in match.items() if self.pattern.nodes[role]["merged"])
+            found[tuple(sorted(merged, key=place.__getitem__))] = None
+        for names in sorted(found, key=lambda m: [place[n] for n in reversed(m)]):
+            yield tuple(graph.producers[n] for n in names)
+
+    def why_not(self, graph: Graph, match: tuple[Node, ...], target: Target) -> str | None:
+        """The reason this match must stay as it is, or None if it may be merged."""
+        return (
+            _different_tokens(match)
+            or _second_user(graph, match)
+            or _cycle(graph, match)
+            or _unsupported_format(match, target)
+            or _not_one_kernel(graph, match, target)
+            or (self.refuse(graph, match) if self.refuse else None)
+        )
+
+
+def merge(graph: Graph, match: tuple[Node, ...], kind: str) -> Graph:
+    """Replace the matched nodes by one fused node, moving what depends on them behind it."""
+    fused = fuse(graph, match, kind)
+    names = {n.name for n in match}
+    place = [i for i, n in enumerate(graph.nodes) if n.name in names]
+    window = graph.nodes[place[0] : place[-1] + 1]
+    needed = {v.name for n in match for v in n.inputs}
+    before: list[Node] = []
+    for node in reversed(window):
+        if node.name not in names and any(v.name in needed for v in node.outputs):
+            needed |= {v.name for v in node.inputs}
+            before.append(node)
+    kept = {n.name for n in before} | names
+    after = (n for n in window if n.name not in kept)
+    head, tail = graph.nodes[: place[0]], graph.nodes[place[-1] + 1 :]
+    return graph.replace_nodes((*head, *reversed(before), fused, *after, *tail))
+
+
+def fuse(graph: Graph, match: tuple[Node, ...], kind: str) -> Node:
+    """The fused node: bodies concatenated, inputs and outputs as seen from outside."""
+    body = tuple(plain for node in match for plain in node.ops)
+    names = {n.name for n in match}
+    inputs, outputs = outside(body, {v.name for n in match for v in _visible(graph, n, names)})
+    return Node("fused", inputs, outputs, (("kind", kind),), body)
+
+
+def _visible(graph: Graph, node: Node, names: set[str]) -> list:  # type: ignore[type-arg]
+    """Outputs of `node` read by nodes outside `names` or needed after the step."""
+    return [
+        v
+        for v in node.outputs
+        if v.name in graph.needed or any(u.name not in names for u in graph.users.get(v.name, ()))
+    ]
+
+
+def _same_op(vertex: dict[str, object], role: dict[str, frozenset[str]]) -> bool:
+    return (vertex["op"] in role["ops"] or not role["ops"]) and (
+        vertex["node"] is not None or not role["merged"]
+    )
+
+
+def _different_tokens(match: tuple[Node, ...]) -> str | None:
+    tokens = {
+        v.shape[0]
+        for n in match
+        for v in (*n.inputs, *n.outputs)
+        if not (v.is_weight or v.is_state)
+    }
+    if len(tokens) > 1:
+        return f"a different T: {', '.join(map(str, sorted(tokens)))} tokens a step"
+    return None
+
+
+def _second_user(graph: Graph, match: tuple[Node, ...]) -> str | None:
+    names = {n.name for n in match}
+    for node in match:
+        for value in node.outputs:
+            users = graph.users.get(value.name, ())
+            if value.is_state or not any(u.name in names for u in users):
+                continue
+            others = [u.name for u in users if u.name not in names]
+            if others:
+                return f"a second user: {value.name} is also read by {others[0]}"
+            if value.name in graph.needed:
+                return f"a second user: {value.name} is an output of the graph"
+    return None
+
+
+def _cycle(graph: Graph, match: tuple[Node, ...]) -> str | None:
+    """A path that leaves the match and comes back would make the merged node wait for itself."""
+    names = {n.name for n in match}
+    place = {n.name: i for i, n in enumerate(graph.nodes)}
+    last = max(place[n] for n in names)
+    stack = [(u, u) for n in match for v in n.outputs for u in graph.users.get(v.name, ())]
+    seen = set()
+    while stack:
+        node, left = stack.pop()
+        if node.name in names:
+            if left.name not in names:
+                return f"a cycle through an outside path: {left.name} leads back to {node.name}"
+            continue
+        if node.name in seen or place[node.name] > last:
+            continue
+        seen.add(node.name)
+        stack += [(u, left) for v in node.outputs for u in graph.users.get(v.name, ())]
+    return None
+
+
+def _unsupported_format(match: tuple[Node, ...], target: Target) -> str | None:
+    for node in match:
+        for weight in node.weights:
+            if weight.dtype not in target.formats:
+                return f"an unsupported quant type: {weight.name} is {weight.dtype}"
+    return None
+
+
+def _not_one_kernel(graph: Graph, match: tuple[Node, ...], target: Target) -> str | None:
+    region = fuse(graph, match, "region").region
+    if reason := why_not_one_kernel(region):
+        return f"not one kernel: {reason}"
+    from fusec.ir.region import analyse
+
+    needed = analyse(region).prologue_bytes
+    if any(op(n.op).role == "rows" for n in region.nodes) and needed > target.block_bytes:
+        return (
+            f"shared memory too small: the prologue takes {needed:,} bytes, "
+            f"a block on {target.name} has {target.block_bytes:,}"
+        )
+    return None
