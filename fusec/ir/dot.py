@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from itertools import groupby
 
-from fusec.writer import Writer
 from fusec.ir.graph import Graph, Node
 from fusec.ir.ops import op
+from fusec.writer import Writer
 
 COLOURS = {  # by the heaviest role inside, colour-blind safe (Okabe & Ito 2008), lightened
     "rows": "#cfe8f7",
@@ -46,10 +46,9 @@ def to_dot(graph: Graph) -> str:
                 style = ", style=dashed" if value.is_state else ""
                 w.line(f'"{source}" -> "{target}" [label="{value.type}"{style}];')
         for value in graph.outputs:
+            maker = graph.producers[value.name].name
             w.line(f'"out {value.name}" [label="{value.name}", shape=ellipse, style=bold];')
-            w.line(
-                f'"{graph.producers[value.name].name}" -> "out {value.name}" [label="{value.type}"];'
-            )
+            w.line(f'"{maker}" -> "out {value.name}" [label="{value.type}"];')
     w.line("}")
     return w.text
 

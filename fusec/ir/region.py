@@ -90,15 +90,6 @@ def analyse(region: Graph) -> KernelShape:
     return KernelShape(prologue, segments, stores)
 
 
-def why_not_one_kernel(region: Graph) -> str | None:
-    """The reason why a region is not one kernel, or None if it is."""
-    try:
-        analyse(region)
-    except NotOneKernel as reason:
-        return str(reason)
-    return None
-
-
 def _whole(region: Graph) -> set[str]:
     """Names of the nodes whose result somebody in the region reads whole, and what they need."""
     whole: set[str] = {n.name for n in region.nodes if op(n.op).role == "vector"}

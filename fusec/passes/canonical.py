@@ -48,7 +48,8 @@ def kernel_name(node: Node) -> str:
         rows = "_".join(str(w.shape[0]) for w in weights)
         parts += [f"{rows}x{weights[0].shape[1]}", *dict.fromkeys(w.dtype for w in weights)]
     else:
-        parts += [str(v.shape[-1]) for v in node.outputs[:1]]
+        vectors = [v for v in (*node.outputs, *node.inputs) if v.name[0] == "%" and v.shape[1:]]
+        parts += [str(v.shape[1]) for v in vectors[:1]]
     return "_".join(parts)
 
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import networkx as nx
 
-from fusec.ir.graph import Graph, Node, outside
+from fusec.ir.graph import Graph, Node, Value, outside
 from fusec.ir.ops import op
-from fusec.ir.region import why_not_one_kernel
+from fusec.ir.region import NotOneKernel, analyse
 from fusec.ir.target import Target
 
 Refuse = Callable[[Graph, tuple[Node, ...]], str | None]
@@ -103,13 +103,16 @@ def fuse(graph: Graph, match: tuple[Node, ...], kind: str) -> Node:
     return Node("fused", inputs, outputs, (("kind", kind),), body)
 
 
-def _visible(graph: Graph, node: Node, names: set[str]) -> list:  # type: ignore[type-arg]
-    """Outputs of `node` read by nodes outside `names` or needed after the step."""
-    return [
-        v
-        for v in node.outputs
-        if v.name in graph.needed or any(u.name not in names for u in graph.users.get(v.name, ()))
-    ]
+def _visible(graph: Graph, node: Node, names: set[str]) -> list[Value]:
+    """Outputs of `node` that are not only read by `names`. One that nobody reads stays visible."""
+
+    def hidden(value: Value) -> bool:
+        users = graph.users.get(value.name, ())
+        return (
+            value.name not in graph.needed and bool(users) and all(u.name in names for u in users)
+        )
+
+    return [v for v in node.outputs if not hidden(v)]
 
 
 def _same_op(vertex: dict[str, object], role: dict[str, frozenset[str]]) -> bool:
@@ -175,11 +178,10 @@ def _unsupported_format(match: tuple[Node, ...], target: Target) -> str | None:
 
 def _not_one_kernel(graph: Graph, match: tuple[Node, ...], target: Target) -> str | None:
     region = fuse(graph, match, "region").region
-    if reason := why_not_one_kernel(region):
+    try:
+        needed = analyse(region).prologue_bytes
+    except NotOneKernel as reason:
         return f"not one kernel: {reason}"
-    from fusec.ir.region import analyse
-
-    needed = analyse(region).prologue_bytes
     if any(op(n.op).role == "rows" for n in region.nodes) and needed > target.block_bytes:
         return (
             f"shared memory too small: the prologue takes {needed:,} bytes, "

@@ -1,0 +1,368 @@
+"""A region becomes one Numba function for the CPU target.
+
+Every kernel has the C signature `void kernel(int64* args, int32 thread, int32 threads)`. `args`
+holds the tokens of this step, the address and stride of the threads' scratch memory, then one
+address per parameter. All threads run every kernel; each computes the prologue for itself in its
+own scratch, then takes its share of every segment.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+from fusec.codegen.cpu import lib, vector
+from fusec.codegen.formats import FORMATS
+from fusec.codegen.kernel import KernelSource
+from fusec.errors import FusecError
+from fusec.ir.dtypes import dtype
+from fusec.ir.graph import Graph, Node, Value
+from fusec.ir.ops import op
+from fusec.ir.plan import Kernel
+from fusec.ir.region import KernelShape, NotOneKernel, Segment, analyse, parameters
+from fusec.ir.tables import tables_of
+from fusec.ir.text import parse
+from fusec.writer import Writer
+
+HEADER_ARGS = 3  # tokens, scratch address, scratch stride
+CHUNK_BYTES = 4 * 64  # room for the scores of one attention chunk
+LINE = 64  # bytes of a cache line: scratch vectors start on one
+
+POINTER = {"f32": "ptr_f32", "f16": "ptr_u16", "i32": "ptr_i32"}
+
+ELEMENT: dict[str, Callable[[Node, list[str]], str]] = {
+    "add": lambda n, x: f"{x[0]} + {x[1]}",
+    "mul": lambda n, x: f"{x[0]} * {x[1]}",
+    "silu": lambda n, x: f"silu({x[0]})",
+    "gelu": lambda n, x: f"gelu({x[0]})",
+    "scale": lambda n, x: f"{x[0]} * float32({n['factor']!r})",
+    "softcap": lambda n, x: f"softcap({x[0]}, float32({n['cap']!r}))",
+}
+
+
+def emit(kernel: Kernel) -> KernelSource:
+    """Source of the kernel. Raises FusecError if its region cannot be one kernel."""
+    region = parse(kernel.region)
+    try:
+        shape = analyse(region)
+    except NotOneKernel as reason:
+        raise FusecError(f"kernel {kernel.name}: {reason}") from None
+    return _Emitter(region, shape).emit()
+
+
+class _Emitter:
+    """One emission: the writer, where each vector lies, and the scratch laid out so far."""
+
+    def __init__(self, region: Graph, shape: KernelShape) -> None:
+        self.region, self.shape, self.w = region, shape, Writer()
+        self.vectors: dict[str, str] = {}  # value name -> pointer variable of its memory
+        self.quantized: dict[str, str] = {}  # value name -> suffix of its int16 form's variables
+        self.tables: dict[str, str] = {}
+        self.scratch = 0
+        self.outputs = {v.name for v in region.outputs}
+
+    def emit(self) -> KernelSource:
+        w = self.w
+        body = Writer()
+        self.w = body
+        with body.block("def kernel(args, thread, threads):"):
+            self.parameters()
+            self.prologue()
+            for segment in self.shape.segments:
+                body.line()
+                {"heads": self.heads, "scalar": self.scalar}.get(segment.role, self.spread)(segment)
+        text = str(self.region).rstrip()
+        w.line(
+            f'"""{text}\n\nEmitted by fusec for the CPU target. [1, n] stands for [tokens, n].\n"""'
+        )
+        w.line()
+        w.line("from numba import cfunc, float32, int32, int64, types")
+        w.line()
+        for line in _imports(body.text):
+            w.line(line)
+        w.line()
+        w.line()
+        w.line("@cfunc(types.void(types.CPointer(int64), int32, int32), cache=True)")
+        return KernelSource(self.region.name, w.text + body.text, self.scratch)
+
+    # --- where things lie ------------------------------------------------------------------------
+
+    def parameters(self) -> None:
+        self.w.line("tokens = args[0]")
+        self.w.line("scratch = args[1] + thread * args[2]")
+        place = HEADER_ARGS
+        for value in parameters(self.region):
+            name = _identifier(value)
+            pointer = POINTER.get(value.dtype, "ptr_u8") if self.is_vector(value) else "ptr_u8"
+            self.w.line(f"{name} = {pointer}(args[{place}])", f"{value.name}: {value.type}")
+            self.vectors[value.name] = name
+            if value.is_state:
+                self.vectors[value.name.rstrip("'") + "'"] = name
+            place += 1
+        for table in tables_of(self.region.nodes):
+            self.tables[table] = f"table{len(self.tables)}"
+            self.w.line(f"{self.tables[table]} = ptr_f32(args[{place}])", table)
+            place += 1
+
+    @staticmethod
+    def is_vector(value: Value) -> bool:
+        """Whether a parameter is read element by element (and not as a matrix of blocks)."""
+        return not value.is_weight or len(value.shape) == 1
+
+    def room(self, nbytes: int) -> str:
+        """Address of new scratch memory of `nbytes` a token."""
+        at = self.scratch
+        self.scratch += -(-nbytes // LINE) * LINE
+        return f"scratch + tokens * {at}" if at else "scratch"
+
+    def at(self, value: Value, index: str) -> str:
+        """The element of a vector in memory, for token t."""
+        if value.is_weight:
+            return f"{self.vectors[value.name]}[{index}]"
+        return f"{self.vectors[value.name]}[t * {value.shape[-1]} + {index}]"
+
+    def row(self, value: Value) -> str:
+        """Pointer to token t's row of a vector in memory."""
+        return f"advance({self.vectors[value.name]}, t * {value.shape[-1]})"
+
+    # --- the prologue ----------------------------------------------------------------------------
+
+    def prologue(self) -> None:
+        if self.shape.prologue:
+            self.w.line()
+            self.w.line("# every thread computes these for itself")
+        for node in self.shape.prologue:
+            out = node.outputs[0]
+            direct = out.name in self.outputs and self.only_stored(out)
+            if not direct:
+                self.vectors[out.name] = _identifier(out)
+                self.w.line(f"{_identifier(out)} = ptr_f32({self.room(4 * out.shape[-1])})")
+            with self.tokens("thread, tokens, threads" if direct else "tokens"):
+                self.whole(node)
+            if out.name in self.outputs and not direct:
+                self.store(out)
+        for segment in self.shape.segments:
+            for node in segment.nodes:
+                if op(node.op).role == "rows" and FORMATS[node.inputs[1].dtype].quantized:
+                    self.quantise(node.inputs[0])
+
+    def only_stored(self, value: Value) -> bool:
+        """Whether nobody in the kernel reads the vector: then tokens are shared out instead."""
+        return value.name not in self.region.users
+
+    def whole(self, node: Node) -> None:
+        """All elements of one token's vector."""
+        out = node.outputs[0]
+        n = out.shape[-1]
+        if node.op == "rms_norm":
+            x, weight = node.inputs
+            call = f"{self.row(out)}, {self.row(x)}, {self.vectors[weight.name]}, {n}"
+            self.w.line(f"rms_norm({call}, float32({node['eps']!r}))")
+        elif node.op == "embed":
+            token, table = node.inputs
+            stride = dtype(table.dtype).nbytes((n,))
+            entry = f"advance({self.vectors[table.name]}, {self.vectors[token.name]}[t] * {stride})"
+            self.w.line(f"decode_row_{table.dtype}({entry}, {self.row(out)}, 0, {n})")
+        else:
+            segment = Segment((node,), n)
+            with self.indices(segment, "0", str(n // (2 if segment.rope else 1))):
+                self.elements(segment, in_memory=True)
+
+    def store(self, value: Value) -> None:
+        """Write this thread's part of a prologue vector out."""
+        target = _identifier(value) + "_out"
+        place = HEADER_ARGS + [v.name for v in parameters(self.region)].index(value.name)
+        self.w.line(f"{target} = ptr_f32(args[{place}])")
+        self.w.line(f"low, high = share({value.shape[-1]}, thread, threads)")
+        with self.tokens(), self.w.block("for i in range(low, high):"):
+            self.w.line(f"{target}[t * {value.shape[-1]} + i] = {self.at(value, 'i')}")
+
+    def quantise(self, x: Value) -> None:
+        """The int16 form of a vector that quantised weights are multiplied with."""
+        if x.name in self.quantized:
+            return
+        n, name = x.shape[-1], _identifier(x)
+        self.quantized[x.name] = name
+        self.w.line(f"{name}_q = ptr_i16({self.room(2 * n)})")
+        self.w.line(f"{name}_scale = ptr_f32({self.room(n // 8)})")
+        self.w.line(f"{name}_sum = ptr_f32({self.room(n // 8)})")
+        with self.tokens():
+            self.w.line(f"quantize_row({self.row(x)}, {self.activation(x, 't')}, {n})")
+
+    def activation(self, x: Value, t: str) -> str:
+        """The three pointers of an int16 vector, at token t."""
+        name, n = self.quantized[x.name], x.shape[-1]
+        parts = (f"{name}_q", n), (f"{name}_scale", n // 32), (f"{name}_sum", n // 32)
+        return ", ".join(f"advance({p}, {t} * {size})" if t != "0" else p for p, size in parts)
+
+    # --- the segments ----------------------------------------------------------------------------
+
+    @contextmanager
+    def tokens(self, span: str = "tokens") -> Iterator[None]:
+        with self.w.block(f"for t in range({span}):"):
+            yield
+
+    @contextmanager
+    def indices(self, segment: Segment, low: str, high: str) -> Iterator[None]:
+        """Loop over elements i, or over pairs (i0, i1) where the segment rotates."""
+        rope = segment.rope
+        if rope is None:
+            with self.w.block(f"for i in range({low}, {high}):"):
+                yield
+            return
+        head, dims = int(rope["head_dim"]), int(rope["dims"])
+        with self.w.block(f"for p in range({low}, {high}):"):
+            self.w.line(f"j = p % {head // 2}", "pair within the head")
+            if rope["pairing"] == "adjacent":
+                self.w.line("i0, i1 = 2 * p, 2 * p + 1")
+            else:  # halves: behind the rotary dims, neighbours pass through
+                self.w.line(f"first = p - j if j < {dims // 2} else p - j + {dims // 2}")
+                self.w.line(f"i0 = 2 * (p - j) + (j if j < {dims // 2} else 2 * j)")
+                self.w.line(f"i1 = i0 + ({dims // 2} if j < {dims // 2} else 1)")
+            yield
+
+    def spread(self, segment: Segment) -> None:
+        """Rows of matvecs with the element-wise work around them, or element-wise work alone."""
+        units = segment.size // 2 if segment.rope else segment.size
+        anchors = [n for n in segment.nodes if op(n.op).role == "rows"]
+        names = ", ".join(n.name for n in segment.nodes)
+        self.w.line(f"low, high = share({units}, thread, threads)", names)
+        if not anchors:
+            with self.tokens(), self.indices(segment, "low", "high"):
+                self.elements(segment)
+            return
+        indices = ("i0", "i1") if segment.rope else ("i",)
+        room = {(a.name, i): self.room(4) for a in anchors for i in indices}
+        for (name, i), where in room.items():
+            self.w.line(f"{_dots(name, i)} = ptr_f32({where})")
+        with self.indices(segment, "low", "high"):
+            for anchor in anchors:
+                for i in indices:
+                    self.w.line(self.dots(anchor, i))
+            with self.tokens():
+                self.elements(segment)
+
+    def dots(self, node: Node, i: str) -> str:
+        """Row i of a matrix times every token's vector."""
+        x, weight = node.inputs
+        n = x.shape[-1]
+        stride = dtype(weight.dtype).nbytes((n,))
+        row = f"advance({self.vectors[weight.name]}, {i} * {stride})"
+        quantized = FORMATS[weight.dtype].quantized
+        given = self.activation(x, "0") if quantized else self.vectors[x.name]
+        return f"dots_{weight.dtype}({row}, {given}, {n}, tokens, {_dots(node.name, i)})"
+
+    def elements(self, segment: Segment, in_memory: bool = False) -> None:
+        """Element-wise nodes at index i (or the pair i0, i1) of token t.
+
+        `in_memory`: results go to their vector, for a prologue; otherwise to variables, and to
+        memory only if somebody outside needs them.
+        """
+        here: set[str] = set()
+        indices = ("i0", "i1") if segment.rope else ("i",)
+
+        def operand(value: Value, i: str) -> str:
+            return _scalar(value.name, i) if value.name in here else self.at(value, i)
+
+        for node in segment.nodes:
+            role = op(node.op).role
+            if role == "pair":
+                self.rotate(node, [operand(node.inputs[0], i) for i in indices])
+            for i in indices:
+                name = _scalar(node.name, i)
+                if role == "rows":
+                    self.w.line(f"{name} = {_dots(node.name, i)}[t]")
+                elif role == "store":
+                    self.append(node, operand(node.inputs[1], i), i)
+                elif role == "element":
+                    operands = [operand(v, i) for v in node.inputs]
+                    self.w.line(f"{name} = {ELEMENT[node.op](node, operands)}")
+                if role != "store" and (in_memory or node.name in self.outputs):
+                    self.w.line(f"{self.at(node.outputs[0], i)} = {name}")
+            here.add(node.name)
+
+    def rotate(self, node: Node, pair: list[str]) -> None:
+        """Both elements of one rotated pair; beyond the rotary dims they pass through."""
+        half, head = int(node["dims"]) // 2, int(node["head_dim"])
+        table = self.tables[next(iter(tables_of([node])))]
+        pos = self.vectors[node.inputs[1].name]
+        first, second = (_scalar(node.name, i) for i in ("i0", "i1"))
+        self.w.line(f"a, b = {pair[0]}, {pair[1]}")
+        rotary: AbstractContextManager[None] = nullcontext()
+        if 2 * half < head:
+            self.w.line(f"{first}, {second} = a, b")
+            rotary = self.w.block(f"if j < {half}:")
+        with rotary:
+            self.w.line(f"angle = ({pos}[t] * {half} + j) * 2")
+            self.w.line(f"cos, sin = {table}[angle], {table}[angle + 1]")
+            self.w.line(f"{first} = a * cos - b * sin")
+            self.w.line(f"{second} = a * sin + b * cos")
+
+    def append(self, node: Node, element: str, i: str) -> None:
+        """Write element i of a key or value at token t's position."""
+        state, x, pos = node.inputs
+        value = f"f32_to_f16_bits({element})" if state.dtype == "f16" else element
+        at = f"{self.vectors[pos.name]}[t] * {x.shape[-1]} + {i}"
+        self.w.line(f"{self.vectors[state.name]}[{at}] = {value}")
+
+    def heads(self, segment: Segment) -> None:
+        """Attention, one head of one token at a time."""
+        (node,) = segment.nodes
+        q, k, v, pos = node.inputs
+        out, heads, kv_heads = node.outputs[0], int(node["heads"]), int(node["kv_heads"])
+        head_dim = segment.size // heads
+        self.w.line(f"scores = ptr_f32({self.room(CHUNK_BYTES)})")
+        self.w.line(f"low, high = share(tokens * {heads}, thread, threads)", node.name)
+        with self.w.block("for unit in range(low, high):"):
+            self.w.line(f"t, head = unit // {heads}, unit % {heads}")
+            self.w.line(f"kv = head // {heads // kv_heads} * {head_dim}")
+            with self.w.block(f"attention_{k.dtype}("):
+                for vector in (out, q):
+                    at = f"t * {segment.size} + head * {head_dim}"
+                    self.w.line(f"advance({self.vectors[vector.name]}, {at}),")
+                for cache in (k, v):
+                    self.w.line(f"advance({self.vectors[cache.name]}, kv),")
+                self.w.line(f"{kv_heads * head_dim},")
+                self.w.line(f"{head_dim},")
+                self.w.line(f"{self.vectors[pos.name]}[t] + 1,")
+                self.w.line(f"float32({node['scale']!r}),")
+                self.w.line("scores,")
+            self.w.line(")")
+
+    def scalar(self, segment: Segment) -> None:
+        """A reduction of each token's row; tokens are shared out."""
+        (node,) = segment.nodes
+        (x,) = node.inputs
+        with self.tokens("thread, tokens, threads"):
+            out = self.vectors[node.name]
+            self.w.line(f"{out}[t] = {node.op}({self.row(x)}, {x.shape[-1]})")
+
+
+def _identifier(value: Value) -> str:
+    return {"%": "x", "$": "", "@": ""}[value.name[0]] + value.name[1:].rstrip("'")
+
+
+def _scalar(name: str, i: str) -> str:
+    return f"v{name[1:]}{i[1:] and '_' + i[1:]}"
+
+
+def _dots(name: str, i: str) -> str:
+    return f"dots{name[1:]}{i[1:] and '_' + i[1:]}"
+
+
+def _imports(source: str) -> Iterator[str]:
+    """The import lines for the support functions that a kernel's source calls."""
+    called = set(re.findall(r"\b([a-z]\w*)\(", source))
+    loops = sorted(name.removeprefix("dots_") for name in called if name.startswith("dots_"))
+    from_lib = sorted((called & set(lib.__all__)) | ({"dots"} if loops else set()))
+    decoders = {name for name in called if name.startswith("decode_row_")}
+    from_vector = sorted((called & set(vector.__all__)) | decoders)
+    if from_lib:
+        yield f"from fusec.codegen.cpu.lib import {', '.join(from_lib)}"
+    if from_vector:
+        yield f"from fusec.codegen.cpu.vector import {', '.join(from_vector)}"
+    if loops:
+        yield ""
+    for weights in loops:
+        yield f'dots_{weights} = dots("{weights}")'

@@ -1,0 +1,77 @@
+"""The nopython functions that emitted CPU kernels call, by name.
+
+Fixed names are imported below. For every weight format there are, made on first use:
+
+- `dot_<format>`, `dot2_<format>`, ... `dot8_<format>`: one row of weights times one token's
+  activations, or those of several tokens. Quantised formats take what `quantize_row` writes (see
+  `dot.quant_dot`), float formats take f32 (see `dot.float_dot`). `dot_f16` and `dot_f32` also serve
+  attention scores: their rows may be given by any pointer.
+- `axpy_<format>` for float formats: see `rows.axpy`.
+- `decode_row_<format>`: see `rows.decode_row`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from fusec.codegen import formats
+from fusec.codegen.cpu.dot import float_dot, quant_dot
+from fusec.codegen.cpu.math import (
+    exp_f32,
+    exp_row,
+    f16_bits_to_f32,
+    f32_to_f16_bits,
+    fma_f32,
+)
+from fusec.codegen.cpu.pointers import (
+    advance,
+    ptr_f32,
+    ptr_i16,
+    ptr_i32,
+    ptr_i64,
+    ptr_u8,
+    ptr_u16,
+)
+from fusec.codegen.cpu.rows import axpy, decode_row, quantize_row, sum_squares
+
+__all__ = [
+    "advance",
+    "exp_f32",
+    "exp_row",
+    "f16_bits_to_f32",
+    "f32_to_f16_bits",
+    "fma_f32",
+    "ptr_f32",
+    "ptr_i16",
+    "ptr_i32",
+    "ptr_i64",
+    "ptr_u8",
+    "ptr_u16",
+    "quantize_row",
+    "sum_squares",
+]
+
+_FORMAT_FUNCTION = re.compile(r"(decode_row|axpy|dot([2-8]?))_([a-z0-9_]+)")
+
+
+def __getattr__(name: str) -> Any:
+    """Make the function of a format that is asked for by name, and keep it."""
+    match = _FORMAT_FUNCTION.fullmatch(name)
+    weights = formats.FORMATS.get(match[3]) if match else None
+    made = _make(match[1], int(match[2] or 1), weights) if match and weights else None
+    if made is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = made
+    return made
+
+
+def _make(kind: str, tokens: int, weights: formats.Format) -> Any:
+    """The function of that kind, or None if the format has none."""
+    if kind == "decode_row":
+        return decode_row(weights)
+    if isinstance(weights, formats.FloatFormat):
+        return axpy(weights) if kind == "axpy" else float_dot(weights, tokens)
+    if isinstance(weights, formats.QuantFormat) and kind != "axpy":
+        return quant_dot(weights, tokens)
+    return None

@@ -1,0 +1,205 @@
+"""The stages tied together: a model file or a graph in; stages, plan, kernels and an engine out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fusec.codegen import targets
+from fusec.codegen.kernel import KernelSource
+from fusec.errors import FusecError
+from fusec.ir.graph import Graph
+from fusec.ir.plan import LaunchPlan
+from fusec.models.model import Model
+from fusec.passes.lower import lower
+from fusec.passes.pipeline import Stage, passes_of, run_passes
+from fusec.passes.rule import Rule
+from fusec.runtime.engine import Engine
+from fusec.runtime.session import Session
+
+Array = np.ndarray[Any, Any]
+Progress = Callable[[str], None]
+
+DEFAULT_CONTEXT = 512
+DEFAULT_LEVEL = 2
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to compile. `rules` are run after the level's own; `disable` names rules to leave out."""
+
+    target: str = "cpu"
+    level: int = DEFAULT_LEVEL
+    rules: tuple[Rule, ...] = ()
+    disable: tuple[str, ...] = ()
+    stop_after: str | None = None
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A compiled graph: every stage it went through, its launch plan, its kernels' sources.
+
+    `plan` steps the graph's own T (1 for a model: decode). For a model, `prefill` is the same
+    pipeline's plan for steps of several tokens; for a graph built by hand it is None.
+    """
+
+    options: Options
+    stages: tuple[Stage, ...]
+    plan: LaunchPlan
+    prefill: LaunchPlan | None = None
+    model: Model | None = None
+    context: int = 0
+    kv: str = "f16"
+
+    @property
+    def graph(self) -> Graph:
+        """The graph after the last stage."""
+        return self.stages[-1].graph
+
+    @cached_property
+    def kernels(self) -> dict[str, KernelSource]:
+        """Name -> source of every kernel of the plans."""
+        emit = targets.get(self.options.target).emit
+        plans = [p for p in (self.plan, self.prefill) if p is not None]
+        unique = {k.name: k for plan in plans for k in plan.kernels}
+        return {name: emit(kernel) for name, kernel in unique.items()}
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write plan, sources, stage dumps and DOT to a folder, which `fusec run` takes."""
+        from fusec.artifact import save
+
+        return save(self, Path(folder))
+
+    def session(
+        self, weights: Mapping[str, Array], progress: Progress | None = None, threads: int = 0
+    ) -> Session:
+        """The plan bound to memory, for a graph built by hand.
+
+        `weights` holds, by name without '@', float32 arrays for f32 weights and raw GGUF blocks
+        (uint8[rows, row bytes]) for quantised ones.
+        """
+        (session,) = bind(
+            self.kernels, (self.plan,), weights.__getitem__, weights.__getitem__, progress, threads
+        )
+        return session
+
+    def engine(self, progress: Progress | None = None, threads: int = 0) -> Engine:
+        """The model ready to generate. Raises FusecError for a graph that came without a model."""
+        if self.model is None or self.prefill is None:
+            raise FusecError(f"{self.plan.name} was compiled from a graph: use session(weights)")
+        plans = (self.plan, self.prefill, self.prefill.only(set()))
+        sessions = bind(self.kernels, plans, self.model.raw, self.model.floats, progress, threads)
+        return Engine(*sessions, context=self.context, stop=self.model.stop_ids)
+
+
+def compile(
+    source: str | os.PathLike[str] | Graph,
+    *,
+    target: str = "cpu",
+    level: int = DEFAULT_LEVEL,
+    rules: Iterable[Rule] = (),
+    context: int | None = None,
+    kv: str = "f16",
+    disable: Iterable[str] = (),
+    stop_after: str | None = None,
+    observe: Callable[[Stage], None] | None = None,
+) -> Compiled:
+    """Compile a GGUF file's decode graph, or a graph built by hand.
+
+    `context`: positions of the KV cache (default: 512, or what the model was trained for if that is
+    less); `kv`: its element type, f16 or f32; both are for model files. `observe` is handed every
+    stage as it is done. Raises FusecError for whatever is wrong with the input.
+    """
+    options = Options(target, level, tuple(rules), tuple(disable), stop_after)
+    if isinstance(source, Graph):
+        stages, plan = _compile_graph(source, options, observe)
+        return Compiled(options, stages, plan)
+    model = Model.open(Path(source))
+    context = model.check_context(context, DEFAULT_CONTEXT)
+    stages, plan = _compile_graph(model.graph(tokens=1, context=context, kv=kv), options, observe)
+    wide = min(targets.get(target).prefill_tokens, context)
+    prefill = model.graph(tokens=wide, context=context, kv=kv)
+    _, prefill_plan = _compile_graph(prefill, options)
+    return Compiled(options, stages, plan, prefill_plan, model, context, kv)
+
+
+def load(
+    path: str | os.PathLike[str],
+    target: str = "cpu",
+    level: int = DEFAULT_LEVEL,
+    context: int | None = None,
+    kv: str = "f16",
+    *,
+    rules: Iterable[Rule] = (),
+    progress: Progress | None = None,
+    threads: int = 0,
+) -> Engine:
+    """An engine for a GGUF file: `compile(path, ...)`, kernels built, weights bound.
+
+    `threads`: of the CPU target; 0 takes FUSEC_THREADS or the cores this process may use.
+    """
+    compiled = compile(path, target=target, level=level, context=context, kv=kv, rules=rules)
+    return compiled.engine(progress, threads)
+
+
+def _compile_graph(
+    graph: Graph, options: Options, observe: Callable[[Stage], None] | None = None
+) -> tuple[tuple[Stage, ...], LaunchPlan]:
+    target = targets.get(options.target)
+    passes = passes_of(options.level, options.rules, options.disable)
+    stages = run_passes(
+        graph, passes, target.limits, stop_after=options.stop_after, observe=observe
+    )
+    return stages, lower(stages[-1].graph, options.target, options.level)
+
+
+def bind(
+    kernels: Mapping[str, KernelSource],
+    plans: tuple[LaunchPlan, ...],
+    weight: Callable[[str], Array],
+    floats: Callable[[str], Array],
+    progress: Progress | None,
+    threads: int,
+) -> tuple[Session, ...]:
+    """Sessions for several plans over the same kernels, states and threads."""
+    from fusec.codegen.cpu.build import build
+    from fusec.runtime.cpu.session import CpuSession, allocate_states
+    from fusec.runtime.cpu.team import Team
+
+    modules = build(tuple(kernels.values()), progress)
+    addresses = {name: module.kernel.address for name, module in modules.items()}
+    scratch = {name: kernel.scratch_bytes for name, kernel in kernels.items()}
+    team, states = Team(threads or default_threads()), allocate_states(plans[0])
+    return tuple(
+        CpuSession(plan, addresses, scratch, weight, floats, team, states) for plan in plans
+    )
+
+
+def default_threads() -> int:
+    """FUSEC_THREADS, or the cores this process may run on."""
+    given = os.environ.get("FUSEC_THREADS", "")
+    if given and (not given.isdigit() or given == "0"):
+        raise FusecError(f"FUSEC_THREADS: expected a number of threads, found '{given}'")
+    if given:
+        return int(given)
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def at_level(compiled: Compiled, level: int) -> Compiled:
+    """The same model compiled at another level."""
+    assert compiled.model is not None
+    return compile(
+        compiled.model.file.path,
+        target=compiled.options.target,
+        level=level,
+        context=compiled.context,
+        kv=compiled.kv,
+        rules=compiled.options.rules,
+    )

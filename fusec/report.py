@@ -1,0 +1,113 @@
+"""What the command line prints about a compilation: the stage table, the plan, and their JSON."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from rich.table import Table
+
+from fusec.driver import Compiled
+from fusec.ir.ops import bytes_moved, flops
+from fusec.ir.plan import LaunchPlan
+from fusec.passes.pipeline import Stage
+from fusec.passes.schedule import critical_path
+
+
+def summary(compiled: Compiled) -> dict[str, Any]:
+    """The compilation as plain data, as `fusec inspect --json` prints it."""
+    plan, graph = compiled.plan, compiled.graph
+    return {
+        "name": plan.name,
+        "target": plan.target,
+        "level": plan.level,
+        "context": compiled.context,
+        "kv": compiled.kv,
+        "tokens": plan.tokens,
+        "dispatches": plan.dispatches,
+        "critical_path": critical_path(graph),
+        "kernels": kernel_counts(plan),
+        "stages": [stage_data(stage) for stage in compiled.stages],
+        "arena_bytes": plan.arena_bytes,
+        "weights_bytes": plan.weights_bytes,
+        "states_bytes": sum(v.nbytes for v in graph.states),
+        "bytes_moved": sum(bytes_moved(n) for n in graph.nodes),
+        "flops": sum(flops(n) for n in graph.nodes),
+    }
+
+
+def stage_data(stage: Stage) -> dict[str, Any]:
+    """One stage as plain data."""
+    return {
+        "pass": stage.name,
+        "rule": stage.equation,
+        "before": stage.before,
+        "after": stage.after,
+        "ms": round(stage.ms, 3),
+        "hits": stage.hits,
+        "refused": [
+            {"rule": r.rule, "nodes": list(r.nodes), "reason": r.reason} for r in stage.refused
+        ],
+    }
+
+
+def kernel_counts(plan: LaunchPlan) -> dict[str, int]:
+    """Kernel name -> launches of it, in order of first launch."""
+    return dict(Counter(launch.kernel for launch in plan.launches))
+
+
+def stage_table(stages: list[dict[str, Any]]) -> Table:
+    """The passes: nodes before and after, time, hits, refusals."""
+    table = Table(title="stages", title_justify="left")
+    table.add_column("pass")
+    table.add_column("nodes", justify="right")
+    table.add_column("ms", justify="right")
+    table.add_column("hits", justify="right")
+    table.add_column("refused", justify="right")
+    table.add_column("rule")
+    for stage in stages:
+        nodes = f"{stage['before']} -> {stage['after']}"
+        counts = [str(stage["hits"]), str(len(stage["refused"]))] if stage["rule"] else ["", ""]
+        table.add_row(stage["pass"], nodes, f"{stage['ms']:.1f}", *counts, stage["rule"])
+    return table
+
+
+def refusal_lines(stages: list[dict[str, Any]]) -> list[str]:
+    """Each reason once, with an example and how often it was given."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for stage in stages:
+        for refusal in stage["refused"]:
+            key = (refusal["rule"], refusal["reason"].split(":")[0])
+            found.setdefault(key, []).append(f"{' + '.join(refusal['nodes'])}: {refusal['reason']}")
+    return [
+        f"refused {len(examples)}x {rule}, for example {examples[0]}"
+        for (rule, _), examples in found.items()
+    ]
+
+
+def plan_table(data: dict[str, Any]) -> Table:
+    """The kernels of the plan and how often each is launched."""
+    table = Table(title="plan", title_justify="left")
+    table.add_column("kernel")
+    table.add_column("launches", justify="right")
+    for name, count in data["kernels"].items():
+        table.add_row(name, str(count))
+    return table
+
+
+def plan_line(data: dict[str, Any]) -> str:
+    """The plan in one sentence."""
+    dispatches = data["dispatches"]
+    other = ", ".join(f"{n} {group}" for group, n in dispatches["other"].items())
+    return (
+        f"{data['name']} at -O{data['level']} for {data['target']}: "
+        f"{dispatches['forward']} dispatches a token, {dispatches['per_layer']} a layer"
+        f"{f' (+ {other})' if other else ''}; critical path {data['critical_path']}; "
+        f"weights {mib(data['weights_bytes'])}, KV cache {mib(data['states_bytes'])}, "
+        f"arena {mib(data['arena_bytes'])}"
+    )
+
+
+def mib(count: int) -> str:
+    """Bytes for people."""
+    return f"{count / 2**20:.1f} MiB" if count >= 2**20 else f"{count / 2**10:.1f} KiB"

@@ -1,0 +1,104 @@
+"""A plan on the CPU: memory, the table of arguments, and a team of threads that runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from fusec.ir.dtypes import dtype
+from fusec.ir.plan import Arg, LaunchPlan
+from fusec.ir.tables import make_table
+from fusec.runtime.cpu.team import Team
+from fusec.runtime.session import Array, check_inputs
+
+LINE = 64  # bytes: vectors start on a cache line
+
+
+class CpuSession:
+    """One plan bound to memory.
+
+    `addresses` gives each kernel's C function, `scratch_bytes` what it needs per thread and token.
+    `weight` gives a tensor's raw bytes by its GGUF name; they are read in place, so a memory-mapped
+    file is never copied. `states` may be those of another session, which then shares its cache.
+    `floats` gives a decoded weight, for the tables.
+    """
+
+    def __init__(
+        self,
+        plan: LaunchPlan,
+        addresses: Mapping[str, int],
+        scratch_bytes: Mapping[str, int],
+        weight: Callable[[str], Array],
+        floats: Callable[[str], Array],
+        team: Team,
+        states: dict[str, Array] | None = None,
+    ) -> None:
+        self.plan, self.team = plan, team
+        self.arena = aligned(plan.arena_bytes)
+        self.states = states if states is not None else allocate_states(plan)
+        self.inputs = {
+            name: np.zeros(t.shape, dtype(t.dtype).numpy) for name, t in plan.inputs.items()
+        }
+        # contiguous arrays kept alive here: the argument table holds bare addresses
+        self._weights = {name: np.ascontiguousarray(weight(name[1:])) for name in plan.weights}
+        context = min((s.shape[0] for s in self.states.values()), default=1)
+        self._tables = {n: make_table(t, context, floats) for n, t in plan.tables.items()}
+        needed = max((scratch_bytes[k.name] for k in plan.kernels), default=0) * plan.tokens
+        self._scratch = aligned(max(needed, LINE) * team.threads)
+
+        width = 3 + max(len(launch.args) for launch in plan.launches)
+        self._kernels = np.array([addresses[x.kernel] for x in plan.launches], np.int64)
+        self._args = np.zeros((len(plan.launches), width), np.int64)
+        self._args[:, 1] = self._scratch.ctypes.data
+        self._args[:, 2] = max(needed, LINE)
+        for row, launch in zip(self._args, plan.launches, strict=True):
+            row[3 : 3 + len(launch.args)] = [self._address(arg) for arg in launch.args]
+        self._outputs = {
+            name[1:]: self._view(plan.output_args[name], t.dtype, t.shape)
+            for name, t in plan.outputs.items()
+        }
+
+    def step(self, **inputs: Array) -> dict[str, Array]:
+        """Run the plan once; the arrays returned are views that the next step overwrites."""
+        tokens = check_inputs(self.plan, inputs)
+        for name, array in inputs.items():
+            self.inputs[f"%{name}"][:tokens] = array
+        self._args[:, 0] = tokens
+        self.team.run(self._kernels, self._args)
+        return {name: view[:tokens] for name, view in self._outputs.items()}
+
+    def reset(self) -> None:
+        """Empty the states. Positions decide what is read, so nothing has to be cleared."""
+
+    def close(self) -> None:
+        """Nothing to give back: the team is the caller's."""
+
+    def _address(self, arg: Arg) -> int:
+        if arg.kind == "arena":
+            return int(self.arena.ctypes.data) + arg.offset
+        owner = {
+            "input": self.inputs,
+            "state": self.states,
+            "weight": self._weights,
+            "table": self._tables,
+        }[arg.kind]
+        return int(owner[arg.name].ctypes.data)
+
+    def _view(self, arg: Arg, kind: str, shape: tuple[int, ...]) -> Array:
+        if arg.kind != "arena":
+            return self.inputs[arg.name] if arg.kind == "input" else self.states[arg.name]
+        plain, nbytes = np.dtype(dtype(kind).numpy), dtype(kind).nbytes(shape)
+        return self.arena[arg.offset : arg.offset + nbytes].view(plain).reshape(shape)
+
+
+def allocate_states(plan: LaunchPlan) -> dict[str, Array]:
+    """Zeroed memory for every state of a plan."""
+    return {name: np.zeros(t.shape, dtype(t.dtype).numpy) for name, t in plan.states.items()}
+
+
+def aligned(nbytes: int) -> Array:
+    """Uninitialised bytes that start on a cache line."""
+    raw = np.empty(nbytes + LINE, np.uint8)
+    start = -raw.ctypes.data % LINE
+    return raw[start : start + nbytes]

@@ -1,0 +1,98 @@
+"""Choosing the next token from logits, on the host. The steps and their order are llama.cpp's."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fusec.errors import FusecError
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """`temperature` 0 is greedy; `top_k` 0, `top_p` 1 and `min_p` 0 switch those filters off.
+
+    top_p: nucleus sampling, Holtzman et al. 2019. min_p: Nguyen et al. 2024, relative to the most
+    likely token. repeat_penalty: Keskar et al. 2019 (CTRL), over the last `repeat_last` tokens.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 40
+    top_p: float = 0.95
+    min_p: float = 0.05
+    repeat_penalty: float = 1.0
+    repeat_last: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, good, wanted in (
+            ("temperature", 0 <= self.temperature < float("inf"), "at least 0"),
+            ("top_k", self.top_k >= 0, "at least 0"),
+            ("top_p", 0 < self.top_p <= 1, "above 0 and up to 1"),
+            ("min_p", 0 <= self.min_p <= 1, "from 0 to 1"),
+            ("repeat_penalty", 0 < self.repeat_penalty < float("inf"), "above 0"),
+            ("repeat_last", self.repeat_last >= 0, "at least 0"),
+            ("seed", self.seed >= 0, "at least 0"),
+        ):
+            if not good:
+                raise FusecError(f"sampling: expected {name} {wanted}, found {getattr(self, name)}")
+
+    @property
+    def is_argmax(self) -> bool:
+        """Whether the choice is the largest logit as it stands."""
+        return self.temperature == 0 and self.repeat_penalty == 1
+
+
+class Sampler:
+    """One generation's choices: the same seed and logits give the same tokens."""
+
+    def __init__(self, sampling: Sampling) -> None:
+        self.sampling = sampling
+        self._random = np.random.Generator(np.random.Philox(key=sampling.seed))
+        self._recent: deque[int] = deque(maxlen=sampling.repeat_last)
+
+    def accept(self, token: int) -> None:
+        """Let the repetition penalty know of a token, of the prompt or generated."""
+        self._recent.append(token)
+
+    def choose(self, logits: Array) -> int:
+        """The next token for float32[vocabulary] logits."""
+        scores = self._penalised(logits.astype(np.float64))
+        if self.sampling.temperature == 0:
+            return int(np.argmax(scores))
+        tokens = self._candidates(scores)
+        weights = _softmax(scores[tokens] / self.sampling.temperature)
+        # one uniform number per token, so that filters do not shift later choices
+        point = self._random.random() * weights.sum()
+        return int(tokens[min(np.searchsorted(np.cumsum(weights), point), len(tokens) - 1)])
+
+    def _penalised(self, scores: Array) -> Array:
+        if self.sampling.repeat_penalty != 1 and self._recent:
+            seen = np.unique(self._recent)
+            hit, penalty = scores[seen], self.sampling.repeat_penalty
+            scores[seen] = np.where(hit > 0, hit / penalty, hit * penalty)
+        return scores
+
+    def _candidates(self, scores: Array) -> Array:
+        """Tokens that pass top-k, top-p and min-p, most likely first; never none."""
+        count = len(scores)
+        if 0 < self.sampling.top_k < count:
+            tokens = np.argpartition(-scores, self.sampling.top_k - 1)[: self.sampling.top_k]
+        else:
+            tokens = np.arange(count)
+        tokens = tokens[np.lexsort((tokens, -scores[tokens]))]
+        weights = _softmax(scores[tokens])
+        if self.sampling.top_p < 1:
+            tokens = tokens[: 1 + int(np.searchsorted(np.cumsum(weights), self.sampling.top_p))]
+            weights = weights[: len(tokens)]
+        return tokens[weights >= self.sampling.min_p * weights[0]]
+
+
+def _softmax(scores: Array) -> Array:
+    weights = np.exp(scores - scores.max())
+    return weights / weights.sum()

@@ -1,0 +1,118 @@
+"""`fusec verify`: is what the kernels compute what the graph means, at every level?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fusec import driver
+from fusec.ir.reference import Reference
+from fusec.models.model import Model
+from fusec.passes.pipeline import LEVELS
+
+BOUNDS = {"f16": 1e-3, "f32": 1e-4}
+"""Largest relative error of the logits allowed, by type of the KV cache (docs/numbers.md)."""
+
+VERDICT_COLUMNS = ("level", "kv", "relative error", "allowed", "as -O0", "chunked", "greedy", "")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One level and KV type. `error`: norm of the difference over the norm, float64 reference.
+
+    `same`: bytes equal to -O0's. `chunked`: bytes equal whether tokens go one by one or in chunks.
+    `greedy`: the largest logit is the reference's wherever its top two are further apart than that.
+    """
+
+    level: int
+    kv: str
+    error: float
+    bound: float
+    same: bool
+    chunked: bool
+    greedy: bool
+
+    @property
+    def ok(self) -> bool:
+        """Whether all of it holds. An error that is not a number does not."""
+        return self.error <= self.bound and self.same and self.chunked and self.greedy
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self) | {"ok": self.ok}
+
+    def cells(self) -> tuple[str, ...]:
+        """A row of the table with VERDICT_COLUMNS."""
+        told = ("differs", "same")
+        greedy = "agrees" if self.greedy else "differs"
+        numbers = (f"-O{self.level}", self.kv, f"{self.error:.2e}", f"{self.bound:.0e}")
+        flags = (told[self.same], told[self.chunked], greedy, "ok" if self.ok else "WRONG")
+        return (*numbers, *flags)
+
+
+def check(
+    path: Path,
+    *,
+    level: int | None = None,
+    context: int | None = None,
+    kinds: tuple[str, ...] = ("f16", "f32"),
+    tokens: int = 24,
+    seed: int = 0,
+    note: Callable[[str], None] = lambda _: None,
+) -> list[Verdict]:
+    """Verdicts for one level (beside -O0) or all, over a random prompt of `tokens` tokens."""
+    model = Model.open(path)
+    context = model.check_context(context, driver.DEFAULT_CONTEXT)
+    tokens = min(tokens, context)
+    random = np.random.default_rng(seed)
+    ids = [int(i) for i in random.integers(0, model.config.vocab, tokens)]
+    note("reference")
+    wanted = reference_logits(model, ids, context)
+    levels = sorted(LEVELS) if level is None else sorted({0, level})
+    verdicts = []
+    for kind in kinds:
+        first: np.ndarray[Any, Any] | None = None
+        for each in levels:
+            note(f"-O{each} {kind}")
+            engine = driver.load(path, level=each, context=context, kv=kind)
+            found = engine.logits(ids)
+            engine.reset()
+            single = np.stack([engine.step(i) for i in ids])
+            engine.close()
+            first = found if first is None else first
+            verdicts.append(
+                Verdict(
+                    each,
+                    kind,
+                    relative_error(found, wanted),
+                    BOUNDS[kind],
+                    found.tobytes() == first.tobytes(),
+                    found.tobytes() == single.tobytes(),
+                    same_choice(found, wanted),
+                )
+            )
+    return verdicts
+
+
+def reference_logits(model: Model, ids: list[int], context: int) -> np.ndarray[Any, Any]:
+    """float64[len(ids), vocabulary] by the reference interpreter, all tokens in one step."""
+    graph = model.graph(tokens=len(ids), context=context)
+    reference = Reference(graph, model.floats)
+    result = reference.step(token=np.array(ids), pos=np.arange(len(ids)))
+    return result["logits"]
+
+
+def relative_error(found: np.ndarray[Any, Any], wanted: np.ndarray[Any, Any]) -> float:
+    """Norm of the difference over the norm."""
+    return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
+
+
+def same_choice(found: np.ndarray[Any, Any], wanted: np.ndarray[Any, Any]) -> bool:
+    """Whether greedy tokens agree wherever the reference's margin is larger than the error."""
+    top = np.sort(wanted, axis=-1)
+    clear = top[:, -1] - top[:, -2] > 2 * np.abs(found - wanted).max(axis=-1)
+    return bool(np.all((found.argmax(-1) == wanted.argmax(-1))[clear]))

@@ -1,0 +1,320 @@
+"""Vector intrinsics of the CPU target against float64 and exact arithmetic."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+from numba import njit
+from numpy.typing import NDArray
+
+from fusec.codegen import formats
+from fusec.codegen.cpu import dot, rows, vector
+from fusec.codegen.cpu.simd import Features
+from fusec.codegen.cpu.vector import (
+    advance,
+    ptr_f32,
+    ptr_i16,
+    ptr_u8,
+    ptr_u16,
+    quantize_row,
+    sum_squares,
+)
+from tests.codegen.blocks import random_rows
+
+QUANTIZED = sorted(n for n, f in formats.FORMATS.items() if f.quantized)
+FLOATS = sorted(n for n, f in formats.FORMATS.items() if not f.quantized)
+LENGTHS = (0, 1, 12, 16, 17, 64, 172, 576)
+# no shortcut at all, and each x86 table lookup with conversions in integers
+FALLBACKS = {"plain": Features(), "ssse3": Features(byte_shuffle=16)}
+Array = NDArray[Any]
+
+
+@njit
+def _quantize(x, xq, xscale, xsum, n):
+    quantize_row(ptr_f32(x), ptr_i16(xq), ptr_f32(xscale), ptr_f32(xsum), n)
+
+
+def quantized(x: Array) -> tuple[Array, Array, Array]:
+    """`quantize_row` of each row of float32[tokens, n]."""
+    tokens, n = x.shape
+    xq = np.full((tokens, n), 77, np.int16)
+    xscale, xsum = (np.full((tokens, n // 32), 77, np.float32) for _ in range(2))
+    for t in range(tokens):
+        _quantize(*(a[t].ctypes.data for a in (x, xq, xscale, xsum)), n)
+    return xq, xscale, xsum
+
+
+@functools.cache
+def caller(one: Any, four: Any) -> Any:
+    """Nopython wrappers of a quantised format's functions: addresses in, floats out."""
+
+    @njit
+    def call1(w, xq, xscale, xsum, n):
+        return one(ptr_u8(w), ptr_i16(xq), ptr_f32(xscale), ptr_f32(xsum), n)
+
+    @njit
+    def call4(w, xq, xscale, xsum, n):
+        scale, total = ptr_f32(xscale), ptr_f32(xsum)
+        return four(ptr_u8(w), ptr_i16(xq), scale, total, n, n, n // 32)
+
+    return call1, call4
+
+
+@functools.cache
+def float_caller(one: Any, four: Any) -> Any:
+    @njit
+    def call1(w, x, n):
+        return one(ptr_u8(w), ptr_f32(x), n)
+
+    @njit
+    def call4(w, x, n):
+        return four(ptr_u8(w), ptr_f32(x), n, n)
+
+    return call1, call4
+
+
+def functions(name: str) -> Any:
+    return getattr(vector, f"dot_{name}"), getattr(vector, f"dot4_{name}")
+
+
+def dots(name: str, w: Array, x: Array, calls: Any) -> Array:
+    """float32[rows, tokens + 4]: each token alone, then four at once."""
+    n = x.shape[1]
+    operands = quantized(x) if formats.get(name).quantized else (x,)
+    result = np.zeros((len(w), 8), np.float32)
+    for r in range(len(w)):
+        row = w[r].ctypes.data
+        for t in range(4):
+            result[r, t] = calls[0](row, *(a[t].ctypes.data for a in operands), n)
+        result[r, 4:] = calls[1](row, *(a.ctypes.data for a in operands), n)
+    return result
+
+
+def lanes16(name: str, row: Array, xq: Array, xscale: Array, xsum: Array) -> np.float32:
+    """The canonical order written out in NumPy; fma is done in float64, whose own rounding of
+    these sums is too fine to matter but in one case of 2**29.
+    """
+    weights = formats.get(name)
+    decoded = weights.decode(row[None])[0].astype(np.float64).reshape(-1, 32)
+    acc = np.zeros(16, np.float32)
+    for span, values in enumerate(decoded):
+        levels, scale, low = affine(values)
+        pairs = (levels * xq.reshape(-1, 32)[span]).reshape(16, 2).sum(axis=1)
+        factor = np.float64(np.float32(scale) * xscale[span])
+        assert low == 0
+        acc = (pairs * factor + acc).astype(np.float32)
+    while acc.size > 1:
+        half = acc.size // 2
+        acc = acc[:half] + acc[half:]
+    return acc[0]
+
+
+def affine(values: Array) -> tuple[Array, float, float]:
+    """Q8_0's levels and scale from its weights, for the order test."""
+    scale = np.abs(values).max() / 127
+    return np.rint(values / scale), scale, 0.0
+
+
+@pytest.mark.parametrize("n", [512, 1536])
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_quantised_dot_against_float64(name: str, n: int) -> None:
+    weights = formats.get(name)
+    w = random_rows(weights, 6, n)
+    x = np.random.default_rng(5).normal(size=(4, n)).astype(np.float32)
+    got = dots(name, w, x, caller(*functions(name)))[:, :4]
+    exact_w = weights.decode(w).astype(np.float64)
+    xq, xscale, _ = quantized(x)
+    exact_x = (xq.reshape(4, -1, 32) * xscale[:, :, None].astype(np.float64)).reshape(4, n)
+    size = np.abs(exact_w) @ np.abs(exact_x).T
+    assert (np.abs(got - exact_w @ exact_x.T) <= 4e-7 * size).all()
+    # quantising the activations costs at most half a level of 32767 a span
+    assert (np.abs(got - exact_w @ x.T) <= 1e-4 * size).all()
+
+
+@pytest.mark.parametrize("n", LENGTHS)
+@pytest.mark.parametrize("name", FLOATS)
+def test_float_dot_against_float64(name: str, n: int) -> None:
+    weights = formats.get(name)
+    w = random_rows(weights, 5, n)
+    x = np.random.default_rng(6).normal(size=(4, n)).astype(np.float32)
+    got = dots(name, w, x, float_caller(*functions(name)))
+    exact_w = weights.decode(w).astype(np.float64)
+    size = np.abs(exact_w) @ np.abs(x.astype(np.float64)).T
+    assert (np.abs(got[:, :4] - exact_w @ x.T) <= 4e-7 * size).all()
+    assert np.array_equal(got[:, :4], got[:, 4:])
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_four_tokens_have_the_bits_of_one(name: str) -> None:
+    w = random_rows(formats.get(name), 8, 768, seed=7)
+    x = np.random.default_rng(7).normal(size=(4, 768)).astype(np.float32)
+    got = dots(name, w, x, caller(*functions(name)))
+    assert np.array_equal(got[:, :4].view(np.uint32), got[:, 4:].view(np.uint32))
+    assert len(np.unique(got[:, :4])) == 32
+
+
+def test_the_order_is_the_documented_one() -> None:
+    weights = formats.get("q8_0")
+    blocks = random_rows(weights, 4, 1024, seed=8).reshape(4, -1, 34)
+    blocks[:, :, 0] = 0
+    blocks[:, :, 2] = 127  # so that `affine` can tell the scale
+    w = np.ascontiguousarray(blocks.reshape(4, -1))
+    x = np.random.default_rng(8).normal(size=(4, 1024)).astype(np.float32)
+    got = dots("q8_0", w, x, caller(*functions("q8_0")))[:, :4]
+    operands = quantized(x)
+    for r in range(4):
+        for t in range(4):
+            assert got[r, t] == lanes16("q8_0", w[r], *(a[t] for a in operands))
+
+
+@pytest.mark.parametrize("fallback", FALLBACKS)
+@pytest.mark.parametrize("name", sorted(formats.FORMATS))
+def test_shortcuts_do_not_change_a_bit(name: str, fallback: str) -> None:
+    weights, features = formats.get(name), FALLBACKS[fallback]
+    if fallback == "ssse3" and platform.machine() not in ("x86_64", "AMD64"):
+        pytest.skip("x86 only")
+    make = dot.quant_dot if weights.quantized else dot.float_dot
+    wrap = caller if weights.quantized else float_caller
+    slow = [make(weights, k, features, f"{fallback}{k}_{name}") for k in (1, 4)]
+    w = random_rows(weights, 3, 512, seed=9)
+    x = np.random.default_rng(9).normal(size=(4, 512)).astype(np.float32)
+    assert np.array_equal(dots(name, w, x, wrap(*functions(name))), dots(name, w, x, wrap(*slow)))
+
+
+def test_quantize_row_is_within_half_a_level() -> None:
+    rng = np.random.default_rng(10)
+    x = (rng.normal(size=(1, 4096)) * 10.0 ** rng.uniform(-20, 20, 4096)).astype(np.float32)
+    x[0, :32] = 0
+    x[0, 32:64] = 2.0**-120
+    xq, xscale, xsum = (a[0] for a in quantized(x))
+    levels, spans = xq.reshape(-1, 32).astype(np.int64), x[0].reshape(-1, 32)
+    amax = np.abs(spans).max(axis=1)
+    assert np.array_equal(xscale, amax / np.float32(32767))
+    assert not levels[:2].any()
+    assert (np.abs(levels[2:]).max(axis=1) == 32767).all()
+    error = np.abs(levels * xscale[:, None].astype(np.float64) - spans)
+    assert (error[2:] <= 0.503 * xscale[2:, None]).all()
+    assert np.array_equal(xsum, xscale * levels.sum(axis=1).astype(np.float32))
+
+
+def test_quantize_row_of_nan_and_infinity_gives_nan_results() -> None:
+    weights = formats.get("iq4_nl")
+    w = random_rows(weights, 1, 96)
+    x = np.ones((4, 96), np.float32)
+    x[0, 5], x[1, 40], x[2, 95] = np.nan, np.inf, -np.inf
+    got = dots("iq4_nl", w, x, caller(*functions("iq4_nl")))[0]
+    assert np.isnan(got[:3]).all()
+    assert np.isfinite(got[3])
+
+
+@pytest.mark.parametrize("n", LENGTHS)
+def test_sum_squares(n: int) -> None:
+    @njit
+    def call(x, n):
+        return sum_squares(ptr_f32(x), n)
+
+    x = np.random.default_rng(11).normal(size=n + 1).astype(np.float32)
+    x[n] = np.nan  # not to be read
+    exact = float((x[:n].astype(np.float64) ** 2).sum())
+    assert call(x.ctypes.data, n) == pytest.approx(exact, rel=3e-7)
+
+
+@pytest.mark.parametrize("name", FLOATS)
+def test_axpy_is_an_fma_and_stays_inside(name: str) -> None:
+    weights, function = formats.get(name), getattr(vector, f"axpy_{name}")
+    fallback = rows.axpy(weights, Features(), f"plain_axpy_{name}")
+
+    def wrapped(axpy: Any) -> Any:
+        @njit
+        def call(acc, v, p, n):
+            axpy(ptr_f32(acc), ptr_u16(v), p, n)
+
+        return call
+
+    calls = wrapped(function), wrapped(fallback)
+    for n in LENGTHS:
+        v = random_rows(weights, 1, n, seed=12)
+        start = np.random.default_rng(12).normal(size=n + 1).astype(np.float32)
+        p = np.float32(0.7310586)
+        product = weights.decode(v)[0].astype(np.float64) * np.float64(p)  # exact
+        expected = (product + start[:n]).astype(np.float32)
+        for call in calls:
+            acc = start.copy()
+            call(acc.ctypes.data, v.ctypes.data, p, n)
+            assert np.abs(acc[:n] - expected).max(initial=0) <= 1e-7 * np.abs(start).max()
+            assert (acc[:n] == expected).mean() > 0.999 or n == 0
+            assert acc[n] == start[n]
+
+
+@pytest.mark.parametrize("name", sorted(formats.FORMATS))
+def test_decode_row_has_the_bits_of_decode(name: str) -> None:
+    weights = formats.get(name)
+
+    def wrapped(decode: Any) -> Any:
+        @njit
+        def call(w, out, first, count):
+            decode(ptr_u8(w), ptr_f32(out), first, count)
+
+        return call
+
+    row = random_rows(weights, 1, 768, seed=13)
+    expected = weights.decode(row)[0]
+    plain = rows.decode_row(weights, Features(), f"plain_decode_{name}")
+    for call in wrapped(getattr(vector, f"decode_row_{name}")), wrapped(plain):
+        for first, count in (0, 768), (0, 0), (5, 1), (31, 2), (250, 300), (767, 1), (256, 256):
+            out = np.full(count + 2, 99, np.float32)
+            call(row.ctypes.data, out[1:].ctypes.data, first, count)
+            part = expected[first : first + count]
+            assert np.array_equal(out[1:-1].view(np.uint32), part.view(np.uint32))
+            assert out[0] == out[-1] == 99
+
+
+def test_pointers_advance_by_elements() -> None:
+    @njit
+    def call(x, h):
+        halves = advance(ptr_u16(h), 2)
+        halves[1] = 7
+        return advance(ptr_f32(x), 3)[2], advance(ptr_u8(h), 6)[0]
+
+    x, h = np.arange(8, dtype=np.float32), np.zeros(8, np.uint16)
+    assert call(x.ctypes.data, h.ctypes.data) == (5.0, 7)
+    assert h.tolist() == [0, 0, 0, 7, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("name", ["dot_q9_9", "dot9_q8_0", "axpy_q8_0", "decode_q8_0", "nothing"])
+def test_names_that_do_not_exist(name: str) -> None:
+    with pytest.raises(AttributeError, match=name):
+        getattr(vector, name)
+
+
+def digest() -> str:
+    """A hash of every format's dot products, for comparison between machines."""
+    total = hashlib.sha256()
+    for name, weights in sorted(formats.FORMATS.items()):
+        wrap = caller if weights.quantized else float_caller
+        x = np.random.default_rng(14).normal(size=(4, 256)).astype(np.float32)
+        w = random_rows(weights, 2, 256, seed=14)
+        total.update(dots(name, w, x, wrap(*functions(name))).tobytes())
+    return total.hexdigest()
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="x86 only")
+def test_an_x86_without_extensions_gives_the_same_bits() -> None:
+    generic = {"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": ""}
+    code = "from tests.codegen.test_vector import digest; print(digest())"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | generic,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.strip() == digest(), done.stderr

@@ -1,0 +1,95 @@
+"""Graphs for tests: a decode graph of any size, and random ones."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import strategies as st
+
+from fusec.ir import Builder, Graph
+from fusec.models.llama import LlamaConfig, decode_graph
+
+
+class Types(dict):
+    """Weight types by name: norms f32, matrices `matrix` unless said otherwise."""
+
+    def __init__(self, matrix: str = "iq4_nl", **given: str) -> None:
+        super().__init__(given)
+        self.matrix = matrix
+
+    def __missing__(self, name: str) -> str:
+        return "f32" if "norm" in name or "freqs" in name else self.matrix
+
+
+def llama_graph(
+    layers=2, width=64, ffn=96, heads=4, kv_heads=2, vocab=64, *, tokens=1, context=32, kv="f16",
+    types=None, rope_factors=False, tied=True,
+) -> Graph:  # fmt: skip
+    config = LlamaConfig(
+        layers=layers,
+        width=width,
+        ffn_width=ffn,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=width // heads,
+        vocab=vocab,
+        context=context,
+        norm_eps=1e-5,
+        rope_base=1e4,
+        rope_dims=width // heads,
+        rope_scale=1.0,
+        rope_factors=rope_factors,
+        tied=tied,
+    )
+    return decode_graph(config, types or Types(), tokens, context, kv)
+
+
+def weights_for(graph: Graph, seed: int = 0) -> dict[str, np.ndarray]:
+    """Random float32 weights of sane size for every weight of a graph of f32 weights."""
+    random = np.random.default_rng(seed)
+    return {
+        w.name[1:]: (random.standard_normal(w.shape) / np.sqrt(w.shape[-1])).astype(np.float32)
+        for w in graph.weights
+    }
+
+
+@st.composite
+def random_graphs(draw, t=1, max_nodes=12):
+    """Small graphs of every op but embed and attention, over vectors of a few widths."""
+    b = Builder("random")
+    widths = (32, 64, 96)
+    pos = b.input("pos", (t,), "i32")
+    values = [b.input(f"x{i}", (t, draw(st.sampled_from(widths)))) for i in range(2)]
+    for i in range(draw(st.integers(1, max_nodes))):
+        x = draw(st.sampled_from(values))
+        n = x.shape[1]
+        op = draw(
+            st.sampled_from(
+                ["rms_norm", "matvec", "matvec", "add", "mul", "silu", "gelu", "scale", "rope",
+                 "softcap", "kv_append"]
+            )
+        )  # fmt: skip
+        if op == "rms_norm":
+            y = b.rms_norm(x, b.weight(f"g{i}", (n,)), eps=1e-5)
+        elif op == "matvec":
+            y = b.matvec(x, b.weight(f"w{i}", (draw(st.sampled_from(widths)), n)))
+        elif op in ("add", "mul"):
+            others = [v for v in values if v.shape == x.shape]
+            y = b.op(op, x, draw(st.sampled_from(others)))
+        elif op == "scale":
+            y = b.scale(x, factor=0.5)
+        elif op == "softcap":
+            y = b.softcap(x, cap=3.0)
+        elif op == "rope":
+            pairing = draw(st.sampled_from(["adjacent", "halves"]))
+            dims = draw(st.sampled_from([8, 16]))
+            y = b.rope(x, pos, base=1e4, head_dim=16, dims=dims, pairing=pairing)
+        elif op == "kv_append":
+            b.kv_append(b.state(f"s{i}", (8, n // 16, 16), "f32"), x, pos)
+            continue
+        else:
+            y = b.op(op, x)
+        values.append(y)
+    outputs = [v for v in values if v.name not in ("%x0", "%x1")][-2:]
+    if not outputs:
+        outputs = [b.silu(values[0])]
+    return b.build(*outputs)

@@ -1,0 +1,118 @@
+"""The levels on decode graphs: counts, golden stages, and that every stage means the same."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from fusec.errors import FusecError
+from fusec.ir import Reference
+from fusec.passes.lower import lower
+from fusec.passes.pipeline import LEVELS, passes_of, run_passes
+from fusec.passes.schedule import critical_path
+from tests.graphs import Types, llama_graph, random_graphs, weights_for
+from tests.targets import ANY
+
+GOLDEN = Path(__file__).parent / "golden"
+# forward dispatches a layer, and those outside layers: the final norm and the output matrix
+COUNTS = {0: (18, 2), 1: (10, 1), 2: (6, 1)}
+
+
+def compiled(graph, level, **options):
+    return run_passes(graph, passes_of(level, **options), ANY)
+
+
+@pytest.mark.parametrize(("level", "forward"), [(0, 542), (1, 301), (2, 181)])
+def test_dispatches_of_a_30_layer_graph(level, forward):
+    graph = llama_graph(layers=30)
+    plan = lower(compiled(graph, level)[-1].graph, "any", level)
+    per_layer, outside = COUNTS[level]
+    assert forward == 30 * per_layer + outside
+    assert plan.dispatches == {
+        "forward": forward,
+        "per_layer": per_layer,
+        "other": {"embed": 1, "sample": 1},
+    }
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_stages_are_those_on_file(level, update_golden):
+    for i, stage in enumerate(compiled(llama_graph(layers=1, tokens=2), level)):
+        path = GOLDEN / f"O{level}-{i}-{stage.name}.ir"
+        if update_golden:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(str(stage.graph))
+        assert str(stage.graph) == path.read_text(), f"{path} differs: UPDATE_GOLDEN=1 rewrites it"
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_every_stage_computes_the_same(level):
+    types = Types("f32")
+    graph = llama_graph(types=types, tokens=3)
+    weights = weights_for(graph)
+    inputs = {"token": np.array([3, 7, 3]), "pos": np.arange(3)}
+    wanted = Reference(graph, weights).step(**inputs)["logits"]
+    for stage in compiled(graph, level):
+        found = Reference(stage.graph, weights).step(**inputs)["logits"]
+        assert found.tobytes() == wanted.tobytes(), stage.name
+
+
+@given(random_graphs())
+@settings(max_examples=60, deadline=None)
+def test_every_level_keeps_the_meaning_of_random_graphs(graph):
+    weights = weights_for(graph)
+    random = np.random.default_rng(1)
+    inputs = {v.name[1:]: random.standard_normal(v.shape) for v in graph.inputs}
+    inputs["pos"] = np.array([3])
+    before = Reference(graph, weights)
+    wanted = before.step(**inputs)
+    for level in LEVELS:
+        final = compiled(graph, level)[-1].graph
+        after = Reference(final, weights)
+        found = after.step(**inputs)
+        for name, value in wanted.items():
+            assert found[name].tobytes() == value.tobytes()
+        for name, state in before.states.items():
+            assert after.states[name].tobytes() == state.tobytes()
+        assert final.unfused().replace_nodes(()) == graph.replace_nodes(())
+        assert {n.name for n in final.unfused().nodes} == {n.name for n in graph.nodes}
+
+
+def test_a_disabled_rule_leaves_its_nodes_and_others_go_on():
+    stages = compiled(llama_graph(), 2, disable=["swiglu"])
+    kinds = [n.kind for n in stages[-1].graph.nodes]
+    assert kinds.count("silu") == 2
+    assert kinds.count("matvec_residual") == 4
+    assert "norm_swiglu" not in kinds
+    with pytest.raises(FusecError, match="no rule 'nothing': known are kv-write"):
+        passes_of(2, disable=["nothing"])
+
+
+def test_stop_after_ends_the_pipeline():
+    stages = run_passes(llama_graph(), passes_of(2), ANY, stop_after="fuse-ropes")
+    assert stages[-1].name == "fuse-ropes"
+    with pytest.raises(FusecError, match="no pass 'swiglu' at this level: it runs decode-graph"):
+        run_passes(llama_graph(), passes_of(2), ANY, stop_after="swiglu")
+
+
+def test_an_unknown_level_is_refused():
+    with pytest.raises(FusecError, match="unknown level -O9: known are 0, 1, 2"):
+        passes_of(9)
+
+
+def test_a_pass_that_breaks_the_graph_is_named():
+    class Breaks:
+        name = "breaks"
+
+        def run(self, graph, target):
+            return graph.replace_nodes(graph.nodes[1:]), 0, ()
+
+    with pytest.raises(FusecError, match="pass breaks broke the graph: %blk"):
+        run_passes(llama_graph(), (Breaks(),), ANY)
+
+
+def test_the_critical_path_shrinks_with_the_level():
+    depth = [critical_path(compiled(llama_graph(), level)[-1].graph) for level in LEVELS]
+    # norm q rope append attention o add norm gate silu mul down add, beside embed, norm, head, next
+    assert depth == [2 * 13 + 4, 2 * 10 + 3, 2 * 6 + 3]

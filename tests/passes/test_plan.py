@@ -1,0 +1,119 @@
+"""Scheduling, memory and the launch plan."""
+
+from hypothesis import given, settings
+
+from fusec.ir.plan import from_json
+from fusec.passes.lower import lower
+from fusec.passes.memory import ALIGNMENT, arena_bytes, live_ranges, plan_memory
+from fusec.passes.pipeline import passes_of, run_passes
+from fusec.passes.schedule import Schedule
+from tests.graphs import llama_graph, random_graphs
+from tests.targets import ANY
+
+
+def final(graph, level=2):
+    return run_passes(graph, passes_of(level), ANY)[-1].graph
+
+
+@given(random_graphs())
+@settings(max_examples=60, deadline=None)
+def test_values_alive_together_never_share_bytes(graph):
+    slots = list(plan_memory(graph).values())
+    for i, one in enumerate(slots):
+        assert one.offset % ALIGNMENT == 0
+        assert one.size >= one.value.nbytes
+        for other in slots[:i]:
+            together = one.first <= other.last and other.first <= one.last
+            assert not (together and one.overlaps(other))
+
+
+def test_the_arena_is_reused():
+    graph = final(llama_graph(layers=8))
+    slots = plan_memory(graph)
+    total = sum(s.size for s in slots.values())
+    widest = max(
+        sum(v.nbytes for v, first, last in live_ranges(graph).values() if first <= i <= last)
+        for i in range(len(graph.nodes))
+    )
+    assert widest <= arena_bytes(slots) <= 2 * widest < total / 2
+
+
+@given(random_graphs())
+@settings(max_examples=60, deadline=None)
+def test_waits_cover_every_hazard(graph):
+    """Whatever two launches touch of the same bytes, with one writing, is ordered by `waits`."""
+    graph = final(graph)
+    plan = lower(graph, "any", 2)
+    slots = plan_memory(graph)
+    reach: list[set[int]] = []
+    for launch in plan.launches:
+        reach.append(set(launch.waits).union(*(reach[w] for w in launch.waits)))
+    touched = []
+    for node in graph.nodes:
+        reads = {v for v in node.inputs if not v.is_weight}
+        touched.append((reads, set(node.outputs)))
+
+    def clash(a, b):
+        if a.is_state or b.is_state:
+            return a.buffer == b.buffer
+        return a.name in slots and b.name in slots and slots[a.name].overlaps(slots[b.name])
+
+    for j, (reads, writes) in enumerate(touched):
+        for i in range(j):
+            before_reads, before_writes = touched[i]
+            hazard = any(clash(a, b) for a in before_writes for b in reads | writes) or any(
+                clash(a, b) for a in before_reads for b in writes
+            )
+            assert not hazard or i in reach[j]
+
+
+def test_a_plan_survives_json():
+    plan = lower(final(llama_graph(rope_factors=True)), "any", 2)
+    assert from_json(plan.to_json()) == plan
+    assert list(plan.tables) == ["rope(base=10000.0, dims=16, scale=1.0, @rope_freqs.weight)"]
+
+
+def test_layers_share_their_kernels():
+    plan = lower(final(llama_graph(layers=5)), "any", 2)
+    assert len(plan.kernels) == 9
+    regions = {k.name: k.region for k in plan.kernels}
+    assert all(f"graph {name}(" in region for name, region in regions.items())
+
+
+def test_kernels_depend_on_neither_tokens_nor_context():
+    one = lower(final(llama_graph(tokens=1, context=16)), "any", 2)
+    many = lower(final(llama_graph(tokens=7, context=64)), "any", 2)
+    assert one.kernels == many.kernels
+
+
+def test_without_logits_only_what_feeds_the_cache_is_left():
+    plan = lower(final(llama_graph(layers=2)), "any", 2)
+    absorbed = plan.only(set())
+    kept = [launch.node for launch in absorbed.launches]
+    assert kept[-1] == "%blk.1.k_rope" or absorbed.launches[-1].writes[-1].startswith("$blk.1")
+    assert "%logits" not in kept and "%blk.1.attn" not in kept
+    for i, launch in enumerate(absorbed.launches):
+        assert all(w < i for w in launch.waits)
+    assert plan.only({"%next"}) == plan
+
+
+def test_an_old_state_is_read_before_it_is_appended_to():
+    from fusec.ir import Builder
+
+    b = Builder("g")
+    pos, x = b.input("pos", (1,), "i32"), b.input("x", (1, 32))
+    k, v = b.state("k", (8, 2, 16)), b.state("v", (8, 2, 16))
+    before = b.attention(x, k, v, pos, heads=2, kv_heads=2, scale=1.0, name="before")
+    b.kv_append(k, x, pos)
+    graph = b.build(before)
+    shuffled = Schedule().run(graph, ANY)[0]
+    assert [n.name for n in shuffled.nodes] == ["%before", "$k'"]
+    assert lower(shuffled, "any", 0).launches[1].waits == (0,)
+
+
+def test_the_schedule_follows_the_longest_chain():
+    graph = llama_graph(layers=1)
+    order = [n.name for n in Schedule().run(graph, ANY)[0].nodes]
+    # the key still has to be rotated and appended before attention, the query only rotated
+    assert order.index("%blk.0.k") < order.index("%blk.0.q")
+    assert sorted(order) == sorted(n.name for n in graph.nodes)

@@ -1,0 +1,152 @@
+"""Every reason not to fuse, provoked once; and that without the reason the rule applies."""
+
+import pytest
+
+from fusec.ir import Builder
+from fusec.ir.target import Target
+from fusec.passes.fuse import Fuse
+from fusec.passes.rule import Rule, pattern
+from fusec.passes.rules import matvec_residual, norm_matvec, rope_kv_write, stack_matvecs, swiglu
+from tests.targets import ANY
+
+
+def outcome(graph, rule, target=ANY):
+    _, hits, refused = Fuse(rule).run(graph, target)
+    return hits, [r.reason for r in refused]
+
+
+def norm_then_matvec(second_user=False, output=False, dtype="f32", width=64):
+    b = Builder("g")
+    x = b.input("x", (1, width))
+    n = b.rms_norm(x, b.weight("g", (width,)), eps=1e-5, name="n")
+    y = b.matvec(n, b.weight("w", (32, width), dtype), name="y")
+    outputs = [y]
+    if second_user:
+        outputs.append(b.silu(n, name="s"))
+    if output:
+        outputs.append(n)
+    return b.build(*outputs)
+
+
+def test_without_a_reason_the_rule_applies():
+    assert outcome(norm_then_matvec(), norm_matvec.RULE) == (1, [])
+
+
+def test_a_second_user_of_the_intermediate():
+    hits, reasons = outcome(norm_then_matvec(second_user=True), norm_matvec.RULE)
+    assert (hits, reasons) == (0, ["a second user: %n is also read by %s"])
+
+
+def test_an_intermediate_that_is_an_output():
+    hits, reasons = outcome(norm_then_matvec(output=True), norm_matvec.RULE)
+    assert (hits, reasons) == (0, ["a second user: %n is an output of the graph"])
+
+
+def test_an_unsupported_quant_type():
+    target = Target("small", frozenset({"f32"}), 1 << 20)
+    hits, reasons = outcome(norm_then_matvec(dtype="iq4_nl"), norm_matvec.RULE, target)
+    assert (hits, reasons) == (0, ["an unsupported quant type: @w is iq4_nl"])
+
+
+def test_shared_memory_too_small():
+    target = Target("small", ANY.formats, block_bytes=255)
+    hits, reasons = outcome(norm_then_matvec(), norm_matvec.RULE, target)
+    assert hits == 0
+    assert reasons == [
+        "shared memory too small: the prologue takes 256 bytes, a block on small has 255"
+    ]
+    roomy = Target("roomy", ANY.formats, block_bytes=256)
+    assert outcome(norm_then_matvec(), norm_matvec.RULE, roomy) == (1, [])
+
+
+def test_a_cycle_through_an_outside_path():
+    b = Builder("g")
+    x = b.input("x", (1, 32))
+    y = b.matvec(x, b.weight("w", (32, 32)), name="y")
+    z = b.matvec(b.silu(y, name="s"), b.weight("v", (32, 32)), name="z")
+    graph = b.build(b.add(y, z, name="sum"))
+    siblings = Rule(
+        "matvec & matvec => both", pattern("a -> c, b -> c", context="c", a="matvec", b="matvec")
+    )
+    hits, reasons = outcome(graph, siblings)
+    assert (hits, reasons) == (0, ["a cycle through an outside path: %s leads back to %z"])
+
+
+def test_a_different_number_of_tokens():
+    b = Builder("g")
+    short, long = b.input("short", (1, 32)), b.input("long", (2, 32))
+    x = b.silu(short, name="a")
+    y = b.silu(long, name="b")
+    graph = b.build(x, y)
+    loose = Rule("silu & silu => pair", pattern("a -> c", a="silu"))
+    assert outcome(graph, loose) == (0, [])
+    from fusec.passes.rule import _different_tokens
+
+    assert _different_tokens(graph.nodes) == "a different T: 1, 2 tokens a step"
+
+
+def test_matvecs_of_different_vectors_are_not_stacked():
+    b = Builder("g")
+    x = b.input("x", (1, 32))
+    n = b.matvec(x, b.weight("w", (32, 32)), name="n")
+    both = b.matvec(x, b.weight("v", (32, 32)), name="m")
+    graph = b.build(b.matvec(n, b.weight("a", (8, 32))), b.matvec(both, b.weight("b", (8, 32))))
+    stacked, _, _ = Fuse(stack_matvecs.RULE).run(graph, ANY)
+    _, reasons = outcome(stacked, stack_matvecs.RULE)
+    assert reasons == ["different vectors: %m and %n"]
+
+
+def test_a_result_spread_over_the_grid_cannot_be_needed_whole():
+    b = Builder("g")
+    x = b.input("x", (1, 32))
+    y = b.matvec(x, b.weight("w", (64, 32)), name="y")
+    graph = b.build(b.matvec(y, b.weight("v", (8, 64)), name="z"))
+    rule = Rule("matvec -> matvec => chain", pattern("a -> b", a="matvec", b="matvec"))
+    hits, reasons = outcome(graph, rule)
+    assert hits == 0
+    assert reasons == [
+        "not one kernel: matvec %z needs all of %y, which the same kernel spreads over its blocks"
+    ]
+
+
+def attention_graph():
+    b = Builder("g")
+    pos = b.input("pos", (1,), "i32")
+    q, k, v = (b.input(name, (1, 32)) for name in "qkv")
+    keys = b.kv_append(b.state("k", (8, 2, 16)), k, pos)
+    values = b.kv_append(b.state("v", (8, 2, 16)), v, pos)
+    a = b.attention(q, keys, values, pos, heads=2, kv_heads=2, scale=0.25, name="a")
+    return b.build(b.silu(a, name="s"))
+
+
+def test_attention_needs_the_whole_cache_before_it_starts():
+    rule = Rule("kv_append -> attention => x", pattern("w -> a", w="kv_append", a="attention"))
+    hits, reasons = outcome(attention_graph(), rule)
+    assert hits == 0
+    assert "attention %a needs all of $k', which the same kernel appends to" in reasons[0]
+
+
+def test_heads_share_no_index_with_elements():
+    rule = Rule("attention -> silu => x", pattern("a -> s", a="attention", s="silu"))
+    hits, reasons = outcome(attention_graph(), rule)
+    assert (hits, reasons) == (
+        0,
+        ["not one kernel: attention %a shares no index with its neighbours"],
+    )
+
+
+def test_rotations_of_different_pairs_do_not_mix():
+    b = Builder("g")
+    x, pos = b.input("x", (1, 32)), b.input("pos", (1,), "i32")
+    given = {"base": 1e4, "dims": 16, "head_dim": 16}
+    y = b.rope(x, pos, pairing="adjacent", name="y", **given)
+    graph = b.build(b.rope(y, pos, pairing="halves", name="z", **given))
+    rule = Rule("rope -> rope => twice", pattern("a -> b", a="rope", b="rope"))
+    hits, reasons = outcome(graph, rule)
+    assert hits == 0
+    assert "rotations pair elements differently" in reasons[0]
+
+
+@pytest.mark.parametrize("rule", [matvec_residual.RULE, swiglu.RULE, rope_kv_write.RULE])
+def test_rules_do_not_match_what_is_not_there(rule):
+    assert outcome(norm_then_matvec(), rule) == (0, [])
