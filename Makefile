@@ -1,0 +1,41 @@
+# Everything runs in .venv, which is set up on first use and again when pyproject.toml changes.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+
+.DEFAULT_GOAL := help
+
+help:  ## what a contributor can do
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $(READY)
+
+setup: $(READY)  ## create .venv and install fusec with what its tests need
+
+demo: $(READY)  ## compile a model, show what was fused and the plan, generate text on the CPU
+	@mkdir -p out
+	$(BIN)/fusec synth tiny -o out/tiny.gguf --seed 0
+	$(BIN)/fusec compile out/tiny.gguf -o out/tiny --dot out/tiny.dot
+	$(BIN)/fusec run out/tiny -p "Once upon a time" -n 48 --temp 0
+
+test: $(READY)  ## run all tests
+	$(BIN)/python -m pytest -n auto --dist loadgroup
+
+lint: $(READY)  ## format check, linter, type checker
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(READY)  ## rewrite files in the project's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## remove everything that can be made again
+	rm -rf .venv out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+.PHONY: help setup demo test lint format clean

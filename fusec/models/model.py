@@ -1,0 +1,83 @@
+"""One opened model file: hyperparameters, weights, tokenizer, and the graphs built from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fusec.codegen.formats import FORMATS
+from fusec.errors import FusecError
+from fusec.ir.graph import Graph
+from fusec.models import Architecture, architecture_of
+from fusec.models.gguf_file import GGUFFile, open_gguf
+from fusec.models.tokenizer import Tokenizer
+
+KV_TYPES = ("f16", "f32")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A GGUF file whose metadata and tensors have been checked. `config` is the architecture's."""
+
+    file: GGUFFile
+    architecture: Architecture
+    config: Any
+
+    @classmethod
+    def open(cls, path: Path) -> Model:
+        """Open and check a file. Raises FusecError naming it and what is wrong."""
+        file = open_gguf(path)
+        architecture = architecture_of(file)
+        config = architecture.read_config(file)
+        architecture.check_tensors(file, config)
+        for tensor in file.tensors.values():
+            if tensor.dtype not in FORMATS:
+                raise FusecError(
+                    f"{path}: tensor '{tensor.name}' is {tensor.dtype}; "
+                    f"supported are {', '.join(sorted(FORMATS))}"
+                )
+        return cls(file, architecture, config)
+
+    def graph(self, *, tokens: int, context: int, kv: str = "f16") -> Graph:
+        """The decode graph for steps of `tokens` tokens and a KV cache of `context` positions."""
+        if kv not in KV_TYPES:
+            raise FusecError(f"unknown KV cache type '{kv}': known are {', '.join(KV_TYPES)}")
+        types = {name: tensor.dtype for name, tensor in self.file.tensors.items()}
+        return self.architecture.decode_graph(self.config, types, tokens, context, kv)
+
+    def raw(self, name: str) -> np.ndarray[Any, Any]:
+        """A tensor's bytes as they lie in the mapped file."""
+        return self.file.tensors[name].data
+
+    def floats(self, name: str) -> np.ndarray[Any, Any]:
+        """A tensor decoded to float32, in its shape. For references and tables, not for speed."""
+        tensor = self.file.tensors[name]
+        rows = int(np.prod(tensor.shape[:-1], dtype=np.int64))
+        return FORMATS[tensor.dtype].decode(tensor.data.reshape(rows, -1)).reshape(tensor.shape)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of the file. Raises FusecError if it has none."""
+        return Tokenizer.from_gguf(self.file)
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """Tokens that end a generation; none for a file without a vocabulary."""
+        if "tokenizer.ggml.model" not in self.file.metadata:
+            return frozenset()
+        return frozenset(self.tokenizer.stop_ids)
+
+    def check_context(self, wanted: int | None, default: int) -> int:
+        """The context to compile for. Raises FusecError for one longer than trained."""
+        if wanted is None:
+            return min(default, self.config.context)
+        if not 1 <= wanted <= self.config.context:
+            raise FusecError(
+                f"{self.file.path}: expected a context from 1 to {self.config.context}, which the "
+                f"model was trained for, found {wanted}"
+            )
+        return wanted

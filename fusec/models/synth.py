@@ -1,0 +1,198 @@
+"""Synthetic models: full-size GGUF files with seeded random weights, for tests and measurements.
+
+Shapes, tensor types and metadata are those of the real models, so speed and memory are too; only
+the text is nonsense. Each tensor has a random stream of its own, keyed by the seed and its name, so
+that it does not depend on the order or the presence of the others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gguf import GGML_QUANT_SIZES, GGML_QUANT_VERSION, GGMLQuantizationType, GGUFWriter
+
+from fusec.errors import FusecError
+from fusec.models.llama import LlamaConfig
+from fusec.models.quant_mix import Mix
+from fusec.models.quantize import Bytes, quantize
+from fusec.models.synth_vocab import Vocabulary, byte_vocabulary, padded, read_vocabulary
+
+Progress = Callable[[str, int, int], None]
+"""Called after each tensor with its name, the weights made so far, and the weights in all."""
+
+CHUNK = 1 << 22  # weights generated at a time
+
+
+def _preset(layers: int, width: int, ffn: int, heads: tuple[int, int], **other: Any) -> LlamaConfig:
+    """SmolLM2's settings for everything not given; `heads` are query and key/value heads."""
+    config = LlamaConfig(
+        layers=layers,
+        width=width,
+        ffn_width=ffn,
+        heads=heads[0],
+        kv_heads=heads[1],
+        head_dim=width // heads[0],
+        vocab=49152,
+        context=8192,
+        norm_eps=1e-5,
+        rope_base=100000.0,
+        rope_dims=width // heads[0],
+        rope_scale=1.0,
+        rope_factors=False,
+        tied=True,
+    )
+    return replace(config, **other)
+
+
+# In `tiny` rows of 96 are not whole blocks of 256 and rows of 256 are, and eight layers are the
+# fewest of which llama.cpp's rules raise one: its IQ4_XS mix holds every type of the large ones.
+PRESETS = {
+    "smollm2-135m": _preset(30, 576, 1536, (9, 3)),
+    "smollm2-360m": _preset(32, 960, 2560, (15, 5)),
+    "smollm2-1.7b": _preset(24, 2048, 8192, (32, 32), rope_base=130000.0),
+    "tiny": _preset(8, 96, 256, (6, 2), vocab=512, context=512, rope_base=10000.0),
+}
+
+
+def synthesize(
+    preset: str | LlamaConfig,
+    path: str | Path,
+    quant: str = "IQ4_XS",
+    seed: int = 0,
+    *,
+    tokenizer: Path | None = None,
+    context: int | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Write a model of random weights to `path` and return it.
+
+    `preset` is a name in PRESETS or a shape of your own. `tokenizer` is a tokenizer.json or a GGUF
+    file to take the vocabulary from; without one it is byte-level. A vocabulary smaller than the
+    model's is padded, and a larger one enlarges the model. `context` replaces the trained context.
+    Nothing is left behind if writing fails. Raises FusecError for unknown names and unusable paths.
+    """
+    name = preset if isinstance(preset, str) else "custom"
+    config = _known(preset) if isinstance(preset, str) else preset
+    mix = Mix(quant.upper(), config.layers, config.heads // config.kv_heads, config.tied)
+    if context is not None:
+        if context < 1:
+            raise FusecError(f"context is {context}, expected at least 1")
+        config = replace(config, context=context)
+    vocabulary = read_vocabulary(Path(tokenizer)) if tokenizer else byte_vocabulary(config.vocab)
+    vocabulary = padded(vocabulary, config.vocab)
+    config = replace(config, vocab=len(vocabulary["tokenizer.ggml.tokens"]))
+    path = Path(path)
+    if path.is_dir():
+        raise FusecError(f"{path}: cannot be written: it is a folder")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    writer = GGUFWriter(None, "llama")
+    try:
+        _add_metadata(writer, f"{name} synthetic {mix.name} seed {seed}", config, mix)
+        _add_vocabulary(writer, vocabulary)
+        _write(writer, part, config, mix, seed=seed, progress=progress)
+        os.replace(part, path)
+    except OSError as error:
+        raise FusecError(f"{path}: cannot be written: {error.strerror}") from error
+    finally:
+        writer.close()
+        with suppress(OSError):
+            part.unlink()
+    return path
+
+
+def _known(preset: str) -> LlamaConfig:
+    if preset not in PRESETS:
+        raise FusecError(f"unknown preset '{preset}', known: {', '.join(PRESETS)}")
+    return PRESETS[preset]
+
+
+def _add_metadata(writer: GGUFWriter, name: str, config: LlamaConfig, mix: Mix) -> None:
+    writer.add_type("model")
+    writer.add_name(name)
+    writer.add_file_type(mix.file_type)
+    writer.add_quantization_version(GGML_QUANT_VERSION)
+    writer.add_vocab_size(config.vocab)
+    writer.add_context_length(config.context)
+    writer.add_embedding_length(config.width)
+    writer.add_block_count(config.layers)
+    writer.add_feed_forward_length(config.ffn_width)
+    writer.add_head_count(config.heads)
+    writer.add_head_count_kv(config.kv_heads)
+    writer.add_key_length(config.head_dim)
+    writer.add_value_length(config.head_dim)
+    writer.add_layer_norm_rms_eps(config.norm_eps)
+    writer.add_rope_freq_base(config.rope_base)
+    writer.add_rope_dimension_count(config.rope_dims)
+
+
+def _add_vocabulary(writer: GGUFWriter, vocabulary: Vocabulary) -> None:
+    for key, value in vocabulary.items():
+        match value:
+            case bool():
+                writer.add_bool(key, value)
+            case int():
+                writer.add_uint32(key, value)
+            case str():
+                writer.add_string(key, value)
+            case list():
+                writer.add_array(key, value)
+
+
+def _write(
+    writer: GGUFWriter,
+    path: Path,
+    config: LlamaConfig,
+    mix: Mix,
+    *,
+    seed: int,
+    progress: Progress | None,
+) -> None:
+    shapes = dict(config.tensor_shapes())
+    for name, shape in shapes.items():
+        kind = GGMLQuantizationType[mix.dtype(name, shape).upper()]
+        block, block_bytes = GGML_QUANT_SIZES[kind]
+        size = math.prod(shape) // block * block_bytes
+        writer.add_tensor_info(name, shape, np.dtype(np.float32), size, kind)
+    writer.write_header_to_file(path)
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    total, done = sum(map(math.prod, shapes.values())), 0
+    for name, shape in shapes.items():
+        writer.write_tensor_data(_weights(name, shape, mix.dtype(name, shape), config.layers, seed))
+        done += math.prod(shape)
+        if progress is not None:
+            progress(name, done, total)
+
+
+def _weights(name: str, shape: tuple[int, ...], dtype: str, layers: int, seed: int) -> Bytes:
+    """The encoded random weights of one tensor.
+
+    Matrices have standard deviation 1 / sqrt(cols), which keeps a normalised input at unit size;
+    those that write to the residual stream are damped so that all layers together add unit size.
+    Norm weights scatter around 1.
+    """
+    key = hashlib.sha256(f"{seed}:{name}".encode()).digest()[:16]
+    random = np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
+    if len(shape) == 1:
+        norm = 1 + 0.1 * random.standard_normal(shape, np.float32)
+        return norm.astype(np.float32).view(np.uint8)
+    rows, cols = shape
+    spread = 1 / math.sqrt(cols)
+    if name.endswith(("attn_output.weight", "ffn_down.weight")):
+        spread /= math.sqrt(2 * layers)
+    step = max(CHUNK // cols, 1)
+    parts = []
+    for start in range(0, rows, step):
+        values = random.standard_normal((min(step, rows - start), cols), np.float32)
+        values *= np.float32(spread)
+        # Random weights have no accuracy to lose, so the quick search will do.
+        parts.append(quantize(values, dtype, "quick"))
+    return np.concatenate(parts)
