@@ -84,9 +84,9 @@ def test_a_read_only_strided_file_view_decodes() -> None:
 
 
 def test_refusals_name_what_was_found() -> None:
-    with pytest.raises(FusecError, match="unsupported weight format 'q9_9'.*iq4_nl"):
+    with pytest.raises(FusecError, match=r"unsupported weight format 'q9_9'.*iq4_nl"):
         formats.get("q9_9")
-    with pytest.raises(FusecError, match="iq4_xs: .* multiple of 256 elements, found 576"):
+    with pytest.raises(FusecError, match=r"iq4_xs: .* multiple of 256 elements, found 576"):
         formats.get("iq4_xs").row_bytes(576)
-    with pytest.raises(FusecError, match="q8_0: .* multiple of 34 bytes, found 33"):
+    with pytest.raises(FusecError, match=r"q8_0: .* multiple of 34 bytes, found 33"):
         formats.get("q8_0").decode(np.zeros((1, 33), np.uint8))

@@ -132,6 +132,28 @@ def reduce_tree(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
     return b.extract_element(x, I32(0))
 
 
+def reduce_trees(b: ir.IRBuilder, rows: Sequence[ir.Value]) -> ir.Value:
+    """`reduce_tree` of each of a power of two of vectors, as one vector of that many lanes.
+
+    Same additions, but halves of different rows share one instruction.
+    """
+    lanes = rows[0].type.count  # of each row; a vector holds one row or several
+    state = list(rows)
+    while lanes > 1:
+        held = state[0].type.count // lanes
+        low = [r * lanes + i for r in range(held) for i in range(lanes // 2)]
+        high = [i + lanes // 2 for i in low]
+        if len(state) > 1:
+            size = held * lanes
+            low, high = ([*part, *(i + size for i in part)] for part in (low, high))
+            pairs = list(zip(state[::2], state[1::2], strict=True))
+        else:
+            pairs = [(state[0], None)]
+        state = [b.fadd(shuffle(b, x, low, y), shuffle(b, x, high, y)) for x, y in pairs]
+        lanes //= 2
+    return state[0]
+
+
 def widen_f16(b: ir.IRBuilder, bits: ir.Value, features: Features) -> ir.Value:
     """f16 given as i16 bits (scalar or vector) to f32, exactly; NaN stays NaN."""
     f32 = like(bits.type, F32)

@@ -6,7 +6,8 @@ Fixed names are imported below. For every weight format there are, made on first
   activations, or those of several tokens. Quantised formats take what `quantize_row` writes (see
   `dot.quant_dot`), float formats take f32 (see `dot.float_dot`). `dot_f16` and `dot_f32` also serve
   attention scores: their rows may be given by any pointer.
-- `axpy_<format>` for float formats: see `rows.axpy`.
+- `axpy_<format>` for float formats: see `rows.axpy`. `dot_rows_<format>` and `axpy_rows_<format>`
+  are loops over them with the same bits, and faster: see `many_rows`.
 - `decode_row_<format>`: see `rows.decode_row`.
 """
 
@@ -17,6 +18,7 @@ from typing import Any
 
 from fusec.codegen import formats
 from fusec.codegen.cpu.dot import float_dot, quant_dot
+from fusec.codegen.cpu.many_rows import axpy_rows, dot_rows
 from fusec.codegen.cpu.math import (
     exp_f32,
     exp_row,
@@ -52,7 +54,7 @@ __all__ = [
     "sum_squares",
 ]
 
-_FORMAT_FUNCTION = re.compile(r"(decode_row|axpy|dot([2-8]?))_([a-z0-9_]+)")
+_FORMAT_FUNCTION = re.compile(r"(decode_row|(?:axpy|dot)_rows|axpy|dot([2-8]?))_([a-z0-9_]+)")
 
 
 def __getattr__(name: str) -> Any:
@@ -71,7 +73,8 @@ def _make(kind: str, tokens: int, weights: formats.Format) -> Any:
     if kind == "decode_row":
         return decode_row(weights)
     if isinstance(weights, formats.FloatFormat):
-        return axpy(weights) if kind == "axpy" else float_dot(weights, tokens)
-    if isinstance(weights, formats.QuantFormat) and kind != "axpy":
+        makers = {"axpy": axpy, "axpy_rows": axpy_rows, "dot_rows": dot_rows}
+        return makers[kind](weights) if kind in makers else float_dot(weights, tokens)
+    if isinstance(weights, formats.QuantFormat) and kind.startswith("dot") and kind != "dot_rows":
         return quant_dot(weights, tokens)
     return None
