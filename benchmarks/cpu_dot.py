@@ -20,7 +20,7 @@ from numba import njit
 
 from fusec.codegen import formats
 from fusec.codegen.cpu import vector
-from fusec.codegen.cpu.vector import ptr_f32, ptr_i16, ptr_u8
+from fusec.codegen.cpu.vector import ptr_f32, ptr_u8
 
 SHAPES = ((1536, 576), (576, 1536), (49152, 576))
 
@@ -36,38 +36,12 @@ def seconds(work: Callable[[int], Any], threads: int, executor: ThreadPoolExecut
     return best
 
 
-def quant_kernels(name: str) -> tuple[Any, Any]:
-    """Row loops over `dot` and `dot4` of a quantised format."""
+def row_kernels(name: str) -> tuple[Any, Any]:
+    """Row loops over `dot` and `dot4` of a format."""
     dot, dot4 = getattr(vector, f"dot_{name}"), getattr(vector, f"dot4_{name}")
 
     @njit(nogil=True)
-    def rows1(w, row_bytes, x, scale, n, first, last, repeats):  # type: ignore[no-untyped-def]
-        total = np.float32(0)
-        for _ in range(repeats):
-            for r in range(first, last):
-                s = ptr_f32(scale)
-                total += dot(ptr_u8(w + r * row_bytes), ptr_i16(x), s, s, n)
-        return total
-
-    @njit(nogil=True)
-    def rows4(w, row_bytes, x, scale, n, first, last, repeats):  # type: ignore[no-untyped-def]
-        total = np.float32(0)
-        for _ in range(repeats):
-            for r in range(first, last):
-                s = ptr_f32(scale)
-                t = dot4(ptr_u8(w + r * row_bytes), ptr_i16(x), s, s, n, n, n // 32)
-                total += t[0] + t[1] + t[2] + t[3]
-        return total
-
-    return rows1, rows4
-
-
-def float_kernels(name: str) -> tuple[Any, Any]:
-    """Row loops over `dot` and `dot4` of a float format."""
-    dot, dot4 = getattr(vector, f"dot_{name}"), getattr(vector, f"dot4_{name}")
-
-    @njit(nogil=True)
-    def rows1(w, row_bytes, x, _, n, first, last, repeats):  # type: ignore[no-untyped-def]
+    def rows1(w, row_bytes, x, n, first, last, repeats):  # type: ignore[no-untyped-def]
         total = np.float32(0)
         for _ in range(repeats):
             for r in range(first, last):
@@ -75,7 +49,7 @@ def float_kernels(name: str) -> tuple[Any, Any]:
         return total
 
     @njit(nogil=True)
-    def rows4(w, row_bytes, x, _, n, first, last, repeats):  # type: ignore[no-untyped-def]
+    def rows4(w, row_bytes, x, n, first, last, repeats):  # type: ignore[no-untyped-def]
         total = np.float32(0)
         for _ in range(repeats):
             for r in range(first, last):
@@ -89,7 +63,7 @@ def float_kernels(name: str) -> tuple[Any, Any]:
 def bench_format(name: str, threads: Sequence[int], executor: ThreadPoolExecutor) -> None:
     """Print a line per shape and number of threads."""
     weights = formats.get(name)
-    kernels = quant_kernels(name) if weights.quantized else float_kernels(name)
+    kernels = row_kernels(name)
     for rows, n in SHAPES:
         if n % weights.dtype.block:
             continue
@@ -115,13 +89,12 @@ def measure(
     rng = np.random.default_rng(0)
     row_bytes = weights.row_bytes(n)
     w = rng.integers(0, 256, rows * row_bytes, dtype=np.uint8)
-    x = rng.integers(-9, 9, 4 * n).astype(np.int16 if weights.quantized else np.float32)
-    scale = np.ones(4 * n // 32, np.float32)
+    x = rng.integers(-9, 9, 4 * n).astype(np.float32)
     repeats = max(1, 20_000_000 // (rows * n))
 
     def work(thread: int) -> Any:
         bounds = rows * thread // count, rows * (thread + 1) // count
-        addresses = w.ctypes.data, row_bytes, x.ctypes.data, scale.ctypes.data
+        addresses = w.ctypes.data, row_bytes, x.ctypes.data
         return kernel(*addresses, n, *bounds, repeats)
 
     work(0)

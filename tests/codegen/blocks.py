@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from fusec.codegen.formats import Format
 
 # where a format keeps its f16 scales
-SCALES = {"q8_0": (0,), "iq4_nl": (0,), "iq4_xs": (0,), "q5_k": (0, 2)}
+SCALES = {"q8_0": (0,), "iq4_nl": (0,), "iq4_xs": (0,), "q5_k": (0, 2), "q6_k": (208,)}
 
 
 def random_rows(weights: Format, rows: int, columns: int, seed: int = 0) -> NDArray[np.uint8]:

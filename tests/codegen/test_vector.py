@@ -21,10 +21,8 @@ from fusec.codegen.cpu.simd import Features
 from fusec.codegen.cpu.vector import (
     advance,
     ptr_f32,
-    ptr_i16,
     ptr_u8,
     ptr_u16,
-    quantize_row,
     sum_squares,
 )
 from tests.codegen.blocks import random_rows
@@ -32,44 +30,19 @@ from tests.codegen.blocks import random_rows
 QUANTIZED = sorted(n for n, f in formats.FORMATS.items() if f.quantized)
 FLOATS = sorted(n for n, f in formats.FORMATS.items() if not f.quantized)
 LENGTHS = (0, 1, 12, 16, 17, 64, 172, 576)
-# no shortcut at all, and each x86 table lookup with conversions in integers
-FALLBACKS = {"plain": Features(), "ssse3": Features(byte_shuffle=16)}
+# no shortcut at all, and what older x86 have
+FALLBACKS = {
+    "plain": Features(),
+    "ssse3": Features(byte_shuffle=16),
+    "avx2": Features(byte_shuffle=32, native_f16=True),
+}
 Array = NDArray[Any]
-
-
-@njit
-def _quantize(x, xq, xscale, xsum, n):
-    quantize_row(ptr_f32(x), ptr_i16(xq), ptr_f32(xscale), ptr_f32(xsum), n)
-
-
-def quantized(x: Array) -> tuple[Array, Array, Array]:
-    """`quantize_row` of each row of float32[tokens, n]."""
-    tokens, n = x.shape
-    xq = np.full((tokens, n), 77, np.int16)
-    xscale, xsum = (np.full((tokens, n // 32), 77, np.float32) for _ in range(2))
-    for t in range(tokens):
-        _quantize(*(a[t].ctypes.data for a in (x, xq, xscale, xsum)), n)
-    return xq, xscale, xsum
 
 
 @functools.cache
 def caller(one: Any, four: Any) -> Any:
-    """Nopython wrappers of a quantised format's functions: addresses in, floats out."""
+    """Nopython wrappers of a format's functions: addresses in, floats out."""
 
-    @njit
-    def call1(w, xq, xscale, xsum, n):
-        return one(ptr_u8(w), ptr_i16(xq), ptr_f32(xscale), ptr_f32(xsum), n)
-
-    @njit
-    def call4(w, xq, xscale, xsum, n):
-        scale, total = ptr_f32(xscale), ptr_f32(xsum)
-        return four(ptr_u8(w), ptr_i16(xq), scale, total, n, n, n // 32)
-
-    return call1, call4
-
-
-@functools.cache
-def float_caller(one: Any, four: Any) -> Any:
     @njit
     def call1(w, x, n):
         return one(ptr_u8(w), ptr_f32(x), n)
@@ -85,29 +58,36 @@ def functions(name: str) -> Any:
     return getattr(vector, f"dot_{name}"), getattr(vector, f"dot4_{name}")
 
 
-def dots(name: str, w: Array, x: Array, calls: Any) -> Array:
-    """float32[rows, tokens + 4]: each token alone, then four at once."""
+def dots(w: Array, x: Array, calls: Any) -> Array:
+    """float32[rows, 8]: each of four tokens alone, then the four at once."""
     n = x.shape[1]
-    operands = quantized(x) if formats.get(name).quantized else (x,)
     result = np.zeros((len(w), 8), np.float32)
     for r in range(len(w)):
         row = w[r].ctypes.data
         for t in range(4):
-            result[r, t] = calls[0](row, *(a[t].ctypes.data for a in operands), n)
-        result[r, 4:] = calls[1](row, *(a.ctypes.data for a in operands), n)
+            result[r, t] = calls[0](row, x[t].ctypes.data, n)
+        result[r, 4:] = calls[1](row, x.ctypes.data, n)
     return result
 
 
-def documented_order(row: Array, xq: Array, xscale: Array) -> np.float32:
-    """A Q8_0 row's dot product, its canonical order written out. fma is done in float64, which
-    holds the product exactly; its own rounding of the sum could matter once in 2**29.
-    """
+def fma(a: Array, b: Array, c: Array) -> Array:
+    """float64 holds the product exactly; its own rounding of the sum matters once in 2**29."""
+    return (np.float64(a) * np.float64(b) + c).astype(np.float32)
+
+
+def documented_order(name: str, row: Array, x: Array) -> np.float32:
+    """A row's dot product, its canonical order written out."""
     acc = np.zeros(16, np.float32)
-    for span, block in enumerate(row.reshape(-1, 34)):
-        levels = block[2:].view(np.int8).astype(np.int64)
-        pairs = (levels * xq.reshape(-1, 32)[span]).reshape(16, 2).sum(axis=1)
-        factor = block[:2].view(np.float16)[0].astype(np.float32) * xscale[span]
-        acc = (pairs * np.float64(factor) + acc).astype(np.float32)
+    spans = x.reshape(-1, 2, 16)
+    if name == "q8_0":
+        for block, span in zip(row.reshape(-1, 34), spans, strict=True):
+            levels = block[2:].view(np.int8).astype(np.float32).reshape(2, 16)
+            p = fma(levels[1], span[1], levels[0] * span[0])
+            acc = fma(p, block[:2].view(np.float16)[0].astype(np.float32), acc)
+    else:  # minima, or a scale for each half: weights first, with one rounding each
+        weights = formats.get(name).decode(row[None])[0].reshape(-1, 2, 16)
+        for values, span in zip(weights, spans, strict=True):
+            acc = acc + fma(values[1], span[1], values[0] * span[0])
     while acc.size > 1:
         acc = acc[: acc.size // 2] + acc[acc.size // 2 :]
     return acc[0]
@@ -119,14 +99,10 @@ def test_quantised_dot_against_float64(name: str, n: int) -> None:
     weights = formats.get(name)
     w = random_rows(weights, 6, n)
     x = np.random.default_rng(5).normal(size=(4, n)).astype(np.float32)
-    got = dots(name, w, x, caller(*functions(name)))[:, :4]
+    got = dots(w, x, caller(*functions(name)))[:, :4]
     exact_w = weights.decode(w).astype(np.float64)
-    xq, xscale, _ = quantized(x)
-    exact_x = (xq.reshape(4, -1, 32) * xscale[:, :, None].astype(np.float64)).reshape(4, n)
-    size = np.abs(exact_w) @ np.abs(exact_x).T
-    assert (np.abs(got - exact_w @ exact_x.T) <= 4e-7 * size).all()
-    # quantising the activations costs at most half a level of 32767 a span
-    assert (np.abs(got - exact_w @ x.T) <= 1e-4 * size).all()
+    size = np.abs(exact_w) @ np.abs(x.astype(np.float64)).T
+    assert (np.abs(got - exact_w @ x.T) <= 4e-7 * size).all()
 
 
 @pytest.mark.parametrize("n", LENGTHS)
@@ -135,7 +111,7 @@ def test_float_dot_against_float64(name: str, n: int) -> None:
     weights = formats.get(name)
     w = random_rows(weights, 5, n)
     x = np.random.default_rng(6).normal(size=(4, n)).astype(np.float32)
-    got = dots(name, w, x, float_caller(*functions(name)))
+    got = dots(w, x, caller(*functions(name)))
     exact_w = weights.decode(w).astype(np.float64)
     size = np.abs(exact_w) @ np.abs(x.astype(np.float64)).T
     assert (np.abs(got[:, :4] - exact_w @ x.T) <= 4e-7 * size).all()
@@ -146,58 +122,39 @@ def test_float_dot_against_float64(name: str, n: int) -> None:
 def test_four_tokens_have_the_bits_of_one(name: str) -> None:
     w = random_rows(formats.get(name), 8, 768, seed=7)
     x = np.random.default_rng(7).normal(size=(4, 768)).astype(np.float32)
-    got = dots(name, w, x, caller(*functions(name)))
+    got = dots(w, x, caller(*functions(name)))
     assert np.array_equal(got[:, :4].view(np.uint32), got[:, 4:].view(np.uint32))
     assert len(np.unique(got[:, :4])) == 32
 
 
-def test_the_order_is_the_documented_one() -> None:
-    w = random_rows(formats.get("q8_0"), 4, 1024, seed=8)
+@pytest.mark.parametrize("name", ["q8_0", "q6_k"])
+def test_the_order_is_the_documented_one(name: str) -> None:
+    w = random_rows(formats.get(name), 4, 1024, seed=8)
     x = np.random.default_rng(8).normal(size=(4, 1024)).astype(np.float32)
-    got = dots("q8_0", w, x, caller(*functions("q8_0")))[:, :4]
-    operands = quantized(x)
+    got = dots(w, x, caller(*functions(name)))[:, :4]
     for r in range(4):
         for t in range(4):
-            assert got[r, t] == documented_order(w[r], operands[0][t], operands[1][t])
+            assert got[r, t] == documented_order(name, w[r], x[t])
 
 
 @pytest.mark.parametrize("fallback", FALLBACKS)
 @pytest.mark.parametrize("name", sorted(formats.FORMATS))
 def test_shortcuts_do_not_change_a_bit(name: str, fallback: str) -> None:
     weights, features = formats.get(name), FALLBACKS[fallback]
-    if fallback == "ssse3" and platform.machine() not in ("x86_64", "AMD64"):
+    if features.byte_shuffle and platform.machine() not in ("x86_64", "AMD64"):
         pytest.skip("x86 only")
-    make = dot.quant_dot if weights.quantized else dot.float_dot
-    wrap = caller if weights.quantized else float_caller
-    slow = [make(weights, k, features, f"{fallback}{k}_{name}") for k in (1, 4)]
+    slow = [dot.row_dot(weights, k, features, f"{fallback}{k}_{name}") for k in (1, 4)]
     w = random_rows(weights, 3, 512, seed=9)
     x = np.random.default_rng(9).normal(size=(4, 512)).astype(np.float32)
-    assert np.array_equal(dots(name, w, x, wrap(*functions(name))), dots(name, w, x, wrap(*slow)))
+    assert np.array_equal(dots(w, x, caller(*functions(name))), dots(w, x, caller(*slow)))
 
 
-def test_quantize_row_is_within_half_a_level() -> None:
-    rng = np.random.default_rng(10)
-    x = (rng.normal(size=(1, 4096)) * 10.0 ** rng.uniform(-20, 20, 4096)).astype(np.float32)
-    x[0, :32] = 0
-    x[0, 32:64] = 2.0**-120
-    xq, xscale, xsum = (a[0] for a in quantized(x))
-    levels, spans = xq.reshape(-1, 32).astype(np.int64), x[0].reshape(-1, 32)
-    amax = np.abs(spans).max(axis=1)
-    assert np.array_equal(xscale, amax / np.float32(32767))
-    assert not levels[:2].any()
-    assert (np.abs(levels[2:]).max(axis=1) == 32767).all()
-    error = np.abs(levels * xscale[:, None].astype(np.float64) - spans)
-    assert (error[2:] <= 0.503 * xscale[2:, None]).all()
-    assert np.array_equal(xsum, xscale * levels.sum(axis=1).astype(np.float32))
-
-
-def test_quantize_row_of_nan_and_infinity_gives_nan_results() -> None:
-    weights = formats.get("iq4_nl")
-    w = random_rows(weights, 1, 96)
+def test_nan_and_infinity_come_through() -> None:
+    w = random_rows(formats.get("iq4_nl"), 1, 96)
     x = np.ones((4, 96), np.float32)
     x[0, 5], x[1, 40], x[2, 95] = np.nan, np.inf, -np.inf
-    got = dots("iq4_nl", w, x, caller(*functions("iq4_nl")))[0]
-    assert np.isnan(got[:3]).all()
+    got = dots(w, x, caller(*functions("iq4_nl")))[0]
+    assert not np.isfinite(got[:3]).any()
     assert np.isfinite(got[3])
 
 
@@ -321,19 +278,20 @@ def test_names_that_do_not_exist(name: str) -> None:
 def test_the_inner_loop_is_made_of_vector_instructions() -> None:
     calls = caller(*functions("iq4_nl"))
     w = random_rows(formats.get("iq4_nl"), 1, 64)
-    dots("iq4_nl", w, np.ones((4, 64), np.float32), calls)
+    dots(w, np.ones((4, 64), np.float32), calls)
     (assembly,) = calls[0].inspect_asm().values()
-    assert all(op in assembly for op in ("vpmaddwd", "vpshufb", "vcvtdq2ps", "vfmadd"))
+    lookup = "vpermps" if Features.of_target().float_permute else "vpshufb"
+    assert lookup in assembly
+    assert "vfmadd" in assembly
 
 
 def digest() -> str:
     """A hash of every format's dot products, for comparison between machines."""
     total = hashlib.sha256()
     for name, weights in sorted(formats.FORMATS.items()):
-        wrap = caller if weights.quantized else float_caller
         x = np.random.default_rng(14).normal(size=(4, 256)).astype(np.float32)
         w = random_rows(weights, 2, 256, seed=14)
-        total.update(dots(name, w, x, wrap(*functions(name))).tobytes())
+        total.update(dots(w, x, caller(*functions(name))).tobytes())
     return total.hexdigest()
 
 

@@ -1,13 +1,13 @@
-"""One row of weights, as it lies in the file, times one or several tokens' activations.
+"""One row of weights, as it lies in the file, times one or several tokens' f32 activations.
 
-The canonical order of a dot product (part of the numbers contract):
+The canonical order of a dot product (part of the numbers contract), in 16 f32 lanes:
 
-- Quantised weights meet int16 activations in spans of 32. Products and the sum of two neighbours
-  are exact in int32, and that sum is below 2**24, so it is exact as f32 too. Lane i of 16 takes
-  neighbours 2i and 2i+1: one fma a span with the product of the weight's and the activation's
-  scale. Minima meet the spans' sums in one lane per span of a block.
-- Float weights meet f32 activations in 16 lanes, one fma an element.
-- `simd.reduce_tree` adds the lanes; the minima's sum is subtracted at the end.
+- Float weights: one fma an element; element i belongs to lane i % 16.
+- Quantised weights go by spans of 32. Lane i meets elements i and 16 + i of each span, in this
+  order: p = level * x, p = fma(level', x', p), and then lane = fma(p, scale, lane). Formats with
+  minima or with a scale for each half of a span form the weights first, one rounding each:
+  p = weight * x, p = fma(weight', x', p), lane = lane + p.
+- `simd.reduce_tree` adds the lanes.
 
 Several tokens share the decoding of a weight and nothing else, so each token's result has the bits
 it would have alone.
@@ -15,6 +15,7 @@ it would have alone.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from llvmlite import ir
@@ -22,78 +23,40 @@ from numba import types
 
 from fusec.codegen.cpu import simd
 from fusec.codegen.cpu.chunks import chunks, load_chunk
-from fusec.codegen.cpu.function import f32, f32p, i16p, i64, llvm_function, u8p
-from fusec.codegen.cpu.simd import F32, I8, I16, I32, I64, LANES, Features
-from fusec.codegen.formats import FloatFormat, QuantFormat
+from fusec.codegen.cpu.function import f32, f32p, i64, llvm_function, u8p
+from fusec.codegen.cpu.simd import F32, I8, I64, LANES, Features
+from fusec.codegen.formats import FloatFormat, Format, QuantFormat
 
 # One-span blocks are taken four at a time: their f16 scales are converted together.
 BLOCKS_AT_ONCE = 4
+SPAN = 32
 
 
-def quant_dot(
-    weights: QuantFormat, tokens: int = 1, features: Features | None = None, name: str = ""
+def row_dot(
+    weights: Format, tokens: int = 1, features: Features | None = None, name: str = ""
 ) -> Any:
-    """The dot product of a quantised row with `tokens` quantised rows, made by `quantize_row`.
-
-    One token: `dot(w, xq, xscale, xsum, n) -> f32`. Several: `dotT(w, xq, xscale, xsum, n,
-    q_stride, s_stride) -> UniTuple(f32, T)` where token t's levels start at `xq + t * q_stride` and
-    its scales and sums at `t * s_stride`, in elements. `n` is a multiple of the format's block.
-    """
-
-    def body(
-        b: ir.IRBuilder,
-        w: ir.Value,
-        xq: ir.Value,
-        xscale: ir.Value,
-        xsum: ir.Value,
-        n: ir.Value,
-        *strides: ir.Value,
-    ) -> ir.Value:
-        row = _QuantRow(b, weights, features or Features.of_target(), w)
-        for t in range(tokens):
-            q, s = (b.mul(stride, I64(t)) for stride in strides) if t else (I64(0), I64(0))
-            levels, scales = simd.at(b, xq, q, I16), simd.at(b, xscale, s, F32)
-            row.add_token(levels, scales, simd.at(b, xsum, s, F32))
-        return _result(b, row.dot(n))
-
-    arguments = {"w": u8p, "xq": i16p, "xscale": f32p, "xsum": f32p, "n": i64}
-    strides = {"q_stride": i64, "s_stride": i64} if tokens > 1 else {}
-    return llvm_function(
-        name or _name(weights.name, tokens),
-        types.UniTuple(f32, tokens) if tokens > 1 else f32,
-        arguments | strides,
-        body,
-        f"A row of {weights.name} times {tokens} token(s) of int16 activations.",
-    )
-
-
-def float_dot(
-    weights: FloatFormat, tokens: int = 1, features: Features | None = None, name: str = ""
-) -> Any:
-    """The dot product of a row of floats with `tokens` f32 rows.
+    """The dot product of a row of weights with `tokens` f32 rows.
 
     One token: `dot(w, x, n) -> f32`. Several: `dotT(w, x, n, stride) -> UniTuple(f32, T)` where
-    token t's activations start at `x + t * stride`. Any `n`.
+    token t's activations start at `x + t * stride`. For quantised formats `n` is a multiple of the
+    block; for float formats it is any length.
     """
 
     def body(b: ir.IRBuilder, w: ir.Value, x: ir.Value, n: ir.Value, *stride: ir.Value) -> ir.Value:
         used = features or Features.of_target()
-        rows = [x, *(simd.at(b, x, b.mul(stride[0], I64(t)), F32) for t in range(1, tokens))]
-        element = ir.IntType(8 * weights.dtype.block_bytes)
-
-        def step(i: ir.Value, mask: ir.Value | None, lanes: list[ir.Value]) -> list[ir.Value]:
-            weight = weights.emit_widen(b, load_chunk(b, w, i, element, mask), used)
-            return [
-                simd.fma(b, weight, load_chunk(b, row, i, F32, mask), lane)
-                for row, lane in zip(rows, lanes, strict=True)
-            ]
-
-        zero = simd.const(simd.vec(F32, LANES), 0.0)
-        return _result(b, [simd.reduce_tree(b, v) for v in chunks(b, n, [zero] * tokens, step)])
+        vectors = [
+            simd.at(b, x, b.mul(stride[0], I64(t)) if t else I64(0), F32) for t in range(tokens)
+        ]
+        if isinstance(weights, QuantFormat):
+            lanes = _QuantRow(b, weights, used, w, vectors).lanes(n)
+        else:
+            assert isinstance(weights, FloatFormat)
+            lanes = _float_lanes(b, weights, used, w, vectors, n)
+        return _result(b, [simd.reduce_tree(b, value) for value in lanes])
 
     arguments = {"w": u8p, "x": f32p, "n": i64}
     return llvm_function(
-        name or _name(weights.name, tokens),
+        name or f"dot{tokens if tokens > 1 else ''}_{weights.name}",
         types.UniTuple(f32, tokens) if tokens > 1 else f32,
         arguments | ({"stride": i64} if tokens > 1 else {}),
         body,
@@ -101,81 +64,110 @@ def float_dot(
     )
 
 
+def _float_lanes(
+    b: ir.IRBuilder,
+    weights: FloatFormat,
+    features: Features,
+    row: ir.Value,
+    vectors: list[ir.Value],
+    n: ir.Value,
+) -> list[ir.Value]:
+    """The 16 lanes of each token, for a row of floats."""
+    element = ir.IntType(8 * weights.dtype.block_bytes)
+
+    def step(i: ir.Value, mask: ir.Value | None, lanes: list[ir.Value]) -> list[ir.Value]:
+        weight = weights.emit_widen(b, load_chunk(b, row, i, element, mask), features)
+        return [
+            simd.fma(b, weight, load_chunk(b, x, i, F32, mask), lane)
+            for x, lane in zip(vectors, lanes, strict=True)
+        ]
+
+    zero = simd.const(simd.vec(F32, LANES), 0.0)
+    return chunks(b, n, [zero] * len(vectors), step)
+
+
+@dataclass(frozen=True)
 class _QuantRow:
-    """Emits the loop over the blocks of one row; tokens are added before `dot` is called."""
+    """Emits the loop over the blocks of one row of a quantised format."""
 
-    def __init__(self, b: ir.IRBuilder, weights: QuantFormat, features: Features, row: ir.Value):
-        self.b, self.weights, self.features, self.row = b, weights, features, row
-        self.tokens: list[tuple[ir.Value, ir.Value, ir.Value]] = []
+    b: ir.IRBuilder
+    weights: QuantFormat
+    features: Features
+    row: ir.Value
+    vectors: list[ir.Value]
 
-    def add_token(self, levels: ir.Value, scales: ir.Value, sums: ir.Value) -> None:
-        """Activations to multiply with: levels, scale and sum of each span."""
-        self.tokens.append((levels, scales, sums))
-
-    def dot(self, n: ir.Value) -> list[ir.Value]:
-        """The dot product with each token."""
-        b, weights, count = self.b, self.weights, len(self.tokens)
+    def lanes(self, n: ir.Value) -> list[ir.Value]:
+        """The 16 lanes of each token."""
+        b, weights = self.b, self.weights
         blocks = b.sdiv(n, I64(weights.dtype.block))
-        zero = simd.const(simd.vec(F32, LANES), 0.0)
-        state = [zero] * count
-        if weights.has_min:
-            state += [simd.const(simd.vec(F32, weights.spans), 0.0)] * count
+        state = [simd.const(simd.vec(F32, LANES), 0.0)] * len(self.vectors)
         if weights.spans == 1:
             whole = b.and_(blocks, I64(-BLOCKS_AT_ONCE))
             step = self._step(BLOCKS_AT_ONCE)
             state = simd.loop(b, I64(0), whole, BLOCKS_AT_ONCE, state, step)
-            state = simd.loop(b, whole, blocks, 1, state, self._step(1))
-        else:
-            state = simd.loop(b, I64(0), blocks, 1, state, self._step(1))
-        sums = [simd.reduce_tree(b, lanes) for lanes in state]
-        if weights.has_min:
-            return [b.fsub(s, m) for s, m in zip(sums[:count], sums[count:], strict=True)]
-        return sums
+            return simd.loop(b, whole, blocks, 1, state, self._step(1))
+        return simd.loop(b, I64(0), blocks, 1, state, self._step(1))
 
     def _step(self, at_once: int) -> Any:
         """The loop body for that many consecutive blocks."""
-        b, weights, features = self.b, self.weights, self.features
-        spans = at_once * weights.spans
+        b, weights = self.b, self.weights
 
         def step(i: ir.Value, state: list[ir.Value]) -> list[ir.Value]:
             size = I64(weights.dtype.block_bytes)
             blocks = [
                 simd.at(b, self.row, b.mul(b.add(i, I64(k)), size), I8) for k in range(at_once)
             ]
+            scales = weights.emit_scales(b, blocks, self.features)
+            mins = weights.emit_mins(b, blocks, self.features) if weights.has_min else None
             first = b.mul(i, I64(weights.spans))
-            scales = weights.emit_scales(b, blocks, features)
-            factors = [b.fmul(scales, self._spans(token[1], first, spans)) for token in self.tokens]
-            for span in range(spans):
+            for span in range(at_once * weights.spans):
                 block, inside = divmod(span, weights.spans)
-                levels = weights.emit_levels(b, blocks[block], inside, features)
-                wide = b.sext(levels, simd.vec(I32, 32))
-                for t, (xq, _, _) in enumerate(self.tokens):
-                    start = b.mul(b.add(first, I64(span)), I64(32))
-                    x = simd.load(b, simd.at(b, xq, start, I16), simd.vec(I16, 32))
-                    factor = simd.shuffle(b, factors[t], [span] * LANES)
-                    state[t] = simd.fma(b, _pair_sums(b, wide, x), factor, state[t])
-            if weights.has_min:
-                mins = weights.emit_mins(b, blocks, features)
-                for t, (_, _, xsum) in enumerate(self.tokens, start=len(self.tokens)):
-                    state[t] = simd.fma(b, mins, self._spans(xsum, first, spans), state[t])
+                levels = weights.emit_floats(b, blocks[block], inside, self.features)
+                start = b.mul(b.add(first, I64(span)), I64(SPAN))
+                state = self._span(levels, scales, mins, span, start, state)
             return state
 
         return step
 
-    def _spans(self, ptr: ir.Value, first: ir.Value, count: int) -> ir.Value:
-        """One f32 of each of `count` spans from `first` on."""
-        return simd.load(self.b, simd.at(self.b, ptr, first, F32), simd.vec(F32, count))
+    def _span(
+        self,
+        levels: tuple[ir.Value, ir.Value],
+        scales: ir.Value,
+        mins: ir.Value | None,
+        span: int,
+        start: ir.Value,
+        state: list[ir.Value],
+    ) -> list[ir.Value]:
+        """The lanes after 32 more elements, from element `start` on."""
+        b = self.b
+        halves = group_lanes(b, self.weights, scales, span)
+        form_first = mins is not None or self.weights.group < SPAN
+        if mins is not None:
+            offsets = group_lanes(b, self.weights, mins, span)
+            levels = tuple(
+                simd.fma(b, v, s, b.fneg(m))
+                for v, s, m in zip(levels, halves, offsets, strict=True)
+            )
+        elif form_first:
+            levels = tuple(b.fmul(v, s) for v, s in zip(levels, halves, strict=True))
+        lanes = []
+        for x, lane in zip(self.vectors, state, strict=True):
+            low, high = (
+                simd.load(b, simd.at(b, x, b.add(start, I64(LANES * h)), F32), levels[0].type)
+                for h in (0, 1)
+            )
+            p = simd.fma(b, levels[1], high, b.fmul(levels[0], low))
+            lanes.append(b.fadd(lane, p) if form_first else simd.fma(b, p, halves[0], lane))
+        return lanes
 
 
-def _pair_sums(b: ir.IRBuilder, wide: ir.Value, x: ir.Value) -> ir.Value:
-    """Products of 32 levels with 32 int16, neighbours added: what x86 calls pmaddwd."""
-    products = b.mul(wide, b.sext(x, simd.vec(I32, 32)))
-    even, odd = (simd.shuffle(b, products, range(s, 32, 2)) for s in (0, 1))
-    return b.sitofp(b.add(even, odd), simd.vec(F32, LANES))
-
-
-def _name(weights: str, tokens: int) -> str:
-    return f"dot{tokens if tokens > 1 else ''}_{weights}"
+def group_lanes(
+    b: ir.IRBuilder, weights: QuantFormat, values: ir.Value, span: int
+) -> tuple[ir.Value, ir.Value]:
+    """The values (scales or minima) of the groups a span's two halves belong to, in every lane."""
+    groups = SPAN // weights.group
+    first, last = groups * span, groups * span + groups - 1
+    return (simd.shuffle(b, values, [first] * LANES), simd.shuffle(b, values, [last] * LANES))
 
 
 def _result(b: ir.IRBuilder, values: list[ir.Value]) -> ir.Value:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from fusec.codegen.cpu import lib, vector
-from fusec.codegen.formats import FORMATS
 from fusec.codegen.kernel import KernelSource
 from fusec.errors import FusecError
 from fusec.ir.dtypes import dtype
@@ -57,7 +56,6 @@ class _Emitter:
     def __init__(self, region: Graph, shape: KernelShape) -> None:
         self.region, self.shape, self.w = region, shape, Writer()
         self.vectors: dict[str, str] = {}  # value name -> pointer variable of its memory
-        self.quantized: dict[str, str] = {}  # value name -> suffix of its int16 form's variables
         self.tables: dict[str, str] = {}
         self.scratch = 0
         self.outputs = {v.name for v in region.outputs}
@@ -142,10 +140,6 @@ class _Emitter:
                 self.whole(node)
             if out.name in self.outputs and not direct:
                 self.store(out)
-        for segment in self.shape.segments:
-            for node in segment.nodes:
-                if op(node.op).role == "rows" and FORMATS[node.inputs[1].dtype].quantized:
-                    self.quantise(node.inputs[0])
 
     def only_stored(self, value: Value) -> bool:
         """Whether nobody in the kernel reads the vector: then tokens are shared out instead."""
@@ -177,24 +171,6 @@ class _Emitter:
         self.w.line(f"low, high = share({value.shape[-1]}, thread, threads)")
         with self.tokens(), self.w.block("for i in range(low, high):"):
             self.w.line(f"{target}[t * {value.shape[-1]} + i] = {self.at(value, 'i')}")
-
-    def quantise(self, x: Value) -> None:
-        """The int16 form of a vector that quantised weights are multiplied with."""
-        if x.name in self.quantized:
-            return
-        n, name = x.shape[-1], _identifier(x)
-        self.quantized[x.name] = name
-        self.w.line(f"{name}_q = ptr_i16({self.room(2 * n)})")
-        self.w.line(f"{name}_scale = ptr_f32({self.room(n // 8)})")
-        self.w.line(f"{name}_sum = ptr_f32({self.room(n // 8)})")
-        with self.tokens():
-            self.w.line(f"quantize_row({self.row(x)}, {self.activation(x, 't')}, {n})")
-
-    def activation(self, x: Value, t: str) -> str:
-        """The three pointers of an int16 vector, at token t."""
-        name, n = self.quantized[x.name], x.shape[-1]
-        parts = (f"{name}_q", n), (f"{name}_scale", n // 32), (f"{name}_sum", n // 32)
-        return ", ".join(f"advance({p}, {t} * {size})" if t != "0" else p for p, size in parts)
 
     # --- the segments ----------------------------------------------------------------------------
 
@@ -249,9 +225,8 @@ class _Emitter:
         n = x.shape[-1]
         stride = dtype(weight.dtype).nbytes((n,))
         row = f"advance({self.vectors[weight.name]}, {i} * {stride})"
-        quantized = FORMATS[weight.dtype].quantized
-        given = self.activation(x, "0") if quantized else self.vectors[x.name]
-        return f"dots_{weight.dtype}({row}, {given}, {n}, tokens, {_dots(node.name, i)})"
+        given = f"{row}, {self.vectors[x.name]}, {n}, tokens"
+        return f"dots_{weight.dtype}({given}, {_dots(node.name, i)})"
 
     def elements(self, segment: Segment, in_memory: bool = False) -> None:
         """Element-wise nodes at index i (or the pair i0, i1) of token t.

@@ -13,8 +13,7 @@ from typing import Any
 from numba import float32, int64, njit
 
 from fusec.codegen.cpu import vector
-from fusec.codegen.cpu.vector import advance, exp_f32, sum_squares
-from fusec.codegen.formats import FORMATS
+from fusec.codegen.cpu.vector import advance, exp_f32, exp_row, sum_squares
 
 __all__ = [
     "argmax",
@@ -82,29 +81,15 @@ def argmax(x: Pointer, n: int) -> int:
 
 @functools.cache
 def dots(weights: str) -> Any:
-    """The function that multiplies one row of a format with the activations of several tokens.
+    """`dots(row, x, n, tokens, out)`: one row of a format times several tokens' vectors.
 
-    Quantised formats: `dots(row, x_q, x_scale, x_sum, n, tokens, out)`; float formats:
-    `dots(row, x, n, tokens, out)`. Token t's vector starts n elements after token t - 1's. A row is
-    decoded once for four tokens; each token's sum has the same order as alone.
+    Token t's vector starts n elements after token t - 1's. A row is decoded once for four tokens;
+    each token's sum has the bits it would have alone.
     """
     one, four = getattr(vector, f"dot_{weights}"), getattr(vector, f"dot4_{weights}")
 
     @njit
-    def quantized(row, xq, scale, total, n, tokens, out):  # type: ignore[no-untyped-def]
-        spans = n // 32
-        t = int64(0)
-        while t + 4 <= tokens:
-            q, s, z = advance(xq, t * n), advance(scale, t * spans), advance(total, t * spans)
-            out[t], out[t + 1], out[t + 2], out[t + 3] = four(row, q, s, z, n, n, spans)
-            t += 4
-        while t < tokens:
-            q, s, z = advance(xq, t * n), advance(scale, t * spans), advance(total, t * spans)
-            out[t] = one(row, q, s, z, n)
-            t += 1
-
-    @njit
-    def plain(row, x, n, tokens, out):  # type: ignore[no-untyped-def]
+    def dots(row, x, n, tokens, out):  # type: ignore[no-untyped-def]
         t = int64(0)
         while t + 4 <= tokens:
             out[t], out[t + 1], out[t + 2], out[t + 3] = four(row, advance(x, t * n), n, n)
@@ -113,10 +98,10 @@ def dots(weights: str) -> Any:
             out[t] = one(row, advance(x, t * n), n)
             t += 1
 
-    return quantized if FORMATS[weights].quantized else plain
+    return dots
 
 
-def _attention(dot: Any, axpy: Any) -> Any:
+def _attention(dot_rows: Any, axpy_rows: Any) -> Any:
     @njit
     def attention(
         out: Pointer,
@@ -140,19 +125,19 @@ def _attention(dot: Any, axpy: Any) -> Any:
             out[d] = float32(0)
         for start in range(0, positions, CHUNK):
             count = min(CHUNK, positions - start)
+            dot_rows(scores, advance(k, start * stride), stride, count, q, head_dim)
             high = top
             for j in range(count):
-                score = dot(advance(k, (start + j) * stride), q, head_dim) * scale
-                scores[j] = score
-                high = max(high, score)
+                scores[j] *= scale
+                high = max(high, scores[j])
             fade = exp_f32(top - high)
             for d in range(head_dim):
                 out[d] *= fade
+            exp_row(scores, high, count)
+            axpy_rows(out, advance(v, start * stride), stride, count, scores, head_dim)
             part = float32(0)
             for j in range(count):
-                weight = exp_f32(scores[j] - high)
-                part += weight
-                axpy(out, advance(v, (start + j) * stride), weight, head_dim)
+                part += scores[j]
             total = total * fade + part
             top = high
         for d in range(head_dim):
@@ -161,5 +146,5 @@ def _attention(dot: Any, axpy: Any) -> Any:
     return attention
 
 
-attention_f16 = _attention(vector.dot_f16, vector.axpy_f16)
-attention_f32 = _attention(vector.dot_f32, vector.axpy_f32)
+attention_f16 = _attention(vector.dot_rows_f16, vector.axpy_rows_f16)
+attention_f32 = _attention(vector.dot_rows_f32, vector.axpy_rows_f32)

@@ -25,6 +25,7 @@ class Features:
 
     byte_shuffle: int = 0  # widest x86 `pshufb`, in bytes: 0, 16, 32
     native_f16: bool = False  # f16 <-> f32 conversion is an instruction
+    float_permute: bool = False  # a table of 16 floats is looked up by one x86 `vpermps`
 
     @classmethod
     @functools.cache
@@ -37,7 +38,7 @@ class Features:
             return cls(native_f16=triple.startswith(("aarch64", "arm64")))
         have = set(flags.split(","))
         widest = 32 if "+avx2" in have else 16 if "+ssse3" in have else 0
-        return cls(byte_shuffle=widest, native_f16="+f16c" in have)
+        return cls(widest, "+f16c" in have, "+avx512f" in have)
 
 
 PORTABLE = Features()
@@ -229,6 +230,15 @@ def lookup16(
             for low, high in zip(candidates[::2], candidates[1::2], strict=True)
         ]
     return candidates[0]
+
+
+def lookup16_f32(
+    b: ir.IRBuilder, table: Sequence[int], index: ir.Value, features: Features
+) -> ir.Value:
+    """`float(table[i])` for every lane of `index`, `<16 x i32>` with values 0 to 15."""
+    assert features.float_permute
+    floats = vector(F32, table)
+    return call(b, "llvm.x86.avx512.permvar.sf.512", floats.type, floats, index)
 
 
 def first_lanes(b: ir.IRBuilder, count: ir.Value, lanes: int) -> ir.Value:

@@ -3,8 +3,7 @@
 Fixed names are imported below. For every weight format there are, made on first use:
 
 - `dot_<format>`, `dot2_<format>`, ... `dot8_<format>`: one row of weights times one token's
-  activations, or those of several tokens. Quantised formats take what `quantize_row` writes (see
-  `dot.quant_dot`), float formats take f32 (see `dot.float_dot`). `dot_f16` and `dot_f32` also serve
+  activations, or those of several tokens: see `dot.row_dot`. `dot_f16` and `dot_f32` also serve
   attention scores: their rows may be given by any pointer.
 - `axpy_<format>` for float formats: see `rows.axpy`. `dot_rows_<format>` and `axpy_rows_<format>`
   are loops over them with the same bits, and faster: see `many_rows`.
@@ -17,7 +16,7 @@ import re
 from typing import Any
 
 from fusec.codegen import formats
-from fusec.codegen.cpu.dot import float_dot, quant_dot
+from fusec.codegen.cpu.dot import row_dot
 from fusec.codegen.cpu.many_rows import axpy_rows, dot_rows
 from fusec.codegen.cpu.math import (
     exp_f32,
@@ -35,7 +34,7 @@ from fusec.codegen.cpu.pointers import (
     ptr_u8,
     ptr_u16,
 )
-from fusec.codegen.cpu.rows import axpy, decode_row, quantize_row, sum_squares
+from fusec.codegen.cpu.rows import axpy, decode_row, sum_squares
 
 __all__ = [
     "advance",
@@ -50,7 +49,6 @@ __all__ = [
     "ptr_i64",
     "ptr_u8",
     "ptr_u16",
-    "quantize_row",
     "sum_squares",
 ]
 
@@ -72,9 +70,7 @@ def _make(kind: str, tokens: int, weights: formats.Format) -> Any:
     """The function of that kind, or None if the format has none."""
     if kind == "decode_row":
         return decode_row(weights)
-    if isinstance(weights, formats.FloatFormat):
-        makers = {"axpy": axpy, "axpy_rows": axpy_rows, "dot_rows": dot_rows}
-        return makers[kind](weights) if kind in makers else float_dot(weights, tokens)
-    if isinstance(weights, formats.QuantFormat) and kind.startswith("dot") and kind != "dot_rows":
-        return quant_dot(weights, tokens)
-    return None
+    if kind.startswith("dot") and kind != "dot_rows":
+        return row_dot(weights, tokens)
+    makers = {"axpy": axpy, "axpy_rows": axpy_rows, "dot_rows": dot_rows}
+    return makers[kind](weights) if isinstance(weights, formats.FloatFormat) else None

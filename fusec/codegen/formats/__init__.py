@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from fusec.codegen.formats import bf16, f16, f32, iq4_nl, iq4_xs, q5_k, q8_0
+from fusec.codegen.formats import bf16, f16, f32, iq4_nl, iq4_xs, q5_k, q6_k, q8_0
 from fusec.codegen.formats.base import FloatFormat, Format, QuantFormat
 from fusec.errors import FusecError
 
 FORMATS: dict[str, Format] = {
-    module.FORMAT.name: module.FORMAT for module in (f32, f16, bf16, q8_0, q5_k, iq4_nl, iq4_xs)
+    module.FORMAT.name: module.FORMAT
+    for module in (f32, f16, bf16, q8_0, q5_k, q6_k, iq4_nl, iq4_xs)
 }
 
 

@@ -71,7 +71,7 @@ class Format(ABC):
 
 
 class FloatFormat(Format):
-    """A format of plain floats, multiplied with f32 activations."""
+    """A format of plain floats."""
 
     quantized = False
 
@@ -81,13 +81,14 @@ class FloatFormat(Format):
 
 
 class QuantFormat(Format):
-    """A format of integer levels and scales, multiplied with int16 activations.
+    """A format of integer levels and scales.
 
-    A span is 32 elements, one block of activations; here it is also the group that shares a scale.
+    Elements come in spans of 32. `group` of them, 32 or 16, share a scale (and a minimum).
     """
 
     quantized = True
     has_min = False
+    group = 32
 
     @property
     def spans(self) -> int:
@@ -98,7 +99,7 @@ class QuantFormat(Format):
     def emit_scales(
         self, b: ir.IRBuilder, blocks: Sequence[ir.Value], features: Features
     ) -> ir.Value:
-        """The scales of consecutive blocks, one f32 lane a span.
+        """The scales of consecutive blocks, one f32 lane a group.
 
         Blocks of one span come one or several at a time; larger blocks come alone.
         """
@@ -106,14 +107,25 @@ class QuantFormat(Format):
     def emit_mins(
         self, b: ir.IRBuilder, blocks: Sequence[ir.Value], features: Features
     ) -> ir.Value:
-        """The minima of those blocks, one f32 lane a span, where `has_min`."""
-        raise NotImplementedError(f"{self.name} has no minima")
+        """The minima of those blocks, one f32 lane a group, where `has_min`."""
+        raise TypeError(f"{self.name} has no minima")
 
     @abstractmethod
     def emit_levels(
         self, b: ir.IRBuilder, block: ir.Value, span: int, features: Features
     ) -> ir.Value:
         """The levels of elements `32 * span` to `32 * span + 31` in order, `<32 x i8>`."""
+
+    def emit_floats(
+        self, b: ir.IRBuilder, block: ir.Value, span: int, features: Features
+    ) -> tuple[ir.Value, ir.Value]:
+        """The same levels as floats, the first 16 and the last 16, `<16 x float>` each."""
+        from fusec.codegen.cpu import simd
+
+        levels = self.emit_levels(b, block, span, features)
+        low, high = (simd.shuffle(b, levels, range(s, s + 16)) for s in (0, 16))
+        floats = simd.vec(simd.F32, 16)
+        return b.sitofp(low, floats), b.sitofp(high, floats)
 
 
 def f16_field(blocks: Bytes, offset: int) -> Floats:

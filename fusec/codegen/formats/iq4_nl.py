@@ -40,6 +40,16 @@ def emit_levels(b: ir.IRBuilder, packed: ir.Value, features: Features) -> ir.Val
     return simd.lookup16(b, LEVELS, simd.concat(b, low, high), features)
 
 
+def emit_floats(b: ir.IRBuilder, packed: ir.Value, features: Features) -> tuple[ir.Value, ir.Value]:
+    """Packed indices `<16 x i8>` to their levels as floats, the low nibbles' and the high ones'."""
+    from fusec.codegen.cpu import simd
+
+    wide = b.zext(packed, simd.vec(simd.I32, 16))
+    indices = b.and_(wide, simd.const(wide.type, 15)), b.lshr(wide, simd.const(wide.type, 4))
+    low, high = (simd.lookup16_f32(b, LEVELS, index, features) for index in indices)
+    return low, high
+
+
 class IQ4_NL(QuantFormat):
     """weight = d * LEVELS[index]."""
 
@@ -62,6 +72,16 @@ class IQ4_NL(QuantFormat):
         from fusec.codegen.cpu import simd
 
         return emit_levels(b, simd.load(b, block, simd.vec(simd.I8, 16), 2), features)
+
+    def emit_floats(
+        self, b: ir.IRBuilder, block: ir.Value, span: int, features: Features
+    ) -> tuple[ir.Value, ir.Value]:
+        """See `QuantFormat.emit_floats`."""
+        from fusec.codegen.cpu import simd
+
+        if not features.float_permute:
+            return super().emit_floats(b, block, span, features)
+        return emit_floats(b, simd.load(b, block, simd.vec(simd.I8, 16), 2), features)
 
 
 FORMAT = IQ4_NL(DType("iq4_nl", 32, 18))

@@ -64,5 +64,16 @@ class IQ4_XS(QuantFormat):
         packed = simd.load(b, block, simd.vec(simd.I8, 16), 8 + 16 * span)
         return iq4_nl.emit_levels(b, packed, features)
 
+    def emit_floats(
+        self, b: ir.IRBuilder, block: ir.Value, span: int, features: Features
+    ) -> tuple[ir.Value, ir.Value]:
+        """See `QuantFormat.emit_floats`."""
+        from fusec.codegen.cpu import simd
+
+        if not features.float_permute:
+            return super().emit_floats(b, block, span, features)
+        packed = simd.load(b, block, simd.vec(simd.I8, 16), 8 + 16 * span)
+        return iq4_nl.emit_floats(b, packed, features)
+
 
 FORMAT = IQ4_XS(DType("iq4_xs", 256, 136))

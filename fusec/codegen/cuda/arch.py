@@ -1,0 +1,97 @@
+"""The GPU architectures kernels are assembled for, and how to ask the driver which one is here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fusec.errors import FusecError
+
+
+@dataclass(frozen=True)
+class Arch:
+    """One `ptxas -arch` name. `cc` is what Numba wants: (major, minor) or (major, minor, 'a').
+
+    A suffix `a` marks architecture-specific code: it runs on that compute capability alone.
+    """
+
+    name: str
+    cc: tuple[int, int] | tuple[int, int, str]
+
+    @property
+    def number(self) -> int:
+        """Compute capability as one number, 90 for 9.0, to compare with `Instruction.since`."""
+        return self.cc[0] * 10 + self.cc[1]
+
+    def runs_on(self, major: int, minor: int) -> bool:
+        """Whether a GPU of that compute capability executes cubins of this architecture."""
+        if len(self.cc) == 3:
+            return (major, minor) == self.cc[:2]
+        return major == self.cc[0] and minor >= self.cc[1]
+
+
+ARCHS: dict[str, Arch] = {
+    arch.name: arch
+    for arch in (
+        Arch("sm_80", (8, 0)),  # A100
+        Arch("sm_86", (8, 6)),  # A10, RTX 30
+        Arch("sm_89", (8, 9)),  # L4, L40, RTX 40
+        Arch("sm_90a", (9, 0, "a")),  # H100, H200
+        Arch("sm_100a", (10, 0, "a")),  # B200
+        Arch("sm_120a", (12, 0, "a")),  # RTX 50
+    )
+}
+
+
+def find_arch(name: str) -> Arch:
+    """The architecture of that name; an unknown one is an error that lists the known."""
+    try:
+        return ARCHS[name]
+    except KeyError:
+        raise FusecError(
+            f"unknown architecture '{name}': expected one of {', '.join(ARCHS)}"
+        ) from None
+
+
+def arch_for(major: int, minor: int) -> Arch:
+    """The newest known architecture that runs on a GPU of compute capability `major.minor`."""
+    fitting = [arch for arch in ARCHS.values() if arch.runs_on(major, minor)]
+    if not fitting:
+        raise FusecError(
+            f"the GPU has compute capability {major}.{minor}: kernels can be built for "
+            f"{', '.join(ARCHS)} only; use --target cpu"
+        )
+    return max(fitting, key=lambda arch: arch.number)
+
+
+def native_arch(device: int = 0) -> Arch:
+    """The architecture of the GPU in this machine, by its driver (`--target native`).
+
+    Raises FusecError when the `cuda` extra, the driver or the GPU is missing.
+    """
+    try:
+        from cuda.bindings import driver
+    except ImportError:
+        raise missing_extra() from None
+    hint = "use --target cpu, or name an architecture such as --target sm_90a"
+    try:
+        (status,) = driver.cuInit(0)
+    except RuntimeError:  # the bindings raise this when libcuda.so cannot be loaded
+        raise FusecError(f"--target native: no NVIDIA driver on this machine; {hint}") from None
+    if status != driver.CUresult.CUDA_SUCCESS:
+        raise FusecError(f"--target native: the driver finds no GPU ({status.name}); {hint}")
+    attribute = driver.CUdevice_attribute
+    numbers = []
+    for which in (
+        attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
+        attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
+    ):
+        status, number = driver.cuDeviceGetAttribute(which, device)
+        if status != driver.CUresult.CUDA_SUCCESS:
+            raise FusecError(f"--target native: no GPU number {device} ({status.name}); {hint}")
+        numbers.append(int(number))
+    return arch_for(*numbers)
+
+
+def missing_extra() -> FusecError:
+    """The error for work that needs the optional CUDA packages."""
+    return FusecError("the CUDA target needs its compiler: pip install 'fusec[cuda]'")

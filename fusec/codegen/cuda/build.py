@@ -1,0 +1,155 @@
+"""Kernels to cubins: compiled once, in parallel processes, and taken from the cache afterwards.
+
+A cache entry holds the source, the PTX, the cubin and ptxas's report of one kernel. Reading them
+needs neither numba-cuda nor a GPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict
+from pathlib import Path
+from queue import Empty, SimpleQueue
+
+from fusec.codegen.cache import (
+    cache_root,
+    content_key,
+    digest_of_files,
+    intact,
+    publish,
+    stage,
+)
+from fusec.codegen.cuda.arch import find_arch
+from fusec.codegen.cuda.toolchain import Cubin, CudaKernel, require_compiler, versions
+from fusec.errors import FusecError
+
+Progress = Callable[[str], None]
+"""Called with a kernel's name when it is ready."""
+
+_REPORT = "report.json"
+
+
+def compile_kernel(kernel: CudaKernel, arch: str) -> Cubin:
+    """The cubin of one kernel for an architecture such as `sm_90a`."""
+    return compile_many([kernel], arch)[0]
+
+
+def compile_many(
+    kernels: Sequence[CudaKernel],
+    arch: str,
+    progress: Progress | None = None,
+    workers: int | None = None,
+) -> list[Cubin]:
+    """The cubins of several kernels, in order. `workers`: processes, one a core if not given.
+
+    Raises FusecError for an unknown architecture, without the `cuda` extra, and naming the kernel
+    that does not compile.
+    """
+    name = find_arch(arch).name
+    entries = [entry_of(kernel, name) for kernel in kernels]
+    loaded: dict[Path, Cubin] = {}
+    missing: dict[Path, CudaKernel] = {}
+    for kernel, entry in zip(kernels, entries, strict=True):
+        if entry in loaded or entry in missing:
+            continue
+        if intact(entry):
+            loaded[entry] = _load(entry)
+            if progress:
+                progress(kernel.name)
+        else:
+            missing[entry] = kernel
+    if missing:
+        require_compiler()
+        _compile(missing, name, progress, workers or os.cpu_count() or 1)
+        loaded |= {entry: _load(entry) for entry in missing}
+    return [loaded[entry] for entry in entries]
+
+
+def entry_of(kernel: CudaKernel, arch: str) -> Path:
+    """The cache folder of a kernel: its key covers everything that decides the machine code."""
+    here = Path(__file__).parent
+    support = digest_of_files(*(here / f"{m}.py" for m in ("instructions", "device", "toolchain")))
+    key = content_key(json.dumps(asdict(kernel), sort_keys=True), arch, versions(), support)
+    return cache_root() / "cuda" / key
+
+
+def write_entry(entry: Path, cubin: Cubin) -> None:
+    """Put what was compiled into a staging folder that holds the source already."""
+    fields = asdict(cubin)
+    (entry / f"{cubin.name}.cubin").write_bytes(fields.pop("data"))
+    (entry / f"{cubin.name}.ptx").write_text(fields.pop("ptx"))
+    (entry / _REPORT).write_text(json.dumps(fields, indent=1))
+
+
+def _load(entry: Path) -> Cubin:
+    report = json.loads((entry / _REPORT).read_text())
+    name = report["name"]
+    data = (entry / f"{name}.cubin").read_bytes()
+    return Cubin(data=data, ptx=(entry / f"{name}.ptx").read_text(), **report)
+
+
+def _compile(
+    missing: dict[Path, CudaKernel], arch: str, progress: Progress | None, workers: int
+) -> None:
+    # longest first, so that no process starts the longest kernel last
+    order = sorted(missing.items(), key=lambda item: len(item[1].source), reverse=True)
+    todo: SimpleQueue[tuple[Path, CudaKernel]] = SimpleQueue()
+    for item in order:
+        todo.put(item)
+    count = min(workers, len(order))
+    with ThreadPoolExecutor(count) as pool:
+        futures = [pool.submit(_serve, todo, arch, progress) for _ in range(count)]
+        try:
+            for future in as_completed(futures):
+                future.result()
+        finally:  # after a failure the other workers stop at their next kernel
+            with contextlib.suppress(Empty):
+                while True:
+                    todo.get_nowait()
+
+
+def _serve(
+    todo: SimpleQueue[tuple[Path, CudaKernel]], arch: str, progress: Progress | None
+) -> None:
+    """Feed one worker process until the queue is empty.
+
+    Plain child processes work from notebooks and from scripts without a `__main__` guard, where
+    `multiprocessing` would run the script again.
+    """
+    command = [sys.executable, "-m", "fusec.codegen.cuda.worker"]
+    with (
+        tempfile.TemporaryFile("w+") as complaints,
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints, text=True
+        ) as worker,
+    ):
+        assert worker.stdin and worker.stdout
+        while True:
+            try:
+                entry, kernel = todo.get_nowait()
+            except Empty:
+                return
+            staging = stage(entry)
+            (staging / f"{kernel.name}.py").write_text(kernel.source)
+            request = {"folder": str(staging), "arch": arch, "kernel": asdict(kernel)}
+            answer = ""
+            with contextlib.suppress(BrokenPipeError):
+                worker.stdin.write(json.dumps(request) + "\n")
+                worker.stdin.flush()
+                answer = worker.stdout.readline()
+            if not answer:
+                complaints.seek(0)
+                last = complaints.read().strip().splitlines()[-1:] or ["no message"]
+                raise FusecError(f"kernel {kernel.name}: the compiler process died: {last[0]}")
+            if reason := json.loads(answer):
+                raise FusecError(reason)
+            publish(staging, entry)
+            if progress:
+                progress(kernel.name)

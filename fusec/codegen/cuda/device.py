@@ -1,0 +1,136 @@
+"""Numba intrinsics for CUDA kernels: one per entry of `instructions.TABLE`, and four without PTX.
+
+Kernel sources import from here. Only numba-cuda's compiler can use these objects; on a machine
+without it, import `instructions` instead.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba.cuda import types
+from numba.cuda.extending import intrinsic
+
+from fusec.codegen.cuda.instructions import TABLE, Instruction
+
+_I32, _I64, _F32 = ir.IntType(32), ir.IntType(64), ir.FloatType()
+# kind: LLVM type, constraint letter, Numba type (None: a pointer of any element)
+_KINDS: dict[str, tuple[ir.Type, str, Any]] = {
+    "u32": (_I32, "r", types.uint32),
+    "s32": (_I32, "r", types.int32),
+    "f32": (_F32, "f", types.float32),
+    "u64": (_I64, "l", types.uint64),
+    "ptr": (_I64, "l", None),
+    "shared": (_I32, "r", types.uint32),
+    "cluster": (_I32, "r", types.uint32),
+    "pred": (_I32, "r", types.boolean),
+}
+
+
+def _intrinsic_of(entry: Instruction) -> Any:
+    """A Numba intrinsic that puts the entry's assembly in place of the call."""
+    returns = [_KINDS[kind] for kind in entry.returns]
+    arguments = [_KINDS[kind] for kind in entry.arguments]
+    constraints = ["=" + letter for _, letter, _ in returns]
+    constraints += [letter for _, letter, _ in arguments]
+    constraints += ["~{memory}"] if entry.memory else []
+    result_type: Any = types.void
+    llvm_result: ir.Type = ir.VoidType()
+    if len(returns) == 1:
+        llvm_result, _, result_type = returns[0]
+    elif returns:
+        llvm_result = ir.LiteralStructType([llvm for llvm, _, _ in returns])
+        result_type = types.UniTuple(returns[0][2], len(returns))
+    assembly_type = ir.FunctionType(llvm_result, [llvm for llvm, _, _ in arguments])
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        operands = []
+        for kind, value in zip(entry.arguments, values, strict=True):
+            if kind == "ptr":
+                operands.append(builder.ptrtoint(value, _I64))
+            elif kind == "pred":
+                operands.append(builder.zext(value, _I32))
+            else:
+                operands.append(value)
+        result = builder.asm(
+            assembly_type, entry.asm, ",".join(constraints), operands, entry.volatile
+        )
+        if len(returns) > 1:
+            parts = [builder.extract_value(result, n) for n in range(len(returns))]
+            return context.make_tuple(builder, signature.return_type, parts)
+        return result if returns else context.get_dummy_value()
+
+    def define(_context: Any, *given: Any) -> Any:
+        if len(given) != len(arguments):
+            return None
+        wanted = [
+            actual if kind == "ptr" else numba
+            for kind, (_, _, numba), actual in zip(entry.arguments, arguments, given, strict=True)
+        ]
+        if any(kind == "ptr" and not isinstance(actual, types.CPointer)
+               for kind, actual in zip(entry.arguments, given, strict=True)):  # fmt: skip
+            return None
+        return result_type(*wanted), generate
+
+    return intrinsic(_with_names(define, entry))
+
+
+def _with_names(define: Any, entry: Instruction) -> Any:
+    """Give the definition one named parameter per operand: Numba reads its signature."""
+    names = ", ".join(f"a{n}" for n in range(len(entry.arguments)))
+    namespace = {"define": define}
+    exec(f"def {entry.name}(context, {names}):\n    return define(context, {names})\n", namespace)
+    return namespace[entry.name]
+
+
+globals().update({name: _intrinsic_of(entry) for name, entry in TABLE.items()})
+
+
+@intrinsic
+def at(_context: Any, pointer: Any, index: Any) -> Any:
+    """`at(pointer, index)`: the address of element `index`."""
+    if not isinstance(pointer, types.CPointer) or not isinstance(index, types.Integer):
+        return None
+    wide = types.uint64 if not index.signed else types.int64
+
+    def generate(_context: Any, builder: Any, _signature: Any, values: Any) -> Any:
+        return builder.gep(values[0], [values[1]])
+
+    return pointer(pointer, wide), generate
+
+
+@intrinsic
+def shared_bytes(_context: Any, count: Any) -> Any:
+    """`shared_bytes(constant)`: the shared-memory address of that many fresh bytes."""
+    if not isinstance(count, types.IntegerLiteral):
+        return None
+
+    def generate(_context: Any, builder: Any, _signature: Any, _values: Any) -> Any:
+        module = builder.module
+        storage = ir.ArrayType(ir.IntType(8), count.literal_value)
+        name = module.get_unique_name("shared_bytes")
+        variable = ir.GlobalVariable(module, storage, name, addrspace=3)
+        variable.linkage = "internal"
+        variable.align = 128
+        variable.initializer = ir.Constant(storage, ir.Undefined)
+        return builder.ptrtoint(variable, _I32)
+
+    return types.uint32(count), generate
+
+
+def _select(kind: Any) -> Any:
+    def select(_context: Any, condition: Any, yes: Any, no: Any) -> Any:
+        """`select(condition, yes, no)` without a branch."""
+
+        def generate(_context: Any, builder: Any, _signature: Any, values: Any) -> Any:
+            return builder.select(*values)
+
+        return kind(types.boolean, kind, kind), generate
+
+    return intrinsic(select)
+
+
+select_u32 = _select(types.uint32)
+select_s32 = _select(types.int32)
+select_f32 = _select(types.float32)

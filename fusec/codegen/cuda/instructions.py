@@ -1,0 +1,236 @@
+"""The PTX instructions kernels use and Numba lacks, as data.
+
+`device.py` makes Numba intrinsics of the table, `twins.py` holds what each entry means in NumPy.
+Kinds of operand: `u32 s32 f32 u64` values, `ptr` a global address, `shared` a 32-bit shared-memory
+address, `cluster` one inside a cluster, `pred` a condition.
+
+`volatile` entries stay in the order in which the source has them, so loads of weights are issued
+where the emitter put them. `memory` entries are fences for the compiler as well: whatever touches
+data that another thread or kernel writes is one, because the compiler would otherwise move it
+across a barrier or above `griddep_wait`.
+
+Source: the PTX ISA reference, version 9.0.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+TABLE: dict[str, Instruction] = {}
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One entry; `$0 $1 ...` in `asm` number the results first, then the arguments."""
+
+    name: str
+    asm: str
+    returns: tuple[str, ...]
+    arguments: tuple[str, ...]
+    volatile: bool
+    memory: bool
+    since: int  # lowest compute capability, 90 for 9.0
+
+    @property
+    def mnemonic(self) -> str:
+        """The instruction's own name: what must be found in the PTX."""
+        statements = [part.strip() for part in self.asm.strip("{} ").split(";") if part.strip()]
+        return re.sub(r"^@\w+ ", "", statements[-1]).split(" ")[0]
+
+
+def ptx_op(
+    name: str,
+    asm: str,
+    returns: str = "",
+    arguments: str = "",
+    *,
+    volatile: bool = False,
+    memory: bool = False,
+    since: int = 80,
+) -> None:
+    """Enter an instruction; kinds are words separated by spaces, `4*u32` repeats one."""
+    if name in TABLE:
+        raise ValueError(f"instruction {name} is in the table twice")
+    kinds = _expand(returns), _expand(arguments)
+    TABLE[name] = Instruction(name, asm, *kinds, volatile or memory, memory, since)
+
+
+def _expand(kinds: str) -> tuple[str, ...]:
+    words: list[str] = []
+    for word in kinds.split():
+        count, _, kind = word.rpartition("*")
+        words += [kind] * int(count or 1)
+    return tuple(words)
+
+
+# -- where this thread is -------------------------------------------------------------------------
+
+for _name, _register in {
+    "thread_index": "%tid.x",
+    "block_index": "%ctaid.x",
+    "block_index_y": "%ctaid.y",
+    "block_count": "%nctaid.x",
+    "cluster_rank": "%cluster_ctarank",
+}.items():
+    ptx_op(_name, f"mov.u32 $0, {_register};", "u32", since=90 if "cluster" in _name else 80)
+ptx_op("globaltimer", "mov.u64 $0, %globaltimer;", "u64", volatile=True)
+
+# -- weights: written by nobody while kernels run, so they may be read before any wait -------------
+
+_NC = "ld.global.nc.L1::no_allocate"
+ptx_op("load_weight_v4", f"{_NC}.v4.u32 {{$0, $1, $2, $3}}, [$4];", "4*u32", "ptr", volatile=True)
+ptx_op("load_weight_v2", f"{_NC}.v2.u32 {{$0, $1}}, [$2];", "2*u32", "ptr", volatile=True)
+for _kind in ("u32", "f32"):
+    ptx_op(f"load_weight_{_kind}", f"{_NC}.{_kind} $0, [$1];", _kind, "ptr", volatile=True)
+for _kind, _into in {"u16": "u32", "u8": "u32", "s8": "s32"}.items():
+    ptx_op(f"load_weight_{_kind}", f"{_NC}.{_kind} $0, [$1];", _into, "ptr", volatile=True)
+ptx_op(
+    "load_weight_v4_hint",
+    "ld.global.nc.L1::no_allocate.L2::cache_hint.v4.u32 {$0, $1, $2, $3}, [$4], $5;",
+    "4*u32",
+    "ptr u64",
+    volatile=True,
+)
+for _name in ("evict_first", "evict_last"):
+    ptx_op(f"policy_{_name}", f"createpolicy.fractional.L2::{_name}.b64 $0, 1.0;", "u64")
+
+# -- what other kernels wrote or will read ---------------------------------------------------------
+
+for _kind in ("u32", "f32"):
+    ptx_op(f"load_{_kind}", f"ld.global.{_kind} $0, [$1];", _kind, "ptr", memory=True)
+    ptx_op(
+        f"load_{_kind}x2", f"ld.global.v2.{_kind} {{$0, $1}}, [$2];", f"2*{_kind}", "ptr",
+        memory=True,
+    )  # fmt: skip
+    ptx_op(
+        f"load_{_kind}x4", f"ld.global.v4.{_kind} {{$0, $1, $2, $3}}, [$4];", f"4*{_kind}", "ptr",
+        memory=True,
+    )  # fmt: skip
+ptx_op("load_u16", "ld.global.u16 $0, [$1];", "u32", "ptr", memory=True)
+_STORES = {"u32": ("u32", "u32"), "f32": ("f32", "f32"), "u16": ("u16", "u32")}
+
+
+def _stores(space: str, address: str) -> None:
+    """Stores of one, two and four values, each with a twin that a condition guards (`_if`)."""
+    prefix = "store" if space == "global" else "store_shared"
+    for suffix, (ptx_type, kind) in _STORES.items():
+        for width in (1, 2, 4) if suffix != "u16" else (1,):
+            vector = "" if width == 1 else f".v{width}"
+            values = ", ".join(f"${n + 1}" for n in range(width))
+            value = values if width == 1 else f"{{{values}}}"
+            name = f"{prefix}_{suffix}" + (f"x{width}" if width > 1 else "")
+            statement = f"st.{space}{vector}.{ptx_type} [$0], {value};"
+            kinds = f"{address} {width}*{kind}"
+            ptx_op(name, statement, "", kinds, memory=True)
+            guarded = f"{{ .reg .pred q; setp.ne.u32 q, ${width + 1}, 0; @q {statement} }}"
+            ptx_op(f"{name}_if", guarded, "", f"{kinds} pred", memory=True)
+
+
+_stores("global", "ptr")
+
+# -- shared memory ---------------------------------------------------------------------------------
+
+for _kind in ("u32", "f32"):
+    ptx_op(f"load_shared_{_kind}", f"ld.shared.{_kind} $0, [$1];", _kind, "shared", memory=True)
+    ptx_op(
+        f"load_shared_{_kind}x4", f"ld.shared.v4.{_kind} {{$0, $1, $2, $3}}, [$4];", f"4*{_kind}",
+        "shared", memory=True,
+    )  # fmt: skip
+_stores("shared", "shared")
+ptx_op("barrier", "bar.sync 0;", memory=True)
+ptx_op("barrier_named", "bar.sync $0, $1;", "", "u32 u32", memory=True)
+ptx_op("warp_barrier", "bar.warp.sync 0xffffffff;", memory=True)
+
+# -- arithmetic: each rounds once, to nearest, as written ------------------------------------------
+
+ptx_op("fma", "fma.rn.f32 $0, $1, $2, $3;", "f32", "3*f32")
+for _name in ("add", "sub", "mul", "div"):
+    ptx_op(f"{_name}_f32", f"{_name}.rn.f32 $0, $1, $2;", "f32", "2*f32")
+ptx_op("sqrt_f32", "sqrt.rn.f32 $0, $1;", "f32", "f32")
+ptx_op("rcp_f32", "rcp.rn.f32 $0, $1;", "f32", "f32")
+ptx_op("rsqrt_approx", "rsqrt.approx.f32 $0, $1;", "f32", "f32")  # within 2 units of last place
+for _name in ("min", "max"):
+    ptx_op(f"{_name}_f32", f"{_name}.f32 $0, $1, $2;", "f32", "2*f32")
+    for _kind in ("u32", "s32"):
+        ptx_op(f"{_name}_{_kind}", f"{_name}.{_kind} $0, $1, $2;", _kind, f"2*{_kind}")
+ptx_op("add_u32", "add.u32 $0, $1, $2;", "u32", "2*u32")
+ptx_op("mul_u32", "mul.lo.u32 $0, $1, $2;", "u32", "2*u32")
+ptx_op("mad_s32", "mad.lo.s32 $0, $1, $2, $3;", "s32", "3*s32")
+ptx_op("s32_to_f32", "cvt.rn.f32.s32 $0, $1;", "f32", "s32")
+ptx_op("f32_to_s32", "cvt.rni.s32.f32 $0, $1;", "s32", "f32")
+ptx_op("bits_f32", "mov.b32 $0, $1;", "f32", "u32")
+ptx_op("bits_u32", "mov.b32 $0, $1;", "u32", "f32")
+ptx_op("half_to_f32", "{ .reg .b16 h, t; mov.b32 {h, t}, $1; cvt.f32.f16 $0, h; }", "f32", "u32")
+ptx_op(
+    "high_half_to_f32", "{ .reg .b16 h, t; mov.b32 {t, h}, $1; cvt.f32.f16 $0, h; }", "f32", "u32"
+)
+ptx_op("f32_to_half", "{ .reg .b16 h; cvt.rn.f16.f32 h, $1; cvt.u32.u16 $0, h; }", "u32", "f32")
+ptx_op("pack_halves", "cvt.rn.f16x2.f32 $0, $2, $1;", "u32", "2*f32")  # first in the low half
+
+# -- bytes and bits --------------------------------------------------------------------------------
+
+ptx_op("dp4a_ss", "dp4a.s32.s32 $0, $1, $2, $3;", "s32", "u32 u32 s32")
+ptx_op("dp4a_su", "dp4a.s32.u32 $0, $1, $2, $3;", "s32", "u32 u32 s32")
+ptx_op("prmt", "prmt.b32 $0, $1, $2, $3;", "u32", "3*u32")
+ptx_op("bit_select", "lop3.b32 $0, $1, $2, $3, 0xca;", "u32", "3*u32")  # mask ? second : third
+ptx_op("and_or", "lop3.b32 $0, $1, $2, $3, 0xea;", "u32", "3*u32")  # (first & second) | third
+
+# -- across a warp ---------------------------------------------------------------------------------
+
+for _kind in ("u32", "f32"):
+    for _mode, _how in {"xor": "bfly", "down": "down", "from": "idx"}.items():
+        ptx_op(
+            f"shuffle_{_mode}_{_kind}", f"shfl.sync.{_how}.b32 $0, $1, $2, 0x1f, 0xffffffff;",
+            _kind, f"{_kind} u32", volatile=True,
+        )  # fmt: skip
+ptx_op("warp_max_u32", "redux.sync.max.u32 $0, $1, 0xffffffff;", "u32", "u32", volatile=True)
+ptx_op("warp_min_u32", "redux.sync.min.u32 $0, $1, 0xffffffff;", "u32", "u32", volatile=True)
+ptx_op("warp_add_s32", "redux.sync.add.s32 $0, $1, 0xffffffff;", "s32", "s32", volatile=True)
+ptx_op(
+    "mma_s8_16x8x32",
+    "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {$0, $1, $2, $3}, {$4, $5, $6, $7}, "
+    "{$8, $9}, {$10, $11, $12, $13};",
+    "4*s32",
+    "4*u32 2*u32 4*s32",
+    volatile=True,
+)
+ptx_op(
+    "load_matrix_x4",
+    "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {$0, $1, $2, $3}, [$4];",
+    "4*u32",
+    "shared",
+    memory=True,
+)
+
+# -- asynchronous copies and prefetch --------------------------------------------------------------
+
+ptx_op("copy_async_16", "cp.async.cg.shared.global [$0], [$1], 16;", "", "shared ptr", memory=True)
+ptx_op("copy_async_commit", "cp.async.commit_group;", memory=True)
+ptx_op("copy_async_wait", "cp.async.wait_all;", memory=True)
+ptx_op("prefetch_l2", "prefetch.global.L2 [$0];", "", "ptr", volatile=True)
+ptx_op(
+    "prefetch_l2_bulk", "cp.async.bulk.prefetch.L2.global [$0], $1;", "", "ptr u32",
+    volatile=True, since=90,
+)  # fmt: skip
+
+# -- between kernels, blocks and the blocks of a cluster -------------------------------------------
+
+ptx_op("griddep_wait", "griddepcontrol.wait;", memory=True, since=90)
+ptx_op("griddep_launch", "griddepcontrol.launch_dependents;", volatile=True, since=90)
+ptx_op("load_acquire_u32", "ld.acquire.gpu.global.u32 $0, [$1];", "u32", "ptr", memory=True)
+ptx_op("store_release_u32", "st.release.gpu.global.u32 [$0], $1;", "", "ptr u32", memory=True)
+ptx_op("red_release_add_u32", "red.release.gpu.global.add.u32 [$0], $1;", "", "ptr u32",
+       memory=True)  # fmt: skip
+ptx_op("atomic_add_u32", "atom.acq_rel.gpu.global.add.u32 $0, [$1], $2;", "u32", "ptr u32",
+       memory=True)  # fmt: skip
+ptx_op("atomic_max_u64", "atom.acq_rel.gpu.global.max.u64 $0, [$1], $2;", "u64", "ptr u64",
+       memory=True)  # fmt: skip
+ptx_op("cluster_arrive", "barrier.cluster.arrive.aligned;", memory=True, since=90)
+ptx_op("cluster_wait", "barrier.cluster.wait.aligned;", memory=True, since=90)
+ptx_op("map_shared", "mapa.shared::cluster.u32 $0, $1, $2;", "cluster", "shared u32", since=90)
+for _kind in ("u32", "f32"):
+    ptx_op(f"load_cluster_{_kind}", f"ld.shared::cluster.{_kind} $0, [$1];", _kind, "cluster",
+           memory=True, since=90)  # fmt: skip
+    ptx_op(f"store_cluster_{_kind}", f"st.shared::cluster.{_kind} [$0], $1;", "",
+           f"cluster {_kind}", memory=True, since=90)  # fmt: skip

@@ -1,0 +1,184 @@
+"""Kernel source to cubin, for a named architecture, with or without a GPU in the machine.
+
+    source (Python) --numba-cuda, libNVVM--> PTX --ptxas--> cubin
+
+This module alone calls numba-cuda's compiler, so that it can be exchanged. Importing it is cheap:
+numba-cuda is loaded by the first kernel that is compiled here. `build.py` adds the cache on disk
+and the parallel processes.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import importlib.util
+import linecache
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fusec.codegen.cuda.arch import Arch, missing_extra
+from fusec.errors import FusecError
+
+_PACKAGES = ("numba-cuda", "llvmlite", "nvidia-nvvm", "nvidia-cuda-nvcc")
+
+
+@dataclass(frozen=True)
+class CudaKernel:
+    """One kernel to compile.
+
+    `source` is a Python module that defines the function `name`; `signature` types its arguments:
+    `f32* u64* u32* u16* u8*` for pointers, `f32 u32 s32 u64` for scalars. `threads` is the block
+    size the kernel is launched with, `min_blocks` how many blocks should fit one multiprocessor;
+    together they bound the registers.
+    """
+
+    name: str
+    source: str
+    signature: tuple[str, ...]
+    threads: int
+    min_blocks: int = 1
+
+
+@dataclass(frozen=True)
+class Cubin:
+    """A compiled kernel: machine code under the symbol `name`, and what ptxas said about it."""
+
+    name: str
+    arch: str
+    data: bytes
+    ptx: str
+    registers: int
+    spill_stores: int  # bytes
+    spill_loads: int  # bytes
+    static_shared: int  # bytes
+
+
+def compile_source(kernel: CudaKernel, arch: Arch, path: str = "") -> Cubin:
+    """Compile in this process, without the cache. `path`: where the source lies, for messages."""
+    ptx = _to_ptx(kernel, arch, path)
+    return _assemble(kernel.name, ptx, arch)
+
+
+def _to_ptx(kernel: CudaKernel, arch: Arch, path: str) -> str:
+    """The kernel as PTX under its own name, multiplications and additions left as written."""
+    from numba.cuda import types
+    from numba.cuda.compiler import compile_cuda, kernel_fixup
+    from numba.cuda.cudadrv import nvvm
+
+    scalars = {
+        "f32": types.float32,
+        "u8": types.uint8,
+        "u16": types.uint16,
+        "u32": types.uint32,
+        "s32": types.int32,
+        "u64": types.uint64,
+    }
+    arguments = tuple(
+        types.CPointer(scalars[kind[:-1]]) if kind.endswith("*") else scalars[kind]
+        for kind in kernel.signature
+    )
+    options = {"opt": 3, "fma": 0}
+    try:
+        function = _load_function(kernel, path)
+        compiled = compile_cuda(function, types.void, arguments, nvvm_options=options, cc=arch.cc)
+    except Exception as error:  # many kinds; each means that the source is not what Numba takes
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = " ".join(lines[:3]) or repr(error)
+        raise FusecError(
+            f"kernel {kernel.name}: numba-cuda refused the source: {reason}"
+        ) from error
+    symbol = compiled.fndesc.llvm_func_name
+    library = compiled.library
+    entry = library.get_function(symbol)
+    library._entry_name = symbol
+    kernel_fixup(entry, False)
+    nvvm.set_launch_bounds(entry, (kernel.threads, kernel.min_blocks))
+    (ptx,) = library.get_asm_strs(cc=arch.cc)
+    return canonical(ptx, symbol, kernel.name)
+
+
+def _load_function(kernel: CudaKernel, path: str) -> Callable[..., Any]:
+    """Execute the source; register it with `linecache` so that messages can quote it."""
+    filename = path or f"<kernel {kernel.name}>"
+    lines = kernel.source.splitlines(keepends=True)
+    linecache.cache[filename] = (len(kernel.source), None, lines, filename)
+    namespace: dict[str, Any] = {"__name__": f"fusec_kernel_{kernel.name}"}
+    exec(compile(kernel.source, filename, "exec"), namespace)
+    function: Callable[..., Any] = namespace[kernel.name]
+    return function
+
+
+def canonical(ptx: str, symbol: str, name: str) -> str:
+    """PTX whose text depends on the kernel alone.
+
+    Numba's mangled symbol carries a counter of the process, and its environment variable serves
+    exceptions, which kernels do not raise.
+    """
+    ptx = re.sub(r"^\.common \.global [^\n]*NumbaEnv[^\n]*\n", "", ptx, flags=re.MULTILINE)
+    ptx = ptx.replace(symbol, name)
+    return re.sub(r"^//[^\n]*\n", "", ptx, flags=re.MULTILINE).lstrip("\n")
+
+
+def _assemble(name: str, ptx: str, arch: Arch) -> Cubin:
+    ptxas = find_ptxas()
+    if ptxas is None:
+        raise missing_extra()
+    with tempfile.TemporaryDirectory(prefix="fusec-") as folder:
+        source, output = Path(folder, f"{name}.ptx"), Path(folder, f"{name}.cubin")
+        source.write_text(ptx)
+        command = [ptxas, "-v", f"-arch={arch.name}", str(source), "-o", str(output)]
+        run = subprocess.run(command, capture_output=True, text=True, check=False)
+        report = run.stderr + run.stdout
+        if run.returncode != 0:
+            shown = "; ".join(report.replace(f"{folder}/", "").strip().splitlines()[:3])
+            raise FusecError(f"kernel {name}: ptxas failed for {arch.name}: {shown}")
+        data = output.read_bytes()
+
+    def number(pattern: str) -> int:
+        found = re.search(pattern, report)
+        return int(found.group(1)) if found else 0
+
+    return Cubin(
+        name,
+        arch.name,
+        data,
+        ptx,
+        registers=number(r"Used (\d+) registers"),
+        spill_stores=number(r"(\d+) bytes spill stores"),
+        spill_loads=number(r"(\d+) bytes spill loads"),
+        static_shared=number(r"(\d+) bytes smem"),
+    )
+
+
+def require_compiler() -> None:
+    """Refuse, in one sentence, to compile on a machine without the CUDA packages."""
+    if importlib.util.find_spec("numba_cuda") is None or find_ptxas() is None:
+        raise missing_extra()
+
+
+@functools.cache
+def find_ptxas() -> str | None:
+    """The assembler: the one beside the Python packages, else the first on PATH."""
+    spec = importlib.util.find_spec("nvidia")
+    for folder in (spec.submodule_search_locations or []) if spec is not None else []:
+        for candidate in sorted(Path(folder).glob("cu*/bin/ptxas")):
+            return str(candidate)
+    return shutil.which("ptxas")
+
+
+@functools.cache
+def versions() -> str:
+    """The tools that decide the machine code, and their versions."""
+    found = []
+    for package in _PACKAGES:
+        try:
+            found.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            found.append(f"{package} none")
+    return ", ".join([*found, find_ptxas() or "no ptxas"])

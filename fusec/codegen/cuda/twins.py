@@ -1,0 +1,220 @@
+"""What the instructions mean, in NumPy: kernels run on a machine without a GPU.
+
+A launch executes in lock step. Every value is an array over (blocks, threads), or a scalar all
+threads share; an instruction computes all threads at once. So emitted source runs as it stands,
+provided loops have one trip count for all threads and stores are guarded by the `_if` instructions
+instead of branches. Wrong values show, races do not.
+"""
+
+from __future__ import annotations
+
+import builtins
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fusec.codegen.cuda.instructions import TABLE, Instruction
+from fusec.codegen.cuda.toolchain import CudaKernel
+from fusec.codegen.cuda.twins_arithmetic import ARITHMETIC, Lanes
+
+_ELEMENT = {"u8": "u1", "s8": "i1", "u16": "u2", "u32": "u4", "s32": "i4", "u64": "u8", "f32": "f4"}
+_CLUSTER_SHIFT = 24  # a mapped shared address has the rank plus one above it
+# lock step needs no synchronisation, and caches do not show
+_SILENT = (
+    *("barrier", "barrier_named", "warp_barrier", "cluster_arrive", "cluster_wait"),
+    *("griddep_wait", "griddep_launch", "copy_async_commit", "copy_async_wait"),
+    *("prefetch_l2", "prefetch_l2_bulk"),
+)
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """A global address per thread: byte offsets into an array's memory."""
+
+    memory: npt.NDArray[np.uint8]
+    offset: Lanes
+    itemsize: int
+
+
+class Launch:
+    """A grid of blocks, and the functions its kernel calls, by name, in `functions`."""
+
+    def __init__(self, blocks: int, threads: int, cluster: int = 1) -> None:
+        self.blocks, self.threads, self.cluster = blocks, threads, cluster
+        self.shared = np.zeros((blocks, 0), np.uint8)
+        block, thread = np.indices((blocks, threads), dtype=np.uint32)
+        self.functions: dict[str, Callable[..., Any]] = {
+            **ARITHMETIC,
+            **dict.fromkeys(_SILENT, _nothing),
+            "at": lambda pointer, index: Pointer(
+                pointer.memory,
+                pointer.offset + np.asarray(index, np.int64) * pointer.itemsize,
+                pointer.itemsize,
+            ),
+            "shared_bytes": self._shared_bytes,
+            "thread_index": lambda: thread,
+            "block_index": lambda: block,
+            "block_index_y": lambda: np.zeros_like(block),
+            "block_count": lambda: np.full_like(block, blocks),
+            "cluster_rank": lambda: block % np.uint32(cluster),
+            "globaltimer": lambda: np.full(block.shape, time.monotonic_ns(), np.uint64),
+            "map_shared": _map_shared,
+            "policy_evict_first": lambda: np.uint64(0),
+            "policy_evict_last": lambda: np.uint64(0),
+            "red_release_add_u32": self._atomic_add,
+            "atomic_add_u32": self._atomic_add,
+            "atomic_max_u64": self._atomic_max,
+            "copy_async_16": self._copy_async,
+            "load_matrix_x4": self._load_matrix,
+        }
+        for entry in TABLE.values():
+            if entry.name not in self.functions:
+                self.functions[entry.name] = self._memory_twin(entry)
+
+    def run(self, kernel: CudaKernel, *arguments: Any) -> None:
+        """Execute a kernel; arrays are passed by their address, and its stores change them."""
+        passed = [
+            self._argument(kind, value)
+            for kind, value in zip(kernel.signature, arguments, strict=True)
+        ]
+        modules = {
+            "fusec.codegen.cuda.device": SimpleNamespace(**self.functions),
+            "numba": SimpleNamespace(
+                **{kind: _cast(kind) for kind in ("float32", "uint32", "int32", "uint64")}
+            ),
+        }
+        namespace: dict[str, Any] = {
+            "__builtins__": {**vars(builtins), "__import__": lambda path, *_: modules[path]}
+        }
+        exec(compile(kernel.source, f"<twin of {kernel.name}>", "exec"), namespace)
+        namespace[kernel.name](*passed)
+
+    def _argument(self, kind: str, value: Any) -> Any:
+        if not kind.endswith("*"):
+            return np.asarray(value).astype(_ELEMENT[kind])[()]
+        if not value.flags.c_contiguous:
+            raise ValueError("a kernel's array argument must be contiguous")
+        offset = np.zeros((self.blocks, self.threads), np.int64)
+        itemsize = np.dtype(_ELEMENT[kind[:-1]]).itemsize
+        return Pointer(value.reshape(-1).view(np.uint8), offset, itemsize)
+
+    def _shared_bytes(self, count: int) -> Lanes:
+        start = -(-self.shared.shape[1] // 128) * 128
+        grown = np.full((self.blocks, start + count), 0xA5, np.uint8)  # never zero by luck
+        grown[:, : self.shared.shape[1]] = self.shared
+        self.shared = grown
+        return np.full((self.blocks, self.threads), start, np.uint32)
+
+    def _memory_twin(self, entry: Instruction) -> Callable[..., Any]:
+        """Loads and stores, from what the mnemonic says of space, width and element."""
+        words = entry.mnemonic.split(".")
+        element = np.dtype(_ELEMENT[words[-1]])
+        width = next((int(word[1]) for word in words if word in ("v2", "v4")), 1)
+        if words[0] == "ld":
+            into = {"u32": np.uint32, "s32": np.int32, "f32": np.float32}[entry.returns[0]]
+
+            def load(address: Any, *_hint: Any) -> Any:
+                memory, index = self._locate(address, element.itemsize * width)
+                values = memory[index].view(element).astype(into)
+                parts = tuple(values[..., n] for n in range(width))
+                return parts if width > 1 else parts[0]
+
+            return load
+        guarded = entry.name.endswith("_if")
+
+        def store(address: Any, *values: Any) -> None:
+            shape = (self.blocks, self.threads)
+            live = np.broadcast_to(values[-1], shape) if guarded else np.ones(shape, bool)
+            lanes = [np.broadcast_to(value, shape).astype(element) for value in values[:width]]
+            memory, index = self._locate(address, element.itemsize * width, live)
+            memory[index[live]] = np.stack(lanes, axis=-1).view(np.uint8)[live]
+
+        return store
+
+    def _locate(
+        self, address: Any, nbytes: int, live: npt.NDArray[np.bool_] | None = None
+    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+        """Memory and, per thread, the indices of `nbytes` bytes; checks bounds and alignment."""
+        shape = (self.blocks, self.threads)
+        if isinstance(address, Pointer):
+            memory, offset = address.memory, np.broadcast_to(address.offset, shape)
+        else:
+            offset = np.broadcast_to(np.asarray(address, np.int64), shape)
+            own = np.arange(self.blocks)[:, None]
+            mapped = offset >> _CLUSTER_SHIFT
+            first = own // self.cluster * self.cluster
+            block = np.where(mapped > 0, first + mapped - 1, own)
+            local = offset & ((1 << _CLUSTER_SHIFT) - 1)
+            size = self.shared.shape[1]
+            if np.any((local + nbytes > size) if live is None else (local + nbytes > size) & live):
+                raise IndexError("shared-memory access beyond what the kernel declared")
+            memory, offset = self.shared.reshape(-1), block * size + local
+            aligned = local
+        if isinstance(address, Pointer):
+            aligned = offset
+        used = np.ones(shape, bool) if live is None else live
+        if np.any((aligned % nbytes != 0) & used):
+            raise IndexError(f"misaligned access of {nbytes} bytes")
+        if np.any(((offset < 0) | (offset + nbytes > memory.size)) & used):
+            raise IndexError("global access outside the array")
+        return memory, offset[..., None] + np.arange(nbytes)
+
+    def _atomic_add(self, address: Pointer, value: Any) -> Lanes:
+        return self._one_by_one(address, value, np.uint32, lambda old, new: old + new)
+
+    def _atomic_max(self, address: Pointer, value: Any) -> Lanes:
+        return self._one_by_one(address, value, np.uint64, np.maximum)
+
+    def _one_by_one(self, address: Pointer, value: Any, kind: Any, combine: Any) -> Lanes:
+        offsets = np.broadcast_to(address.offset, (self.blocks, self.threads))
+        values = np.broadcast_to(np.asarray(value, kind), offsets.shape)
+        words = address.memory.view(kind)
+        before = np.empty(offsets.shape, kind)
+        for lane in np.ndindex(offsets.shape):
+            place = offsets[lane] // words.itemsize
+            before[lane] = words[place]
+            words[place] = combine(words[place : place + 1], values[lane])[0]
+        return before
+
+    def _copy_async(self, target: Lanes, source: Pointer) -> None:
+        values = self.functions["load_u32x4"](source)
+        self.functions["store_shared_u32x4"](target, *values)
+
+    def _load_matrix(self, address: Lanes) -> tuple[Lanes, ...]:
+        """`ldmatrix.x4`: lanes 8i..8i+7 give the row addresses of 8x8 matrix i of halves."""
+        rows = np.broadcast_to(address, (self.blocks, self.threads)).reshape(self.blocks, -1, 32)
+        lane = np.arange(32)
+        load = self.functions["load_shared_u32"]
+        shape = (self.blocks, self.threads)
+        return tuple(
+            load((rows[..., 8 * i + lane // 4] + 4 * (lane % 4)).reshape(shape)) for i in range(4)
+        )
+
+
+def _nothing(*_arguments: Any) -> None:
+    """The twin of what only orders or prefetches."""
+
+
+def _map_shared(address: Any, rank: Any) -> Lanes:
+    mapped: Lanes = np.asarray(address) | ((np.asarray(rank, np.uint32) + 1) << _CLUSTER_SHIFT)
+    return mapped
+
+
+def _cast(kind: str) -> Callable[[Any], Any]:
+    dtype = np.dtype(kind)
+
+    def cast(value: Any) -> Any:
+        if isinstance(value, int):
+            return (
+                np.array(value & 0xFFFFFFFF, np.uint32).view(dtype)[()]
+                if (kind.endswith("int32"))
+                else dtype.type(value)
+            )
+        return np.asarray(value).astype(dtype)
+
+    return cast

@@ -1,0 +1,163 @@
+"""The NumPy twins against exact arithmetic, and a whole kernel run through them."""
+
+import struct
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from fusec.codegen.cuda.instructions import TABLE
+from fusec.codegen.cuda.toolchain import CudaKernel
+from fusec.codegen.cuda.twins import Launch
+from fusec.codegen.cuda.twins_arithmetic import ARITHMETIC
+from tests.codegen.cuda.kernels import SCALE
+
+RNG = np.random.default_rng(7)
+
+
+def words(*shape: int) -> np.ndarray:
+    return RNG.integers(0, 2**32, shape, dtype=np.uint32)
+
+
+def test_every_instruction_has_a_twin() -> None:
+    assert set(TABLE) <= set(Launch(1, 32).functions)
+
+
+def test_fma_rounds_once() -> None:
+    a, b, c = (RNG.normal(0, 1, 3000).astype(np.float32) for _ in range(3))
+    c[:1000] = -(a[:1000] * b[:1000])  # cancellation: only an exact product leaves the right rest
+    c[1000:2000] *= np.float32(2.0**-24)
+    for x, y, z, got in zip(a, b, c, ARITHMETIC["fma"](a, b, c), strict=True):
+        exact = Fraction(float(x)) * Fraction(float(y)) + Fraction(float(z))
+        around = [
+            np.nextafter(got, np.float32(-np.inf)),
+            got,
+            np.nextafter(got, np.float32(np.inf)),
+        ]
+        distances = [abs(Fraction(float(value)) - exact) for value in around]
+        assert distances[1] == min(distances)
+
+
+def test_prmt_follows_the_ptx_reference() -> None:
+    a, b, selector = words(500), words(500), words(500)
+    for x, y, s, got in zip(a, b, selector, ARITHMETIC["prmt"](a, b, selector), strict=True):
+        pool = struct.pack("<II", x, y)
+        expected = bytes(
+            (0xFF if pool[n & 7] & 0x80 else 0) if n & 8 else pool[n & 7]
+            for n in ((int(s) >> (4 * k)) & 15 for k in range(4))
+        )
+        assert struct.pack("<I", got) == expected
+
+
+@pytest.mark.parametrize(("name", "second"), [("dp4a_ss", "4b"), ("dp4a_su", "4B")])
+def test_dp4a_sums_four_products(name: str, second: str) -> None:
+    a, b = words(500), words(500)
+    c = RNG.integers(-1000, 1000, 500, dtype=np.int32)
+    for x, y, z, got in zip(a, b, c, ARITHMETIC[name](a, b, c), strict=True):
+        left, right = struct.unpack("4b", x.tobytes()), struct.unpack(second, y.tobytes())
+        assert got == z + sum(p * q for p, q in zip(left, right, strict=True))
+
+
+def test_conversions_match_struct() -> None:
+    values = np.array([0.1, -2.5, 65504, 6e-8, 3.14159], np.float32)
+    bits = ARITHMETIC["f32_to_half"](values)
+    expected = [struct.unpack("<H", struct.pack("<e", value))[0] for value in values]
+    assert bits.tolist() == expected
+    packed = ARITHMETIC["pack_halves"](values, values[::-1])
+    assert (packed >> 16).tolist() == expected[::-1]
+    wanted = [struct.unpack("<e", struct.pack("<H", half))[0] for half in expected[::-1]]
+    assert ARITHMETIC["high_half_to_f32"](packed).tolist() == wanted
+    odd = np.array([2.5, -3.5, 1e20, -1e20, np.nan], np.float32)
+    assert ARITHMETIC["f32_to_s32"](odd).tolist() == [2, -4, 2**31 - 1, -(2**31), 0]
+
+
+def test_shuffles_stay_inside_a_warp() -> None:
+    lanes = np.broadcast_to(np.arange(64, dtype=np.uint32), (2, 64))
+    assert ARITHMETIC["shuffle_xor_u32"](lanes, 5)[0].tolist() == [n ^ 5 for n in range(64)]
+    down = ARITHMETIC["shuffle_down_u32"](lanes, 3)[1].tolist()
+    assert down == [n + 3 if n % 32 < 29 else n for n in range(64)]
+    source = (lanes * 7) & np.uint32(31)
+    given = ARITHMETIC["shuffle_from_u32"](lanes, source)[0].tolist()
+    assert given == [n // 32 * 32 + (n * 7) % 32 for n in range(64)]
+    assert ARITHMETIC["warp_max_u32"](lanes)[0].tolist() == [31] * 32 + [63] * 32
+
+
+def test_mma_is_a_matrix_product_in_fragments() -> None:
+    a = RNG.integers(-128, 128, (16, 32), dtype=np.int8)
+    b = RNG.integers(-128, 128, (32, 8), dtype=np.int8)
+    c = RNG.integers(-999, 999, (16, 8), dtype=np.int32)
+    lane = np.arange(32)
+    g, t = lane // 4, lane % 4
+    a_words, b_words = a.view(np.uint32), np.ascontiguousarray(b.T).view(np.uint32)
+    fragments = [a_words[g + 8 * (n % 2), t + 4 * (n // 2)][None] for n in range(4)]
+    fragments += [b_words[g, t + 4 * n][None] for n in range(2)]
+    fragments += [c[g + 8 * (n // 2), 2 * t + n % 2][None] for n in range(4)]
+    d = a.astype(np.int32) @ b.astype(np.int32) + c
+    for n, got in enumerate(ARITHMETIC["mma_s8_16x8x32"](*fragments)):
+        assert np.array_equal(got[0], d[g + 8 * (n // 2), 2 * t + n % 2])
+
+
+def test_ldmatrix_hands_out_rows_of_four_matrices() -> None:
+    launch = Launch(1, 32)
+    base = launch.functions["shared_bytes"](512)
+    rows = words(32, 4)  # row r of matrix r // 8, eight halves in four words
+    lane = np.arange(32, dtype=np.uint32)[None]
+    launch.functions["store_shared_u32x4"](base + lane * 16, *(rows[:, n][None] for n in range(4)))
+    for n, got in enumerate(launch.functions["load_matrix_x4"](base + lane * 16)):
+        expected = [rows[8 * n + k // 4, k % 4] for k in range(32)]
+        assert got[0].tolist() == expected
+
+
+def test_a_kernel_runs_as_it_is_emitted() -> None:
+    x = RNG.normal(size=200).astype(np.float32)
+    y = np.full(256, np.nan, np.float32)
+    kernel = CudaKernel(
+        SCALE.name,
+        SCALE.source.replace("i if inside else 0", "select_u32(inside, i, 0)").replace(
+            "load_f32,", "load_f32, select_u32,"
+        ),
+        SCALE.signature,
+        SCALE.threads,
+    )
+    Launch(4, 64).run(kernel, x, y, 200, np.float32(3))
+    assert np.array_equal(y[:200], x * np.float32(3) + np.float32(1.5))
+    assert np.isnan(y[200:]).all()
+
+
+def test_a_read_outside_an_array_is_caught() -> None:
+    launch = Launch(1, 32)
+    with pytest.raises(IndexError, match="outside the array"):
+        launch.run(
+            CudaKernel(
+                "reader",
+                "from fusec.codegen.cuda.device import at, load_u32, thread_index\n"
+                "def reader(x):\n    load_u32(at(x, thread_index()))\n",
+                ("u32*",),
+                32,
+            ),
+            words(31),
+        )
+
+
+def test_cluster_addresses_reach_the_other_blocks() -> None:
+    launch = Launch(4, 32, cluster=2)
+    call = launch.functions
+    base = call["shared_bytes"](128)
+    lane = call["thread_index"]()
+    call["store_shared_u32"](base + lane * 4, call["block_index"]() * 100 + lane)
+    other = call["cluster_rank"]() ^ np.uint32(1)
+    got = call["load_cluster_u32"](call["map_shared"](base + lane * 4, other))
+    assert got[:, 5].tolist() == [105, 5, 305, 205]
+
+
+def test_atomics_keep_every_lane() -> None:
+    counter, best = np.zeros(1, np.uint32), np.zeros(1, np.uint64)
+    launch = Launch(2, 32)
+    call = launch.functions
+    at = lambda array, kind: launch._argument(kind, array)  # noqa: E731
+    before = call["atomic_add_u32"](at(counter, "u32*"), 2)
+    assert counter[0] == 128 and sorted(before.ravel().tolist()) == list(range(0, 128, 2))
+    call["atomic_max_u64"](
+        at(best, "u64*"), call["thread_index"]().astype(np.uint64) << np.uint64(32)
+    )
+    assert best[0] == 31 << 32
