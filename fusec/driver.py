@@ -168,14 +168,14 @@ def bind(
     threads: int,
 ) -> tuple[Session, ...]:
     """Sessions for several plans over the same kernels, states and threads."""
-    from fusec.codegen.cpu.build import build
+    from fusec.codegen.cpu.build import build, build_team
     from fusec.runtime.cpu.session import CpuSession, allocate_states
     from fusec.runtime.cpu.team import Team
 
-    modules = build(tuple(kernels.values()), progress)
-    addresses = {name: module.kernel.address for name, module in modules.items()}
+    built = build(tuple(kernels.values()), progress)
+    addresses = {name: functions["kernel"] for name, functions in built.items()}
     scratch = {name: kernel.scratch_bytes for name, kernel in kernels.items()}
-    team, states = Team(threads or default_threads()), allocate_states(plans[0])
+    team, states = Team(threads or default_threads(), build_team()), allocate_states(plans[0])
     return tuple(
         CpuSession(plan, addresses, scratch, weight, floats, team, states) for plan in plans
     )

@@ -14,9 +14,15 @@ import numpy as np
 import pytest
 from numba import cfunc, types
 
+from fusec.codegen.cpu.build import build_team
 from fusec.codegen.cpu.pointers import ptr_i64
 from fusec.errors import FusecError
-from fusec.runtime.cpu.team import Team
+from fusec.runtime.cpu import team as team_module
+
+
+def Team(threads: int) -> team_module.Team:
+    return team_module.Team(threads, build_team())
+
 
 KERNEL = types.void(types.CPointer(types.int64), types.int32, types.int32)
 WIDTH = 4
@@ -159,7 +165,7 @@ def test_malformed_tables_are_refused() -> None:
 
 
 def test_the_interpreter_exits_with_a_team_open() -> None:
-    code = "from fusec.runtime.cpu.team import Team; t = Team(3); print('made')"
+    code = "from tests.runtime.test_team import Team; t = Team(3); print('made')"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -11,10 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from queue import SimpleQueue
-from types import ModuleType
-
-import llvmlite
-import numba
 
 from fusec.codegen.cache import (
     cache_root,
@@ -24,6 +19,7 @@ from fusec.codegen.cache import (
     publish,
     stage,
 )
+from fusec.codegen.cpu.objects import load_object
 from fusec.codegen.kernel import KernelSource
 from fusec.errors import FusecError
 
@@ -32,8 +28,8 @@ Progress = Callable[[str], None]
 
 def build(
     kernels: Sequence[KernelSource], progress: Progress | None = None
-) -> dict[str, ModuleType]:
-    """Name -> loaded module, whose `kernel.address` is the compiled function's.
+) -> dict[str, dict[str, int]]:
+    """Kernel name -> address of each function its source defines (`kernel`, for emitted ones).
 
     `progress` is called with a kernel's name when it is ready. Raises FusecError naming the kernel
     that did not compile and the file its source is in.
@@ -46,18 +42,29 @@ def build(
         elif progress:
             progress(kernel.name)
     compile_kernels(missing, entries, progress)
-    return {name: import_kernel(entry / f"{name}.py") for name, entry in entries.items()}
+    return {
+        name: {path.stem: load_object(path) for path in sorted(entry.glob("*.o"))}
+        for name, entry in entries.items()
+    }
+
+
+def build_team() -> dict[str, int]:
+    """Addresses of the thread team's loops, which are compiled and cached as kernels are."""
+    source = (Path(__file__).parent / "team_loops.py").read_text()
+    return build((KernelSource("team_loops", source, 0),))["team_loops"]
 
 
 @cache
 def toolchain() -> str:
     """Everything besides the source that the machine code depends on."""
+    from importlib.metadata import version
+
     from llvmlite import binding
 
     here = Path(__file__).parent
     support = digest_of_files(*here.glob("*.py"), *(here.parent / "formats").glob("*.py"))
     features = binding.get_host_cpu_features().flatten()
-    versions = f"{sys.version} {numba.__version__} {llvmlite.__version__}"
+    versions = f"{sys.version} {version('numba')} {version('llvmlite')}"
     return " ".join((versions, binding.get_host_cpu_name(), features, support))
 
 
@@ -103,13 +110,3 @@ def _serve(
             publish(staging, entries[kernel.name])
             if progress:
                 progress(kernel.name)
-
-
-def import_kernel(path: Path) -> ModuleType:
-    """Load a kernel file as a module; Numba takes the machine code from its cache beside it."""
-    spec = importlib.util.spec_from_file_location(f"fusec_kernel_{path.stem}", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # Numba's cache refers to the module by name
-    spec.loader.exec_module(module)
-    return module

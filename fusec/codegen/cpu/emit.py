@@ -12,7 +12,6 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
-from fusec.codegen.cpu import lib, vector
 from fusec.codegen.kernel import KernelSource
 from fusec.errors import FusecError
 from fusec.ir.dtypes import dtype
@@ -81,7 +80,7 @@ class _Emitter:
             w.line(line)
         w.line()
         w.line()
-        w.line("@cfunc(types.void(types.CPointer(int64), int32, int32), cache=True)")
+        w.line("@cfunc(types.void(types.CPointer(int64), int32, int32))")
         return KernelSource(self.region.name, w.text + body.text, self.scratch)
 
     # --- where things lie ------------------------------------------------------------------------
@@ -326,16 +325,23 @@ def _dots(name: str, i: str) -> str:
     return f"dots{name[1:]}{i[1:] and '_' + i[1:]}"
 
 
+# What emitted kernels call, by module. Emitting must not import Numba, so they are named here.
+LIB = {
+    "argmax", "attention_f16", "attention_f32", "dots", "gelu", "rms_norm", "share", "silu",
+    "softcap",
+}  # fmt: skip
+VECTOR = {"advance", "f32_to_f16_bits", "ptr_f32", "ptr_i32", "ptr_u16", "ptr_u8"}
+
+
 def _imports(source: str) -> Iterator[str]:
     """The import lines for the support functions that a kernel's source calls."""
     called = set(re.findall(r"\b([a-z]\w*)\(", source))
     loops = sorted(name.removeprefix("dots_") for name in called if name.startswith("dots_"))
-    from_lib = sorted((called & set(lib.__all__)) | ({"dots"} if loops else set()))
     decoders = {name for name in called if name.startswith("decode_row_")}
-    from_vector = sorted((called & set(vector.__all__)) | decoders)
+    from_lib = sorted(called & LIB | ({"dots"} if loops else set()))
     if from_lib:
         yield f"from fusec.codegen.cpu.lib import {', '.join(from_lib)}"
-    if from_vector:
+    if from_vector := sorted(called & VECTOR | decoders):
         yield f"from fusec.codegen.cpu.vector import {', '.join(from_vector)}"
     if loops:
         yield ""

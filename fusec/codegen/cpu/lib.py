@@ -15,17 +15,6 @@ from numba import float32, int64, njit
 from fusec.codegen.cpu import vector
 from fusec.codegen.cpu.vector import advance, exp_f32, exp_row, sum_squares
 
-__all__ = [
-    "argmax",
-    "attention_f16",
-    "attention_f32",
-    "gelu",
-    "rms_norm",
-    "share",
-    "silu",
-    "softcap",
-]
-
 CHUNK = 64  # positions whose scores share one maximum before they are folded into the softmax
 Pointer = Any
 

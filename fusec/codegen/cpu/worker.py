@@ -1,23 +1,37 @@
-"""`python -m fusec.codegen.cpu.worker`: compiles the kernel files named on standard input.
+"""`python -m fusec.codegen.cpu.worker`: compiles the sources named on standard input.
 
-A line in is the path of a staged source. When Numba's own cache beside it holds the machine code, a
-line out is empty; else it is the reason. Compiling in processes of their own uses all cores and
-leaves the compiler's memory behind.
+A line in is the path of a staged source. Every `cfunc` it defines becomes an object file beside it,
+`<function>.o`; then a line goes out, empty, or holding the reason why not. Compiling in processes
+of their own uses all cores and leaves the compiler's memory behind.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from pathlib import Path
 
-from fusec.codegen.cpu.build import import_kernel
+from numba.core.ccallback import CFunc
+
+from fusec.codegen.cpu.objects import emit_object
+
+
+def compile_file(path: Path) -> None:
+    """Write the object files of one source."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for name, member in vars(module).items():
+        if isinstance(member, CFunc):
+            (path.parent / f"{name}.o").write_bytes(emit_object(member))
 
 
 def main() -> None:
     """Serve until standard input closes."""
     for line in sys.stdin:
         try:
-            import_kernel(Path(line.rstrip("\n")))
+            compile_file(Path(line.rstrip("\n")))
             print(flush=True)
         except Exception as error:
             first = (str(error).strip() or "no message").splitlines()[0]

@@ -14,12 +14,15 @@ import sys
 import threading
 import time
 import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from queue import SimpleQueue
 from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fusec.codegen.cpu.team_words import GATE, STATE_WORDS, STOPPED, YIELD
 from fusec.errors import FusecError
 
 Words = NDArray[np.int64]
@@ -28,29 +31,50 @@ IDLE_SECONDS = 1e-3
 WAKE_YIELDS = 2000
 
 
+@dataclass(frozen=True, eq=False)
+class Loops:
+    """The compiled loops, called through ctypes, which lets go of the GIL meanwhile."""
+
+    serve: Callable[..., int]
+    try_run: Callable[..., int]
+    stop: Callable[[int], None]
+    pauses: Callable[[int], None]
+
+    @classmethod
+    def at(cls, addresses: Mapping[str, int]) -> Loops:
+        """From the addresses of `fusec.codegen.cpu.team_loops`' functions."""
+        word = ctypes.c_int64
+        return cls(
+            ctypes.CFUNCTYPE(word, *[word] * 5)(addresses["serve"]),
+            ctypes.CFUNCTYPE(word, *[word] * 7)(addresses["try_run"]),
+            ctypes.CFUNCTYPE(None, word)(addresses["stop"]),
+            ctypes.CFUNCTYPE(None, word)(addresses["pauses"]),
+        )
+
+
 class Team:
     """`threads` threads, of which the caller of `run` is number 0. Use as a context manager, or
     leave it to the interpreter's exit. Runs from several Python threads take turns.
+
+    `addresses`: of the compiled loops, as `fusec.codegen.cpu.build.build_team` gives them.
     """
 
-    def __init__(self, threads: int):
+    def __init__(self, threads: int, addresses: Mapping[str, int]):
         if not 1 <= threads <= MAX_THREADS:
             raise FusecError(f"threads: expected 1 to {MAX_THREADS}, found {threads}")
-        from fusec.runtime.cpu import driver
-
         self.threads = threads
-        self._driver = driver
+        self._loops = Loops.at(addresses)
         self._turn = threading.Lock()
         # the allocator aligns to 16 bytes or more; the words' distances leave room for the rest
-        self._state: Words = np.zeros(driver.STATE_WORDS, np.int64)
-        self._state[driver.YIELD] = _yield_address()
-        self._state[driver.GATE] = sum(1 << t for t in range(1, threads))
+        self._state: Words = np.zeros(STATE_WORDS, np.int64)
+        self._state[YIELD] = _yield_address()
+        self._state[GATE] = sum(1 << t for t in range(1, threads))
         self._address = self._state.ctypes.data
         self._wake: list[SimpleQueue[None]] = [SimpleQueue() for _ in range(1, threads)]
         self._workers = [
             threading.Thread(
                 target=_worker,
-                args=(self._state, thread, threads, wake),
+                args=(self._loops, self._state, thread, threads, wake),
                 name=f"fusec-{thread}",
                 daemon=True,
             )
@@ -58,7 +82,9 @@ class Team:
         ]
         for worker in self._workers:
             worker.start()
-        self._finalizer = weakref.finalize(self, _stop, self._state, self._workers, self._wake)
+        self._finalizer = weakref.finalize(
+            self, _stop, self._loops, self._state, self._workers, self._wake
+        )
 
     def run(self, kernels: Words, args: Words) -> None:
         """Execute kernel `kernels[i]` with the arguments `args[i]` on all threads, for every i.
@@ -83,12 +109,12 @@ class Team:
         with self._turn:
             if not self._finalizer.alive:
                 raise FusecError("the thread team is closed")
-            asleep = self._driver.try_run(*task, 0)
+            asleep = self._loops.try_run(*task, 0)
             while asleep:
                 for thread, wake in enumerate(self._wake, start=1):
                     if asleep >> thread & 1:
                         wake.put(None)
-                asleep = self._driver.try_run(*task, WAKE_YIELDS)
+                asleep = self._loops.try_run(*task, WAKE_YIELDS)
 
     def close(self) -> None:
         """End the threads. The team cannot run again."""
@@ -107,25 +133,26 @@ class Team:
         self.close()
 
 
-def _worker(state: Words, thread: int, threads: int, wake: SimpleQueue[None]) -> None:
+def _worker(loops: Loops, state: Words, thread: int, threads: int, wake: SimpleQueue[None]) -> None:
     """A worker's life. It must not know the `Team`, which ends it when nobody holds that."""
-    from fusec.runtime.cpu import driver
-
-    idle_spins = _idle_spins()
+    idle_spins = _idle_spins(loops)
     epoch = 0
-    while epoch != driver.STOPPED:
-        epoch = driver.serve(state.ctypes.data, thread, threads, epoch, idle_spins)
-        if epoch != driver.STOPPED:
+    while epoch != STOPPED:
+        epoch = loops.serve(state.ctypes.data, thread, threads, epoch, idle_spins)
+        if epoch != STOPPED:
             wake.get()
 
 
-def _stop(state: Words, workers: list[threading.Thread], wake: list[SimpleQueue[None]]) -> None:
+def _stop(
+    loops: Loops,
+    state: Words,
+    workers: list[threading.Thread],
+    wake: list[SimpleQueue[None]],
+) -> None:
     """End the workers and wait until they have gone."""
     if not workers:
         return
-    from fusec.runtime.cpu import driver
-
-    driver.stop(state.ctypes.data)
+    loops.stop(state.ctypes.data)
     for queue in wake:
         queue.put(None)
     for worker in workers:
@@ -133,14 +160,11 @@ def _stop(state: Words, workers: list[threading.Thread], wake: list[SimpleQueue[
 
 
 @functools.cache
-def _idle_spins() -> int:
+def _idle_spins(loops: Loops) -> int:
     """How many pauses make up the time that a worker waits with the CPU in hand."""
-    from fusec.runtime.cpu import driver
-
     sample = 20_000
-    driver.pauses(1)
     start = time.perf_counter()
-    driver.pauses(sample)
+    loops.pauses(sample)
     return max(1000, int(sample * IDLE_SECONDS / (time.perf_counter() - start)))
 
 

@@ -1,16 +1,4 @@
-"""The loops of the thread team, compiled without the GIL and cached on disk.
-
-Threads share one int64 array, `state`; words that different threads write lie on different cache
-lines. The protocol:
-
-- EPOCH counts runs. A worker spins on it, and when it changes, executes TASK.
-- GATE says who may touch what: bit t is set while worker t is asleep, RUNNING while a run goes on.
-  A worker may fall asleep only by swapping its bit into a GATE without RUNNING; a run may start
-  only by swapping a GATE of 0 (nobody asleep) for RUNNING. So no wake-up can be lost, and nothing
-  is left half done if the caller is interrupted between waking the workers and starting the run.
-- ARRIVED counts arrivals at barriers and never goes back, so a barrier is "wait until it reaches
-  what it will be when all have come".
-"""
+"""The loops of the thread team. They run without the GIL; `team_words` has their protocol."""
 
 from __future__ import annotations
 
@@ -18,20 +6,28 @@ from collections.abc import Callable
 from typing import Any
 
 from llvmlite import binding, ir
-from numba import njit, types
+from numba import cfunc, njit, types
 
 from fusec.codegen.cpu import simd
 from fusec.codegen.cpu.function import i64, llvm_function
+from fusec.codegen.cpu.team_words import (
+    ARGS,
+    ARRIVED,
+    BASE,
+    COUNT,
+    EPOCH,
+    GATE,
+    KERNELS,
+    RUNNING,
+    STOP,
+    STOPPED,
+    WIDTH,
+    YIELD,
+)
 
-EPOCH, GATE, ARRIVED, TASK = 0, 16, 32, 48  # words of `state`, 128 bytes apart
-KERNELS, ARGS, COUNT, WIDTH, BASE = TASK, TASK + 1, TASK + 2, TASK + 3, TASK + 4
-STOP, YIELD = TASK + 5, TASK + 6
-STATE_WORDS = 64
-RUNNING = 1 << 62
 # A thread that waits pauses this often (some 3 us) before it asks the scheduler each time: the one
 # it waits for may need this very CPU.
 SPINS = 100
-STOPPED = -1
 
 _WORD = ir.IntType(64)
 
@@ -117,15 +113,7 @@ atomic_swap = _function(
 )
 
 
-def compiled(function: Callable[..., Any]) -> Any:
-    """`njit` without the GIL, kept on disk where there is a place to keep it."""
-    try:
-        return njit(nogil=True, cache=True)(function)
-    except RuntimeError:  # neither the package's folder nor the user's cache can be written
-        return njit(nogil=True)(function)
-
-
-@compiled
+@njit
 def run_launches(state, kernels, args, count, width, thread, threads):  # type: ignore[no-untyped-def]
     """This thread's part of every launch, with a barrier after each. Addresses and sizes."""
     arrived, scheduler = state + 8 * ARRIVED, atomic_load(state + 8 * YIELD)
@@ -146,7 +134,7 @@ def run_launches(state, kernels, args, count, width, thread, threads):  # type: 
                 call_yield(scheduler)
 
 
-@compiled
+@cfunc(i64(i64, i64, i64, i64, i64))
 def serve(state, thread, threads, epoch, idle_spins):  # type: ignore[no-untyped-def]
     """A worker: take part in runs until none has come for `idle_spins`.
 
@@ -178,7 +166,7 @@ def serve(state, thread, threads, epoch, idle_spins):  # type: ignore[no-untyped
                 return epoch
 
 
-@compiled
+@cfunc(i64(i64, i64, i64, i64, i64, i64, i64))
 def try_run(state, kernels, args, count, width, threads, patience):  # type: ignore[no-untyped-def]
     """Run all launches with the caller as thread 0 and return 0, or return GATE if workers sleep.
 
@@ -203,14 +191,14 @@ def try_run(state, kernels, args, count, width, threads, patience):  # type: ign
     return 0
 
 
-@compiled
+@cfunc(types.void(i64))
 def stop(state):  # type: ignore[no-untyped-def]
     """Tell the workers to leave; those asleep must be woken."""
     atomic_store(state + 8 * STOP, 1)
     atomic_add(state + 8 * EPOCH, 1)
 
 
-@compiled
+@cfunc(types.void(i64))
 def pauses(count):  # type: ignore[no-untyped-def]
     """Pause that often, to learn how long a pause is."""
     for _ in range(count):
