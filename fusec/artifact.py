@@ -1,32 +1,56 @@
 """A compiled model as a folder: `fusec compile -o DIR` writes it, `fusec run DIR` reads it.
 
-fusec.json      what was compiled, from which model file, and the report of `fusec inspect`
+fusec.json      what was compiled, from which model file, the report of `fusec inspect`, and the
+                SHA-256 of itself and of every other file
 plan.json       the launch plan of decode; prefill.json that of prompt steps
 plan.dot        the plan as a picture
-kernels/*.py    the kernels' sources
+kernels/*.py    the kernels' sources; for a GPU beside each its machine code, *.cubin
 stages/*.ir     the graph after every pass
+
+Plans hold memory offsets and kernels are code, so a file that is not what was written is refused.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fusec import gpu
 from fusec.codegen.kernel import KernelSource
 from fusec.driver import Compiled, bind
 from fusec.errors import FusecError
 from fusec.ir.dot import to_dot
 from fusec.ir.plan import LaunchPlan, from_json
 from fusec.models.model import Model
+from fusec.passes.pipeline import Stage
 from fusec.report import summary
+from fusec.runtime.cuda.window import check_mode
 from fusec.runtime.engine import Engine
 
 MANIFEST = "fusec.json"
-VERSION = 1
+VERSION = 2
+
+
+def check_target(folder: Path) -> None:
+    """Raise FusecError unless `save` can write there: a new or empty folder, or one of ours."""
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise FusecError(f"{folder}: expected a folder to write to, found a file")
+        if folder.exists() and not (folder / MANIFEST).is_file() and any(folder.iterdir()):
+            raise FusecError(
+                f"{folder}: expected a new or empty folder, or one that fusec compile wrote; "
+                f"found other files"
+            )
+        there = next(parent for parent in folder.resolve().parents if parent.exists())
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=there):
+            pass
+    except OSError as error:
+        raise _unwritable(folder, error) from None
 
 
 def save(compiled: Compiled, folder: Path) -> Path:
@@ -34,48 +58,73 @@ def save(compiled: Compiled, folder: Path) -> Path:
 
     Raises FusecError if it cannot be written or holds something else.
     """
-    ours = (folder / MANIFEST).is_file()
-    if folder.exists() and not ours and not (folder.is_dir() and not any(folder.iterdir())):
-        raise FusecError(
-            f"{folder}: expected a new or empty folder, or one that fusec compile wrote; "
-            f"found other files"
-        )
+    check_target(folder)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as staging:
-            _write(compiled, Path(staging) / "new")
-            if folder.exists():
-                os.rename(folder, Path(staging) / "old")
-            os.rename(Path(staging) / "new", folder)
+        target = folder.resolve()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as staging:
+            new, old = Path(staging) / "new", Path(staging) / "old"
+            new.mkdir()
+            for name, data in _files(compiled):
+                path = new / name
+                path.parent.mkdir(exist_ok=True)
+                path.write_bytes(data)
+            if target.exists():
+                target.rename(old)
+            try:
+                new.rename(target)
+            except OSError:
+                if old.exists():
+                    old.rename(target)
+                raise
     except OSError as error:
-        raise FusecError(f"{folder}: cannot write here: {error.strerror}") from None
+        raise _unwritable(folder, error) from None
     return folder
 
 
-def _write(compiled: Compiled, folder: Path) -> None:
-    for part in ("kernels", "stages"):
-        (folder / part).mkdir(parents=True)
-    for name, kernel in compiled.kernels.items():
-        (folder / "kernels" / f"{name}.py").write_text(kernel.source)
-    for i, stage in enumerate(compiled.stages):
-        (folder / "stages" / f"{i:02d}-{stage.name}.ir").write_text(stage_text(stage))
-    (folder / "plan.json").write_text(compiled.plan.to_json())
-    if compiled.prefill is not None:
-        (folder / "prefill.json").write_text(compiled.prefill.to_json())
-    (folder / "plan.dot").write_text(to_dot(compiled.graph))
+def _unwritable(path: Path, error: OSError) -> FusecError:
+    return FusecError(f"{path}: cannot write here: {error.strerror}")
+
+
+def _files(compiled: Compiled) -> Iterator[tuple[str, bytes]]:
+    """Name and contents of every file, the manifest last."""
+    digests = {}
+    cubins = compiled.build() if compiled.is_cuda else {}
+    texts = ((name, text.encode()) for name, text in _texts(compiled))
+    codes = ((f"kernels/{name}.cubin", cubin.data) for name, cubin in cubins.items())
+    for name, data in (*texts, *codes):
+        digests[name] = _sha256(data)
+        yield name, data
     model = compiled.model
     manifest = {
         "version": VERSION,
         "model": str(model.file.path.resolve()) if model else None,
         "fingerprint": model.file.fingerprint if model else None,
         "context": compiled.context,
-        "scratch_bytes": {name: k.scratch_bytes for name, k in compiled.kernels.items()},
+        "scratch_bytes": {
+            name: kernel.scratch_bytes
+            for name, kernel in compiled.kernels.items()
+            if isinstance(kernel, KernelSource)
+        },
+        "cubins": gpu.describe(compiled.kernels, cubins) if cubins else {},
         "report": summary(compiled),
+        "files": digests,
     }
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
+    yield MANIFEST, json.dumps(manifest | {"sha256": _sealed(manifest)}, indent=1).encode()
 
 
-def stage_text(stage: Any) -> str:
+def _texts(compiled: Compiled) -> Iterator[tuple[str, str]]:
+    for name, kernel in compiled.kernels.items():
+        yield f"kernels/{name}.py", kernel.source
+    for i, stage in enumerate(compiled.stages):
+        yield f"stages/{i:02d}-{stage.name}.ir", stage_text(stage)
+    yield "plan.json", compiled.plan.to_json()
+    if compiled.prefill is not None:
+        yield "prefill.json", compiled.prefill.to_json()
+    yield "plan.dot", to_dot(compiled.graph)
+
+
+def stage_text(stage: Stage) -> str:
     """A stage dump: the pass, node counts and time as comments, then the graph."""
     head = f"# after {stage.name}: {stage.before} -> {stage.after} nodes, {stage.ms:.1f} ms\n"
     rule = f"# {stage.equation}: {stage.hits} hits\n" if stage.equation else ""
@@ -99,60 +148,109 @@ class Artifact:
                 f"{folder}: expected a folder written by 'fusec compile -o', found no {MANIFEST}"
             )
         try:
-            manifest = json.loads(path.read_text())
-            if manifest["version"] != VERSION:
-                raise FusecError(
-                    f"{path}: expected version {VERSION}, found {manifest['version']}: "
-                    f"compile again"
-                )
-            return cls(folder, manifest)
-        except (ValueError, KeyError, TypeError):
+            manifest = json.loads(path.read_bytes())
+            version, digest = manifest["version"], manifest.pop("sha256", None)
+        except OSError as error:
+            raise FusecError(f"{path}: cannot be read: {error.strerror}") from None
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise FusecError(f"{path}: damaged: compile again") from None
+        if version != VERSION:
+            raise FusecError(
+                f"{path}: expected version {VERSION}, found {version!r}: compile again"
+            )
+        if digest != _sealed(manifest):
+            raise FusecError(f"{path}: damaged: compile again")
+        return cls(folder, manifest)
+
+    def refuse(self, **options: Any) -> None:
+        """Raise FusecError if any of these compiler options is given: it comes too late."""
+        for name, given in options.items():
+            if given is not None:
+                option = "-O" if name == "level" else f"--{name}"
+                raise FusecError(f"{self.folder} is compiled already: {option} comes too late")
+
+    @property
+    def context(self) -> int:
+        """Positions of the KV cache."""
+        return int(self.manifest["context"])
 
     def model(self) -> Model:
-        """The model file this was compiled from. Raises FusecError if it is gone or has changed."""
-        path = self.manifest["model"]
-        if path is None:
+        """The model file this was compiled from: where it was then, in this folder, or beside it.
+
+        Raises FusecError if it is gone or has changed.
+        """
+        recorded = self.manifest["model"]
+        if recorded is None:
             raise FusecError(
                 f"{self.folder}: compiled from a graph built by hand, not from a model"
             )
-        if not Path(path).is_file():
-            raise FusecError(f"{self.folder}: its model {path} is gone: compile again")
-        model = Model.open(Path(path))
+        here = self.folder.resolve()
+        places = (Path(recorded), *(place / Path(recorded).name for place in (here, here.parent)))
+        path = next((place for place in places if place.is_file()), None)
+        if path is None:
+            raise FusecError(
+                f"{self.folder}: its model {recorded} is gone: compile again, or "
+                f"put it beside the folder"
+            )
+        model = Model.open(path)
         if model.file.fingerprint != self.manifest["fingerprint"]:
             raise FusecError(f"{self.folder}: its model {path} has changed since: compile again")
         return model
 
     def plan(self, name: str = "plan.json") -> LaunchPlan:
         """One of the plans."""
-        path = self.folder / name
-        try:
-            return from_json(path.read_text())
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise FusecError(f"{path}: damaged ({type(error).__name__}): compile again") from None
+        return from_json(self._read(name))
 
     def kernels(self) -> dict[str, KernelSource]:
         """Name -> kernel, sources read from the folder."""
-        found = {}
-        for name, scratch in self.manifest["scratch_bytes"].items():
-            path = self.folder / "kernels" / f"{name}.py"
-            try:
-                found[name] = KernelSource(name, path.read_text(), scratch)
-            except OSError:
-                raise FusecError(f"{path}: missing: compile again") from None
-        return found
+        return {
+            name: KernelSource(name, self._read(f"kernels/{name}.py"), scratch)
+            for name, scratch in self.manifest["scratch_bytes"].items()
+        }
 
-    def stage(self, name: str) -> str:
-        """The dump of a stage by its pass's name."""
-        found = sorted((self.folder / "stages").glob(f"[0-9][0-9]-{name}.ir"))
-        if not found:
-            names = ", ".join(p.stem[3:] for p in sorted((self.folder / "stages").glob("*.ir")))
-            raise FusecError(f"{self.folder}: no stage '{name}': there are {names}")
-        return found[0].read_text()
+    def stage(self, name: str | None = None) -> str:
+        """The dump of a stage by its pass's name; of the last one without."""
+        parts = (Path(file) for file in self.manifest["files"] if file.startswith("stages/"))
+        files = {path.stem[3:]: path.as_posix() for path in parts}
+        if name is None:
+            name = list(files)[-1]
+        if name not in files:
+            raise FusecError(f"{self.folder}: no stage '{name}': there are {', '.join(files)}")
+        return self._read(files[name])
 
-    def engine(self, progress: Any = None, threads: int = 0) -> Engine:
-        """The model ready to generate, from the folder's plans and sources."""
-        model, decode, prefill = self.model(), self.plan(), self.plan("prefill.json")
+    def engine(self, progress: Any = None, threads: int = 0, l2: str = "auto") -> Engine:
+        """The model ready to generate, from the folder's plans and kernels."""
+        check_mode(l2)
+        model, decode = self.model(), self.plan()
+        if self.manifest["cubins"]:
+            kernels = gpu.restore(
+                self.manifest["cubins"], lambda name: self._bytes(f"kernels/{name}.cubin")
+            )
+            return gpu.engine(decode, kernels, model, l2=l2)
+        prefill = self.plan("prefill.json")
         plans = (decode, prefill, prefill.only(set()))
         sessions = bind(self.kernels(), plans, model.raw, model.floats, progress, threads)
-        return Engine(*sessions, context=self.manifest["context"], stop=model.stop_ids)
+        return Engine(*sessions, context=self.context, stop=model.stop_ids)
+
+    def _read(self, name: str) -> str:
+        return self._bytes(name).decode()
+
+    def _bytes(self, name: str) -> bytes:
+        path = self.folder / name
+        try:
+            raw = path.read_bytes()
+        except FileNotFoundError:
+            raise FusecError(f"{path}: missing: compile again") from None
+        except OSError as error:
+            raise FusecError(f"{path}: cannot be read: {error.strerror}") from None
+        if _sha256(raw) != self.manifest["files"].get(name):
+            raise FusecError(f"{path}: not as fusec compile wrote it: compile again")
+        return raw
+
+
+def _sealed(manifest: dict[str, Any]) -> str:
+    return _sha256(json.dumps(manifest, sort_keys=True).encode())
+
+
+def _sha256(raw: bytes) -> str:
+    return hashlib.sha256(raw).hexdigest()

@@ -1,14 +1,16 @@
-"""The command line: `fusec compile | run | inspect | verify | synth`."""
+"""The command line: `fusec compile | run | inspect | verify | bench | synth`."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,37 +18,30 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from fusec.bench_cli import bench
+from fusec.cli_options import (
+    AsJson,
+    Context,
+    Disable,
+    Kv,
+    Level,
+    MaybeKv,
+    MaybeLevel,
+    MaybeTarget,
+    ModelArg,
+    ModelOrDir,
+    Target,
+    Threads,
+)
 from fusec.errors import FusecError
 
 app = typer.Typer(
     name="fusec",
-    help="Compile a language model's decode step into fused kernels and a launch plan; run it.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-out, err = Console(soft_wrap=True, highlight=False), Console(stderr=True, soft_wrap=True)
-
-ModelArg = Annotated[Path, typer.Argument(metavar="MODEL.gguf", help="A GGUF model file.")]
-ModelOrDir = Annotated[
-    Path,
-    typer.Argument(
-        metavar="MODEL.gguf|DIR", help="A GGUF file, or a folder from fusec compile -o."
-    ),
-]
-Level = Annotated[int, typer.Option("-O", "--level", help="0 naive, 1 paired, 2 fused.")]
-Context = Annotated[
-    int | None,
-    typer.Option(help="Positions of the KV cache; up to what the model was trained for."),
-]
-Kv = Annotated[str, typer.Option(metavar="f16|f32", help="Element type of the KV cache.")]
-Target = Annotated[str, typer.Option(help="What to generate code for: cpu.")]
-Disable = Annotated[
-    list[str] | None,
-    typer.Option(metavar="RULE", help="Leave a fusion rule out; may be repeated."),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-Threads = Annotated[int, typer.Option(help="CPU threads; 0 takes all cores this process may use.")]
+out = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
+err = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 
 @contextmanager
@@ -73,6 +68,20 @@ def progress(title: str, total: int = 0) -> Iterator[Callable[..., None]]:
         yield note
 
 
+@app.callback(invoke_without_command=True)
+def fusec(
+    context: typer.Context,
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Compile a language model's decode step into fused kernels and a launch plan; run it."""
+    if show_version:
+        typer.echo(f"fusec {version('fusec')}")
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
 @app.command("compile")
 def compile_command(
     model: ModelArg,
@@ -97,7 +106,6 @@ def compile_command(
 ) -> None:
     """Compile a model: print what each pass merged, and the plan; build every kernel."""
     from fusec import artifact, driver, report
-    from fusec.codegen.cpu.build import build
     from fusec.ir.dot import to_dot
 
     start = time.perf_counter()
@@ -116,13 +124,19 @@ def compile_command(
     for stage in compiled.stages:
         if dump_after in ("all", stage.name):
             typer.echo(artifact.stage_text(stage))
-    with progress("compiling", len(compiled.kernels)) as advance:
-        build(tuple(compiled.kernels.values()), advance)
-    if output is not None:
-        compiled.save(output)
+    if output is not None:  # before the long work, not after it
+        artifact.check_target(output)
     if dot is not None:
         write_text(dot, to_dot(compiled.graph))
+    with progress("compiling", len(compiled.kernels)) as advance:
+        cubins = compiled.build(advance)
+    if output is not None:
+        compiled.save(output)
     show_report(report.summary(compiled))
+    if cubins:
+        from fusec import gpu
+
+        out.print(gpu.cubin_table(gpu.describe(compiled.kernels, cubins)))
     seconds = time.perf_counter() - start
     out.print(f"{len(compiled.kernels)} kernels ready in {seconds:.1f} s")
     if output is not None:
@@ -140,17 +154,20 @@ def run(
     ] = None,
     chat: Annotated[
         bool,
-        typer.Option(help="Use the model's chat template: for -p, or for a conversation on stdin."),
+        typer.Option(
+            "--chat", help="Use the model's chat template: for -p, or for a conversation on stdin."
+        ),
     ] = False,
-    new_tokens: Annotated[int, typer.Option("-n", help="New tokens at most.")] = 128,
-    level: Annotated[
-        int | None, typer.Option("-O", "--level", help="0, 1 or 2 (default 2).")
+    new_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "-n", help="New tokens at most. (default: 128, or what the context has room for)"
+        ),
     ] = None,
+    level: MaybeLevel = None,
     context: Context = None,
-    kv: Annotated[
-        str | None, typer.Option(metavar="f16|f32", help="KV cache type (default f16).")
-    ] = None,
-    target: Target = "cpu",
+    kv: MaybeKv = None,
+    target: MaybeTarget = None,
     temp: Annotated[float, typer.Option(help="Temperature; 0 is greedy.")] = 0.8,
     top_k: Annotated[int, typer.Option(help="Keep the k likeliest tokens; 0 keeps all.")] = 40,
     top_p: Annotated[float, typer.Option(help="Keep the likeliest tokens up to this mass.")] = 0.95,
@@ -160,7 +177,15 @@ def run(
     repeat_penalty: Annotated[float, typer.Option(help="Above 1 discourages repetition.")] = 1.0,
     seed: Annotated[int, typer.Option(help="The same seed gives the same text.")] = 0,
     threads: Threads = 0,
-    ignore_eos: Annotated[bool, typer.Option(help="Go on behind an end-of-text token.")] = False,
+    l2: Annotated[
+        str,
+        typer.Option(
+            metavar="off|window|auto", help="Ask a GPU to keep the layers' weights in its L2 cache."
+        ),
+    ] = "auto",
+    ignore_eos: Annotated[
+        bool, typer.Option("--ignore-eos", help="Go on behind an end-of-text token.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Generate text: from a model, or from a folder that fusec compile wrote."""
@@ -169,6 +194,8 @@ def run(
 
     sampling = Sampling(temp, top_k, top_p, min_p, repeat_penalty, seed=seed)
     request = generate.Request(prompt, prompt_ids, chat, new_tokens, sampling, ignore_eos)
+    if as_json and request.is_conversation:
+        raise FusecError("--json takes one prompt: give one with -p TEXT")
     with progress("kernels") as advance:
         runner = generate.open_runner(
             model,
@@ -179,8 +206,9 @@ def run(
             target=target,
             threads=threads,
             progress=advance,
+            l2=l2,
         )
-    if chat and prompt is None:
+    if request.is_conversation:
         generate.converse(runner, request)
     elif as_json:
         result = generate.complete(runner, request)
@@ -195,10 +223,10 @@ def run(
 @app.command()
 def inspect(
     model: ModelOrDir,
-    level: Level = 2,
+    level: MaybeLevel = None,
     context: Context = None,
-    kv: Kv = "f16",
-    target: Target = "cpu",
+    kv: MaybeKv = None,
+    target: MaybeTarget = None,
     stage: Annotated[
         str | None, typer.Option(metavar="PASS", help="Print the graph after this pass.")
     ] = None,
@@ -215,18 +243,23 @@ def inspect(
 
     if model.is_dir():
         saved = artifact.Artifact.open(model)
-        data = saved.manifest["report"]
-        last = data["stages"][-1]["pass"]
-        shown = saved.stage(stage or last)
+        saved.refuse(level=level, context=context, kv=kv, target=target, disable=disable)
+        data, shown = saved.manifest["report"], saved.stage(stage)
         graph = parse("".join(x for x in shown.splitlines(True) if not x.startswith("#")))
     else:
         compiled = driver.compile(
-            model, target=target, level=level, context=context, kv=kv, disable=disable or ()
+            model,
+            target=target or "cpu",
+            level=driver.DEFAULT_LEVEL if level is None else level,
+            context=context,
+            kv=kv or "f16",
+            disable=disable or (),
         )
         data = report.summary(compiled)
         by_name = {s.name: s for s in compiled.stages}
         if stage is not None and stage not in by_name:
-            raise FusecError(f"no stage '{stage}' at -O{level}: there are {', '.join(by_name)}")
+            there = f"at -O{compiled.plan.level}: there are {', '.join(by_name)}"
+            raise FusecError(f"no stage '{stage}' {there}")
         found = by_name[stage] if stage else compiled.stages[-1]
         shown, graph = artifact.stage_text(found), found.graph
     if dot is not None:
@@ -234,7 +267,7 @@ def inspect(
     if as_json:
         typer.echo(json.dumps(data))
     elif stage is not None:
-        typer.echo(shown)
+        typer.echo(shown, nl=False)
     else:
         show_report(data)
 
@@ -250,35 +283,44 @@ def verify(
     kv: Annotated[
         str, typer.Option(metavar="f16|f32|both", help="KV cache types to check.")
     ] = "both",
-    tokens: Annotated[int, typer.Option(help="Length of the random prompt.")] = 24,
+    tokens: Annotated[
+        int | None, typer.Option(help="Length of the random prompt. (default: 24)")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the random prompt.")] = 0,
+    target: Target = "cpu",
     as_json: AsJson = False,
 ) -> None:
     """Check compiled logits: against the float64 reference, and between levels byte for byte."""
-    from fusec.verifier import VERDICT_COLUMNS, check
+    from fusec.verifier import check, verdict_table
 
     kinds = ("f16", "f32") if kv == "both" else (kv,)
     with progress("verifying") as advance:
         verdicts = check(
-            model, level=level, context=context, kinds=kinds, tokens=tokens, seed=seed, note=advance
+            model,
+            level=level,
+            context=context,
+            kinds=kinds,
+            tokens=tokens,
+            seed=seed,
+            target=target,
+            note=advance,
         )
     if as_json:
         typer.echo(json.dumps([v.as_dict() for v in verdicts]))
     else:
-        from rich.table import Table
-
-        table = Table(*VERDICT_COLUMNS, title=f"{model}: {tokens} tokens", title_justify="left")
-        for verdict in verdicts:
-            table.add_row(*verdict.cells())
-        out.print(table)
+        out.print(verdict_table(str(model), verdicts))
     if not all(v.ok for v in verdicts):
         raise typer.Exit(1)
+
+
+app.command()(bench)
 
 
 @app.command()
 def synth(
     preset: Annotated[
-        str, typer.Argument(help="smollm2-135m, smollm2-360m, smollm2-1.7b or tiny.")
+        str,
+        typer.Argument(metavar="PRESET", help="smollm2-135m, smollm2-360m, smollm2-1.7b or tiny."),
     ],
     output: Annotated[Path, typer.Option("-o", metavar="FILE", help="The GGUF file to write.")],
     quant: Annotated[
@@ -289,7 +331,9 @@ def synth(
         Path | None,
         typer.Option(metavar="FILE", help="tokenizer.json or a GGUF with a vocabulary."),
     ] = None,
-    context: Context = None,
+    context: Annotated[
+        int | None, typer.Option(help="Replaces the length the model says it was trained for.")
+    ] = None,
 ) -> None:
     """Write a model of a real shape with random weights, for tests and measurements."""
     from fusec.models.synth import synthesize
@@ -320,26 +364,48 @@ def show_report(data: dict[str, Any]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
+    if not path.name:
+        raise FusecError(f"expected the name of a file, found '{path}'")
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(text)
+        temporary.write_bytes(text.encode())
         temporary.replace(path)
     except OSError as error:
+        temporary.unlink(missing_ok=True)
         raise FusecError(f"{path}: cannot write here: {error.strerror}") from None
 
 
-def main() -> None:
+def main(args: Sequence[str] | None = None) -> None:
     """Entry point: user errors are one line and exit code 2; FUSEC_DEBUG shows the traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # text that a terminal cannot show is no reason
+            stream.reconfigure(errors="replace")  # to end a generation
     try:
-        app()
-    except FusecError as error:
+        code = app(args, prog_name="fusec", standalone_mode=False)
+        raise SystemExit(code if isinstance(code, int) else 0)
+    except (typer.Abort, KeyboardInterrupt):
+        raise SystemExit(130) from None
+    except Exception as error:
+        message = user_message(error)
+        if message is None:
+            raise
         if os.environ.get("FUSEC_DEBUG"):
             traceback.print_exc()
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {' '.join(message.split())}", file=sys.stderr)
         raise SystemExit(2) from None
-    except BrokenPipeError:  # the reader of our output went away, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(1) from None
+
+
+def user_message(error: Exception) -> str | None:
+    """What to tell the user; None for an error that is ours."""
+    if isinstance(error, FusecError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return f"out of memory: {error}"
+    if isinstance(error, OSError):
+        return str(error)
+    # a mistake on the command line; typer has had classes of its own and click's for it
+    format_message = getattr(error, "format_message", None)
+    return f"{format_message()} (fusec --help explains)" if format_message else None
 
 
 if __name__ == "__main__":

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 
 from fusec.codegen import targets
+from fusec.codegen.cuda.toolchain import Cubin
 from fusec.codegen.kernel import KernelSource
+from fusec.codegen.targets import AnyKernel
 from fusec.errors import FusecError
 from fusec.ir.graph import Graph
 from fusec.ir.plan import LaunchPlan
@@ -20,6 +22,7 @@ from fusec.models.model import Model
 from fusec.passes.lower import lower
 from fusec.passes.pipeline import Stage, passes_of, run_passes
 from fusec.passes.rule import Rule
+from fusec.runtime.cuda.window import check_mode
 from fusec.runtime.engine import Engine
 from fusec.runtime.session import Session
 
@@ -62,13 +65,34 @@ class Compiled:
         """The graph after the last stage."""
         return self.stages[-1].graph
 
+    @property
+    def is_cuda(self) -> bool:
+        """Whether this is for an NVIDIA GPU."""
+        return targets.get(self.options.target).is_cuda
+
     @cached_property
-    def kernels(self) -> dict[str, KernelSource]:
-        """Name -> source of every kernel of the plans."""
+    def kernels(self) -> dict[str, AnyKernel]:
+        """Name -> source of every kernel of the plans, and of a GPU's token loop."""
         emit = targets.get(self.options.target).emit
         plans = [p for p in (self.plan, self.prefill) if p is not None]
         unique = {k.name: k for plan in plans for k in plan.kernels}
-        return {name: emit(kernel) for name, kernel in unique.items()}
+        found = {name: emit(kernel) for name, kernel in unique.items()}
+        if self.is_cuda:
+            from fusec.gpu import control_kernels
+
+            found |= control_kernels(self.plan)
+        return found
+
+    def build(self, progress: Progress | None = None) -> dict[str, Cubin]:
+        """Compile every kernel, or take it from the cache. Returns a CUDA target's cubins."""
+        if self.is_cuda:
+            from fusec.gpu import build
+
+            return build(self.kernels, self.options.target, progress)
+        from fusec.codegen.cpu.build import build as build_cpu
+
+        build_cpu(tuple(cpu_kernels(self.kernels).values()), progress)
+        return {}
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write plan, sources, stage dumps and DOT to a folder, which `fusec run` takes."""
@@ -84,17 +108,45 @@ class Compiled:
         `weights` holds, by name without '@', float32 arrays for f32 weights and raw GGUF blocks
         (uint8[rows, row bytes]) for quantised ones.
         """
+        if self.is_cuda:
+            from fusec import gpu
+
+            kernels = gpu.executables(self.kernels, self.build(progress))
+            return gpu.session(self.plan, kernels, weights)
         (session,) = bind(
-            self.kernels, (self.plan,), weights.__getitem__, weights.__getitem__, progress, threads
+            cpu_kernels(self.kernels),
+            (self.plan,),
+            weights.__getitem__,
+            weights.__getitem__,
+            progress,
+            threads,
         )
         return session
 
-    def engine(self, progress: Progress | None = None, threads: int = 0) -> Engine:
-        """The model ready to generate. Raises FusecError for a graph that came without a model."""
+    def engine(
+        self,
+        progress: Progress | None = None,
+        threads: int = 0,
+        *,
+        l2: str = "auto",
+        eager: bool = False,
+    ) -> Engine:
+        """The model ready to generate; `load` says what the options mean.
+
+        Raises FusecError for a graph that came without a model.
+        """
+        check_mode(l2)
         if self.model is None or self.prefill is None:
             raise FusecError(f"{self.plan.name} was compiled from a graph: use session(weights)")
+        if self.is_cuda:
+            from fusec import gpu
+
+            kernels = gpu.executables(self.kernels, self.build(progress))
+            return gpu.engine(self.plan, kernels, self.model, l2=l2, eager=eager)
         plans = (self.plan, self.prefill, self.prefill.only(set()))
-        sessions = bind(self.kernels, plans, self.model.raw, self.model.floats, progress, threads)
+        sessions = bind(
+            cpu_kernels(self.kernels), plans, self.model.raw, self.model.floats, progress, threads
+        )
         return Engine(*sessions, context=self.context, stop=self.model.stop_ids)
 
 
@@ -116,14 +168,15 @@ def compile(
     less); `kv`: its element type, f16 or f32; both are for model files. `observe` is handed every
     stage as it is done. Raises FusecError for whatever is wrong with the input.
     """
-    options = Options(target, level, tuple(rules), tuple(disable), stop_after)
+    known = targets.get(target)  # "native" becomes the architecture of this machine's GPU
+    options = Options(known.name, level, tuple(rules), tuple(disable), stop_after)
     if isinstance(source, Graph):
         stages, plan = _compile_graph(source, options, observe)
         return Compiled(options, stages, plan)
     model = Model.open(Path(source))
     context = model.check_context(context, DEFAULT_CONTEXT)
     stages, plan = _compile_graph(model.graph(tokens=1, context=context, kv=kv), options, observe)
-    wide = min(targets.get(target).prefill_tokens, context)
+    wide = min(known.prefill_tokens, context)
     prefill = model.graph(tokens=wide, context=context, kv=kv)
     _, prefill_plan = _compile_graph(prefill, options)
     return Compiled(options, stages, plan, prefill_plan, model, context, kv)
@@ -139,13 +192,17 @@ def load(
     rules: Iterable[Rule] = (),
     progress: Progress | None = None,
     threads: int = 0,
+    l2: str = "auto",
+    eager: bool = False,
 ) -> Engine:
     """An engine for a GGUF file: `compile(path, ...)`, kernels built, weights bound.
 
     `threads`: of the CPU target; 0 takes FUSEC_THREADS or the cores this process may use.
+    `l2` and `eager` are for a GPU: whether the layers' weights are asked to stay in its L2 cache
+    (off, window, auto), and whether kernels are launched one by one instead of as a graph.
     """
     compiled = compile(path, target=target, level=level, context=context, kv=kv, rules=rules)
-    return compiled.engine(progress, threads)
+    return compiled.engine(progress, threads, l2=l2, eager=eager)
 
 
 def _compile_graph(
@@ -179,6 +236,11 @@ def bind(
     return tuple(
         CpuSession(plan, addresses, scratch, weight, floats, team, states) for plan in plans
     )
+
+
+def cpu_kernels(kernels: Mapping[str, AnyKernel]) -> dict[str, KernelSource]:
+    """The kernels that are for the CPU."""
+    return {name: k for name, k in kernels.items() if isinstance(k, KernelSource)}
 
 
 def default_threads() -> int:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,48 +15,95 @@ from fusec.artifact import Artifact
 from fusec.errors import FusecError
 from fusec.models.chat import ChatTemplate
 from fusec.models.model import Model
-from fusec.models.tokenizer import StreamDecoder
-from fusec.runtime.engine import Engine
+from fusec.models.tokenizer import StreamDecoder, Tokenizer
+from fusec.runtime.engine import Engine, new_tokens
 from fusec.runtime.sampling import Sampling
 
 Emit = Callable[[str], None]
 
+DEFAULT_NEW_TOKENS = 128
+CHAT_CONTEXT = 2048  # positions a conversation gets unless told otherwise
+
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt, in one of its three forms, and how to go on from it."""
+    """One prompt, in one of its three forms, and how to go on from it.
+
+    `new_tokens` None is DEFAULT_NEW_TOKENS, or fewer where the context is short.
+    """
 
     prompt: str | None
     prompt_ids: str | None
     chat: bool
-    new_tokens: int
+    new_tokens: int | None
     sampling: Sampling
     ignore_eos: bool
 
-    def ids(self, model: Model) -> list[int]:
-        """The prompt as tokens. Raises FusecError for none, an empty one or one that is not ids."""
-        if self.prompt is not None and self.prompt_ids is not None:
-            raise FusecError("give the prompt as text (-p) or as --prompt-ids, not both")
-        if self.prompt_ids is not None:
-            parts = [part.strip() for part in self.prompt_ids.split(",")]
-            if bad := [p for p in parts if p and not p.lstrip("-").isdigit()]:
-                raise FusecError(f"--prompt-ids: expected numbers like 1,2,3, found '{bad[0]}'")
-            return [int(part) for part in parts if part]
-        if self.prompt is None:
+    @property
+    def is_conversation(self) -> bool:
+        """Whether the turns come from standard input."""
+        return self.chat and self.prompt is None
+
+    def check(self) -> None:
+        """Raise FusecError for options that contradict each other, and for no prompt at all."""
+        if self.prompt_ids is not None and (self.prompt is not None or self.chat):
+            other = "--chat" if self.prompt is None else "text (-p)"
+            raise FusecError(f"the prompt is given twice, as --prompt-ids and as {other}")
+        if self.prompt is None and self.prompt_ids is None and not self.chat:
             raise FusecError("no prompt: give one with -p TEXT, --prompt-ids 1,2,3 or --chat")
+        if self.new_tokens is not None and self.new_tokens < 0:
+            raise FusecError(f"-n: expected a number of tokens from 0, found {self.new_tokens}")
+
+    def ids(self, model: Model) -> list[int]:
+        """The prompt as tokens. Raises FusecError for an empty one and for what are not ids."""
+        if self.prompt_ids is not None:
+            return parse_ids(self.prompt_ids, model.config.vocab)
         if not self.prompt:
             raise FusecError("the prompt is empty: expected some text behind -p")
         if self.chat:
             return chat_ids(model, [{"role": "user", "content": self.prompt}])
-        return model.tokenizer.encode(self.prompt)
+        if ids := model.tokenizer.encode(self.prompt):
+            return ids
+        raise FusecError("the prompt is empty: its text makes no tokens")
+
+    def count(self, prompt: int, context: int) -> int:
+        """New tokens to make behind a prompt of that many tokens."""
+        if self.new_tokens is None:
+            return min(DEFAULT_NEW_TOKENS, new_tokens(prompt, None, context))
+        return new_tokens(prompt, self.new_tokens, context)
+
+
+def parse_ids(text: str, vocabulary: int) -> list[int]:
+    """Token ids from "1,2,3". Raises FusecError for anything else."""
+    if not text.strip():
+        raise FusecError("the prompt is empty: expected numbers like 1,2,3 behind --prompt-ids")
+    ids = []
+    for part in text.split(","):
+        if not re.fullmatch(r"\s*-?[0-9]{1,18}\s*", part):
+            raise FusecError(
+                f"--prompt-ids: expected numbers like 1,2,3, found '{part[:40].strip()}'"
+            )
+        ids.append(int(part))
+    for token in ids:
+        if not 0 <= token < vocabulary:
+            raise FusecError(
+                f"--prompt-ids: token {token} is out of vocabulary: expected 0 to {vocabulary - 1}"
+            )
+    return ids
 
 
 @dataclass(frozen=True)
 class Runner:
-    """A model and its engine, with the seconds it took to get there."""
+    """A model and its engine, with the seconds it took to get there.
+
+    `prompt` is empty for a conversation. `tokenizer` is None where the file has none that is
+    supported: such a model runs from ids to ids.
+    """
 
     model: Model
     engine: Engine
+    prompt: list[int]
+    tokenizer: Tokenizer | None
     load_s: float
 
 
@@ -66,56 +114,91 @@ def open_runner(
     level: int | None,
     context: int | None,
     kv: str | None,
-    target: str,
+    target: str | None,
     threads: int,
     progress: Any,
+    l2: str = "auto",
 ) -> Runner:
-    """An engine for a model file or a compiled folder, with a context the request fits in."""
+    """An engine for a model file or a compiled folder, with a context the request fits in.
+
+    Whatever is wrong with the request is said before anything is compiled.
+    """
     start = time.perf_counter()
-    if path.is_dir():
-        artifact = Artifact.open(path)
-        for name, given in (("-O", level), ("--context", context), ("--kv", kv)):
-            if given is not None:
-                raise FusecError(f"{path} is compiled already: {name} goes with fusec compile")
-        model, engine = artifact.model(), artifact.engine(progress, threads)
+    request.check()
+    artifact = Artifact.open(path) if path.is_dir() else None
+    if artifact is not None:
+        artifact.refuse(level=level, context=context, kv=kv, target=target)
+    model = artifact.model() if artifact else Model.open(path)
+    if request.is_conversation:
+        ChatTemplate.from_gguf(model.file)
+    prompt = [] if request.is_conversation else request.ids(model)
+    if artifact is not None:
+        context = artifact.context
+    elif context is None:
+        context = min(_default_context(request, len(prompt)), model.config.context)
+    context = model.check_context(context, driver.DEFAULT_CONTEXT)
+    if not request.is_conversation:
+        request.count(len(prompt), context)
+    tokenizer = _tokenizer(model, request)
+    if artifact is not None:
+        engine = artifact.engine(progress, threads, l2)
     else:
-        model = Model.open(path)
-        if context is None:
-            wanted = driver.DEFAULT_CONTEXT
-            if not request.chat:
-                wanted = max(wanted, len(request.ids(model)) + request.new_tokens)
-            context = min(wanted, model.config.context)
         level = driver.DEFAULT_LEVEL if level is None else level
         engine = driver.load(
-            path, target, level, context, kv or "f16", progress=progress, threads=threads
+            path,
+            target or "cpu",
+            level,
+            context,
+            kv or "f16",
+            progress=progress,
+            threads=threads,
+            l2=l2,
         )
     if request.ignore_eos:
         engine.stop = frozenset()
-    return Runner(model, engine, time.perf_counter() - start)
+    return Runner(model, engine, prompt, tokenizer, time.perf_counter() - start)
+
+
+def _default_context(request: Request, prompt: int) -> int:
+    if request.is_conversation:
+        return CHAT_CONTEXT
+    wanted = DEFAULT_NEW_TOKENS if request.new_tokens is None else request.new_tokens
+    return max(driver.DEFAULT_CONTEXT, prompt + wanted)
+
+
+def _tokenizer(model: Model, request: Request) -> Tokenizer | None:
+    if not model.has_vocabulary:
+        return None
+    try:
+        return model.tokenizer
+    except FusecError as error:
+        if request.prompt_ids is None:
+            raise
+        print(f"note: {error}: token ids are printed instead of text", file=sys.stderr)
+        return None
 
 
 def complete(runner: Runner, request: Request, emit: Emit | None = None) -> dict[str, Any]:
     """Generate once; the text is handed to `emit` as it comes. Returns what `--json` prints."""
-    prompt = request.ids(runner.model)
-    return generate(runner, prompt, request, emit) | {"prompt_ids": prompt}
+    return generate(runner, runner.prompt, request, emit)
 
 
 def generate(
     runner: Runner, prompt: list[int], request: Request, emit: Emit | None
 ) -> dict[str, Any]:
     """Tokens, text and timings of one generation."""
-    decoder = text_decoder(runner.model, prompt)
+    decoder = StreamDecoder(runner.tokenizer, prompt) if runner.tokenizer else None
+    count = request.count(len(prompt), runner.engine.context)
     ids: list[int] = []
     pieces: list[str] = []
     first = start = time.perf_counter()
-    for token in runner.engine.generate(prompt, request.new_tokens, request.sampling):
+    for token in runner.engine.generate(prompt, count, request.sampling):
         if not ids:
             first = time.perf_counter()
         ids.append(token)
         pieces.append(decoder.push(token) if decoder else f"{' ' if len(ids) > 1 else ''}{token}")
         if emit:
             emit(pieces[-1])
-            sys.stdout.flush()
     end = time.perf_counter()
     pieces.append(decoder.finish() if decoder else "")
     if emit:
@@ -129,20 +212,16 @@ def generate(
         "decode_s": end - first,
         "tok_s": decoded / (end - first) if decoded else 0.0,
     }
-    return {"ids": ids, "text": "".join(pieces) if decoder else None, "timings": timings}
-
-
-def text_decoder(model: Model, prompt: list[int]) -> StreamDecoder | None:
-    """Decodes what follows the prompt; None for a file without a vocabulary."""
-    if "tokenizer.ggml.model" not in model.file.metadata:
-        return None
-    return StreamDecoder(model.tokenizer, prompt)
+    text = "".join(pieces) if decoder else None
+    return {"prompt_ids": prompt, "ids": ids, "text": text, "timings": timings}
 
 
 def chat_ids(model: Model, messages: list[dict[str, str]]) -> list[int]:
     """A conversation as tokens, by the model's template. The template writes its own BOS."""
     text = ChatTemplate.from_gguf(model.file).render(messages)
-    return model.tokenizer.encode(text, bos=False)
+    if ids := model.tokenizer.encode(text, bos=False):
+        return ids
+    raise FusecError(f"{model.file.path}: the chat template makes no tokens of the conversation")
 
 
 def converse(runner: Runner, request: Request) -> None:
@@ -151,7 +230,7 @@ def converse(runner: Runner, request: Request) -> None:
     interactive = sys.stdin.isatty()
     while True:
         try:
-            line = input("> ") if interactive else sys.stdin.readline()
+            line = input("> ") + "\n" if interactive else sys.stdin.readline()
         except EOFError:
             line = ""
         if not line:
@@ -160,13 +239,9 @@ def converse(runner: Runner, request: Request) -> None:
             continue
         messages.append({"role": "user", "content": line.strip()})
         prompt = chat_ids(runner.model, messages)
-        room = runner.engine.context - len(prompt) + 1
-        if room < 1:
-            raise FusecError(
-                f"the conversation has {len(prompt)} tokens, the context {runner.engine.context}: "
-                f"start again with a larger --context"
-            )
-        turn = Request(None, None, True, min(request.new_tokens, room), request.sampling, False)
+        room = new_tokens(len(prompt), None, runner.engine.context)
+        wanted = DEFAULT_NEW_TOKENS if request.new_tokens is None else request.new_tokens
+        turn = replace(request, new_tokens=min(wanted, room))
         answer = generate(runner, prompt, turn, lambda text: print(text, end="", flush=True))
         print()
         messages.append({"role": "assistant", "content": answer["text"] or ""})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from fusec.driver import Compiled
@@ -57,19 +58,25 @@ def kernel_counts(plan: LaunchPlan) -> dict[str, int]:
 
 
 def stage_table(stages: list[dict[str, Any]]) -> Table:
-    """The passes: nodes before and after, time, hits, refusals."""
-    table = Table(title="stages", title_justify="left")
-    table.add_column("pass")
+    """The passes: nodes before and after, time, hits, refusals, and what the rule merges."""
+    table = make_table("stages")
+    table.add_column("pass", no_wrap=True)
     table.add_column("nodes", justify="right")
     table.add_column("ms", justify="right")
     table.add_column("hits", justify="right")
     table.add_column("refused", justify="right")
-    table.add_column("rule")
+    table.add_column("merges", overflow="fold")
     for stage in stages:
         nodes = f"{stage['before']} -> {stage['after']}"
         counts = [str(stage["hits"]), str(len(stage["refused"]))] if stage["rule"] else ["", ""]
-        table.add_row(stage["pass"], nodes, f"{stage['ms']:.1f}", *counts, stage["rule"])
+        merges = stage["rule"].split(" => ")[0]
+        table.add_row(stage["pass"], nodes, f"{stage['ms']:.1f}", *counts, merges)
     return table
+
+
+def make_table(title: str) -> Table:
+    """An empty table in the style of all of them."""
+    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
 
 
 def refusal_lines(stages: list[dict[str, Any]]) -> list[str]:
@@ -87,8 +94,8 @@ def refusal_lines(stages: list[dict[str, Any]]) -> list[str]:
 
 def plan_table(data: dict[str, Any]) -> Table:
     """The kernels of the plan and how often each is launched."""
-    table = Table(title="plan", title_justify="left")
-    table.add_column("kernel")
+    table = make_table("plan")
+    table.add_column("kernel", overflow="fold")
     table.add_column("launches", justify="right")
     for name, count in data["kernels"].items():
         table.add_row(name, str(count))

@@ -8,16 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.table import Table
 
 from fusec import driver
+from fusec.codegen import targets
+from fusec.errors import FusecError
 from fusec.ir.reference import Reference
 from fusec.models.model import Model
 from fusec.passes.pipeline import LEVELS
+from fusec.report import make_table
+from fusec.runtime.sampling import MAX_SEED
 
 BOUNDS = {"f16": 1e-3, "f32": 1e-4}
 """Largest relative error of the logits allowed, by type of the KV cache (docs/numbers.md)."""
 
-VERDICT_COLUMNS = ("level", "kv", "relative error", "allowed", "as -O0", "chunked", "greedy", "")
+DEFAULT_TOKENS = 24
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class Verdict:
         return asdict(self) | {"ok": self.ok}
 
     def cells(self) -> tuple[str, ...]:
-        """A row of the table with VERDICT_COLUMNS."""
+        """A row of `verdict_table`."""
         told = ("differs", "same")
         greedy = "agrees" if self.greedy else "differs"
         numbers = (f"-O{self.level}", self.kv, f"{self.error:.2e}", f"{self.bound:.0e}")
@@ -60,14 +65,28 @@ def check(
     level: int | None = None,
     context: int | None = None,
     kinds: tuple[str, ...] = ("f16", "f32"),
-    tokens: int = 24,
+    tokens: int | None = None,
     seed: int = 0,
+    target: str = "cpu",
     note: Callable[[str], None] = lambda _: None,
 ) -> list[Verdict]:
-    """Verdicts for one level (beside -O0) or all, over a random prompt of `tokens` tokens."""
+    """Verdicts for one level (beside -O0) or all, over a random prompt of `tokens` tokens.
+
+    The default is DEFAULT_TOKENS, or fewer where the context is shorter. Raises FusecError for
+    anything unknown or out of range, before it computes.
+    """
+    targets.get(target)
     model = Model.open(path)
     context = model.check_context(context, driver.DEFAULT_CONTEXT)
-    tokens = min(tokens, context)
+    tokens = min(DEFAULT_TOKENS, context) if tokens is None else tokens
+    if level is not None and level not in LEVELS:
+        raise FusecError(f"unknown level -O{level}: known are {', '.join(map(str, LEVELS))}")
+    if unknown := [kind for kind in kinds if kind not in BOUNDS]:
+        raise FusecError(f"unknown KV cache type '{unknown[0]}': known are {', '.join(BOUNDS)}")
+    if not 1 <= tokens <= context:
+        raise FusecError(f"expected 1 to {context} tokens, the context, found {tokens}")
+    if not 0 <= seed < MAX_SEED:
+        raise FusecError(f"expected a seed from 0 to 2^128 - 1, found {seed}")
     random = np.random.default_rng(seed)
     ids = [int(i) for i in random.integers(0, model.config.vocab, tokens)]
     note("reference")
@@ -78,7 +97,7 @@ def check(
         first: np.ndarray[Any, Any] | None = None
         for each in levels:
             note(f"-O{each} {kind}")
-            engine = driver.load(path, level=each, context=context, kv=kind)
+            engine = driver.load(path, target=target, level=each, context=context, kv=kind)
             found = engine.logits(ids)
             engine.reset()
             single = np.stack([engine.step(i) for i in ids])
@@ -96,6 +115,16 @@ def check(
                 )
             )
     return verdicts
+
+
+def verdict_table(title: str, verdicts: list[Verdict]) -> Table:
+    """The verdicts for people."""
+    table = make_table(title)
+    for head in ("level", "kv", "relative error", "allowed", "as -O0", "chunked", "greedy", ""):
+        table.add_column(head)
+    for verdict in verdicts:
+        table.add_row(*verdict.cells())
+    return table
 
 
 def reference_logits(model: Model, ids: list[int], context: int) -> np.ndarray[Any, Any]:

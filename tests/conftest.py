@@ -1,12 +1,26 @@
 """Fixtures shared by all tests."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from fusec.models.synth import synthesize
 
-SHARED_DATA = Path(__file__).parents[1] / "../shared/data"
+SHARED_DATA = Path(
+    os.environ.get("FUSEC_SHARED_DATA") or Path(__file__).parents[1] / "../shared/data"
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kernel_cache(pytestconfig: pytest.Config) -> Path:
+    """Compiled kernels are kept in the checkout: warm on the next run, never in the user's cache.
+
+    The cache is made for processes that build the same entry at once, so xdist's workers share it.
+    """
+    folder = pytestconfig.rootpath / ".pytest_cache" / "fusec"
+    os.environ.setdefault("FUSEC_CACHE_DIR", str(folder))
+    return folder
 
 
 @pytest.fixture(scope="session")

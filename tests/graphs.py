@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+from gguf import GGMLQuantizationType
+from gguf.quants import dequantize
 from hypothesis import strategies as st
 
 from fusec.ir import Builder, Graph
 from fusec.models.llama import LlamaConfig, decode_graph
+from fusec.models.quantize import quantize
 
 
 class Types(dict):
@@ -22,7 +25,7 @@ class Types(dict):
 
 def llama_graph(
     layers=2, width=64, ffn=96, heads=4, kv_heads=2, vocab=64, *, tokens=1, context=32, kv="f16",
-    types=None, rope_factors=False, tied=True,
+    types=None, rope_factors=False, rope_dims=None, rope_scale=1.0, head_dim=None, tied=True,
 ) -> Graph:  # fmt: skip
     config = LlamaConfig(
         layers=layers,
@@ -30,17 +33,17 @@ def llama_graph(
         ffn_width=ffn,
         heads=heads,
         kv_heads=kv_heads,
-        head_dim=width // heads,
+        head_dim=head_dim or width // heads,
         vocab=vocab,
         context=context,
         norm_eps=1e-5,
         rope_base=1e4,
-        rope_dims=width // heads,
-        rope_scale=1.0,
+        rope_dims=rope_dims or head_dim or width // heads,
+        rope_scale=rope_scale,
         rope_factors=rope_factors,
         tied=tied,
     )
-    return decode_graph(config, types or Types(), tokens, context, kv)
+    return decode_graph(config, Types() if types is None else types, tokens, context, kv)
 
 
 def weights_for(graph: Graph, seed: int = 0) -> dict[str, np.ndarray]:
@@ -50,6 +53,23 @@ def weights_for(graph: Graph, seed: int = 0) -> dict[str, np.ndarray]:
         w.name[1:]: (random.standard_normal(w.shape) / np.sqrt(w.shape[-1])).astype(np.float32)
         for w in graph.weights
     }
+
+
+def encoded(graph: Graph, weights: dict[str, np.ndarray]) -> tuple[dict, dict]:
+    """Weights in the types the graph says: what sessions take, and what they stand for.
+
+    The second is decoded again by gguf-py, for the reference.
+    """
+    raw, meant = {}, {}
+    for weight in graph.weights:
+        name, values = weight.name[1:], weights[weight.name[1:]]
+        if weight.dtype != "f32":
+            raw[name] = quantize(values, weight.dtype, "quick")
+            kind = GGMLQuantizationType[weight.dtype.upper()]
+            values = dequantize(raw[name], kind).reshape(weight.shape)
+        raw.setdefault(name, values)
+        meant[name] = values
+    return raw, meant
 
 
 @st.composite

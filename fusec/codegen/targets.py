@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from fusec.codegen.cuda.arch import ARCHS, native_arch
+from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.codegen.formats import FORMATS
 from fusec.codegen.kernel import KernelSource
 from fusec.errors import FusecError
 from fusec.ir.plan import Kernel
 from fusec.ir.target import Target
+
+AnyKernel = KernelSource | CudaKernel
+
+NATIVE = ("native", "cuda")
+"""Names for the GPU of this machine, whichever it is."""
 
 
 @dataclass(frozen=True)
@@ -17,8 +24,18 @@ class CodeTarget:
     """`prefill_tokens`: how many tokens of a prompt one step takes."""
 
     limits: Target
-    emit: Callable[[Kernel], KernelSource]
+    emit: Callable[[Kernel], AnyKernel]
     prefill_tokens: int
+
+    @property
+    def name(self) -> str:
+        """`cpu`, or the GPU architecture."""
+        return self.limits.name
+
+    @property
+    def is_cuda(self) -> bool:
+        """Whether its kernels run on an NVIDIA GPU."""
+        return self.name in ARCHS
 
 
 def _emit_cpu(kernel: Kernel) -> KernelSource:
@@ -27,10 +44,23 @@ def _emit_cpu(kernel: Kernel) -> KernelSource:
     return emit(kernel)
 
 
+def _emit_cuda(kernel: Kernel) -> CudaKernel:
+    from fusec.codegen.cuda.emit import emit
+
+    return emit(kernel)
+
+
 def get(name: str) -> CodeTarget:
-    """The target of that name. Raises FusecError naming the known ones."""
-    if name != "cpu":
-        raise FusecError(f"unknown target '{name}': known are cpu")
-    # a thread's prologue should stay in its L2 cache, of which a megabyte is common
-    limits = Target("cpu", frozenset(FORMATS), block_bytes=1 << 20)
-    return CodeTarget(limits, _emit_cpu, prefill_tokens=16)
+    """The target of that name; `native` and `cuda` ask for this machine's GPU.
+
+    Raises FusecError for an unknown name, naming the known ones, and where there is no GPU to ask.
+    """
+    if name == "cpu":
+        # a thread's prologue should stay in its L2 cache, of which a megabyte is common
+        return CodeTarget(Target(name, frozenset(FORMATS), 1 << 20), _emit_cpu, prefill_tokens=16)
+    if name not in (*NATIVE, *ARCHS):
+        known = ", ".join(("cpu", *NATIVE, *ARCHS))
+        raise FusecError(f"unknown target '{name}': known are {known}")
+    arch = native_arch().name if name in NATIVE else name
+    # a block keeps its prologue in static shared memory
+    return CodeTarget(Target(arch, frozenset(FORMATS), 48 << 10), _emit_cuda, prefill_tokens=1)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from itertools import groupby
+from collections.abc import Iterator
 
-from fusec.ir.graph import Graph, Node
+from fusec.ir.graph import LAYER, Graph, Node, Value
 from fusec.ir.ops import op
 from fusec.writer import Writer
 
@@ -17,46 +17,120 @@ COLOURS = {  # by the heaviest role inside, colour-blind safe (Okabe & Ito 2008)
     "scalar": "#ece7a8",
     "element": "#eeeeee",
 }
+FONT = 'fontname="Helvetica"'
 
 
 def to_dot(graph: Graph) -> str:
-    """The DOT text. A fused node lists the ops it holds; weights are listed in their node."""
+    """The DOT text.
+
+    A box names its place in launch order, its kind, and the ops it holds with their weights. An
+    input is drawn once in every layer that reads it, and a state in its layer, so that edges
+    between layers are the activations that pass from one to the next. What flows between two boxes
+    is one edge, with a line per value; states are dashed.
+    """
     w = Writer()
-    with w.block(f'digraph "{graph.name}" {{'):
-        w.line("rankdir=TB; compound=true; ranksep=0.35; nodesep=0.25;")
-        w.line('node [shape=box, style="rounded,filled", fontname="Helvetica", fontsize=10];')
-        w.line('edge [fontname="Helvetica", fontsize=8, color="#555555"];')
-        for value in (*graph.inputs, *graph.states):
-            if value.name in graph.users:
-                shape = "cylinder" if value.is_state else "ellipse"
-                label = f"{value.name}\\n{value.type}"
-                w.line(f'"{value.name}" [label="{label}", shape={shape}, style=""];')
-        for layer, nodes in groupby(graph.nodes, key=lambda n: n.layer):
+    with w.block(f"digraph {_quoted(graph.name)} {{"):
+        title = _quoted(f"{graph.name}: {len(graph.nodes)} nodes")
+        w.line(f"label={title}; labelloc=t; fontsize=16; {FONT};")
+        w.line("rankdir=TB; ranksep=0.3; nodesep=0.3;")
+        w.line(f'node [shape=box, style="rounded,filled", {FONT}, fontsize=10];')
+        w.line(f'edge [{FONT}, fontsize=8, color="#555555", arrowsize=0.7];')
+        for layer, lines in _by_layer(graph).items():
             if layer is None:
-                for node in nodes:
-                    w.line(_box(node))
+                for line in lines:
+                    w.line(line)
                 continue
             with w.block(f"subgraph cluster_{layer} {{"):
-                w.line(f'label="layer {layer}"; color="#bbbbbb"; fontname="Helvetica";')
-                for node in nodes:
-                    w.line(_box(node))
+                w.line(f'label="layer {layer}"; color="#999999"; fontsize=11; {FONT};')
+                for line in lines:
+                    w.line(line)
             w.line("}")
-        for source, target, data in graph.as_networkx().edges(data=True):
-            for value in data["values"]:
-                style = ", style=dashed" if value.is_state else ""
-                w.line(f'"{source}" -> "{target}" [label="{value.type}"{style}];')
-        for value in graph.outputs:
-            maker = graph.producers[value.name].name
-            w.line(f'"out {value.name}" [label="{value.name}", shape=ellipse, style=bold];')
-            w.line(f'"{maker}" -> "out {value.name}" [label="{value.type}"];')
+        for line in _edges(graph):
+            w.line(line)
     w.line("}")
     return w.text
 
 
-def _box(node: Node) -> str:
+def _by_layer(graph: Graph) -> dict[int | None, list[str]]:
+    """Layer (None outside) -> lines that declare its boxes, in launch order."""
+    lines: dict[int | None, list[str]] = {}
+    for value in graph.states:
+        if value.name in graph.users:
+            lines.setdefault(_state_layer(value), []).append(_source(value, value.name, "cylinder"))
+    for value in graph.inputs:
+        for layer in dict.fromkeys(n.layer for n in graph.users.get(value.name, ())):
+            name = _input_name(value, layer)
+            lines.setdefault(layer, []).append(_source(value, name, "ellipse"))
+    for i, node in enumerate(graph.nodes, start=1):
+        lines.setdefault(node.layer, []).append(_box(i, node))
+    for value in graph.outputs:
+        label = _quoted(f"{_short(value.name, None)}\n{value.type}")
+        attrs = f"label={label}, shape=ellipse, style=bold"
+        lines.setdefault(None, []).append(f"{_quoted(f'out {value.name}')} [{attrs}];")
+    return lines
+
+
+def _edges(graph: Graph) -> Iterator[str]:
+    made = graph.producers
+    for node in graph.nodes:
+        sources: dict[str, list[Value]] = {}
+        for value in dict.fromkeys(v for v in node.inputs if not v.is_weight):
+            source = made[value.name].name if value.name in made else value.name
+            if value in graph.inputs:
+                source = _input_name(value, node.layer)
+            sources.setdefault(source, []).append(value)
+        for source, values in sources.items():
+            yield _edge(source, node.name, values, node.layer)
+    for value in graph.outputs:
+        source = made[value.name].name if value.name in made else value.name
+        yield _edge(source, f"out {value.name}", [value], None)
+
+
+def _edge(source: str, target: str, values: list[Value], layer: int | None) -> str:
+    label = _quoted("\n".join(f"  {_short(v.name, layer)} {v.type}  " for v in values))
+    style = ", style=dashed" if all(v.is_state for v in values) else ""
+    return f"{_quoted(source)} -> {_quoted(target)} [label={label}{style}];"
+
+
+def _source(value: Value, name: str, shape: str) -> str:
+    label = _quoted(f"{_short(value.name, _state_layer(value))}\n{value.type}")
+    return f'{_quoted(name)} [label={label}, shape={shape}, style="", fontsize=9];'
+
+
+def _box(place: int, node: Node) -> str:
     roles = {op(n.op).role for n in node.ops}
     colour = next(c for role, c in COLOURS.items() if role in roles)
-    lines = [f"{node.kind}", *(f"· {n.op} {n.name}" for n in node.body)]
-    lines += [f"{v.name[1:]} {v.type}" for v in node.weights]
-    label = "\\l".join(lines) + "\\l"
-    return f'"{node.name}" [label="{label}", fillcolor="{colour}", tooltip="{node.name}"];'
+    lines = [f"{place}  {node.kind}"]
+    for plain in node.ops:
+        weights = ", ".join(f"{_short(v.name, node.layer)} {v.type}" for v in plain.weights)
+        if node.body:
+            name = _short(plain.name, node.layer)
+            lines.append(f"· {plain.op} {name}{f':  {weights}' if weights else ''}")
+        elif weights:
+            lines.append(weights)
+    label = "".join(f"{_escaped(line)}\\l" for line in lines)
+    tip = _quoted(node.name)
+    return f'{tip} [label="{label}", fillcolor="{colour}", tooltip={tip}];'
+
+
+def _input_name(value: Value, layer: int | None) -> str:
+    return value.name if layer is None else f"{value.name} in layer {layer}"
+
+
+def _state_layer(value: Value) -> int | None:
+    found = LAYER.search(value.name)
+    return int(found[1]) if found else None
+
+
+def _short(name: str, layer: int | None) -> str:
+    """The name without its kind's sign and without the layer, where that is drawn around it."""
+    return name[1:].removeprefix(f"blk.{layer}.") if name[:1] in "%$@" else name
+
+
+def _quoted(text: str) -> str:
+    return f'"{_escaped(text)}"'
+
+
+def _escaped(text: str) -> str:
+    """Inside double quotes: a backslash would start one of graphviz's escapes."""
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

@@ -14,9 +14,10 @@ from fusec.errors import FusecError
 from fusec.ir.graph import Graph
 from fusec.models import Architecture, architecture_of
 from fusec.models.gguf_file import GGUFFile, open_gguf
-from fusec.models.tokenizer import Tokenizer
+from fusec.models.tokenizer import STOP_TEXTS, Tokenizer
 
 KV_TYPES = ("f16", "f32")
+STOP_KEYS = ("eos_token_id", "eot_token_id")
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,12 @@ class Model:
         architecture = architecture_of(file)
         config = architecture.read_config(file)
         architecture.check_tensors(file, config)
+        tokens = len(file.get("tokenizer.ggml.tokens", list, []))
+        if tokens not in (0, config.vocab):
+            raise FusecError(
+                f"{path}: tokenizer.ggml.tokens has {tokens} tokens, "
+                f"expected {config.vocab} as token_embd.weight has rows"
+            )
         for tensor in file.tensors.values():
             if tensor.dtype not in FORMATS:
                 raise FusecError(
@@ -65,11 +72,20 @@ class Model:
         return Tokenizer.from_gguf(self.file)
 
     @property
+    def has_vocabulary(self) -> bool:
+        """Whether the file says how text becomes tokens."""
+        return self.file.get("tokenizer.ggml.model", str, "none") not in ("none", "no_vocab")
+
+    @property
     def stop_ids(self) -> frozenset[int]:
-        """Tokens that end a generation; none for a file without a vocabulary."""
-        if "tokenizer.ggml.model" not in self.file.metadata:
-            return frozenset()
-        return frozenset(self.tokenizer.stop_ids)
+        """Tokens that end a generation: `Tokenizer.stop_ids`, but without making a tokenizer.
+
+        So a model whose tokenizer is not supported still generates from ids.
+        """
+        texts = self.file.get("tokenizer.ggml.tokens", list, [])
+        stops = {token for token, text in enumerate(texts) if text in STOP_TEXTS}
+        stops |= {self.file.get(f"tokenizer.ggml.{key}", int, -1) for key in STOP_KEYS}
+        return frozenset(token for token in stops if 0 <= token < self.config.vocab)
 
     def check_context(self, wanted: int | None, default: int) -> int:
         """The context to compile for. Raises FusecError for one longer than trained."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -34,15 +35,17 @@ class Engine:
         self.context, self.stop = context, frozenset(stop)
         self.vocabulary = decode.plan.outputs["%logits"].shape[-1]
         self.position = 0
+        self._uses = 0  # counts steps and resets, so that a generation notices another's
 
     def reset(self) -> None:
         """Forget every token."""
         self.position = 0
+        self._uses += 1
         self.decode.reset()
 
     def step(self, token: int) -> Array:
         """Append one token; float32[vocabulary] logits of what follows it."""
-        return self._run(self.decode, [token])["logits"][0].copy()
+        return self._run(self.decode, self._tokens([token]))["logits"][0].copy()
 
     def logits(self, ids: Sequence[int]) -> Array:
         """float32[len(ids), vocabulary]: logits after each token, from an empty cache."""
@@ -57,7 +60,7 @@ class Engine:
 
     def feed(self, ids: Sequence[int]) -> None:
         """Append tokens to the cache without asking what follows them."""
-        size = self.absorb.plan.tokens
+        ids, size = self._tokens(ids), self.absorb.plan.tokens
         for i in range(0, len(ids), size):
             self._run(self.absorb, ids[i : i + size])
 
@@ -70,17 +73,12 @@ class Engine:
         """Yield the tokens that follow `ids`, from an empty cache.
 
         Ends after `max_new_tokens` (default: when the context is full) or in front of a stop token.
-        Raises FusecError where prompt and new tokens together do not fit the context.
+        Raises FusecError where prompt and new tokens together do not fit the context, and when the
+        engine is used for something else before the generation has ended.
         """
         ids = self.check(ids)
-        room = self.context - len(ids) + 1  # the last new token is never fed back
-        wanted = room if max_new_tokens is None else max_new_tokens
-        if wanted > room:
-            raise FusecError(
-                f"{len(ids)} prompt tokens and {wanted} new ones do not fit a context of "
-                f"{self.context}: ask for at most {room} new tokens or a larger --context"
-            )
-        return self._generate(ids, wanted, sampling or Sampling())
+        count = new_tokens(len(ids), max_new_tokens, self.context)
+        return self._generate(ids, count, sampling or Sampling())
 
     def _generate(self, ids: Sequence[int], count: int, sampling: Sampling) -> Iterator[int]:
         self.reset()
@@ -100,31 +98,32 @@ class Engine:
             if token in self.stop:
                 return
             sampler.accept(token)
+            uses = self._uses
             yield token
+            if self._uses != uses:
+                raise FusecError("the engine was used for something else during a generation")
 
     def check(self, ids: Sequence[int]) -> list[int]:
         """The prompt as a list. Raises FusecError if it is empty, too long or out of vocabulary."""
-        ids = [int(i) for i in ids]
+        ids = self._tokens(ids)
         if not ids:
             raise FusecError("the prompt is empty: expected at least one token")
-        for token in ids:
-            self._check_token(token)
-        if len(ids) > self.context:
-            raise FusecError(
-                f"the prompt has {len(ids)} tokens, the context {self.context}: "
-                f"shorten it or ask for a larger --context"
-            )
+        new_tokens(len(ids), None, self.context)
         return ids
 
-    def _check_token(self, token: int) -> None:
-        if not 0 <= token < self.vocabulary:
-            raise FusecError(
-                f"token {token} is out of vocabulary: expected 0 to {self.vocabulary - 1}"
-            )
+    def _tokens(self, ids: Iterable[int]) -> list[int]:
+        try:
+            tokens = [operator.index(i) for i in ids]
+        except TypeError as error:
+            raise FusecError(f"expected token ids: {error}") from None
+        for token in tokens:
+            if not 0 <= token < self.vocabulary:
+                raise FusecError(
+                    f"token {token} is out of vocabulary: expected 0 to {self.vocabulary - 1}"
+                )
+        return tokens
 
     def _run(self, session: Session, ids: Sequence[int]) -> dict[str, Array]:
-        for token in ids:
-            self._check_token(token)
         end = self.position + len(ids)
         if end > self.context:
             raise FusecError(f"position {end - 1} is past the context of {self.context} tokens")
@@ -132,8 +131,32 @@ class Engine:
             token=np.asarray(ids, np.int32), pos=np.arange(self.position, end, dtype=np.int32)
         )
         self.position = end
+        self._uses += 1
         return result
 
     def close(self) -> None:
         """Give back memory and threads."""
         self.decode.close()
+
+
+def new_tokens(prompt: int, wanted: int | None, context: int) -> int:
+    """How many tokens to make behind `prompt` ones: `wanted`, or (None) all there is room for.
+
+    Raises FusecError where prompt and new tokens together do not fit the context.
+    """
+    if prompt > context:
+        raise FusecError(
+            f"the prompt has {prompt} tokens, the context {context}: "
+            f"shorten it or ask for a larger context"
+        )
+    room = context - prompt + 1  # the last new token is never fed back
+    if wanted is None:
+        return room
+    if wanted < 0:
+        raise FusecError(f"expected a number of new tokens from 0 to {room}, found {wanted}")
+    if wanted > room:
+        raise FusecError(
+            f"{prompt} prompt tokens and {wanted} new ones do not fit a context of {context}: "
+            f"ask for at most {room} new tokens or a larger context"
+        )
+    return wanted

@@ -12,6 +12,8 @@ from fusec.errors import FusecError
 
 Array = np.ndarray[Any, Any]
 
+MAX_SEED = 1 << 128  # the key of Philox
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -37,7 +39,7 @@ class Sampling:
             ("min_p", 0 <= self.min_p <= 1, "from 0 to 1"),
             ("repeat_penalty", 0 < self.repeat_penalty < float("inf"), "above 0"),
             ("repeat_last", self.repeat_last >= 0, "at least 0"),
-            ("seed", self.seed >= 0, "at least 0"),
+            ("seed", 0 <= self.seed < MAX_SEED, "from 0 to 2^128 - 1"),
         ):
             if not good:
                 raise FusecError(f"sampling: expected {name} {wanted}, found {getattr(self, name)}")
@@ -61,12 +63,16 @@ class Sampler:
         self._recent.append(token)
 
     def choose(self, logits: Array) -> int:
-        """The next token for float32[vocabulary] logits."""
-        scores = self._penalised(logits.astype(np.float64))
+        """The next token for float32[vocabulary] logits.
+
+        Equal logits are ranked by id. A logit of minus infinity or not-a-number is never chosen
+        while there is another.
+        """
+        scores = self._penalised(_finite(logits))
         if self.sampling.temperature == 0:
             return int(np.argmax(scores))
         tokens = self._candidates(scores)
-        weights = _softmax(scores[tokens] / self.sampling.temperature)
+        weights = _softmax(scores[tokens], self.sampling.temperature)
         # one uniform number per token, so that filters do not shift later choices
         point = self._random.random() * weights.sum()
         return int(tokens[min(np.searchsorted(np.cumsum(weights), point), len(tokens) - 1)])
@@ -80,12 +86,11 @@ class Sampler:
 
     def _candidates(self, scores: Array) -> Array:
         """Tokens that pass top-k, top-p and min-p, most likely first; never none."""
-        count = len(scores)
-        if 0 < self.sampling.top_k < count:
-            tokens = np.argpartition(-scores, self.sampling.top_k - 1)[: self.sampling.top_k]
-        else:
-            tokens = np.arange(count)
-        tokens = tokens[np.lexsort((tokens, -scores[tokens]))]
+        top_k = self.sampling.top_k or len(scores)
+        # those above the k-th score and all that equal it, so that ties are cut in order of id
+        least = np.partition(scores, -top_k)[-top_k] if top_k < len(scores) else -np.inf
+        tokens = np.flatnonzero(scores >= least)
+        tokens = tokens[np.lexsort((tokens, -scores[tokens]))][:top_k]
         weights = _softmax(scores[tokens])
         if self.sampling.top_p < 1:
             tokens = tokens[: 1 + int(np.searchsorted(np.cumsum(weights), self.sampling.top_p))]
@@ -93,6 +98,16 @@ class Sampler:
         return tokens[weights >= self.sampling.min_p * weights[0]]
 
 
-def _softmax(scores: Array) -> Array:
-    weights = np.exp(scores - scores.max())
+def _finite(logits: Array) -> Array:
+    """As float64, with the largest and smallest finite float32 for what is infinite or no number.
+
+    Such a score stays what it is among finite ones: its probability beside them is 0 or 1.
+    """
+    limit = float(np.finfo(np.float32).max)
+    return np.nan_to_num(logits.astype(np.float64), nan=-limit, posinf=limit, neginf=-limit)
+
+
+def _softmax(scores: Array, temperature: float = 1.0) -> Array:
+    with np.errstate(over="ignore"):  # a tiny temperature: the others' weights are 0
+        weights = np.exp((scores - scores.max()) / temperature)
     return weights / weights.sum()

@@ -27,6 +27,7 @@ from fusec.codegen.cache import (
     stage,
 )
 from fusec.codegen.cuda.arch import find_arch
+from fusec.codegen.cuda.library import library_files
 from fusec.codegen.cuda.toolchain import Cubin, CudaKernel, require_compiler, versions
 from fusec.errors import FusecError
 
@@ -75,7 +76,9 @@ def compile_many(
 def entry_of(kernel: CudaKernel, arch: str) -> Path:
     """The cache folder of a kernel: its key covers everything that decides the machine code."""
     here = Path(__file__).parent
-    support = digest_of_files(*(here / f"{m}.py" for m in ("instructions", "device", "toolchain")))
+    support = digest_of_files(
+        *(here / f"{m}.py" for m in ("instructions", "device", "toolchain")), *library_files()
+    )
     key = content_key(json.dumps(asdict(kernel), sort_keys=True), arch, versions(), support)
     return cache_root() / "cuda" / key
 

@@ -6,10 +6,10 @@ without it, import `instructions` instead.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llvmlite import ir
-from numba.cuda import types
+from numba.cuda import jit, types
 from numba.cuda.extending import intrinsic
 
 from fusec.codegen.cuda.instructions import TABLE, Instruction
@@ -84,7 +84,16 @@ def _with_names(define: Any, entry: Instruction) -> Any:
     return namespace[entry.name]
 
 
+inline = jit(device=True, forceinline=True)
+"""Decorates a function that kernels call and that is compiled into its caller."""
+
 globals().update({name: _intrinsic_of(entry) for name, entry in TABLE.items()})
+
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """The names above, which no type checker can see."""
 
 
 @intrinsic
@@ -117,6 +126,20 @@ def shared_bytes(_context: Any, count: Any) -> Any:
         return builder.ptrtoint(variable, _I32)
 
     return types.uint32(count), generate
+
+
+@intrinsic
+def some(_context: Any, condition: Any) -> Any:
+    """`if some(condition):` lets warps without work skip what their lanes would not store anyway.
+
+    It is the condition itself. The NumPy twins, where all threads go one way, take the branch if
+    any thread does, so what is inside must be masked all the same.
+    """
+
+    def generate(_context: Any, _builder: Any, _signature: Any, values: Any) -> Any:
+        return values[0]
+
+    return types.boolean(types.boolean), generate
 
 
 def _select(kind: Any) -> Any:

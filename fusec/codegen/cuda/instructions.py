@@ -74,6 +74,7 @@ for _name, _register in {
     "cluster_rank": "%cluster_ctarank",
 }.items():
     ptx_op(_name, f"mov.u32 $0, {_register};", "u32", since=90 if "cluster" in _name else 80)
+ptx_op("uniform", "mov.u32 $0, $1;", "u32", "u32")  # the same in all threads of a block
 ptx_op("globaltimer", "mov.u64 $0, %globaltimer;", "u64", volatile=True)
 
 # -- weights: written by nobody while kernels run, so they may be read before any wait -------------
@@ -138,6 +139,11 @@ for _kind in ("u32", "f32"):
         "shared", memory=True,
     )  # fmt: skip
 _stores("shared", "shared")
+ptx_op(
+    "atomic_add_shared_u32_if",
+    "{ .reg .pred q; setp.ne.u32 q, $3, 0; mov.u32 $0, 0; @q atom.shared.add.u32 $0, [$1], $2; }",
+    "u32", "shared u32 pred", memory=True,
+)  # fmt: skip
 ptx_op("barrier", "bar.sync 0;", memory=True)
 ptx_op("barrier_named", "bar.sync $0, $1;", "", "u32 u32", memory=True)
 ptx_op("warp_barrier", "bar.warp.sync 0xffffffff;", memory=True)

@@ -20,6 +20,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from fusec.codegen.cuda.arch import Arch, missing_extra
@@ -35,7 +36,7 @@ class CudaKernel:
     `source` is a Python module that defines the function `name`; `signature` types its arguments:
     `f32* u64* u32* u16* u8*` for pointers, `f32 u32 s32 u64` for scalars. `threads` is the block
     size the kernel is launched with, `min_blocks` how many blocks should fit one multiprocessor;
-    together they bound the registers.
+    together they bound the registers. `grid`: how many blocks it is launched with.
     """
 
     name: str
@@ -43,6 +44,7 @@ class CudaKernel:
     signature: tuple[str, ...]
     threads: int
     min_blocks: int = 1
+    grid: int = 1
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def compile_source(kernel: CudaKernel, arch: Arch, path: str = "") -> Cubin:
 
 def _to_ptx(kernel: CudaKernel, arch: Arch, path: str) -> str:
     """The kernel as PTX under its own name, multiplications and additions left as written."""
-    from numba.cuda import types
+    from numba.cuda import dispatcher, types
     from numba.cuda.compiler import compile_cuda, kernel_fixup
     from numba.cuda.cudadrv import nvvm
 
@@ -84,6 +86,8 @@ def _to_ptx(kernel: CudaKernel, arch: Arch, path: str) -> str:
         for kind in kernel.signature
     )
     options = {"opt": 3, "fma": 0}
+    # what `device.inline` marks is typed for "the GPU here", of which there may be none
+    dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=arch.cc)
     try:
         function = _load_function(kernel, path)
         compiled = compile_cuda(function, types.void, arguments, nvvm_options=options, cc=arch.cc)

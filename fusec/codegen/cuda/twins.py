@@ -9,10 +9,13 @@ instead of branches. Wrong values show, races do not.
 from __future__ import annotations
 
 import builtins
+import functools
+import importlib.util
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import SimpleNamespace
+from pathlib import Path
+from types import CodeType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -48,6 +51,7 @@ class Launch:
         self.blocks, self.threads, self.cluster = blocks, threads, cluster
         self.shared = np.zeros((blocks, 0), np.uint8)
         block, thread = np.indices((blocks, threads), dtype=np.uint32)
+        self.modules: dict[str, Any] = {}
         self.functions: dict[str, Callable[..., Any]] = {
             **ARITHMETIC,
             **dict.fromkeys(_SILENT, _nothing),
@@ -62,6 +66,8 @@ class Launch:
             "block_index_y": lambda: np.zeros_like(block),
             "block_count": lambda: np.full_like(block, blocks),
             "cluster_rank": lambda: block % np.uint32(cluster),
+            "uniform": _uniform,
+            "some": lambda condition: bool(np.any(condition)),
             "globaltimer": lambda: np.full(block.shape, time.monotonic_ns(), np.uint64),
             "map_shared": _map_shared,
             "policy_evict_first": lambda: np.uint64(0),
@@ -69,30 +75,51 @@ class Launch:
             "red_release_add_u32": self._atomic_add,
             "atomic_add_u32": self._atomic_add,
             "atomic_max_u64": self._atomic_max,
+            "atomic_add_shared_u32_if": self._atomic_add_shared,
             "copy_async_16": self._copy_async,
             "load_matrix_x4": self._load_matrix,
         }
         for entry in TABLE.values():
             if entry.name not in self.functions:
                 self.functions[entry.name] = self._memory_twin(entry)
+        self.modules["fusec.codegen.cuda.device"] = SimpleNamespace(
+            **self.functions, inline=lambda function: function
+        )
+        self.modules["numba"] = SimpleNamespace(
+            **{kind: _cast(kind) for kind in ("float32", "uint32", "int32", "uint64")}
+        )
 
     def run(self, kernel: CudaKernel, *arguments: Any) -> None:
         """Execute a kernel; arrays are passed by their address, and its stores change them."""
+        self._call(self._function(kernel), kernel, arguments)
+
+    def _function(self, kernel: CudaKernel) -> Callable[..., None]:
+        code = compile(kernel.source, f"<twin of {kernel.name}>", "exec")
+        function: Callable[..., None] = self._execute(code)[kernel.name]
+        return function
+
+    def _call(
+        self, function: Callable[..., None], kernel: CudaKernel, arguments: tuple[Any, ...]
+    ) -> None:
         passed = [
             self._argument(kind, value)
             for kind, value in zip(kernel.signature, arguments, strict=True)
         ]
-        modules = {
-            "fusec.codegen.cuda.device": SimpleNamespace(**self.functions),
-            "numba": SimpleNamespace(
-                **{kind: _cast(kind) for kind in ("float32", "uint32", "int32", "uint64")}
-            ),
-        }
+        with np.errstate(all="ignore"):  # idle lanes compute whatever they like
+            function(*passed)
+
+    def _execute(self, code: CodeType) -> dict[str, Any]:
+        """The names a module defines when what it imports are the twins."""
         namespace: dict[str, Any] = {
-            "__builtins__": {**vars(builtins), "__import__": lambda path, *_: modules[path]}
+            "__builtins__": {**vars(builtins), "__import__": lambda path, *_: self._module(path)}
         }
-        exec(compile(kernel.source, f"<twin of {kernel.name}>", "exec"), namespace)
-        namespace[kernel.name](*passed)
+        exec(code, namespace)
+        return namespace
+
+    def _module(self, path: str) -> Any:
+        if path not in self.modules:
+            self.modules[path] = SimpleNamespace(**self._execute(_library_code(path)))
+        return self.modules[path]
 
     def _argument(self, kind: str, value: Any) -> Any:
         if not kind.endswith("*"):
@@ -181,6 +208,17 @@ class Launch:
             words[place] = combine(words[place : place + 1], values[lane])[0]
         return before
 
+    def _atomic_add_shared(self, address: Any, value: Any, condition: Any) -> Lanes:
+        shape = (self.blocks, self.threads)
+        address, value, live = (np.broadcast_to(x, shape) for x in (address, value, condition))
+        before = np.zeros(shape, np.uint32)
+        for block, thread in zip(*np.nonzero(live), strict=True):
+            place = int(address[block, thread])
+            word = self.shared[block, place : place + 4].view(np.uint32)
+            before[block, thread] = word[0]
+            word += np.uint32(value[block, thread])
+        return before
+
     def _copy_async(self, target: Lanes, source: Pointer) -> None:
         values = self.functions["load_u32x4"](source)
         self.functions["store_shared_u32x4"](target, *values)
@@ -194,6 +232,37 @@ class Launch:
         return tuple(
             load((rows[..., 8 * i + lane // 4] + 4 * (lane % 4)).reshape(shape)) for i in range(4)
         )
+
+
+def run_grid(kernel: CudaKernel, *arguments: Any) -> None:
+    """Execute a kernel's blocks one after the other.
+
+    So the block's number, and what `uniform` gives, are plain numbers that the kernel may branch on
+    and count loops by.
+    """
+    launch, current = Launch(1, kernel.threads), 0
+    device = launch.modules["fusec.codegen.cuda.device"]
+    device.block_index = lambda: np.uint32(current)
+    device.block_count = lambda: np.uint32(kernel.grid)
+    function = launch._function(kernel)
+    for current in range(kernel.grid):  # noqa: B007  read by block_index
+        launch.shared = np.zeros((1, 0), np.uint8)
+        launch._call(function, kernel, arguments)
+
+
+@functools.cache
+def _library_code(module: str) -> CodeType:
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None or ".cuda.lib." not in module:
+        raise ImportError(f"a kernel imports {module}, which has no twin")
+    return compile(Path(spec.origin).read_text(), spec.origin, "exec")
+
+
+def _uniform(value: Any) -> int:
+    first = int(np.asarray(value).flat[0])
+    if np.any(np.asarray(value) != first):
+        raise ValueError("uniform() of a value that differs between threads")
+    return first
 
 
 def _nothing(*_arguments: Any) -> None:

@@ -4,8 +4,9 @@ A quantised row is a sequence of blocks. A block holds groups of elements that s
 
     weight = scale[group] * level - min[group]        (min only where the format has one)
 
-`level` is a small integer. Emitters take an LLVM IR builder and the address of one block as it lies
-in the file, and never read outside that block.
+`level` is a small integer. CPU emitters take an LLVM IR builder and the address of one block as it
+lies in the file, and never read outside that block. For CUDA a matrix is repacked, without loss,
+into parts that lanes load aligned; `fusec/codegen/cuda/lib/blocks.py` reads them.
 """
 
 from __future__ import annotations
@@ -69,6 +70,14 @@ class Format(ABC):
     def decode_blocks(self, blocks: Bytes) -> Floats:
         """`uint8[n, block_bytes]` to float32 with n * block elements in order."""
 
+    @abstractmethod
+    def cuda_repack(self, data: Bytes) -> Bytes:
+        """Bytes `uint8[rows, row_bytes]` of the file to one flat buffer for the CUDA kernels."""
+
+    @abstractmethod
+    def cuda_bytes(self, rows: int, columns: int) -> int:
+        """Size of that buffer."""
+
 
 class FloatFormat(Format):
     """A format of plain floats."""
@@ -78,6 +87,19 @@ class FloatFormat(Format):
     @abstractmethod
     def emit_widen(self, b: ir.IRBuilder, bits: ir.Value, features: Features) -> ir.Value:
         """f32 lanes from the elements' bits, a vector of integers of the element's size."""
+
+    @property
+    def cuda_chunk(self) -> int:
+        """Elements in the 16 bytes that a lane loads at a time."""
+        return 16 // self.dtype.block_bytes
+
+    def cuda_repack(self, data: Bytes) -> Bytes:
+        """See `Format.cuda_repack`: rows are padded with zeros to whole chunks."""
+        return np.pad(data, ((0, 0), (0, -data.shape[1] % 16))).reshape(-1)
+
+    def cuda_bytes(self, rows: int, columns: int) -> int:
+        """See `Format.cuda_bytes`."""
+        return rows * -(-columns // self.cuda_chunk) * 16
 
 
 class QuantFormat(Format):
@@ -94,6 +116,24 @@ class QuantFormat(Format):
     def spans(self) -> int:
         """Spans in a block."""
         return self.dtype.block // 32
+
+    @abstractmethod
+    def cuda_parts(self, blocks: Bytes) -> tuple[Bytes, ...]:
+        """`uint8[rows, n, block_bytes]` to the parts that follow one another in the buffer.
+
+        Levels come first, then what a span of 32 has, then what a block has; each part is ordered
+        by row.
+        """
+
+    def cuda_repack(self, data: Bytes) -> Bytes:
+        """See `Format.cuda_repack`."""
+        blocks = data.reshape(len(data), -1, self.dtype.block_bytes)
+        return np.concatenate([part.reshape(-1) for part in self.cuda_parts(blocks)])
+
+    def cuda_bytes(self, rows: int, columns: int) -> int:
+        """See `Format.cuda_bytes`."""
+        one = self.cuda_repack(np.zeros((1, self.dtype.block_bytes), np.uint8))
+        return rows * (columns // self.dtype.block) * len(one)
 
     @abstractmethod
     def emit_scales(
@@ -126,6 +166,11 @@ class QuantFormat(Format):
         low, high = (simd.shuffle(b, levels, range(s, s + 16)) for s in (0, 16))
         floats = simd.vec(simd.F32, 16)
         return b.sitofp(low, floats), b.sitofp(high, floats)
+
+
+def pair_halves(levels: Bytes) -> Bytes:
+    """Nibbles `uint8[..., 32]` to `uint8[..., 16]`: element i low, element 16 + i high."""
+    return levels[..., :16] | levels[..., 16:] << np.uint8(4)
 
 
 def f16_field(blocks: Bytes, offset: int) -> Floats:

@@ -50,12 +50,27 @@ def emit_floats(b: ir.IRBuilder, packed: ir.Value, features: Features) -> tuple[
     return low, high
 
 
+def cuda_selectors(nibbles: Bytes) -> Bytes:
+    """Packed indices `uint8[..., 16]` in an order that makes them selectors of `prmt`.
+
+    Of each four bytes the low nibbles come first, then the high ones: elements 4t to 4t + 3, then
+    16 + 4t to 16 + 4t + 3.
+    """
+    fours = nibbles.reshape(*nibbles.shape[:-1], 4, 4)
+    halves = np.concatenate([fours & 15, fours >> 4], axis=-1)
+    return (halves[..., ::2] | halves[..., 1::2] << 4).reshape(nibbles.shape)
+
+
 class IQ4_NL(QuantFormat):
     """weight = d * LEVELS[index]."""
 
     def decode_blocks(self, blocks: Bytes) -> Floats:
         """See `Format.decode_blocks`."""
         return f16_field(blocks, 0) * decode_levels(blocks[:, 2:])
+
+    def cuda_parts(self, blocks: Bytes) -> tuple[Bytes, ...]:
+        """See `QuantFormat.cuda_parts`: indices; d."""
+        return cuda_selectors(blocks[:, :, 2:]), blocks[:, :, :2]
 
     def emit_scales(
         self, b: ir.IRBuilder, blocks: Sequence[ir.Value], features: Features

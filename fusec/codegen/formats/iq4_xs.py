@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fusec.codegen.formats import iq4_nl
 from fusec.codegen.formats.base import Bytes, Floats, QuantFormat, f16_field
@@ -27,16 +28,26 @@ if TYPE_CHECKING:
 GROUPS = np.arange(8, dtype=np.uint16)
 
 
+def decode_scales(blocks: Bytes) -> NDArray[np.int8]:
+    """The groups' scales, from -32 to 31, `int8[n, 8]`."""
+    high = np.ascontiguousarray(blocks[:, 2:4]).view(np.uint16) >> (2 * GROUPS) & 3
+    low = np.repeat(blocks[:, 4:8], 2, axis=1) >> (GROUPS % 2 * 4) & 15
+    return (low | high << 4).astype(np.int8) - np.int8(32)
+
+
 class IQ4_XS(QuantFormat):
     """weight = d * (scale - 32) * LEVELS[index]."""
 
     def decode_blocks(self, blocks: Bytes) -> Floats:
         """See `Format.decode_blocks`."""
-        high = np.ascontiguousarray(blocks[:, 2:4]).view(np.uint16) >> (2 * GROUPS) & 3
-        low = np.repeat(blocks[:, 4:8], 2, axis=1) >> (GROUPS % 2 * 4) & 15
-        scales = (low | high << 4).astype(np.float32) - np.float32(32)
-        d = f16_field(blocks, 0) * scales
+        d = f16_field(blocks, 0) * decode_scales(blocks).astype(np.float32)
         return d[:, :, None] * iq4_nl.decode_levels(blocks[:, 8:].reshape(-1, 8, 16))
+
+    def cuda_parts(self, blocks: Bytes) -> tuple[Bytes, ...]:
+        """See `QuantFormat.cuda_parts`: indices; scales as bytes; d."""
+        flat = blocks.reshape(-1, self.dtype.block_bytes)
+        indices = iq4_nl.cuda_selectors(flat[:, 8:].reshape(-1, 16))
+        return indices, decode_scales(flat).view(np.uint8), flat[:, :2]
 
     def emit_scales(
         self, b: ir.IRBuilder, blocks: Sequence[ir.Value], features: Features

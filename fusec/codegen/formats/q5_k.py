@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fusec.codegen.formats.base import Bytes, Floats, QuantFormat, f16_field
+from fusec.codegen.formats.base import Bytes, Floats, QuantFormat, f16_field, pair_halves
 from fusec.ir.dtypes import DType
 
 if TYPE_CHECKING:
@@ -51,6 +51,14 @@ def emit_k_scales(b: ir.IRBuilder, block: ir.Value, part: int) -> ir.Value:
     return b.sitofp(simd.concat(b, low, high), simd.vec(simd.F32, 8))
 
 
+def decode_levels(blocks: Bytes) -> Bytes:
+    """The levels, 0 to 31, `uint8[n, 8, 32]`."""
+    pairs = blocks[:, 48:].reshape(-1, 4, 1, 32)
+    low = np.concatenate([pairs & 15, pairs >> 4], axis=2).reshape(-1, 8, 32)
+    fifth = blocks[:, None, 16:48] >> np.arange(8, dtype=np.uint8)[:, None] & 1
+    return low | fifth << 4
+
+
 class Q5_K(QuantFormat):
     """weight = d * scale * level - dmin * minimum."""
 
@@ -59,12 +67,20 @@ class Q5_K(QuantFormat):
     def decode_blocks(self, blocks: Bytes) -> Floats:
         """See `Format.decode_blocks`."""
         scales, minima = decode_k_scales(blocks[:, 4:16])
-        pairs = blocks[:, 48:].reshape(-1, 4, 1, 32)
-        low = np.concatenate([pairs & 15, pairs >> 4], axis=2).reshape(-1, 8, 32)
-        fifth = blocks[:, None, 16:48] >> np.arange(8, dtype=np.uint8)[:, None] & 1
-        levels = (low | fifth << 4).astype(np.float32)
+        levels = decode_levels(blocks).astype(np.float32)
         d, dmin = f16_field(blocks, 0) * scales, f16_field(blocks, 2) * minima
         return d[:, :, None] * levels - dmin[:, :, None]
+
+    def cuda_parts(self, blocks: Bytes) -> tuple[Bytes, ...]:
+        """See `QuantFormat.cuda_parts`: low nibbles; fifth bits; scale and minimum; d and dmin.
+
+        Bit w of byte j of the fifth bits belongs to element 4w + j.
+        """
+        flat = blocks.reshape(-1, self.dtype.block_bytes)
+        levels = decode_levels(flat)
+        fifth = np.packbits((levels >> 4).reshape(-1, 8, 8, 4), axis=2, bitorder="little")
+        scales = np.stack(decode_k_scales(flat[:, 4:16]), axis=-1).astype(np.uint8)
+        return pair_halves(levels & np.uint8(15)), fifth, scales, flat[:, :4]
 
     def emit_scales(
         self, b: ir.IRBuilder, blocks: Sequence[ir.Value], features: Features

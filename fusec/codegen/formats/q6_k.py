@@ -16,13 +16,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fusec.codegen.formats.base import Bytes, Floats, QuantFormat, f16_field
+from fusec.codegen.formats.base import Bytes, Floats, QuantFormat, f16_field, pair_halves
 from fusec.ir.dtypes import DType
 
 if TYPE_CHECKING:
     from llvmlite import ir
 
     from fusec.codegen.cpu.simd import Features
+
+
+def decode_levels(blocks: Bytes) -> Bytes:
+    """The levels before 32 is taken off, `uint8[n, 8, 32]`."""
+    pairs = blocks[:, :128].reshape(-1, 2, 1, 64)
+    low = np.concatenate([pairs & 15, pairs >> 4], axis=2).reshape(-1, 2, 4, 32)
+    shift = np.arange(0, 8, 2, dtype=np.uint8)[:, None]
+    high = blocks[:, 128:192].reshape(-1, 2, 1, 32) >> shift & 3
+    return (low | high << 4).reshape(-1, 8, 32)
 
 
 class Q6_K(QuantFormat):
@@ -32,13 +41,22 @@ class Q6_K(QuantFormat):
 
     def decode_blocks(self, blocks: Bytes) -> Floats:
         """See `Format.decode_blocks`."""
-        pairs = blocks[:, :128].reshape(-1, 2, 1, 64)
-        low = np.concatenate([pairs & 15, pairs >> 4], axis=2).reshape(-1, 2, 4, 32)
-        shift = np.arange(0, 8, 2, dtype=np.uint8)[:, None]
-        high = blocks[:, 128:192].reshape(-1, 2, 1, 32) >> shift & 3
-        levels = (low | high << 4).astype(np.float32) - np.float32(32)
+        levels = decode_levels(blocks).astype(np.float32) - np.float32(32)
         scales = f16_field(blocks, 208) * blocks[:, 192:208].view(np.int8).astype(np.float32)
         return scales[:, :, None] * levels.reshape(-1, 16, 16)
+
+    def cuda_parts(self, blocks: Bytes) -> tuple[Bytes, ...]:
+        """See `QuantFormat.cuda_parts`: low nibbles; upper two bits; scales; d.
+
+        Bits 2k and 2k + 1 of byte 4h + j belong to element 16h + 4k + j. The upper one is flipped,
+        which takes 32 off.
+        """
+        flat = blocks.reshape(-1, self.dtype.block_bytes)
+        levels = decode_levels(flat)
+        fours = ((levels >> 4) ^ 2).reshape(-1, 8, 2, 4, 4)
+        shift = np.arange(0, 8, 2, dtype=np.uint8)[:, None]
+        upper = np.bitwise_or.reduce(fours << shift, axis=3)
+        return pair_halves(levels & np.uint8(15)), upper, flat[:, 192:208], flat[:, 208:]
 
     def emit_scales(
         self, b: ir.IRBuilder, blocks: Sequence[ir.Value], features: Features

@@ -29,6 +29,11 @@ class Q8_0(QuantFormat):
         """See `Format.decode_blocks`."""
         return f16_field(blocks, 0) * blocks[:, 2:].view(np.int8).astype(np.float32)
 
+    def cuda_parts(self, blocks: Bytes) -> tuple[Bytes, ...]:
+        """See `QuantFormat.cuda_parts`: first halves of a row's blocks, second halves; d."""
+        levels = blocks[:, :, 2:].reshape(*blocks.shape[:2], 2, 16)
+        return levels.transpose(0, 2, 1, 3), blocks[:, :, :2]
+
     def emit_scales(
         self, b: ir.IRBuilder, blocks: Sequence[ir.Value], features: Features
     ) -> ir.Value:

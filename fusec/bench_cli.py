@@ -1,0 +1,94 @@
+"""The command line of `fusec bench`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from fusec.errors import FusecError
+
+TABLE_WIDTH = 140
+
+
+def bench(
+    model: Annotated[Path, typer.Argument(metavar="MODEL.gguf", help="A GGUF model file.")],
+    lengths: Annotated[
+        str, typer.Option("-n", metavar="N,...", help="New tokens of a run.")
+    ] = "128,256",
+    levels: Annotated[
+        str, typer.Option("-O", "--level", metavar="LEVEL,...", help="Levels to measure.")
+    ] = "0,1,2",
+    l2: Annotated[
+        str,
+        typer.Option(
+            metavar="MODE,...", help="Layers' weights in a GPU's L2 cache: off, window, auto."
+        ),
+    ] = "auto",
+    target: Annotated[
+        str, typer.Option(help="cpu, native (the GPU of this machine), or its architecture.")
+    ] = "cpu",
+    prompt: Annotated[int, typer.Option(help="Tokens in front of them.")] = 16,
+    repeats: Annotated[int, typer.Option(help="Runs of each, after one to warm up.")] = 5,
+    eager: Annotated[
+        bool, typer.Option("--eager", help="Also the lowest level, launched kernel by kernel.")
+    ] = False,
+    compare: Annotated[
+        str, typer.Option(metavar="PEER,...", help="Also these, where installed: torch, llama.cpp.")
+    ] = "",
+    threads: Annotated[
+        int, typer.Option(help="CPU threads; 0 takes all cores this process may use.")
+    ] = 0,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the results there.")
+    ] = None,
+) -> None:
+    """Measure decoding: tokens a second, time a token, dispatches, bandwidth; at every level."""
+    from dataclasses import asdict
+
+    from fusec import bench as measuring
+    from fusec import bench_peers, cli
+    from fusec.bench_table import lines, table
+
+    plan = measuring.Plan(
+        lengths=numbers("-n", lengths),
+        levels=numbers("-O", levels),
+        l2=tuple(words(l2)),
+        target=target,
+        prompt=prompt,
+        repeats=repeats,
+        eager=eager,
+        threads=threads,
+    )
+    peers = tuple(words(compare))
+    bench_peers.check(peers)
+    if json_file is not None:
+        cli.write_text(json_file, "{}\n")  # say that it cannot be written before the long work
+    with cli.progress("measuring") as advance:
+        data: dict[str, Any] = measuring.run(model, plan, advance)
+        if peers:
+            advance(compare)
+            rows, data["notes"] = bench_peers.compare(model, plan, peers)
+            data["results"] += [asdict(row) for row in rows]
+    # a wide table that a narrow terminal wraps is better than one without its numbers
+    wide = Console(file=cli.out.file, width=max(cli.out.width, TABLE_WIDTH))
+    wide.print(table(data))
+    for line in lines(data):
+        cli.out.print(line)
+    if json_file is not None:
+        cli.write_text(json_file, json.dumps(data, indent=1) + "\n")
+
+
+def words(text: str) -> list[str]:
+    """The parts of a comma-separated list."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def numbers(option: str, text: str) -> tuple[int, ...]:
+    """A comma-separated list of numbers. Raises FusecError naming the option."""
+    if bad := [part for part in words(text) if not part.isascii() or not part.isdigit()]:
+        raise FusecError(f"{option}: expected numbers like 1,2, found '{bad[0]}'")
+    return tuple(int(part) for part in words(text))

@@ -1,0 +1,60 @@
+"""What `fusec bench` prints: the columns that users of llama-bench know, and what comes beside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rich.table import Table
+
+from fusec.report import make_table, mib
+
+Row = dict[str, Any]
+
+COLUMNS: dict[str, Callable[[Row], str | None]] = {
+    "model": lambda row: row["model"],
+    "level": lambda row: _shown("-O{}", row["level"]),
+    "launch": lambda row: row["launch"],
+    "l2": lambda row: row["l2"],
+    "test": lambda row: f"pp{row['prompt']}+tg{row['n']}",
+    "t/s": lambda row: f"{row['tok_s']:,.1f} ± {50 * row['spread']:.1f}%",
+    "us/token": lambda row: f"{row['us_per_token']:,.1f}",
+    "gap us": lambda row: _shown("{:.2f}", row["us_gap"]),
+    "dispatches": lambda row: _shown("{}", row["dispatches"]),
+    "GB/s": lambda row: _shown("{:,.1f}", row["gb_s"]),
+    "of bandwidth": lambda row: _shown("{:.1%}", row["share"]),
+}
+"""Title -> what a row shows there. `±` is half the range of the repeats."""
+
+
+def table(data: dict[str, Any]) -> Table:
+    """One row a result; columns nobody measured are left out."""
+    found = make_table("decode, batch 1")
+    cells = {title: [show(row) for row in data["results"]] for title, show in COLUMNS.items()}
+    shown = {title: column for title, column in cells.items() if any(column)}
+    for title in shown:
+        words = title in ("model", "level", "launch", "l2", "test")
+        found.add_column(title, justify="left" if words else "right", no_wrap=True)
+    for row in zip(*shown.values(), strict=True):
+        found.add_row(*(cell or "" for cell in row))
+    return found
+
+
+def lines(data: dict[str, Any]) -> list[str]:
+    """The machine, its bandwidth and the L2 windows, a line each."""
+    where = f"{data['gpu']}, driver {data['driver']}" if data["gpu"] else f"{data['cores']} cores"
+    found = [f"{where}; fusec {data['versions'].get('fusec', '')} at {data['commit']}"]
+    if data["bandwidth_gb_s"]:
+        found.append(f"read bandwidth measured: {data['bandwidth_gb_s']:,.0f} GB/s")
+    for asked, l2 in data["l2"].items():
+        kept = (
+            f"{mib(l2['carve_out'])} set aside for {mib(l2['window'])} of weights"
+            if l2["mode"] == "window"
+            else "no window"
+        )
+        found.append(f"L2 {asked}: {kept}, at most {mib(l2['limit'])} can be set aside")
+    return [*found, *data.get("notes", [])]
+
+
+def _shown(form: str, value: object) -> str | None:
+    return None if value is None else form.format(value)

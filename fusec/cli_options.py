@@ -1,0 +1,41 @@
+"""Arguments and options that several commands share, with the help they print.
+
+Those named Maybe are None unless given: a compiled folder has its own, and refuses another.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ModelArg = Annotated[Path, typer.Argument(metavar="MODEL.gguf", help="A GGUF model file.")]
+ModelOrDir = Annotated[
+    Path,
+    typer.Argument(
+        metavar="MODEL.gguf|DIR", help="A GGUF file, or a folder from fusec compile -o."
+    ),
+]
+LEVELS = "0 naive (a kernel per op), 1 paired, 2 fused."
+Level = Annotated[int, typer.Option("-O", "--level", metavar="LEVEL", help=LEVELS)]
+MaybeLevel = Annotated[
+    int | None,
+    typer.Option("-O", "--level", metavar="LEVEL", help=f"{LEVELS} (default: 2)"),
+]
+Context = Annotated[
+    int | None,
+    typer.Option(help="Positions of the KV cache; up to what the model was trained for."),
+]
+Kv = Annotated[str, typer.Option(metavar="f16|f32", help="Element type of the KV cache.")]
+MaybeKv = Annotated[
+    str | None,
+    typer.Option(metavar="f16|f32", help="Element type of the KV cache. (default: f16)"),
+]
+TARGETS = "cpu, native (the GPU of this machine), or a GPU architecture such as sm_90a."
+Target = Annotated[str, typer.Option(help=TARGETS)]
+MaybeTarget = Annotated[str | None, typer.Option(help=f"{TARGETS} (default: cpu)")]
+Disable = Annotated[
+    list[str] | None,
+    typer.Option(metavar="RULE", help="Leave a fusion rule out; may be repeated."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Threads = Annotated[int, typer.Option(help="CPU threads; 0 takes all cores this process may use.")]

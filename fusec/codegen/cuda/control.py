@@ -1,0 +1,110 @@
+"""Kernels of the token loop that are no op of the graph: take the next token, choose it.
+
+Both run in one block, read everything they need from device memory, and so serve every prompt and
+every setting from one captured graph.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusec.codegen.cuda.library import import_lines
+from fusec.codegen.cuda.toolchain import CudaKernel
+from fusec.errors import FusecError
+
+RING = 1024
+"""Entries of the ring that `advance` writes."""
+
+SAMPLING_WORDS = 8
+MOST_CANDIDATES = 1024
+
+
+def kernels(vocabulary: int) -> tuple[CudaKernel, CudaKernel, CudaKernel]:
+    """`advance`, `feed` and `sample` for a vocabulary."""
+    return advance(), feed(), sample(vocabulary)
+
+
+def advance() -> CudaKernel:
+    """The kernel `advance(next, token, pos, step, tokens, ring)`: what was chosen is read next.
+
+    All u32* but for ring, u64[RING] in pinned host memory. With s = step: entry s % RING of the
+    ring becomes (s + 1) << 32 | next, in one store, so that the host sees the token with its number
+    or not at all; token and tokens[pos + 1] become `next`; pos and step go up by one. Nothing stops
+    here: the host bounds how many steps it lets run ahead.
+    """
+    call = "advance_token(next_token, token, pos, step, tokens, ring)"
+    signature = (*("u32*",) * 5, "u64*")
+    return _kernel("advance", "next_token token pos step tokens ring", [call], signature, 32)
+
+
+def feed() -> CudaKernel:
+    """The kernel `feed(tokens, token, pos)`, all u32*: the prompt's next token is read next.
+
+    pos goes up by one, token becomes tokens[pos].
+    """
+    call = "feed_token(tokens, token, pos)"
+    return _kernel("feed", "tokens token pos", [call], ("u32*",) * 3, 32)
+
+
+def sample(vocabulary: int) -> CudaKernel:
+    """The kernel `sample(logits, scores, next, pos, tokens, params)`: choose `next`.
+
+    logits f32* and scores f32* (scratch) of `vocabulary` floats, the rest u32*; `params` as
+    `sampling_words` packs them. llama.cpp's steps in its order:
+
+    1. The repetition penalty on the tokens in tokens[max(0, pos + 1 - repeat_last) .. pos].
+    2. Sort by score, then by lower token number, and keep top_k. No more than 1024 candidates are
+       ever kept, also where top_k is 0 (off) or larger.
+    3. top_p: weights w = exp(score - best); keep the first, and every one whose predecessors'
+       weights sum to less than top_p times the sum of all.
+    4. min_p: keep w >= min_p.
+    5. temperature: weights exp((score - best) / temperature) of those left. 0 takes the best.
+    6. Draw u = (r >> 8) / 2**24, r the first word of Philox4x32-10 with the seed's two words as
+       key and (pos + 1, 0, 0, 0) as counter; take the first whose running sum of weights exceeds u
+       times their sum.
+
+    Scores and weights are f32. Sums run over the lanes of a warp by distances 1, 2, 4, 8, 16, then
+    over warps the same way, so a choice is the same in every run.
+    """
+    if vocabulary < 1:
+        raise FusecError(f"vocabulary: expected at least 1 token, found {vocabulary}")
+    names = "logits scores next_token pos tokens params"
+    room = "keys ids scratch lows counter"
+    lines = [
+        "keys = shared_bytes(8192)",
+        "ids = shared_bytes(8192)",
+        "scratch = shared_bytes(128)",
+        "lows = shared_bytes(128)",
+        "counter = shared_bytes(4)",
+        f"sample_token({', '.join([*names.split(), str(vocabulary), *room.split()])})",
+    ]
+    kinds = ("f32*", "f32*", "u32*", "u32*", "u32*", "u32*")
+    return _kernel("sample", names, lines, kinds, MOST_CANDIDATES)
+
+
+def sampling_words(
+    *,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    min_p: float,
+    repeat_penalty: float,
+    repeat_last: int,
+    seed: int,
+) -> NDArray[np.uint32]:
+    """The `params` of `sample`; the seed's lower 64 bits count."""
+    words = np.zeros(SAMPLING_WORDS, np.uint32)
+    floats = words.view(np.float32)
+    floats[[0, 2, 3, 4]] = temperature, top_p, min_p, repeat_penalty
+    words[[1, 5]] = top_k, repeat_last
+    words[[6, 7]] = seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF
+    return words
+
+
+def _kernel(
+    name: str, names: str, lines: list[str], signature: tuple[str, ...], threads: int
+) -> CudaKernel:
+    body = f"def {name}({', '.join(names.split())}):\n" + "".join(f"    {x}\n" for x in lines)
+    imports = "\n".join(import_lines(body))
+    return CudaKernel(name, f"{imports}\n\n\n{body}", signature, threads)

@@ -1,0 +1,198 @@
+"""Element-wise work of a segment at one index, or at the pair of indices that a rotation turns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from fusec.codegen.cuda.scope import Scope, identifier
+from fusec.ir.graph import Node, Value
+from fusec.ir.ops import op
+from fusec.ir.region import Segment
+from fusec.ir.tables import tables_of
+from fusec.writer import Writer
+
+ELEMENT: dict[str, Callable[[Node, list[str]], str]] = {
+    "add": lambda n, x: f"{x[0]} + {x[1]}",
+    "mul": lambda n, x: f"{x[0]} * {x[1]}",
+    "silu": lambda n, x: f"silu({x[0]})",
+    "gelu": lambda n, x: f"gelu({x[0]})",
+    "scale": lambda n, x: f"{x[0]} * float32({n['factor']!r})",
+    "softcap": lambda n, x: f"softcap({x[0]}, float32({n['cap']!r}))",
+}
+
+
+class HasElements(Protocol):
+    """What reads vectors: `fusec.codegen.cuda.sources.Source`."""
+
+    def element(self, i: str) -> str:
+        """Expression of element `i`."""
+
+
+@dataclass
+class Indices:
+    """The index `i` of a unit, or the indices `i0` and `i1` of a rotated pair, in variables.
+
+    Their names begin with `letter`, so that a prologue's do not disturb a segment's.
+
+    `limit`: the number of units, or a variable that has it; units beyond it read what unit
+    `limit - 1` reads.
+    """
+
+    segment: Segment
+    unit: str
+    limit: int | str
+    letter: str = "i"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The variables."""
+        return (f"{self.letter}0", f"{self.letter}1") if self.segment.rope else (self.letter,)
+
+    def emit(self, w: Writer) -> None:
+        """Compute them."""
+        rope, i = self.segment.rope, self.letter
+        if rope is None:
+            w.line(f"{i} = min_u32({self.unit}, uint32({self.limit} - 1))")
+            return
+        pairs, half = int(rope["head_dim"]) // 2, int(rope["dims"]) // 2
+        w.line(f"{i}_pair = min_u32({self.unit}, uint32({self.limit} - 1))")
+        w.line(f"{i}_turn = {_remainder(f'{i}_pair', pairs)}", "pair within the head")
+        if rope["pairing"] == "adjacent":
+            w.line(f"{i}0 = uint32({i}_pair * 2)")
+            w.line(f"{i}1 = uint32({i}0 + uint32(1))")
+        else:  # halves: behind the rotary dims, neighbours pass through
+            start, turn = f"uint32(({i}_pair - {i}_turn) * 2)", f"{i}_turn"
+            w.line(f"turns = {turn} < uint32({half})")
+            w.line(f"{i}0 = uint32({start} + select_u32(turns, {turn}, uint32({turn} * 2)))")
+            w.line(f"{i}1 = uint32({i}0 + select_u32(turns, uint32({half}), uint32(1)))")
+
+
+class Elements:
+    """The element-wise nodes of a segment; loads and arithmetic are emitted apart.
+
+    `live`: the condition under which a thread stores. `source` finds a vector of the kernel.
+    """
+
+    def __init__(
+        self,
+        scope: Scope,
+        segment: Segment,
+        indices: Indices,
+        live: str,
+        source: Callable[[Value], HasElements],
+    ) -> None:
+        self.scope, self.segment, self.indices = scope, segment, indices
+        self.live, self.source = live, source
+        self.inside = {n.name for n in segment.nodes}
+        self.loaded: dict[tuple[str, str], str] = {}
+        self.positions: dict[str, str] = {}
+        self.angles: set[str] = set()
+
+    def fetch(self, behind_prologue: bool = True) -> None:
+        """Emit the loads, not emitted yet, of what comes from outside the segment.
+
+        `behind_prologue`: also of vectors that the kernel's prologue makes.
+        """
+        for node in self.segment.nodes:
+            role = op(node.op).role
+            operands = {"element": node.inputs, "pair": node.inputs[:1], "store": node.inputs[1:2]}
+            for value in operands.get(role, ()):
+                made_here = value.name in self.scope.region.producers
+                if value.name not in self.inside and (behind_prologue or not made_here):
+                    self._load(value)
+            if role in ("pair", "store"):
+                self._position(node.inputs[1 if role == "pair" else 2])
+            if role == "pair" and node.name not in self.angles:
+                self._angle(node)
+
+    def _load(self, value: Value) -> None:
+        for i in self.indices.names:
+            if (value.name, i) in self.loaded:
+                continue
+            name = self.loaded[value.name, i] = f"{identifier(value)}_{i}"
+            if value.is_weight:
+                loaded = f"load_weight_f32(at({self.scope.pointers[value.name]}, {i}))"
+            else:
+                loaded = self.source(value).element(i)
+            self.scope.w.line(f"{name} = {loaded}")
+
+    def _position(self, pos: Value) -> None:
+        if pos.name not in self.positions:
+            name = self.positions[pos.name] = f"{identifier(pos)}_now"
+            self.scope.w.line(f"{name} = load_u32({self.scope.pointers[pos.name]})")
+
+    def _angle(self, node: Node) -> None:
+        w, half = self.scope.w, int(node["dims"]) // 2
+        self.angles.add(node.name)
+        table = self.scope.tables[next(iter(tables_of([node])))]
+        position, name = self.positions[node.inputs[1].name], node.name[1:]
+        turn = f"{self.indices.letter}_turn"
+        if 2 * half < int(node["head_dim"]):
+            turn = f"min_u32({turn}, uint32({half - 1}))"
+        w.line(f"angle = uint32(({position} * {half} + {turn}) * 2)")
+        w.line(f"cos{name} = load_weight_f32(at({table}, angle))")
+        w.line(f"sin{name} = load_weight_f32(at({table}, uint32(angle + uint32(1))))")
+
+    def compute(self, rows: Mapping[tuple[str, str], str], into: str = "") -> None:
+        """Emit the arithmetic and the stores.
+
+        `rows`: (matvec, index variable) -> the variable that has its sum. `into`: shared memory
+        that takes the last node's results instead of the memory they are bound to.
+        """
+        w = self.scope.w
+
+        def operand(value: Value, i: str) -> str:
+            return _scalar(value.name, i) if value.name in self.inside else (
+                self.loaded[value.name, i])  # fmt: skip
+
+        for node in self.segment.nodes:
+            role = op(node.op).role
+            if role == "pair":
+                self._rotate(node, [operand(node.inputs[0], i) for i in self.indices.names])
+            for i in self.indices.names:
+                name = _scalar(node.name, i)
+                if role == "store":
+                    self._append(node, operand(node.inputs[1], i), i)
+                elif role == "rows":
+                    w.line(f"{name} = {rows[node.name, i]}")
+                elif role == "element":
+                    w.line(
+                        f"{name} = {ELEMENT[node.op](node, [operand(v, i) for v in node.inputs])}"
+                    )
+                if into:
+                    w.line(f"store_shared_f32_if(uint32({into} + {i} * 4), {name}, {self.live})")
+                elif role != "store" and node.name in self.scope.outputs:
+                    where = f"at({self.scope.pointers[node.name]}, {i})"
+                    w.line(f"store_f32_if({where}, {name}, {self.live})")
+
+    def _rotate(self, node: Node, pair: list[str]) -> None:
+        """Both elements of a rotated pair; beyond the rotary dims they pass through."""
+        (a, b), name = pair, node.name[1:]
+        turned = f"{a} * cos{name} - {b} * sin{name}", f"{a} * sin{name} + {b} * cos{name}"
+        for i, own, other in zip(self.indices.names, pair, turned, strict=True):
+            whole = int(node["dims"]) == int(node["head_dim"])
+            turns = f"{self.indices.letter}_turn < uint32({int(node['dims']) // 2})"
+            result = other if whole else f"select_f32({turns}, {other}, {own})"
+            self.scope.w.line(f"{_scalar(node.name, i)} = {result}")
+
+    def _append(self, node: Node, element: str, i: str) -> None:
+        """Write element i of a key or value at the token's position."""
+        state, x, pos = node.inputs
+        where = f"uint32({self.positions[pos.name]} * {x.shape[-1]} + {i})"
+        where = f"at({self.scope.pointers[state.name]}, {where})"
+        if state.dtype == "f16":
+            self.scope.w.line(f"store_u16_if({where}, f32_to_half({element}), {self.live})")
+        else:
+            self.scope.w.line(f"store_f32_if({where}, {element}, {self.live})")
+
+
+def _scalar(name: str, i: str) -> str:
+    return f"v{name[1:]}{i[1:] and '_' + i[1:]}"
+
+
+def _remainder(value: str, divisor: int) -> str:
+    if divisor & (divisor - 1) == 0:
+        return f"uint32({value} & uint32({divisor - 1}))"
+    return f"uint32({value} % uint32({divisor}))"

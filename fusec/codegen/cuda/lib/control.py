@@ -1,0 +1,40 @@
+"""Between the forward passes: the token that was chosen, or is known, is read next."""
+
+# mypy: disable-error-code="no-untyped-def,no-untyped-call"
+
+from numba import uint32
+
+from fusec.codegen.cuda.device import (
+    at,
+    inline,
+    load_u32,
+    store_u32_if,
+    store_u32x2_if,
+    thread_index,
+)
+
+RING = 1024  # entries of the ring that hands tokens to the host
+
+
+@inline
+def advance_token(next_token, token, pos, step, tokens, ring):
+    """See `fusec.codegen.cuda.control.advance`."""
+    first = thread_index() == uint32(0)
+    made, chosen = load_u32(step), load_u32(next_token)
+    p = uint32(load_u32(pos) + uint32(1))
+    after = uint32(made + uint32(1))
+    entry = uint32(made & uint32(RING - 1))
+    store_u32x2_if(at(ring, entry), chosen, after, first)
+    store_u32_if(at(tokens, p), chosen, first)
+    store_u32_if(token, chosen, first)
+    store_u32_if(pos, p, first)
+    store_u32_if(step, after, first)
+
+
+@inline
+def feed_token(tokens, token, pos):
+    """See `fusec.codegen.cuda.control.feed`."""
+    first = thread_index() == uint32(0)
+    p = uint32(load_u32(pos) + uint32(1))
+    store_u32_if(token, load_u32(at(tokens, p)), first)
+    store_u32_if(pos, p, first)

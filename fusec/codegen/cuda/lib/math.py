@@ -1,0 +1,57 @@
+"""Scalar functions of f32, bit for bit those of the CPU target."""
+
+# mypy: disable-error-code="no-untyped-def,no-untyped-call"
+
+from numba import float32, int32, uint32
+
+from fusec.codegen.cuda.device import bits_f32, bits_u32, div_f32, fma, inline, select_f32
+
+
+@inline
+def exp_f32(x):
+    """exp(x), at most 1 ulp off; `fusec.codegen.cpu.math` explains the constants."""
+    x = select_f32(x < float32(-104.0), float32(-104.0), x)
+    x = select_f32(x > float32(89.0), float32(89.0), x)
+    shifted = fma(x, float32(1.4426950408889634), float32(12582912.0))
+    exponent = int32(int32(bits_u32(shifted)) - int32(0x4B400000))
+    minus_n = float32(12582912.0) - shifted
+    r = fma(minus_n, float32(0.693145751953125), x)
+    r = fma(minus_n, float32(1.4286068203094173e-06), r)
+    q = fma(float32(0.0013814540579915047), r, float32(0.00836874544620514))
+    q = fma(q, r, float32(0.04166838899254799))
+    q = fma(q, r, float32(0.1666652113199234))
+    q = fma(q, r, float32(0.4999999403953552))
+    mantissa = fma(r * r, q, r) + float32(1)
+    half = int32(exponent >> 1)
+    return (mantissa * power_of_two(half)) * power_of_two(int32(exponent - half))
+
+
+@inline
+def power_of_two(exponent):
+    """2**exponent as a normal f32."""
+    return bits_f32(uint32(int32(exponent + int32(127)) << 23))
+
+
+@inline
+def silu(x):
+    """x * sigmoid(x)."""
+    return div_f32(x, float32(1) + exp_f32(-x))
+
+
+@inline
+def tanh_f32(x):
+    """1 - 2 / (exp(2x) + 1)."""
+    return float32(1) - div_f32(float32(2), exp_f32(x + x) + float32(1))
+
+
+@inline
+def gelu(x):
+    """The tanh form."""
+    cubic = x + float32(0.044715) * x * x * x
+    return float32(0.5) * x * (float32(1) + tanh_f32(float32(0.7978845608028654) * cubic))
+
+
+@inline
+def softcap(x, cap):
+    """cap * tanh(x / cap)."""
+    return cap * tanh_f32(div_f32(x, cap))

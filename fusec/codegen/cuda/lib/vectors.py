@@ -1,0 +1,264 @@
+"""Whole vectors: reading them four floats a lane, the norm's sum, and fixed point for matvecs.
+
+A quad is floats 4i to 4i + 3. Reading a quad behind the end gives zeros.
+"""
+
+# mypy: disable-error-code="no-untyped-def,no-untyped-call"
+
+from numba import float32, int32, uint32
+
+from fusec.codegen.cuda.device import (
+    at,
+    bits_f32,
+    bits_u32,
+    f32_to_s32,
+    fma,
+    inline,
+    load_f32,
+    load_f32x4,
+    load_shared_f32,
+    load_shared_f32x4,
+    load_shared_u32x4,
+    load_weight_f32,
+    load_weight_v4,
+    max_u32,
+    min_s32,
+    min_u32,
+    prmt,
+    rcp_f32,
+    s32_to_f32,
+    select_f32,
+    select_u32,
+    shuffle_xor_f32,
+    shuffle_xor_u32,
+    sqrt_f32,
+    store_f32_if,
+    store_f32x4_if,
+    store_shared_f32_if,
+    store_shared_f32x4_if,
+    store_shared_u32_if,
+    thread_index,
+)
+
+
+@inline
+def quad(x, i, n):
+    """Quad i of n floats in memory."""
+    if n % 4 == 0:
+        inside = i < uint32(n // 4)
+        a, b, c, d = load_f32x4(at(x, uint32(select_u32(inside, uint32(i), uint32(0)) * 4)))
+        return only(inside, a), only(inside, b), only(inside, c), only(inside, d)
+    last = uint32(n - 1)
+    j = uint32(i * 4)
+    return (
+        only(j <= last, load_f32(at(x, min_u32(j, last)))),
+        only(uint32(j + 1) <= last, load_f32(at(x, min_u32(uint32(j + 1), last)))),
+        only(uint32(j + 2) <= last, load_f32(at(x, min_u32(uint32(j + 2), last)))),
+        only(uint32(j + 3) <= last, load_f32(at(x, min_u32(uint32(j + 3), last)))),
+    )
+
+
+@inline
+def quad_weight(x, i, n):
+    """Quad i of a weight vector; behind the end it is any of its floats."""
+    if n % 4 == 0:
+        a, b, c, d = load_weight_v4(at(x, uint32(min_u32(uint32(i), uint32(n // 4 - 1)) * 4)))
+        return bits_f32(a), bits_f32(b), bits_f32(c), bits_f32(d)
+    last = uint32(n - 1)
+    j = uint32(i * 4)
+    return (
+        load_weight_f32(at(x, min_u32(j, last))),
+        load_weight_f32(at(x, min_u32(uint32(j + 1), last))),
+        load_weight_f32(at(x, min_u32(uint32(j + 2), last))),
+        load_weight_f32(at(x, min_u32(uint32(j + 3), last))),
+    )
+
+
+@inline
+def quad_shared(x, i, n):
+    """Quad i of n floats in shared memory, which are followed by zeros up to a whole quad."""
+    inside = i < uint32((n + 3) // 4)
+    a, b, c, d = load_shared_f32x4(uint32(x + select_u32(inside, uint32(i), uint32(0)) * 16))
+    return only(inside, a), only(inside, b), only(inside, c), only(inside, d)
+
+
+@inline
+def only(condition, value):
+    """The value where the condition holds, else 0."""
+    return select_f32(condition, value, float32(0))
+
+
+@inline
+def normed(x, inverse, weight):
+    """A quad of an RMS norm."""
+    return (
+        x[0] * inverse * weight[0],
+        x[1] * inverse * weight[1],
+        x[2] * inverse * weight[2],
+        x[3] * inverse * weight[3],
+    )
+
+
+@inline
+def add_across(s, distance):
+    """The lane's value plus that of the lane `distance` away."""
+    return s + shuffle_xor_f32(s, distance)
+
+
+@inline
+def warp_sum(s):
+    """The sum over the warp's lanes, in every lane: distances 16, 8, 4, 2, 1."""
+    s = add_across(add_across(s, uint32(16)), uint32(8))
+    return add_across(add_across(add_across(s, uint32(4)), uint32(2)), uint32(1))
+
+
+@inline
+def add_squares(s, x):
+    """Four running sums of squares, one for each place in a quad."""
+    return (
+        fma(x[0], x[0], s[0]),
+        fma(x[1], x[1], s[1]),
+        fma(x[2], x[2], s[2]),
+        fma(x[3], x[3], s[3]),
+    )
+
+
+@inline
+def of_quad(s):
+    """Four sums as one."""
+    return (s[0] + s[1]) + (s[2] + s[3])
+
+
+@inline
+def sum_squares(x, n):
+    """Sum of squares of n floats in memory, by every warp for itself."""
+    lane = uint32(thread_index() & uint32(31))
+    s = (float32(0), float32(0), float32(0), float32(0))
+    for step in range((n + 127) // 128):
+        s = add_squares(s, quad(x, uint32(step * 32 + lane), n))
+    return warp_sum(of_quad(s))
+
+
+@inline
+def sum_squares_shared(x, n):
+    """`sum_squares` of floats in shared memory."""
+    lane = uint32(thread_index() & uint32(31))
+    s = (float32(0), float32(0), float32(0), float32(0))
+    for step in range((n + 127) // 128):
+        s = add_squares(s, quad_shared(x, uint32(step * 32 + lane), n))
+    return warp_sum(of_quad(s))
+
+
+@inline
+def inverse_rms(squares, fraction, eps):
+    """1 / sqrt(mean of squares + eps); `fraction` is 1 / n."""
+    return rcp_f32(sqrt_f32(squares * fraction + eps))
+
+
+# A block of 32 floats in fixed point: the quantum is 2**(e - 22) for a largest magnitude with
+# exponent e, so an integer has 23 bits and a sign. It is kept as three digits of a byte, the top
+# one signed. Digit d of quad q of block b is the word at ((2 d + q / 4) * blocks + b) * 16 +
+# q % 4 * 4, so that neighbouring lanes, which take neighbouring blocks, read without conflict.
+
+
+@inline
+def store_digits(x, i, blocks, digits, scales):
+    """Write quad i as fixed point; the eight lanes that share its block take part.
+
+    Returns the sum of its four integers.
+    """
+    inside = i < uint32(blocks * 8)
+    largest = max_u32(
+        max_u32(magnitude(x[0]), magnitude(x[1])), max_u32(magnitude(x[2]), magnitude(x[3]))
+    )
+    largest = max_u32(largest, shuffle_xor_u32(largest, uint32(4)))
+    largest = max_u32(largest, shuffle_xor_u32(largest, uint32(2)))
+    largest = max_u32(largest, shuffle_xor_u32(largest, uint32(1)))
+    exponent = max_u32(uint32(largest & uint32(0x7F800000)), uint32(22 << 23))
+    factor = bits_f32(uint32(uint32(0x8A000000) - exponent))  # 2**(22 - e): biased 276 - e
+    a, b = fixed(x[0] * factor), fixed(x[1] * factor)
+    c, d = fixed(x[2] * factor), fixed(x[3] * factor)
+    block = uint32(i >> uint32(3))
+    word = uint32(
+        digits
+        + (uint32((i >> uint32(2)) & uint32(1)) * uint32(blocks) + block) * 16
+        + (i & uint32(3)) * 4
+    )
+    digit = uint32(blocks * 32)
+    store_shared_u32_if(word, gather_bytes(a, b, c, d, uint32(0x40)), inside)
+    store_shared_u32_if(uint32(word + digit), gather_bytes(a, b, c, d, uint32(0x51)), inside)
+    store_shared_u32_if(uint32(word + digit * 2), gather_bytes(a, b, c, d, uint32(0x62)), inside)
+    first = uint32(i & uint32(7)) == uint32(0)
+    quantum = bits_f32(uint32(exponent - uint32(22 << 23)))
+    finite = exponent < uint32(0x7F800000)  # otherwise the whole block becomes NaN
+    quantum = select_f32(finite, quantum, bits_f32(uint32(0x7FC00000)))
+    store_shared_f32_if(uint32(scales + block * 4), quantum, inside & first)
+    return int32(int32(a) + int32(b) + int32(c) + int32(d))
+
+
+@inline
+def magnitude(x):
+    """Bits of |x|, which order like the magnitudes."""
+    return uint32(bits_u32(x) & uint32(0x7FFFFFFF))
+
+
+@inline
+def fixed(x):
+    """The nearest integer below 2**23, as bits."""
+    return uint32(min_s32(f32_to_s32(x), int32(0x7FFFFF)))
+
+
+@inline
+def gather_bytes(a, b, c, d, which):
+    """One byte of each of four words; `which` selects it twice, as `prmt` wants it."""
+    return prmt(prmt(a, b, which), prmt(c, d, which), uint32(0x5410))
+
+
+@inline
+def store_sum(partial, i, blocks, sums):
+    """Write the sum of a block's integers; `partial` is what `store_digits` returned."""
+    s = uint32(partial)
+    s = uint32(s + shuffle_xor_u32(s, uint32(4)))
+    s = uint32(s + shuffle_xor_u32(s, uint32(2)))
+    s = uint32(s + shuffle_xor_u32(s, uint32(1)))
+    leader = (i < uint32(blocks * 8)) & (uint32(i & uint32(7)) == uint32(0))
+    store_shared_f32_if(uint32(sums + (i >> uint32(3)) * 4), s32_to_f32(int32(s)), leader)
+
+
+@inline
+def load_digits(digits, block, blocks):
+    """A block's three digits, lowest first, each as two halves of four words."""
+    here = uint32(digits + block * 16)
+    half = uint32(blocks * 16)
+    return (
+        (load_shared_u32x4(here), load_shared_u32x4(uint32(here + half))),
+        (load_shared_u32x4(uint32(here + half * 2)), load_shared_u32x4(uint32(here + half * 3))),
+        (load_shared_u32x4(uint32(here + half * 4)), load_shared_u32x4(uint32(here + half * 5))),
+    )
+
+
+@inline
+def load_of_block(values, block, blocks):
+    """A block's quantum (or sum); 0 behind the last block."""
+    inside = block < uint32(blocks)
+    return only(inside, load_shared_f32(uint32(values + min_u32(block, uint32(blocks - 1)) * 4)))
+
+
+@inline
+def store_floats(x, i, count, floats):
+    """Write quad i of `count` as it is."""
+    where = uint32(floats + i * 16)
+    store_shared_f32x4_if(where, x[0], x[1], x[2], x[3], i < uint32(count))
+
+
+@inline
+def store_quad(out, x, i, n):
+    """Write quad i of n floats to memory."""
+    j = uint32(i * 4)
+    if n % 4 == 0:
+        store_f32x4_if(at(out, j), x[0], x[1], x[2], x[3], i < uint32(n // 4))
+    else:
+        store_f32_if(at(out, j), x[0], j < uint32(n))
+        store_f32_if(at(out, uint32(j + 1)), x[1], uint32(j + 1) < uint32(n))
+        store_f32_if(at(out, uint32(j + 2)), x[2], uint32(j + 2) < uint32(n))
+        store_f32_if(at(out, uint32(j + 3)), x[3], uint32(j + 3) < uint32(n))

@@ -1,0 +1,257 @@
+"""Rows of matrices times vectors, and the element-wise work on each row's sum.
+
+The canonical order, whatever the grid: lane l of a warp takes chunks l, l + 32, ... of a row and
+adds their products to its running sum (for plain floats: four sums, by place in a quad); then the
+lanes' sums are added over distances 16, 8, 4, 2, 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+from fusec.codegen import formats
+from fusec.codegen.cuda.elements import Elements, Indices
+from fusec.codegen.cuda.prologue import Prologue
+from fusec.codegen.cuda.scope import Scope, identifier
+from fusec.codegen.cuda.shape import REGISTERS, WARP, anchors, chunks, registers
+from fusec.codegen.formats import FloatFormat, QuantFormat
+from fusec.ir.graph import Node
+from fusec.ir.region import Segment
+
+MOST_UNROLLED = 4  # chunks of a row that a lane loads before it uses the first
+
+
+class Matvec:
+    """Emits one segment of matvecs in two parts: `load`, what needs no activations, and `rest`.
+
+    `limit`: the segment's units, a number or a variable; `rows`: the same for the matrices' rows;
+    `whole`: whether the warps' shares come out even.
+    """
+
+    def __init__(
+        self,
+        scope: Scope,
+        prologue: Prologue,
+        segment: Segment,
+        limit: int | str,
+        whole: bool,
+        first: str,
+        blocks: int | str,
+    ) -> None:
+        self.scope, self.prologue, self.segment = scope, prologue, segment
+        self.limit, self.whole, self.first, self.blocks = limit, whole, first, blocks
+        self.anchors = anchors(segment)
+        self.at_once, self.steps = scope.geometry.rows_at_once, scope.geometry.steps
+        self.rounds = max(-(-chunks(a.inputs[1]) // WARP) for a in self.anchors)
+        held = sum(registers(a.inputs[1]) for a in self.anchors) * (2 if segment.rope else 1)
+        fits = held * self.at_once <= REGISTERS and self.rounds <= MOST_UNROLLED
+        self.early = fits and self.steps == 1
+        self.unrolled = self.rounds == 1 or self.early
+        self.indices = Indices(segment, "unit", limit)
+        self.elements = Elements(scope, segment, self.indices, self.live, prologue.source)
+
+    @property
+    def rows(self) -> Sequence[tuple[Node, str, str]]:
+        """What a warp does at once: matvec, the row's number, the suffix of its variables."""
+        if self.segment.rope:
+            return [(a, i, i[1:]) for a in self.anchors for i in self.indices.names]
+        return [(a, f"row{g}", str(g)) for g in range(self.at_once) for a in self.anchors]
+
+    def load(self) -> None:
+        """The first weights, where a warp has but one step and they fit its registers."""
+        if self.early:
+            self._rows("0")
+            for r in range(self.rounds):
+                self._chunk(str(r), f"lane + {WARP * r}" if r else "lane")
+                for row in self.rows:
+                    if r < self._rounds_of(row[0]):
+                        self._fetch(row, str(r))
+
+    def begin(self) -> None:
+        """Loads of activations for the element-wise work, before the prologue if possible."""
+        if self.early:
+            if not self.segment.rope:
+                self.indices.emit(self.scope.w)
+            self.elements.fetch(behind_prologue=False)
+
+    def rest(self) -> None:
+        """Everything else."""
+        w = self.scope.w
+        if self.early:
+            self._step()
+            return
+        if self.rounds == 1:
+            self._chunk("0", "lane")
+            self._activations("0")
+        with w.block(f"for step in range({self.steps}):") if self.steps > 1 else nullcontext():
+            self._rows("step" if self.steps > 1 else "0")
+            self._step()
+
+    # --- which rows ------------------------------------------------------------------------------
+
+    def _rows(self, step: str) -> None:
+        """Numbers of the rows, and the unit whose element-wise work is this lane's."""
+        w, warps = self.scope.w, self.scope.geometry.warps
+        block = f"(block - {self.first})" if self.first != "0" else "block"
+        if step != "0":
+            block = f"(step * {self.blocks} + {block})"
+        group = f"({block} * {warps} + warp)"
+        first = f"uint32({group} * {self.at_once})" if self.at_once > 1 else f"uint32{group}"
+        if self.segment.rope:
+            w.line(f"unit = {first}")
+            self.indices.emit(w)
+            return
+        w.line(f"first = {first}")
+        for g in range(self.at_once):
+            row = f"uint32(first + uint32({g}))" if g else "first"
+            if not self.whole:
+                row = f"min_u32({row}, uint32({self.limit} - 1))"
+            w.line(f"row{g} = {row}")
+        w.line(f"unit = {'uint32(first + lane)' if self.at_once > 1 else 'first'}")
+
+    @property
+    def live(self) -> str:
+        """Whether this lane has a unit to store."""
+        mine = f"lane < uint32({self.at_once})" if self.at_once > 1 else "lane == uint32(0)"
+        return mine if self.whole else f"({mine}) & (unit < uint32({self.limit}))"
+
+    # --- chunks ----------------------------------------------------------------------------------
+
+    def _rounds_of(self, anchor: Node) -> int:
+        return -(-chunks(anchor.inputs[1]) // WARP)
+
+    def _chunk(self, r: str, number: str) -> None:
+        self.scope.w.line(f"chunk{r} = {f'uint32({number})' if number != 'lane' else number}")
+
+    def _fetch(self, row: tuple[Node, str, str], r: str) -> None:
+        anchor, number, suffix = row
+        weight = anchor.inputs[1]
+        count = chunks(weight)
+        pointer = self.scope.pointers[weight.name]
+        chunk = f"chunk{r}"
+        if count % WARP:
+            chunk = f"min_u32({chunk}, uint32({count - 1}))"
+        size = f"{self._matrix_rows(anchor)}, {count}"
+        call = f"fetch_{weight.dtype}({pointer}, {size}, {number}, {chunk})"
+        self.scope.w.line(f"{self._name(anchor, suffix)}_{r} = {call}")
+
+    def _matrix_rows(self, anchor: Node) -> str:
+        if isinstance(self.limit, str) and not self.segment.rope:
+            return self.limit
+        return str(anchor.inputs[1].shape[0])
+
+    @staticmethod
+    def _name(anchor: Node, suffix: str) -> str:
+        return f"{identifier(anchor.inputs[1])}_{suffix}"
+
+    def _activations(self, r: str) -> None:
+        """This lane's chunk of every vector that is in fixed point."""
+        w = self.scope.w
+        for name in dict.fromkeys(a.inputs[0].name for a in self._quantised()):
+            fixed, x = self.prologue.fixed[name], f"x{name[1:]}"
+            chunk = f"chunk{r}"
+            inside = chunk
+            if fixed.blocks % WARP:
+                inside = f"min_u32({chunk}, uint32({fixed.blocks - 1}))"
+            w.line(f"{x}_digits{r} = load_digits({fixed.digits}, {inside}, {fixed.blocks})")
+            w.line(f"{x}_scale{r} = load_of_block({fixed.scales}, {chunk}, {fixed.blocks})")
+            if fixed.sums:
+                w.line(f"{x}_sum{r} = load_of_block({fixed.sums}, {chunk}, {fixed.blocks})")
+
+    def _quantised(self) -> list[Node]:
+        return [a for a in self.anchors if isinstance(formats.get(a.inputs[1].dtype), QuantFormat)]
+
+    def _accumulate(self, row: tuple[Node, str, str], r: str) -> None:
+        """Add one chunk's products to the row's running sum."""
+        w = self.scope.w
+        anchor, _, suffix = row
+        x, weight = anchor.inputs
+        fmt = formats.get(weight.dtype)
+        s, loaded = f"sum_{self._name(anchor, suffix)}", f"{self._name(anchor, suffix)}_{r}"
+        if isinstance(fmt, FloatFormat):
+            size = {4: "four", 8: "eight"}[fmt.cuda_chunk]
+            given = f"{s}, floats_{fmt.name}({loaded}), {self.prologue.floats[x.name]}, chunk{r}"
+            w.line(f"{s} = accumulate_{size}({given})")
+            return
+        assert isinstance(fmt, QuantFormat)
+        vector = f"x{x.name[1:]}"
+        digits, scale = f"{vector}_digits{r}", f"{vector}_scale{r}"
+        if fmt.group == 16:
+            w.line(f"levels, (low, high) = levels_{fmt.name}({loaded}), scale_{fmt.name}({loaded})")
+            w.line(f"{s} = fma(dot_low(levels, {digits}), low * {scale}, {s})")
+            w.line(f"{s} = fma(dot_high(levels, {digits}), high * {scale}, {s})")
+            return
+        product = f"dot(levels_{fmt.name}({loaded}), {digits})"
+        w.line(f"{s} = fma({product}, scale_{fmt.name}({loaded}) * {scale}, {s})")
+        if fmt.has_min:
+            w.line(f"{s} = fma({vector}_sum{r}, -min_{fmt.name}({loaded}) * {scale}, {s})")
+
+    # --- one step --------------------------------------------------------------------------------
+
+    def _step(self) -> None:
+        """The warp's rows from their first chunk to the stores."""
+        w = self.scope.w
+        if not self.early and not self.segment.rope:
+            self.indices.emit(w)
+        self.elements.fetch()
+        for anchor, _, suffix in self.rows:
+            zero = "float32(0)"
+            if anchor not in self._quantised():
+                zero = f"({', '.join([zero] * 4)})"
+            w.line(f"sum_{self._name(anchor, suffix)} = {zero}")
+        if self.unrolled:
+            for r in range(self.rounds):
+                rows = [row for row in self.rows if r < self._rounds_of(row[0])]
+                if self.early:
+                    self._activations(str(r))
+                else:
+                    for row in rows:
+                        self._fetch(row, str(r))
+                for row in rows:
+                    self._accumulate(row, str(r))
+        else:
+            self._loop()
+        sums = {}
+        self._across_lanes()
+        for anchor in self.anchors:
+            for i in self.indices.names:
+                sums[anchor.name, i] = self._mine(anchor, i)
+        self.elements.compute(sums)
+
+    def _loop(self) -> None:
+        """All chunks of the rows, 32 at a time; shorter rows of another format end earlier."""
+        w = self.scope.w
+        for rounds in sorted({self._rounds_of(a) for a in self.anchors}):
+            rows = [row for row in self.rows if self._rounds_of(row[0]) == rounds]
+            with w.block(f"for turn in range({rounds}):"):
+                self._chunk("", f"turn * {WARP} + lane")
+                for row in rows:
+                    self._fetch(row, "")
+                self._activations("")
+                for row in rows:
+                    self._accumulate(row, "")
+
+    def _across_lanes(self) -> None:
+        """Add the lanes' sums up; several rows take turns, so that none waits for itself."""
+        w = self.scope.w
+        for anchor, _, suffix in self.rows:
+            if anchor not in self._quantised():
+                s = f"sum_{self._name(anchor, suffix)}"
+                w.line(f"{s} = of_quad({s})")
+        sums = [f"sum_{self._name(anchor, suffix)}" for anchor, _, suffix in self.rows]
+        if len(sums) == 1:
+            w.line(f"{sums[0]} = warp_sum({sums[0]})")
+            return
+        for distance in (16, 8, 4, 2, 1):
+            for s in sums:
+                w.line(f"{s} = add_across({s}, uint32({distance}))")
+
+    def _mine(self, anchor: Node, i: str) -> str:
+        """The sum of the row that is this lane's unit."""
+        if self.segment.rope:
+            return f"sum_{self._name(anchor, i[1:])}"
+        mine = f"sum_{self._name(anchor, '0')}"
+        for g in range(1, self.at_once):
+            mine = f"select_f32(lane == uint32({g}), sum_{self._name(anchor, str(g))}, {mine})"
+        return mine

@@ -1,0 +1,193 @@
+"""Vectors that a kernel reads whole, and the forms that its matvecs want.
+
+A matvec with quantised weights reads its vector as fixed point in shared memory, one with float
+weights as floats in shared memory; every block makes these for itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fusec.codegen import formats
+from fusec.codegen.cuda.elements import Elements, Indices
+from fusec.codegen.cuda.scope import Scope, identifier
+from fusec.codegen.cuda.sources import Embedded, Memory, Normed, Shared, Source
+from fusec.codegen.formats import FloatFormat, QuantFormat
+from fusec.ir.graph import Node, Value
+from fusec.ir.region import KernelShape, Segment
+
+PADDING = 256  # floats in shared memory are followed by zeros up to a multiple of this
+UNROLLED = 4  # quads a thread fetches before it needs them
+
+
+@dataclass(frozen=True)
+class FixedPoint:
+    """Addresses of a vector's fixed-point form; `sums` is empty where no format has minima."""
+
+    digits: str
+    scales: str
+    sums: str
+    blocks: int
+
+
+class Prologue:
+    """Emits a kernel's prologue and knows the sources and forms it made."""
+
+    def __init__(self, scope: Scope, shape: KernelShape) -> None:
+        self.scope, self.shape = scope, shape
+        self.sources: dict[str, Source] = {}
+        self.fixed: dict[str, FixedPoint] = {}
+        self.floats: dict[str, str] = {}
+
+    def source(self, value: Value) -> Source:
+        """The source of an activation."""
+        if value.name not in self.sources:
+            return Memory(self.scope.pointers[value.name], value.shape[-1])
+        return self.sources[value.name]
+
+    def emit(self) -> None:
+        """The vectors, then the forms, then a barrier."""
+        w = self.scope.w
+        if self.shape.prologue:
+            w.line()
+            w.line("# every block computes these for itself")
+        for node in self.shape.prologue:
+            self._vector(node)
+        matvecs = [n for s in self.shape.segments for n in s.nodes if n.op == "matvec"]
+        pending = []
+        for node in matvecs:
+            x, weight = node.inputs
+            source = self.source(x)
+            if isinstance(formats.get(weight.dtype), FloatFormat):
+                if x.name not in self.floats:
+                    pending += self._as_floats(x, source)
+            elif x.name not in self.fixed:
+                users = [formats.get(m.inputs[1].dtype) for m in matvecs if m.inputs[0] == x]
+                pending += self._as_fixed_point(x, source, users)
+        for steps, count, early, late in pending:
+            self._over_quads(steps, count, early, late)
+        if pending:
+            w.line("barrier()")
+        for value in self.shape.stores:
+            self._store(value)
+
+    # --- vectors ---------------------------------------------------------------------------------
+
+    def _vector(self, node: Node) -> None:
+        out = node.outputs[0]
+        read_inside = out.name in self.scope.region.users
+        if node.op == "rms_norm":
+            x = self.source(node.inputs[0])
+            if not isinstance(x, (Memory, Shared)):
+                x = self._materialise(node.inputs[0], x)
+            weight = self.scope.pointers[node.inputs[1].name]
+            inverse = f"inverse{sum(isinstance(s, Normed) for s in self.sources.values())}"
+            self.sources[out.name] = Normed(x, weight, float(str(node["eps"])), inverse)
+        elif node.op == "embed":
+            token, table = node.inputs
+            row = f"entry{len(self.sources)}"
+            self.scope.w.line(f"{row} = load_u32({self.scope.pointers[token.name]})")
+            source = Embedded(table, self.scope.pointers[table.name], row)
+            self.sources[out.name] = source
+            if read_inside:
+                self._materialise(out, source)
+        else:
+            self._elementwise(node)
+
+    def _room(self, value: Value) -> tuple[str, int]:
+        """Shared memory for a padded vector, and its quads."""
+        floats = -(-value.shape[-1] // PADDING) * PADDING
+        return self.scope.shared(f"{identifier(value)}_shared", 4 * floats), floats // 4
+
+    def _materialise(self, value: Value, source: Source) -> Shared:
+        """Put a source into shared memory."""
+        w = self.scope.w
+        address, count = self._room(value)
+        source.ready(w)
+        with w.block(f"for step in range({-(-count // self.scope.geometry.threads)}):"):
+            w.line(f"k = uint32(step * {self.scope.geometry.threads} + thread)")
+            w.line(f"a, b, c, d = {source.quad('k')}")
+            inside = f"k < uint32({-(-source.n // 4)})"
+            a, b, c, d = (f"select_f32({inside}, {x}, float32(0))" for x in "abcd")
+            where = f"uint32({address} + k * 16)"
+            w.line(f"store_shared_f32x4_if({where}, {a}, {b}, {c}, {d}, k < uint32({count}))")
+        w.line("barrier()")
+        made = Shared(address, source.n)
+        self.sources[value.name] = made
+        return made
+
+    def _elementwise(self, node: Node) -> None:
+        """An element-wise node computed whole, into shared memory."""
+        w, out = self.scope.w, node.outputs[0]
+        threads = self.scope.geometry.threads
+        segment = Segment((node,), out.shape[-1])
+        address, count = self._room(out)
+        for value in node.inputs:
+            if value.name in self.sources:
+                self.sources[value.name].ready(w)
+        with w.block(f"for step in range({-(-4 * count // threads)}):"):
+            w.line(f"k = uint32(step * {threads} + thread)")
+            w.line(f"store_shared_f32_if(uint32({address} + k * 4), float32(0), k < {4 * count})")
+        w.line("barrier()")
+        n = out.shape[-1] // (2 if segment.rope else 1)
+        with w.block(f"for step in range({-(-n // threads)}):"):
+            w.line(f"k_unit = uint32(step * {threads} + thread)")
+            indices = Indices(segment, "k_unit", n, "k")
+            indices.emit(w)
+            elements = Elements(self.scope, segment, indices, f"k_unit < uint32({n})", self.source)
+            elements.fetch()
+            elements.compute({}, into=address)
+        w.line("barrier()")
+        self.sources[out.name] = Shared(address, out.shape[-1])
+
+    # --- forms -----------------------------------------------------------------------------------
+
+    def _as_floats(self, x: Value, source: Source) -> list[tuple[int, int, Source, str]]:
+        if isinstance(source, Shared):
+            self.floats[x.name] = source.address
+            return []
+        address, count = self._room(x)
+        self.floats[x.name] = address
+        line = f"store_floats({{quad}}, {{i}}, {count}, {address})"
+        return [(-(-count // self.scope.geometry.threads), count, source, line)]
+
+    def _as_fixed_point(
+        self, x: Value, source: Source, users: list[formats.Format]
+    ) -> list[tuple[int, int, Source, str]]:
+        blocks = source.n // 32
+        has_min = any(isinstance(f, QuantFormat) and f.has_min for f in users)
+        digits = self.scope.shared("digits", 96 * blocks)
+        scales = self.scope.shared("scales", 4 * blocks)
+        sums = self.scope.shared("sums", 4 * blocks) if has_min else ""
+        self.fixed[x.name] = FixedPoint(digits, scales, sums, blocks)
+        line = f"store_digits({{quad}}, {{i}}, {blocks}, {digits}, {scales})"
+        if sums:
+            line = f"store_sum({line}, {{i}}, {blocks}, {sums})"
+        return [(-(-8 * blocks // self.scope.geometry.threads), 8 * blocks, source, line)]
+
+    def _over_quads(self, steps: int, count: int, source: Source, line: str) -> None:
+        """Every thread takes quads `thread`, `thread + threads`, ...; few are loaded first."""
+        w, threads = self.scope.w, self.scope.geometry.threads
+        if steps > UNROLLED:
+            source.ready(w)
+            with w.block(f"for step in range({steps}):"):
+                w.line(f"k = uint32(step * {threads} + thread)")
+                w.line(line.format(quad=source.quad("k"), i="k"))
+            return
+        quads = []
+        for step in range(steps):
+            i = f"own{step}"
+            w.line(f"{i} = uint32(thread + {step * threads})" if step else f"{i} = thread")
+            quads.append(source.fetch(w, i, str(step)))
+        source.ready(w)
+        for step, quad in enumerate(quads):
+            w.line(line.format(quad=quad, i=f"own{step}"))
+
+    def _store(self, value: Value) -> None:
+        """Write a vector that somebody outside needs, its quads spread over the grid."""
+        w, geometry, source = self.scope.w, self.scope.geometry, self.sources[value.name]
+        n, share = source.n, geometry.threads * geometry.grid
+        source.ready(w)
+        with w.block(f"for step in range({-(-n // (4 * share))}):"):
+            w.line(f"k = uint32(step * {share} + block * {geometry.threads} + thread)")
+            w.line(f"store_quad({self.scope.pointers[value.name]}, {source.quad('k')}, k, {n})")

@@ -1,0 +1,53 @@
+"""What the parts of an emitter share: the writer, and where the kernel's values lie."""
+
+from __future__ import annotations
+
+from fusec.codegen.cuda.shape import Geometry
+from fusec.ir.graph import Graph, Value
+from fusec.ir.region import parameters
+from fusec.ir.tables import tables_of
+from fusec.writer import Writer
+
+POINTERS = {"f32": "f32*", "f16": "u16*", "i32": "u32*"}
+
+
+class Scope:
+    """One emission. `pointers`: value name -> the variable that points to its memory."""
+
+    def __init__(self, region: Graph, geometry: Geometry) -> None:
+        self.region, self.geometry = region, geometry
+        self.w = Writer()
+        self.outputs = {v.name for v in region.outputs}
+        self.pointers: dict[str, str] = {}
+        self.tables: dict[str, str] = {}
+        self.signature: list[str] = []
+        self.arguments: list[tuple[str, str]] = []  # name, what it is
+        for value in parameters(region):
+            name = identifier(value)
+            self.pointers[value.name] = name
+            if value.is_state:
+                self.pointers[value.name.rstrip("'") + "'"] = name
+            matrix = value.is_weight and len(value.shape) > 1
+            self.signature.append("u8*" if matrix else POINTERS[value.dtype])
+            self.arguments.append((name, f"{value.name}: {value.type}"))
+        for table in tables_of(region.nodes):
+            self.tables[table] = f"table{len(self.tables)}"
+            self.signature.append("f32*")
+            self.arguments.append((self.tables[table], table))
+        self._shared: list[str] = []
+
+    def shared(self, prefix: str, nbytes: int) -> str:
+        """A variable with the address of new shared memory, declared at the kernel's start."""
+        name = f"{prefix}{sum(line.startswith(prefix) for line in self._shared)}"
+        self._shared.append(f"{name} = shared_bytes({nbytes})")
+        return name
+
+    @property
+    def declarations(self) -> tuple[str, ...]:
+        """The lines that reserve shared memory."""
+        return tuple(self._shared)
+
+
+def identifier(value: Value) -> str:
+    """The variable that stands for a value: %4 -> x4, @w0 -> w0, $s0 -> s0."""
+    return {"%": "x", "$": "", "@": ""}[value.name[0]] + value.name[1:].rstrip("'")

@@ -1,0 +1,139 @@
+"""Where the quads and elements of a vector come from.
+
+A source gives a quad (four floats) or an element at an index that each thread chooses.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from fusec.codegen import formats
+from fusec.codegen.formats import FloatFormat, QuantFormat
+from fusec.ir.graph import Value
+from fusec.writer import Writer
+
+
+class Source(ABC):
+    """A vector of `n` floats."""
+
+    n: int
+
+    @abstractmethod
+    def quad(self, i: str) -> str:
+        """Expression of quad `i`."""
+
+    @abstractmethod
+    def element(self, i: str) -> str:
+        """Expression of element `i`."""
+
+    def fetch(self, w: Writer, i: str, tag: str) -> str:
+        """Emit the loads of quad `i`; returns the expression that makes the quad of them."""
+        w.line(f"quad{tag} = {self.quad(i)}")
+        return f"quad{tag}"
+
+    def ready(self, w: Writer) -> None:  # noqa: B027  most sources need nothing
+        """Emit what must come before the first use of an expression."""
+
+
+@dataclass
+class Memory(Source):
+    """In global memory."""
+
+    pointer: str
+    n: int
+
+    def quad(self, i: str) -> str:
+        """See `Source.quad`."""
+        return f"quad({self.pointer}, {i}, {self.n})"
+
+    def element(self, i: str) -> str:
+        """See `Source.element`."""
+        return f"load_f32(at({self.pointer}, {i}))"
+
+
+@dataclass
+class Shared(Source):
+    """In shared memory, padded with zeros."""
+
+    address: str
+    n: int
+
+    def quad(self, i: str) -> str:
+        """See `Source.quad`."""
+        return f"quad_shared({self.address}, {i}, {self.n})"
+
+    def element(self, i: str) -> str:
+        """See `Source.element`."""
+        return f"load_shared_f32(uint32({self.address} + {i} * 4))"
+
+
+@dataclass
+class Normed(Source):
+    """RMS norm of a source in memory: x * inverse * weight, the inverse made once by every warp."""
+
+    x: Memory | Shared
+    weight: str
+    eps: float
+    inverse: str
+    is_ready: bool = False
+
+    def __post_init__(self) -> None:
+        self.n = self.x.n
+
+    def quad(self, i: str) -> str:
+        """See `Source.quad`."""
+        return (
+            f"normed({self.x.quad(i)}, {self.inverse}, quad_weight({self.weight}, {i}, {self.n}))"
+        )
+
+    def element(self, i: str) -> str:
+        """See `Source.element`."""
+        return f"{self.x.element(i)} * {self.inverse} * load_weight_f32(at({self.weight}, {i}))"
+
+    def fetch(self, w: Writer, i: str, tag: str) -> str:
+        """See `Source.fetch`: the loads do not wait for the norm."""
+        w.line(f"gain{tag} = quad_weight({self.weight}, {i}, {self.n})")
+        w.line(f"quad{tag} = {self.x.quad(i)}")
+        return f"normed(quad{tag}, {self.inverse}, gain{tag})"
+
+    def ready(self, w: Writer) -> None:
+        """See `Source.ready`."""
+        if not self.is_ready:
+            where, address = ("_shared", self.x.address) if isinstance(self.x, Shared) else (
+                "", self.x.pointer)  # fmt: skip
+            squares = f"sum_squares{where}({address}, {self.n})"
+            fraction = f"float32({1 / self.n!r})"
+            w.line(f"{self.inverse} = inverse_rms({squares}, {fraction}, float32({self.eps!r}))")
+        self.is_ready = True
+
+
+@dataclass
+class Embedded(Source):
+    """A row of a table of weights, in quads only."""
+
+    table: Value
+    pointer: str
+    row: str
+
+    def __post_init__(self) -> None:
+        self.n = self.table.shape[-1]
+
+    def quad(self, i: str) -> str:
+        """See `Source.quad`."""
+        fmt, rows = formats.get(self.table.dtype), self.table.shape[0]
+        if isinstance(fmt, FloatFormat):
+            chunks, each = -(-self.n // fmt.cuda_chunk), fmt.cuda_chunk // 4
+            chunk = f"min_u32(uint32({i} // uint32({each})), uint32({chunks - 1}))"
+            loaded = f"fetch_{fmt.name}({self.pointer}, {rows}, {chunks}, {self.row}, {chunk})"
+            second = f"uint32({i} & uint32({each - 1})) != uint32(0)"
+            return f"choose_quad({second}, floats_{fmt.name}({loaded}))"
+        assert isinstance(fmt, QuantFormat)
+        blocks = self.n // 32
+        block = f"min_u32(uint32({i} >> uint32(3)), uint32({blocks - 1}))"
+        loaded = f"fetch_{fmt.name}({self.pointer}, {rows}, {blocks}, {self.row}, {block})"
+        return f"decode_{fmt.name}({loaded}, uint32({i} & uint32(7)))"
+
+    def element(self, i: str) -> str:
+        """Not emitted: `Prologue` puts an embedding that is read inside into shared memory."""
+        raise TypeError("an embedding is read by quads")

@@ -1,0 +1,276 @@
+"""The CUDA driver with every status checked: a failure is a sentence that says what to do.
+
+Only this module and `window.py` know the bindings' structures. `api` is `cuda.bindings.driver`, or
+what stands in for it in tests: functions that return a status and then their results.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fusec.codegen.cuda.arch import arch_for, find_arch, missing_extra
+from fusec.errors import FusecError
+
+Handle = Any
+"""A stream, function, graph or event of the driver."""
+
+NEEDED = 13000
+"""Cubins are built by CUDA 13.0's ptxas; a driver of an older major version refuses them."""
+
+_INSTEAD = "or use --target cpu"
+
+
+class CudaError(FusecError):
+    """The driver refused a call or a kernel failed; `status` is the driver's name for it."""
+
+    def __init__(self, message: str, status: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Executable:
+    """A kernel as machine code, and the grid (blocks) and block (threads) it is launched with."""
+
+    name: str
+    arch: str
+    data: bytes
+    grid: int
+    threads: int
+
+
+@dataclass(frozen=True)
+class Function:
+    """A kernel loaded on the GPU."""
+
+    name: str
+    handle: Handle
+    grid: int
+    threads: int
+
+
+class Driver:
+    """One GPU, its primary context held until `close`.
+
+    Raises FusecError where the bindings, the driver or the GPU is missing or too old.
+    """
+
+    def __init__(self, api: Any = None, device: int = 0) -> None:
+        self.api = api if api is not None else _bindings()
+        self._libraries: list[Handle] = []
+        try:
+            status = self.api.cuInit(0)[0]
+        except RuntimeError:  # the bindings raise this when libcuda.so cannot be loaded
+            raise FusecError(f"no NVIDIA driver on this machine: install one, {_INSTEAD}") from None
+        version = int(self.api.cuDriverGetVersion()[1])
+        if version < NEEDED:
+            raise FusecError(
+                f"the NVIDIA driver supports CUDA {_dotted(version)}, expected "
+                f"{_dotted(NEEDED)} or later: update the driver, {_INSTEAD}"
+            )
+        if status.name != "CUDA_SUCCESS" or not self.call("cuDeviceGetCount"):
+            raise FusecError(f"the NVIDIA driver finds no GPU ({status.name}): {_INSTEAD[3:]}")
+        self.version = _dotted(version)
+        self.device = self.call("cuDeviceGet", device)
+        name: bytes = self.call("cuDeviceGetName", 256, self.device)
+        self.name = name.split(b"\0")[0].decode()
+        self.capability = (
+            self.attribute("COMPUTE_CAPABILITY_MAJOR"),
+            self.attribute("COMPUTE_CAPABILITY_MINOR"),
+        )
+        self._context = self.call("cuDevicePrimaryCtxRetain", self.device)
+        self.activate()
+
+    def call(self, function: str, *args: Any) -> Any:
+        """Call a driver function: its result, a tuple of several, or None.
+
+        Raises CudaError unless it succeeds.
+        """
+        status, *results = getattr(self.api, function)(*args)
+        if status.name != "CUDA_SUCCESS":
+            raise CudaError(
+                f"{function}: the GPU or its driver reports {status.name}: run again with "
+                f"--target cpu to tell a kernel's fault from the machine's",
+                status.name,
+            )
+        return results[0] if len(results) == 1 else tuple(results) or None
+
+    def activate(self) -> None:
+        """Make the context current in this thread. Every entry from outside begins with it."""
+        self.call("cuCtxSetCurrent", self._context)
+
+    def attribute(self, name: str) -> int:
+        """A number about the device: `name` without CU_DEVICE_ATTRIBUTE_."""
+        which = getattr(self.api.CUdevice_attribute, f"CU_DEVICE_ATTRIBUTE_{name}")
+        return int(self.call("cuDeviceGetAttribute", which, self.device))
+
+    # -- memory -----------------------------------------------------------------------------------
+
+    def allocate(self, nbytes: int, what: str) -> int:
+        """Device memory. Raises CudaError naming `what` was asked for and how much is free."""
+        try:
+            return int(self.call("cuMemAlloc", max(nbytes, 1)))
+        except CudaError as error:
+            if error.status != "CUDA_ERROR_OUT_OF_MEMORY":
+                raise
+            free, total = self.call("cuMemGetInfo")
+            raise CudaError(
+                f"not enough memory on {self.name}: {what} needs {_mib(nbytes)}, "
+                f"{_mib(free)} of {_mib(total)} are free: take a smaller --context, end what else "
+                f"uses the GPU, {_INSTEAD}",
+                error.status,
+            ) from None
+
+    def free(self, pointer: int) -> None:
+        """Give back what `allocate` returned."""
+        self.call("cuMemFree", pointer)
+
+    def allocate_pinned(self, nbytes: int) -> tuple[int, int]:
+        """Host memory that kernels can write: its address here and its address on the device."""
+        address = int(self.call("cuMemHostAlloc", nbytes, self.api.CU_MEMHOSTALLOC_DEVICEMAP))
+        return address, int(self.call("cuMemHostGetDevicePointer", address, 0))
+
+    def free_pinned(self, address: int) -> None:
+        """Give back what `allocate_pinned` returned."""
+        self.call("cuMemFreeHost", address)
+
+    def to_device(self, pointer: int, address: int, nbytes: int, stream: Handle) -> None:
+        """Copy host memory to the device, after what the stream holds already.
+
+        Pageable memory has been read when this returns, so the caller may change it.
+        """
+        self.call("cuMemcpyHtoDAsync", pointer, address, nbytes, stream)
+
+    def to_host(self, address: int, pointer: int, nbytes: int, stream: Handle) -> None:
+        """Copy device memory to the host, after what the stream holds already; waits for it."""
+        self.call("cuMemcpyDtoHAsync", address, pointer, nbytes, stream)
+        self.synchronize(stream)
+
+    def zero(self, pointer: int, nbytes: int, stream: Handle) -> None:
+        """Fill device memory with zeros."""
+        self.call("cuMemsetD8Async", pointer, 0, nbytes, stream)
+
+    # -- streams, kernels, graphs -----------------------------------------------------------------
+
+    def stream(self) -> Handle:
+        """A new stream that does not wait for the default one."""
+        return self.call("cuStreamCreate", int(self.api.CUstream_flags.CU_STREAM_NON_BLOCKING))
+
+    def synchronize(self, stream: Handle) -> None:
+        """Wait until the stream is empty. A kernel that failed is reported here."""
+        self.call("cuStreamSynchronize", stream)
+
+    def load(self, executable: Executable) -> Function:
+        """Load a kernel. Raises CudaError if it was built for another GPU."""
+        arch = find_arch(executable.arch)
+        here = f"{self.name}, compute capability {'.'.join(map(str, self.capability))}"
+        wrong = CudaError(
+            f"kernel {executable.name} was compiled for {arch.name}, this GPU is {here}: "
+            f"compile again with --target {arch_for(*self.capability).name}",
+            "CUDA_ERROR_NO_BINARY_FOR_GPU",
+        )
+        if not arch.runs_on(*self.capability):
+            raise wrong
+        try:
+            library = self.call("cuLibraryLoadData", executable.data, [], [], 0, [], [], 0)
+            self._libraries.append(library)
+            kernel = self.call("cuLibraryGetKernel", library, executable.name.encode())
+        except CudaError as error:
+            if error.status == wrong.status:
+                raise wrong from None
+            if error.status in ("CUDA_ERROR_INVALID_IMAGE", "CUDA_ERROR_NOT_FOUND"):
+                raise CudaError(
+                    f"kernel {executable.name}: its machine code is damaged: compile again",
+                    error.status,
+                ) from None
+            raise
+        handle = self.call("cuKernelGetFunction", kernel)
+        return Function(executable.name, handle, executable.grid, executable.threads)
+
+    def launch(
+        self, function: Function, pointers: Sequence[int], stream: Handle, attributes: Sequence[Any]
+    ) -> None:
+        """Enqueue a kernel whose parameters are all pointers."""
+        config = self.api.CUlaunchConfig()
+        config.gridDimX, config.gridDimY, config.gridDimZ = function.grid, 1, 1
+        config.blockDimX, config.blockDimY, config.blockDimZ = function.threads, 1, 1
+        config.sharedMemBytes, config.hStream = 0, stream
+        config.numAttrs = len(attributes)
+        if attributes:
+            config.attrs = list(attributes)
+        parameters = (tuple(pointers), (ctypes.c_void_p,) * len(pointers))
+        self.call("cuLaunchKernelEx", config, function.handle, parameters, 0)
+
+    def capture(self, stream: Handle, enqueue: Callable[[], None]) -> Handle:
+        """What `enqueue` puts on the stream, as a graph that can be launched again and again."""
+        mode = self.api.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+        self.call("cuStreamBeginCapture", stream, mode)
+        try:
+            enqueue()
+        finally:
+            graph = self.call("cuStreamEndCapture", stream)
+        executable = self.call("cuGraphInstantiate", graph, 0)
+        self.call("cuGraphDestroy", graph)
+        return executable
+
+    def replay(self, graph: Handle, stream: Handle) -> None:
+        """Enqueue a captured graph."""
+        self.call("cuGraphLaunch", graph, stream)
+
+    def release(self, graph: Handle) -> None:
+        """Give back a captured graph."""
+        self.call("cuGraphExecDestroy", graph)
+
+    def event(self) -> Handle:
+        """A mark that can be put on a stream; they are few and live as long as the context."""
+        return self.call("cuEventCreate", int(self.api.CUevent_flags.CU_EVENT_DEFAULT))
+
+    def record(self, event: Handle, stream: Handle) -> None:
+        """Put a mark on the stream."""
+        self.call("cuEventRecord", event, stream)
+
+    def seconds_between(self, start: Handle, end: Handle) -> float:
+        """Time the stream took from one mark to the other, once it has passed both."""
+        return float(self.call("cuEventElapsedTime", start, end)) / 1e3
+
+    def idle(self, stream: Handle) -> bool:
+        """Whether everything on the stream is done. Raises CudaError if a kernel failed."""
+        try:
+            self.call("cuStreamQuery", stream)
+        except CudaError as error:
+            if error.status != "CUDA_ERROR_NOT_READY":
+                raise
+            return False
+        return True
+
+    def set_persisting(self, nbytes: int) -> None:
+        """Set aside that much of L2 for lines that persist; 0 gives it back and frees the lines."""
+        self.call("cuCtxSetLimit", self.api.CUlimit.CU_LIMIT_PERSISTING_L2_CACHE_SIZE, nbytes)
+        if not nbytes:
+            self.call("cuCtxResetPersistingL2Cache")
+
+    def close(self) -> None:
+        """Give back the kernels and the context."""
+        for library in self._libraries:
+            self.call("cuLibraryUnload", library)
+        self._libraries.clear()
+        self.call("cuDevicePrimaryCtxRelease", self.device)
+
+
+def _bindings() -> Any:
+    try:
+        from cuda.bindings import driver
+    except ImportError:
+        raise missing_extra() from None
+    return driver
+
+
+def _dotted(version: int) -> str:
+    return f"{version // 1000}.{version % 1000 // 10}"
+
+
+def _mib(nbytes: int) -> str:
+    return f"{nbytes / 2**20:,.1f} MiB"

@@ -1,0 +1,144 @@
+"""The token loop on the device: the host enqueues graphs ahead and reads tokens as they appear.
+
+One captured graph is one token: the plan, the choice of the next token, and `advance`, which makes
+it the next input, moves the position and writes the token to a ring in pinned host memory. The
+device never waits for the host. When a stop token appears, graphs enqueued ahead of it still run;
+their tokens are dropped, and what they append to the KV cache is overwritten before it is read.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
+
+import numpy as np
+
+from fusec.codegen.cuda.control import RING, SAMPLING_WORDS, sampling_words
+from fusec.errors import FusecError
+from fusec.ir.plan import Arg
+from fusec.runtime.cuda.driver import Handle
+from fusec.runtime.cuda.session import CudaSession
+from fusec.runtime.sampling import Sampling
+
+RUN_AHEAD = 16
+"""Graphs enqueued ahead of the last token seen: milliseconds of work, so the host may sleep."""
+
+_SPINS = 20  # polls before the first nap
+_NAP = 2e-5  # seconds
+_POLLS = 2000  # between two looks at whether a kernel failed
+
+
+class TokenLoop:
+    """Greedy and sampled decoding over `decode`, and over `absorb` for the prompt.
+
+    `decode`: a session of the whole plan; `scores`: one without the argmax, for sampling; `absorb`:
+    one without logits. All share one workspace, into which the kernels of
+    `fusec.codegen.cuda.control` are loaded as well.
+    """
+
+    def __init__(
+        self, decode: CudaSession, scores: CudaSession, absorb: CudaSession, context: int
+    ) -> None:
+        self._decode, self._scores, self._absorb = decode, scores, absorb
+        self.workspace = decode.workspace
+        memory = self.workspace.memory
+        plan = decode.plan
+        self._context, self._vocabulary = context, plan.outputs["%logits"].shape[-1]
+        self._ring, ring = memory.pinned(RING, np.dtype(np.uint64))
+        self._tokens = memory.zeros(4 * (context + 1), "the tokens")  # by position
+        self._params = memory.zeros(4 * SAMPLING_WORDS, "the sampling parameters")
+        scratch = memory.zeros(4 * self._vocabulary, "the sampler's scores")
+        self.counter = memory.zeros(4, "the counter of tokens")
+        self.steps = 0  # what the counter holds once all that is enqueued is done
+        token, pos = (self.workspace.address(Arg("input", name)) for name in ("%token", "%pos"))
+        chosen = self.workspace.address(plan.output_args["%next"])
+        logits = self.workspace.address(plan.output_args["%logits"])
+        self._token, self._pos = token, pos
+        self._arguments = {
+            "advance": (chosen, token, pos, self.counter, self._tokens, ring),
+            "feed": (self._tokens, token, pos),
+            "sample": (logits, scratch, chosen, pos, self._tokens, self._params),
+        }
+        self._graphs: dict[str, Handle] = {}
+
+    def run(
+        self, ids: Sequence[int], count: int, sampling: Sampling, stop: frozenset[int]
+    ) -> Iterator[int]:
+        """Yield up to `count` tokens that follow `ids`, ending in front of one of `stop`.
+
+        The caller has checked that all of them fit the context, and takes care that nothing else
+        uses the workspace until then.
+        """
+        self.start(ids, sampling)
+        kind, enqueue = self.token_graph(sampling)
+        first = self.steps
+        for done in range(count):
+            self.workspace.enter()
+            while self.steps < first + min(done + RUN_AHEAD, count):
+                self._go(kind, enqueue)
+                self.steps += 1
+            token = self._take(first + done)
+            if token in stop:
+                return
+            yield token
+
+    def start(self, ids: Sequence[int], sampling: Sampling) -> None:
+        """Put prompt and settings on the device; enqueue all but the last token."""
+        memory = self.workspace.memory
+        self.workspace.enter()
+        memory.write(self._tokens, np.asarray(ids, np.uint32))
+        top_k = min(sampling.top_k, self._vocabulary)
+        repeat_last = min(sampling.repeat_last, self._context)
+        within = replace(sampling, top_k=top_k, repeat_last=repeat_last)
+        memory.write(self._params, sampling_words(**asdict(within)))
+        memory.write(self._token, np.asarray(ids[:1], np.int32))
+        memory.write(self._pos, np.zeros(1, np.int32))
+        for _ in ids[:-1]:
+            self._go("prompt", self.enqueue_prompt)
+
+    def token_graph(self, sampling: Sampling) -> tuple[str, Callable[[], None]]:
+        """The name of a token's graph for these settings, and what is captured in it."""
+        if sampling.is_argmax:
+            return "greedy", self.enqueue_greedy
+        return "sampled", self.enqueue_sampled
+
+    def enqueue_greedy(self) -> None:
+        """One token: the plan with its argmax, and advance."""
+        self._decode.enqueue()
+        self._launch("advance")
+
+    def enqueue_sampled(self) -> None:
+        """One token: the plan up to the logits, sample, and advance."""
+        self._scores.enqueue()
+        self._launch("sample")
+        self._launch("advance")
+
+    def enqueue_prompt(self) -> None:
+        """One prompt token: the plan without logits, and feed."""
+        self._absorb.enqueue()
+        self._launch("feed")
+
+    def _launch(self, name: str) -> None:
+        self.workspace.launch(name, self._arguments[name])
+
+    def _go(self, kind: str, enqueue: Callable[[], None]) -> None:
+        if self._decode.eager:
+            enqueue()
+            return
+        if kind not in self._graphs:
+            self._graphs[kind] = self.workspace.capture(enqueue)
+        self.workspace.driver.replay(self._graphs[kind], self.workspace.stream)
+
+    def _take(self, step: int) -> int:
+        """The token of a step, as soon as its slot holds the step's number, counted from 1."""
+        slot, wanted = step % RING, (step + 1) & 0xFFFFFFFF
+        polls = 0
+        while (word := int(self._ring[slot])) >> 32 != wanted:
+            polls += 1
+            if polls % _POLLS == 0 and self.workspace.driver.idle(self.workspace.stream):
+                if int(self._ring[slot]) == word:
+                    raise FusecError("the GPU finished its work without delivering a token")
+            elif polls > _SPINS:
+                time.sleep(_NAP)
+        return word & 0xFFFFFFFF

@@ -1,0 +1,71 @@
+"""Memory of one GPU, owned in one place and given back at once."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import numpy as np
+
+from fusec.runtime.cuda.driver import Driver, Handle
+from fusec.runtime.session import Array
+
+
+class Memory:
+    """Device and pinned host memory on one stream; copies are ordered with the kernels there."""
+
+    def __init__(self, driver: Driver, stream: Handle) -> None:
+        self.driver, self.stream = driver, stream
+        self._device: list[int] = []
+        self._pinned: list[int] = []
+        self.nbytes = 0
+
+    def empty(self, nbytes: int, what: str) -> int:
+        """Uninitialised device memory; `what` names it if there is not enough."""
+        pointer = self.driver.allocate(nbytes, what)
+        self._device.append(pointer)
+        self.nbytes += nbytes
+        return pointer
+
+    def zeros(self, nbytes: int, what: str) -> int:
+        """Device memory filled with zeros."""
+        pointer = self.empty(nbytes, what)
+        self.driver.zero(pointer, max(nbytes, 1), self.stream)
+        return pointer
+
+    def upload(self, array: Array, what: str) -> int:
+        """Device memory with an array's contents."""
+        pointer = self.empty(array.nbytes, what)
+        self.write(pointer, array)
+        return pointer
+
+    def write(self, pointer: int, array: Array) -> None:
+        """Copy an array to device memory."""
+        array = np.ascontiguousarray(array)
+        if array.nbytes:
+            self.driver.to_device(pointer, array.ctypes.data, array.nbytes, self.stream)
+
+    def read(self, pointer: int, shape: tuple[int, ...], kind: np.dtype[Any]) -> Array:
+        """Device memory as a new array, once the stream has come this far."""
+        array = np.empty(shape, kind)
+        self.driver.to_host(array.ctypes.data, pointer, array.nbytes, self.stream)
+        return array
+
+    def pinned(self, count: int, kind: np.dtype[Any]) -> tuple[Array, int]:
+        """Zeroed host memory that kernels write: as an array here, and its device address."""
+        nbytes = count * kind.itemsize
+        address, pointer = self.driver.allocate_pinned(nbytes)
+        self._pinned.append(address)
+        raw = (ctypes.c_uint8 * nbytes).from_address(address)
+        array = np.frombuffer(memoryview(raw), kind)
+        array[:] = 0
+        return array, pointer
+
+    def close(self) -> None:
+        """Give everything back."""
+        for pointer in self._device:
+            self.driver.free(pointer)
+        for address in self._pinned:
+            self.driver.free_pinned(address)
+        self._device.clear()
+        self._pinned.clear()

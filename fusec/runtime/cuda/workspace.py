@@ -1,0 +1,151 @@
+"""What the plans of one model share on the GPU: kernels, weights, tables, KV cache and inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fusec.errors import FusecError
+from fusec.ir.dtypes import dtype
+from fusec.ir.plan import Arg, LaunchPlan, Tensor
+from fusec.ir.tables import make_table
+from fusec.runtime.cuda.driver import Driver, Executable, Function, Handle
+from fusec.runtime.cuda.memory import Memory
+from fusec.runtime.cuda.window import Residency, attributes, decide, offsets, order_of_weights
+from fusec.runtime.session import Array, positions
+
+Pack = Callable[[Tensor, Array], Array]
+"""A weight's type and raw bytes `uint8[rows, row bytes]` to the bytes its kernels read."""
+
+
+class Workspace:
+    """Memory and kernels for `plans`, which agree on inputs, states and weights.
+
+    `executables` holds a kernel for each of the plans' and whatever else is launched between them.
+    `weight` gives a tensor's raw bytes by its GGUF name, `floats` decodes one for the tables.
+    Raises FusecError where the GPU cannot run the kernels or has too little memory.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        plans: Sequence[LaunchPlan],
+        executables: Mapping[str, Executable],
+        weight: Callable[[str], Array],
+        floats: Callable[[str], Array],
+        pack: Pack,
+        l2: str = "auto",
+    ) -> None:
+        first = plans[0]
+        if any(plan.tokens != 1 for plan in plans):
+            raise FusecError(
+                f"{first.name}: the CUDA target steps one token at a time, found a plan for "
+                f"{max(plan.tokens for plan in plans)}: build the graph for T = 1"
+            )
+        self.driver, self.closed = driver, False
+        self._graphs: list[Handle] = []
+        self._functions: dict[str, Function] = {}
+        self.residency: Residency | None = None
+        self.stream = driver.stream()
+        self.memory = Memory(driver, self.stream)
+        try:
+            for executable in executables.values():
+                self.add(executable)
+            weights = self._upload(first, weight, pack, l2)
+            self._arena = self.memory.empty(max(p.arena_bytes for p in plans), "the activations")
+            context = positions(first)
+            self._places = {
+                "state": self._tensors(first.states, f"the KV cache for {context} positions"),
+                "input": self._tensors(first.inputs, "the inputs"),
+                "table": {
+                    name: self.memory.upload(make_table(table, context, floats), "a table")
+                    for name, table in first.tables.items()
+                },
+                "weight": weights,
+            }
+        except FusecError:
+            self.close()
+            raise
+
+    def enter(self) -> None:
+        """Make the GPU's context current in this thread, before anything is enqueued.
+
+        Raises FusecError once the workspace is closed: its memory is gone.
+        """
+        if self.closed:
+            raise FusecError("the engine is closed: load the model again")
+        self.driver.activate()
+
+    def address(self, arg: Arg) -> int:
+        """Where on the device a launch's argument lies."""
+        if arg.kind == "arena":
+            return self._arena + arg.offset
+        return self._places[arg.kind][arg.name]
+
+    def write(self, arg: Arg, array: Array) -> None:
+        """Copy an array to an argument's memory."""
+        self.memory.write(self.address(arg), array)
+
+    def read(self, arg: Arg, tensor: Tensor) -> Array:
+        """An argument's memory as a new array, once the stream has come this far."""
+        plain = np.dtype(dtype(tensor.dtype).numpy)
+        return self.memory.read(self.address(arg), tensor.shape, plain)
+
+    def add(self, executable: Executable) -> None:
+        """Load a kernel, to be launched by its name."""
+        self._functions[executable.name] = self.driver.load(executable)
+
+    def launch(self, name: str, pointers: Sequence[int]) -> None:
+        """Enqueue a kernel."""
+        self.driver.launch(self._functions[name], pointers, self.stream, self._attributes)
+
+    def capture(self, enqueue: Callable[[], None]) -> Handle:
+        """What `enqueue` launches, as a graph that lives as long as the workspace."""
+        graph = self.driver.capture(self.stream, enqueue)
+        self._graphs.append(graph)
+        return graph
+
+    def close(self) -> None:
+        """Give back memory, graphs and kernels; a second call does nothing."""
+        if self.closed:
+            return
+        self.closed = True
+        self.driver.activate()
+        self.driver.synchronize(self.stream)
+        for graph in self._graphs:
+            self.driver.release(graph)
+        if self.residency is not None and self.residency.carve_out:
+            self.driver.set_persisting(0)
+        self.memory.close()
+        self.driver.call("cuStreamDestroy", self.stream)
+        self.driver.close()
+
+    def _tensors(self, tensors: Mapping[str, Tensor], what: str) -> dict[str, int]:
+        return {
+            name: self.memory.zeros(dtype(t.dtype).nbytes(t.shape), what)
+            for name, t in tensors.items()
+        }
+
+    def _upload(
+        self, plan: LaunchPlan, weight: Callable[[str], Array], pack: Pack, l2: str
+    ) -> dict[str, int]:
+        """All weights in one allocation, those of layers in front under the L2 window."""
+        inside, outside = order_of_weights(plan)
+        names = inside + outside
+        packed = {}
+        for name in names:
+            raw = np.ascontiguousarray(weight(name[1:])).view(np.uint8)
+            rows = int(np.prod(plan.weights[name].shape[:-1], dtype=np.int64))
+            packed[name] = pack(plan.weights[name], raw.reshape(rows, -1))
+        starts, end = offsets(packed[name].nbytes for name in names)
+        base = self.memory.empty(end, "the model's weights")
+        found = {name: base + start for name, start in zip(names, starts, strict=True)}
+        for name, pointer in found.items():
+            self.memory.write(pointer, packed[name])
+        self.weights_bytes = end
+        window = starts[len(inside)] if outside else end
+        self.residency = decide(self.driver, l2, window)
+        self._attributes: Sequence[Any] = attributes(self.driver, self.residency, base)
+        return found

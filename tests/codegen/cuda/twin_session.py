@@ -1,0 +1,78 @@
+"""A launch plan executed by the NumPy twins, beside the float64 reference on the same weights."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fusec.codegen import formats
+from fusec.codegen.cuda.emit import emit
+from fusec.codegen.cuda.twins import run_grid
+from fusec.ir import Graph
+from fusec.ir.reference import Reference
+from fusec.ir.tables import make_table
+from fusec.passes.lower import lower
+from fusec.passes.pipeline import passes_of, run_passes
+from fusec.passes.rule import Rule
+from tests.codegen.blocks import random_rows
+from tests.targets import ANY
+
+
+def random_weights(graph: Graph, seed: int = 0) -> dict[str, np.ndarray]:
+    """Name -> float32 vector, or raw rows of a matrix, for every weight of a graph."""
+    rng = np.random.default_rng(seed)
+    weights = {}
+    for k, w in enumerate(graph.weights):
+        if len(w.shape) == 1:
+            weights[w.name] = rng.uniform(0.5, 1.5, w.shape).astype(np.float32)
+        else:
+            weights[w.name] = random_rows(formats.get(w.dtype), *w.shape, seed=seed + k)
+    return weights
+
+
+def reference(graph: Graph, weights: dict[str, np.ndarray]) -> Reference:
+    types = {w.name: w.dtype for w in graph.weights}
+
+    def decoded(name: str) -> np.ndarray:
+        raw = weights["@" + name]
+        return formats.get(types["@" + name]).decode(raw) if raw.dtype == np.uint8 else raw
+
+    return Reference(graph, decoded)
+
+
+class TwinSession:
+    """Runs the kernels of a graph compiled at a level; state is kept between steps."""
+
+    def __init__(
+        self, graph: Graph, weights: dict[str, np.ndarray], level: int, rules: tuple[Rule, ...] = ()
+    ) -> None:
+        self.graph = run_passes(graph, passes_of(level, rules), ANY)[-1].graph
+        self.plan = lower(self.graph, "cuda", level)
+        self.kernels = {k.name: emit(k) for k in self.plan.kernels}
+        self.memory: dict[str, np.ndarray] = {}
+        values = (v for n in self.graph.nodes for v in (*n.inputs, *n.outputs))
+        for value in (*self.graph.inputs, *values):
+            if value.name[0] == "%":
+                kind = {"f32": np.float32, "i32": np.uint32}[value.dtype]
+                self.memory[value.name] = np.full(value.shape, 0, kind)
+        for name, tensor in self.plan.states.items():
+            kind = {"f32": np.float32, "f16": np.uint16}[tensor.dtype]
+            self.memory[name] = np.zeros(tensor.shape, kind)
+        context = min((t.shape[0] for t in self.plan.states.values()), default=64)
+        for name, table in self.plan.tables.items():
+            self.memory[name] = make_table(table, context, lambda name: weights[f"@{name}"])
+        for name, raw in weights.items():
+            packed = raw.dtype == np.uint8
+            fmt = formats.get(next(w.dtype for w in graph.weights if w.name == name))
+            self.memory[name] = fmt.cuda_repack(raw) if packed else raw
+
+    def step(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+        for name, value in inputs.items():
+            target = self.memory["%" + name]
+            target[:] = np.asarray(value).astype(target.dtype).reshape(target.shape)
+        for value in self.memory:
+            made = value[0] == "%" and value[1:] not in inputs
+            if made and self.memory[value].dtype == np.float32:
+                self.memory[value][:] = np.nan  # nothing may be read that is not written
+        for launch in self.plan.launches:
+            run_grid(self.kernels[launch.kernel], *(self.memory[a.name] for a in launch.args))
+        return {v.name[1:]: self.memory[v.name].copy() for v in self.graph.outputs}

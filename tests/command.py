@@ -1,0 +1,54 @@
+"""Running the command line in this process: fast, and with everything it printed."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+from fusec import cli
+
+
+@dataclass(frozen=True)
+class Ran:
+    """Exit code, standard output, standard error."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        assert self.code == 0, self.err
+        return json.loads(self.out)
+
+
+def fusec(*args: object, stdin: str = "") -> Ran:
+    """`fusec ARGS`, as the installed command would run it."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        mock.patch("sys.stdin", io.StringIO(stdin)),
+    ):
+        try:
+            cli.main([str(a) for a in args])
+            code = 0
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 1
+    return Ran(code, out.getvalue(), err.getvalue())
+
+
+def refused(*args: object, stdin: str = "") -> str:
+    """The one line of a command that is refused, without its `error: `."""
+    ran = fusec(*args, stdin=stdin)
+    assert ran.code == 2, f"exit code {ran.code}: {ran.out}{ran.err}"
+    assert ran.out == ""
+    assert ran.err.startswith("error: "), ran.err
+    assert ran.err.count("\n") == 1, ran.err
+    assert ran.err.endswith("\n")
+    assert "Traceback" not in ran.err
+    return ran.err.removeprefix("error: ").rstrip("\n")

@@ -1,0 +1,35 @@
+"""GPU tests are skipped where the driver finds no GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fusec.errors import FusecError
+from fusec.models.synth import synthesize
+from fusec.runtime.cuda.driver import Driver
+
+
+def why_not() -> str | None:
+    try:
+        Driver().close()
+    except FusecError as error:
+        return str(error)
+    return None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def gpu() -> None:
+    if reason := why_not():
+        pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def stories(shared_data: Path) -> Path:
+    return shared_data / "stories260K.gguf"
+
+
+@pytest.fixture(scope="session")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return synthesize("smollm2-135m", tmp_path_factory.mktemp("models") / "smollm2-135m.gguf")

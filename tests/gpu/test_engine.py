@@ -1,0 +1,141 @@
+"""Whole models on the GPU: the numbers contract, the levels, the token loop, the samplers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fusec import driver
+from fusec.errors import FusecError
+from fusec.models.model import Model
+from fusec.passes.pipeline import LEVELS
+from fusec.runtime.sampling import Sampling
+from fusec.verifier import BOUNDS, reference_logits, relative_error, same_choice
+
+pytestmark = pytest.mark.gpu
+
+IDS = [int(i) for i in np.random.default_rng(1).integers(0, 500, 40)]
+GREEDY = Sampling()
+
+
+def load(path: Path, level: int = 2, **options):
+    return driver.load(path, "native", level, **options)
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_model):
+    engine = load(tiny_model)
+    yield engine
+    engine.close()
+
+
+@pytest.mark.parametrize("level", sorted(LEVELS))
+def test_stories_goes_on_as_llama_cpp_does(stories, shared_data, level):
+    golden = json.loads((shared_data / "stories260K.golden.json").read_text())
+    engine = load(stories, level, kv="f32")
+    logits = engine.logits([1])[0]
+    assert relative_error(logits, np.array(golden["logits0"])) < 1e-4
+    assert list(engine.generate([1], len(golden["greedy"]))) == golden["greedy"]
+    engine.close()
+
+
+def check_levels(path: Path, ids: list[int], kv: str) -> None:
+    wanted = reference_logits(Model.open(path), ids, driver.DEFAULT_CONTEXT)
+    first = None
+    for level in sorted(LEVELS):
+        engine = load(path, level, kv=kv)
+        found, again = engine.logits(ids), engine.logits(ids)
+        engine.close()
+        first = found if first is None else first
+        assert relative_error(found, wanted) < BOUNDS[kv]
+        assert same_choice(found, wanted)
+        assert found.tobytes() == first.tobytes(), f"-O{level} differs from -O{min(LEVELS)}"
+        assert found.tobytes() == again.tobytes(), f"-O{level} differs from itself"
+
+
+@pytest.mark.parametrize("kv", sorted(BOUNDS))
+def test_levels_agree_to_the_byte_and_with_the_reference(tiny_model, kv):
+    check_levels(tiny_model, IDS, kv)
+
+
+@pytest.mark.parametrize("kv", sorted(BOUNDS))
+def test_stories_levels_agree_too(stories, kv):
+    check_levels(stories, IDS, kv)
+
+
+@pytest.mark.slow
+def test_a_full_size_model(smollm2):
+    check_levels(smollm2, IDS[:24], "f16")
+
+
+def test_graph_replay_is_what_eager_launches_are(tiny_model, engine):
+    eager = load(tiny_model, eager=True)
+    assert eager.logits(IDS).tobytes() == engine.logits(IDS).tobytes()
+    assert list(eager.generate(IDS, 50)) == list(engine.generate(IDS, 50))
+    eager.close()
+
+
+def test_the_l2_window_changes_no_number(tiny_model, engine):
+    pinned = load(tiny_model, l2="window")
+    assert pinned.logits(IDS).tobytes() == engine.logits(IDS).tobytes()
+    pinned.close()
+
+
+def test_the_device_loop_is_greedy(engine):
+    made = list(engine.generate(IDS[:5], 30))
+    logits = engine.logits(IDS[:5] + made[:-1])[4:]
+    assert made == [int(i) for i in logits.argmax(-1)]
+
+
+def test_the_context_can_be_filled(engine):
+    made = list(engine.generate(IDS[:3]))
+    assert len(made) == engine.context - 3 + 1
+    with pytest.raises(FusecError, match="do not fit a context"):
+        engine.generate(IDS[:3], len(made) + 1)
+    with pytest.raises(FusecError, match="past the context"):
+        engine.step(1)
+
+
+def test_a_stop_token_ends_the_generation(engine):
+    plain = list(engine.generate(IDS[:4], 30))
+    before = engine.stop
+    engine.stop = frozenset({plain[7]})
+    assert list(engine.generate(IDS[:4], 30)) == plain[: plain.index(plain[7])]
+    engine.stop = before
+    assert list(engine.generate(IDS[:4], 30)) == plain
+
+
+def test_sampling_is_reproducible(engine):
+    hot = Sampling(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, seed=3)
+    one, other = list(engine.generate(IDS[:4], 60, hot)), list(engine.generate(IDS[:4], 60, hot))
+    assert one == other
+    reseeded = Sampling(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, seed=4)
+    assert list(engine.generate(IDS[:4], 60, reseeded)) != one
+
+
+def test_sampling_from_one_candidate_is_greedy(engine):
+    greedy = list(engine.generate(IDS[:4], 40))
+    assert list(engine.generate(IDS[:4], 40, Sampling(temperature=0.7, top_k=1))) == greedy
+    narrow = Sampling(temperature=0.7, top_k=0, top_p=1e-6, min_p=0.0)
+    assert list(engine.generate(IDS[:4], 40, narrow)) == greedy
+    picky = Sampling(temperature=0.7, top_k=0, top_p=1.0, min_p=1.0)
+    assert list(engine.generate(IDS[:4], 40, picky)) == greedy
+
+
+def test_sampled_tokens_pass_the_filters(engine):
+    """Every token drawn is among those that the same settings leave on the host."""
+    settings = Sampling(temperature=1.5, top_k=5, top_p=1.0, min_p=0.0, seed=11)
+    made = list(engine.generate(IDS[:4], 60, settings))
+    logits = engine.logits(IDS[:4] + made[:-1])[3:]
+    ranks = [int((row > row[token]).sum()) for row, token in zip(logits, made, strict=True)]
+    assert max(ranks) < 5
+    assert len(set(ranks)) > 1
+
+
+def test_the_penalty_keeps_greedy_text_from_repeating(engine):
+    strong = Sampling(temperature=0.0, repeat_penalty=1e6, repeat_last=64)
+    made = list(engine.generate([1], 50, strong))
+    assert len(set(made)) == len(made)

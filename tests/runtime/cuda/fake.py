@@ -1,0 +1,281 @@
+"""A driver without a GPU: device memory is host memory, kernels are Python functions.
+
+It stands in for `cuda.bindings.driver`, so everything above it is the code that runs on a GPU.
+A "cubin" is the kernel's name; `kernels` says what the name does with its pointers.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import numpy as np
+
+from fusec.codegen.formats import FORMATS
+from fusec.ir.dtypes import dtype
+from fusec.ir.graph import Value
+from fusec.ir.ops import OPS
+from fusec.ir.plan import Kernel, LaunchPlan, Tensor
+from fusec.ir.region import parameters
+from fusec.ir.text import parse
+from fusec.runtime.cuda.driver import Executable
+
+RING = 1024
+Kernels = dict[str, Callable[..., None]]
+
+Status = enum.Enum(
+    "Status",
+    "CUDA_SUCCESS CUDA_ERROR_NO_DEVICE CUDA_ERROR_OUT_OF_MEMORY CUDA_ERROR_INVALID_IMAGE "
+    "CUDA_ERROR_NO_BINARY_FOR_GPU CUDA_ERROR_NOT_READY CUDA_ERROR_ILLEGAL_ADDRESS",
+)
+OK = Status.CUDA_SUCCESS
+
+
+class _Names:
+    """An enumeration of the driver: every member is its own name."""
+
+    def __getattr__(self, name: str) -> str:
+        return name
+
+
+class FakeDriver:
+    """`log` has the name of every call; `broken` maps a call to the status it fails with."""
+
+    CUdevice_attribute = CUlimit = CUaccessProperty = CUlaunchAttributeID = _Names()
+    CUstreamCaptureMode = _Names()
+    CUstream_flags = SimpleNamespace(CU_STREAM_NON_BLOCKING=1)
+    CU_MEMHOSTALLOC_DEVICEMAP = 2
+    CUlaunchConfig = CUaccessPolicyWindow = CUlaunchAttribute = CUlaunchAttributeValue = (
+        SimpleNamespace
+    )
+
+    def __init__(self, kernels=None, *, version=13000, capability=(9, 0), memory=1 << 30):
+        self.kernels: Kernels = kernels or {}
+        self.version, self.memory = version, memory
+        self.attributes = {
+            "CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR": capability[0],
+            "CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR": capability[1],
+            "CU_DEVICE_ATTRIBUTE_MAX_PERSISTING_L2_CACHE_SIZE": 32 << 10,
+            "CU_DEVICE_ATTRIBUTE_MAX_ACCESS_POLICY_WINDOW_SIZE": 1 << 20,
+        }
+        self.log: list[str] = []
+        self.launched: list[SimpleNamespace] = []
+        self.broken: dict[str, Status] = {}
+        self.buffers: dict[int, ctypes.Array] = {}
+        self.limits: dict[str, int] = {}
+        self._capturing: list[Callable[[], None]] | None = None
+
+    def __getattr__(self, name: str):
+        method = object.__getattribute__(self, f"_{name}")
+
+        def call(*args):
+            self.log.append(name)
+            if name in self.broken:
+                return (self.broken[name],)
+            result = method(*args)
+            if isinstance(result, Status):
+                return (result,)
+            return (OK, *(result if isinstance(result, tuple) else (result,)))
+
+        return call
+
+    @property
+    def used(self) -> int:
+        return sum(len(b) for b in self.buffers.values())
+
+    def _cuInit(self, _flags):
+        return OK
+
+    def _cuDriverGetVersion(self):
+        return self.version
+
+    def _cuDeviceGetCount(self):
+        return 1
+
+    def _cuDeviceGet(self, number):
+        return number
+
+    def _cuDeviceGetName(self, _length, _device):
+        return b"Fake GPU\0\0"
+
+    def _cuDeviceGetAttribute(self, which, _device):
+        return self.attributes[which]
+
+    def _cuDevicePrimaryCtxRetain(self, _device):
+        return "context"
+
+    def _nothing(self, *_args):
+        return OK
+
+    _cuCtxSetCurrent = _cuDevicePrimaryCtxRelease = _cuStreamSynchronize = _nothing
+    _cuStreamDestroy = _cuLibraryUnload = _cuGraphDestroy = _cuGraphExecDestroy = _nothing
+    _cuCtxResetPersistingL2Cache = _cuStreamQuery = _nothing
+
+    def _cuCtxSetLimit(self, name, value):
+        self.limits[name] = value
+        return OK
+
+    def _cuMemGetInfo(self):
+        return self.memory - self.used, self.memory
+
+    def _cuMemAlloc(self, nbytes):
+        if self.used + nbytes > self.memory:
+            return Status.CUDA_ERROR_OUT_OF_MEMORY
+        buffer = (ctypes.c_uint8 * nbytes)()
+        ctypes.memset(buffer, 0xAB, nbytes)  # what nobody wrote should show
+        self.buffers[ctypes.addressof(buffer)] = buffer
+        return ctypes.addressof(buffer)
+
+    def _cuMemHostAlloc(self, nbytes, _flags):
+        return self._cuMemAlloc(nbytes)
+
+    def _cuMemHostGetDevicePointer(self, address, _flags):
+        return address
+
+    def _cuMemFree(self, pointer):
+        del self.buffers[pointer]
+        return OK
+
+    _cuMemFreeHost = _cuMemFree
+
+    def _copy(self, target, source, nbytes, _stream):
+        self._do(lambda: ctypes.memmove(target, source, nbytes))
+        return OK
+
+    _cuMemcpyHtoDAsync = _cuMemcpyDtoHAsync = _copy
+
+    def _cuMemsetD8Async(self, pointer, value, nbytes, _stream):
+        self._do(lambda: ctypes.memset(pointer, value, nbytes))
+        return OK
+
+    def _cuStreamCreate(self, _flags):
+        return "stream"
+
+    def _cuLibraryLoadData(self, data, *_options):
+        return data if data.decode() in self.kernels else Status.CUDA_ERROR_INVALID_IMAGE
+
+    def _cuLibraryGetKernel(self, library, name):
+        assert library == name
+        return name.decode()
+
+    def _cuKernelGetFunction(self, kernel):
+        return kernel
+
+    def _cuLaunchKernelEx(self, config, function, parameters, _extra):
+        pointers, types = parameters
+        assert all(kind is ctypes.c_void_p for kind in types)
+        self.launched.append(SimpleNamespace(name=function, config=config))
+        self._do(lambda: self.kernels[function](*pointers))
+        return OK
+
+    def _cuStreamBeginCapture(self, _stream, _mode):
+        assert self._capturing is None
+        self._capturing = []
+        return OK
+
+    def _cuStreamEndCapture(self, _stream):
+        graph, self._capturing = self._capturing, None
+        return (graph,)
+
+    def _cuGraphInstantiate(self, graph, _flags):
+        return (graph,)
+
+    def _cuGraphLaunch(self, graph, _stream):
+        for work in graph:
+            work()
+        return OK
+
+    def _do(self, work: Callable[[], None]) -> None:
+        if self._capturing is None:
+            work()
+        else:
+            self._capturing.append(work)
+
+
+def view(pointer: int, kind: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Memory as an array: plain types in their shape, quantised ones as uint8[rows, row bytes]."""
+    plain, nbytes = dtype(kind).numpy, dtype(kind).nbytes(shape)
+    raw = np.frombuffer((ctypes.c_uint8 * nbytes).from_address(pointer), np.uint8)
+    return raw.view(plain).reshape(shape) if plain else raw.reshape(int(np.prod(shape[:-1])), -1)
+
+
+def kernel_of(kernel: Kernel, context: int) -> Callable[..., None]:
+    """What a plan's kernel computes, by the reference operations in float32.
+
+    A canonical region does not say how many positions its states have.
+    """
+    region = parse(kernel.region)
+    bound = parameters(region)
+
+    def shape(value: Value) -> tuple[int, ...]:
+        return (context, *value.shape[1:]) if value.is_state else value.shape
+
+    def run(*pointers: int) -> None:
+        at = dict(zip((v.name for v in bound), pointers, strict=False))
+        values = {}
+        for value in bound:
+            array = view(at[value.name], value.dtype, shape(value))
+            if value.is_weight and value.dtype in FORMATS:
+                rows = array.view(np.uint8).reshape(int(np.prod(value.shape[:-1])), -1)
+                array = FORMATS[value.dtype].decode(rows).reshape(value.shape)
+            values[value.name] = array if value.dtype == "i32" else array.astype(np.float32)
+        for node in region.walk():
+            operands = [values[v.name] for v in node.inputs]
+            values[node.name] = OPS[node.op].reference(*operands, **dict(node.attrs))
+            made = node.outputs[0]
+            place = made.buffer if made.is_state else made.name
+            if place in at:
+                view(at[place], made.dtype, shape(made))[...] = values[node.name]
+
+    return run
+
+
+def advance(chosen: int, token: int, pos: int, counter: int, tokens: int, ring: int) -> None:
+    """The control kernel of that name, as `fusec.codegen.cuda.control` describes it."""
+    step, p, choice = (int(_words(a)[0]) for a in (counter, pos, chosen))
+    slots = np.frombuffer((ctypes.c_uint64 * RING).from_address(ring), np.uint64)
+    slots[step % RING] = (step + 1) << 32 | choice
+    _words(token)[0], _words(pos)[0], _words(counter)[0] = choice, p + 1, step + 1
+    _words(tokens, p + 2)[p + 1] = choice
+
+
+def feed(tokens: int, token: int, pos: int) -> None:
+    """The control kernel of that name."""
+    p = int(_words(pos)[0]) + 1
+    _words(pos)[0], _words(token)[0] = p, _words(tokens, p + 1)[p]
+
+
+def sample(logits: int, scores: int, chosen: int, pos: int, tokens: int, params: int) -> None:
+    """Not the sampler's mathematics: seed and position decide, as they must on the device."""
+    seed = int(_words(params, 8)[6])
+    _words(chosen)[0] = (seed * 31 + int(_words(pos)[0]) * 7) % 500
+
+
+def _words(pointer: int, count: int = 1) -> np.ndarray:
+    return np.frombuffer((ctypes.c_uint32 * count).from_address(pointer), np.uint32)
+
+
+CONTROL: Kernels = {"advance": advance, "feed": feed, "sample": sample}
+
+
+def fake_for(*plans: LaunchPlan, **options) -> FakeDriver:
+    """A fake driver that knows the kernels of some plans and the control kernels."""
+    known = {
+        kernel.name: kernel_of(kernel, min((s.shape[0] for s in plan.states.values()), default=1))
+        for plan in plans
+        for kernel in plan.kernels
+    }
+    return FakeDriver(known | CONTROL, **options)
+
+
+def executables(*plans: LaunchPlan, arch: str = "sm_90a") -> dict[str, Executable]:
+    """What a compiler would have made of the plans' kernels and the control kernels."""
+    names = {k.name for plan in plans for k in plan.kernels} | set(CONTROL)
+    return {name: Executable(name, arch, name.encode(), 1, 32) for name in names}
+
+
+def unpacked(_tensor: Tensor, raw: np.ndarray) -> np.ndarray:
+    """Weights as they lie in the file."""
+    return raw.reshape(-1)

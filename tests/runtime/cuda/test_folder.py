@@ -1,0 +1,134 @@
+"""Compiling for a GPU that is elsewhere, and running the folder there; what each error says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fusec import driver, gpu
+from fusec.artifact import Artifact
+from fusec.codegen import targets
+from fusec.errors import FusecError
+from fusec.runtime.cuda.driver import Driver
+from tests.codegen.cuda.kernels import needs_compiler
+from tests.command import fusec, refused
+from tests.runtime.cuda.fake import FakeDriver, Status
+
+ARCH = "sm_90a"
+
+
+def on_a_gpu(monkeypatch: pytest.MonkeyPatch, **options: object) -> FakeDriver:
+    """Let `fusec` find a fake GPU that knows no kernels."""
+    api = FakeDriver(**options)
+    monkeypatch.setattr(gpu, "Driver", lambda: Driver(api))
+    return api
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("compiled") / "tiny"
+    ran = fusec("compile", tiny_model, "--target", ARCH, "-o", folder)
+    assert ran.code == 0, ran.err
+    assert "registers" in ran.out
+    return folder
+
+
+def without_a_gpu() -> None:
+    try:
+        Driver().close()
+    except FusecError:
+        return
+    pytest.skip("there is a GPU")
+
+
+@needs_compiler
+def test_the_folder_has_all_that_a_gpu_needs(folder, tiny_model):
+    manifest = json.loads((folder / "fusec.json").read_text())
+    plan = driver.compile(tiny_model, target=ARCH).plan
+    names = {kernel.name for kernel in plan.kernels} | {"advance", "feed", "sample"}
+    assert set(manifest["cubins"]) == names
+    for name, kernel in manifest["cubins"].items():
+        assert kernel["spill_bytes"] == 0
+        assert kernel["grid"] >= 1
+        assert (folder / "kernels" / f"{name}.py").read_text()
+        assert (folder / "kernels" / f"{name}.cubin").read_bytes().startswith(b"\x7fELF")
+
+
+@needs_compiler
+def test_a_folder_for_another_gpu(folder, monkeypatch):
+    on_a_gpu(monkeypatch, capability=(8, 0))
+    message = refused("run", folder, "--prompt-ids", "1,2", "-n", 4)
+    assert f"was compiled for {ARCH}, this GPU is Fake GPU, compute capability 8.0" in message
+    assert "--target sm_80" in message
+
+
+@needs_compiler
+def test_a_gpu_with_too_little_memory(folder, monkeypatch):
+    manifest = json.loads((folder / "fusec.json").read_text())
+    api = on_a_gpu(monkeypatch, memory=1 << 16)
+    code = ((folder / "kernels" / f"{name}.cubin").read_bytes() for name in manifest["cubins"])
+    known = set(code)
+    api._cuLibraryLoadData = lambda data, *_: (data,) if data in known else Status.CUDA_SUCCESS
+    api._cuLibraryGetKernel = lambda _library, name: name.decode()
+    message = refused("run", folder, "--prompt-ids", "1,2", "-n", 4)
+    assert message.startswith("not enough memory on Fake GPU: the model's weights needs")
+    assert not api.buffers
+
+
+@needs_compiler
+def test_damaged_machine_code_is_refused(folder, tmp_path):
+    name = next(iter(json.loads((folder / "fusec.json").read_text())["cubins"]))
+    path = folder / "kernels" / f"{name}.cubin"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + b"?")
+    try:
+        message = refused("run", folder, "--prompt-ids", "1,2", "-n", 4)
+    finally:
+        path.write_bytes(whole)
+    assert "not as fusec compile wrote it" in message
+
+
+@needs_compiler
+def test_running_the_folder_without_a_gpu(folder):
+    without_a_gpu()
+    assert "--target cpu" in refused("run", folder, "--prompt-ids", "1,2", "-n", 4)
+
+
+def test_native_without_a_gpu(tiny_model):
+    without_a_gpu()
+    for name in targets.NATIVE:
+        with pytest.raises(FusecError, match="--target cpu"):
+            driver.load(tiny_model, name)
+    assert "--target cpu" in refused("run", tiny_model, "--target", "native", "--prompt-ids", "1")
+    assert "--target cpu" in refused("bench", tiny_model, "--target", "native", "-n", 4)
+
+
+def test_unknown_targets_name_the_known(tiny_model):
+    message = refused("compile", tiny_model, "--target", "sm_99")
+    assert message.startswith("unknown target 'sm_99': known are cpu, native, cuda, sm_80")
+
+
+def test_a_context_that_does_not_fit(tiny_model):
+    message = refused("compile", tiny_model, "--target", ARCH, "--context", 513)
+    assert "expected a context from 1 to 512" in message
+
+
+def test_the_model_may_lie_beside_the_folder(tiny_model, tmp_path):
+    model, folder = tmp_path / "a" / "m.gguf", tmp_path / "b" / "m"
+    model.parent.mkdir()
+    model.write_bytes(tiny_model.read_bytes())
+    driver.compile(model).save(folder)
+    moved = model.rename(folder.parent / "m.gguf")
+    opened = Artifact.open(folder)
+    assert opened.model().file.path == moved
+    moved.unlink()
+    with pytest.raises(FusecError, match="is gone: compile again, or put it beside"):
+        opened.model()
+
+
+def test_unknown_l2_modes_are_refused_on_every_target(tiny_model):
+    message = refused("run", tiny_model, "--prompt-ids", "1", "--l2", "on")
+    assert message == "unknown L2 mode 'on': known are off, window, auto"
+    assert "unknown L2 mode 'on'" in refused("bench", tiny_model, "--l2", "on", "-n", 4)

@@ -1,0 +1,218 @@
+"""Choosing tokens: the filters against their definitions, and the draws against probabilities."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fusec.errors import FusecError
+from fusec.runtime.sampling import Sampler, Sampling
+
+OFF = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
+DRAWS = 20_000
+
+
+def draws(logits: list[float], count: int = DRAWS, **given: float) -> Counter[int]:
+    sampler = Sampler(Sampling(**(OFF | given)))
+    scores = np.array(logits, np.float32)
+    return Counter(sampler.choose(scores) for _ in range(count))
+
+
+def expected(logits: list[float], *, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0) -> list[float]:
+    """Probabilities by the definitions, one filter after the other, in plain Python."""
+    order = sorted(range(len(logits)), key=lambda i: (-logits[i], i))
+    kept = order[:top_k] if top_k else order
+    total = math.fsum(math.exp(logits[i] - logits[order[0]]) for i in kept)
+    share = {i: math.exp(logits[i] - logits[order[0]]) / total for i in kept}
+    nucleus, mass = [], 0.0
+    for i in kept:
+        nucleus.append(i)
+        mass += share[i]
+        if mass >= top_p:
+            break
+    nucleus = [i for i in nucleus if share[i] >= min_p * share[order[0]]]
+    weights = {i: math.exp((logits[i] - logits[order[0]]) / temperature) for i in nucleus}
+    return [weights.get(i, 0.0) / math.fsum(weights.values()) for i in range(len(logits))]
+
+
+LOGITS = [2.0, -1.0, 0.5, 3.0, 1.5, -4.0, 2.9, 0.0]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"temperature": 0.5},
+        {"temperature": 3.0},
+        {"top_k": 3},
+        {"top_k": 1},
+        {"top_k": 100},
+        {"top_p": 0.6},
+        {"top_p": 0.99},
+        {"min_p": 0.2},
+        {"min_p": 1.0},
+        {"top_k": 5, "top_p": 0.8, "min_p": 0.3, "temperature": 2.0},
+    ],
+    ids=str,
+)
+def test_draws_follow_the_definitions(options: dict) -> None:
+    wanted = expected(LOGITS, **options)
+    found = draws(LOGITS, **options)
+    assert set(found) <= {i for i, p in enumerate(wanted) if p > 0}
+    for token, probability in enumerate(wanted):
+        tolerance = 5 * math.sqrt(probability * (1 - probability) / DRAWS) + 1e-9
+        assert found[token] / DRAWS == pytest.approx(probability, abs=tolerance)
+
+
+# eighths, so that sums of logits are exact; small differences, so that no share rounds to nothing
+eighths = st.integers(-40, 40).map(lambda i: i / 8)
+
+
+@given(
+    st.lists(eighths, min_size=1, max_size=12),
+    st.integers(0, 14),
+    st.sampled_from([0.1, 0.35, 0.55, 0.85, 0.97, 1.0]),
+    st.sampled_from([0.0, 0.03, 0.3, 0.7]),
+)
+@settings(max_examples=150, deadline=None)
+def test_what_the_filters_keep(logits: list[float], top_k: int, top_p: float, min_p: float) -> None:
+    options = {"top_k": top_k, "top_p": top_p, "min_p": min_p}
+    wanted = expected(logits, **options)
+    sampler = Sampler(Sampling(**(OFF | options)))
+    kept = sampler._candidates(np.array(logits, np.float64))
+    assert sorted(kept.tolist()) == [i for i, p in enumerate(wanted) if p > 0]
+    assert kept.tolist() == sorted(kept.tolist(), key=lambda i: (-logits[i], i))
+
+
+def test_ties_go_to_the_lowest_ids() -> None:
+    even = [1.0, 1.0, 1.0, 1.0, 0.0]
+    assert set(draws(even, 500, top_k=2)) == {0, 1}
+    assert set(draws(even, 500, top_p=0.5)) == {0, 1, 2}  # of 0.92: two are 0.46
+    assert Sampler(Sampling()).choose(np.array([0, 3, 3], np.float32)) == 1
+
+
+def test_a_seed_fixes_the_choices() -> None:
+    random = np.random.default_rng(0)
+    steps = random.standard_normal((50, 100)).astype(np.float32)
+
+    def choices(**given: float) -> list[int]:
+        sampler = Sampler(Sampling(**(OFF | given)))
+        return [sampler.choose(logits) for logits in steps]
+
+    assert choices(seed=1) == choices(seed=1)
+    assert choices(seed=1) != choices(seed=2)
+    assert choices(seed=2**128 - 1) != choices(seed=0)
+
+
+def test_a_filter_does_not_shift_later_choices() -> None:
+    """One random number a token: where a filter changes nothing, the choice is the same."""
+    steps = np.random.default_rng(0).standard_normal((40, 30)).astype(np.float32)
+    plain, filtered = (Sampler(Sampling(**(OFF | {"seed": 5, "top_k": k}))) for k in (0, 30))
+    narrow = Sampler(Sampling(**(OFF | {"seed": 5, "top_k": 1})))
+    for i, logits in enumerate(steps):
+        if i % 2:
+            assert filtered.choose(logits) == plain.choose(logits)
+        else:
+            filtered.sampling = narrow.sampling
+            filtered.choose(logits)
+            plain.choose(logits)
+            filtered.sampling = plain.sampling
+
+
+def test_temperature_0_is_greedy_whatever_the_filters() -> None:
+    logits = np.array(LOGITS, np.float32)
+    for options in ({}, {"top_k": 2}, {"top_p": 0.01}, {"min_p": 1.0}, {"seed": 9}):
+        assert Sampler(Sampling(temperature=0, **options)).choose(logits) == 3
+
+
+@pytest.mark.parametrize("temperature", [1e-9, 1e-300, 5e-324])
+def test_a_tiny_temperature_is_greedy(temperature: float) -> None:
+    assert set(draws(LOGITS, 50, temperature=temperature)) == {3}
+
+
+def test_a_huge_temperature_is_even() -> None:
+    found = draws(LOGITS, temperature=1e30)
+    assert min(found.values()) > 0.9 * DRAWS / len(LOGITS)
+
+
+def test_the_repetition_penalty() -> None:
+    logits = np.array([2.0, 1.9, -1.0, -1.1], np.float32)
+    penal = Sampling(temperature=0, repeat_penalty=1.5)
+    assert not penal.is_argmax
+    sampler = Sampler(penal)
+    assert sampler.choose(logits) == 0
+    sampler.accept(0)
+    sampler.accept(0)  # a token seen twice is penalised once
+    scores = sampler._penalised(logits.astype(np.float64))
+    assert scores.tolist() == pytest.approx([2.0 / 1.5, 1.9, -1.0, -1.1])
+    assert sampler.choose(logits) == 1
+    sampler.accept(2)  # below 0 it is multiplied
+    assert sampler._penalised(logits.astype(np.float64))[2] == pytest.approx(-1.5)
+    assert logits.tolist() == pytest.approx([2.0, 1.9, -1.0, -1.1])  # the caller's are left alone
+
+
+def test_the_penalty_forgets() -> None:
+    logits = np.array([2.0, 1.0, 0.0, 0.0], np.float32)
+    sampler = Sampler(Sampling(repeat_penalty=9, repeat_last=2))
+    sampler.accept(0)
+    assert sampler.choose(logits) == 1
+    sampler.accept(2)
+    sampler.accept(3)
+    assert sampler.choose(logits) == 0
+    blind = Sampler(Sampling(repeat_penalty=9, repeat_last=0))
+    blind.accept(0)
+    assert blind.choose(logits) == 0
+
+
+INF, NAN = math.inf, math.nan
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("logits", "chosen"),
+    [
+        ([NAN, 1.0, NAN], {1}),
+        ([-INF, 1.0, -INF, 1.0], {1, 3}),
+        ([0.0, INF, 3.0], {1}),
+        ([INF, 0.0, INF], {0, 2}),
+        ([NAN, -INF, 0.0, INF], {3}),
+        ([-INF, -INF], {0, 1}),
+        ([NAN, NAN, NAN], {0, 1, 2}),
+        ([3e38, -3e38], {0}),
+        ([7.0], {0}),
+    ],
+)
+def test_logits_that_are_no_numbers(logits: list[float], chosen: set[int]) -> None:
+    assert set(draws(logits, 200)) == chosen
+    assert set(draws(logits, 50, top_k=40, top_p=0.95, min_p=0.05, repeat_penalty=2)) <= chosen
+    assert set(draws(logits, 3, temperature=0)) == {min(chosen)}
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("temperature", -0.1),
+        ("temperature", NAN),
+        ("temperature", INF),
+        ("top_k", -1),
+        ("top_p", 0),
+        ("top_p", 1.1),
+        ("top_p", NAN),
+        ("min_p", -0.1),
+        ("min_p", 1.1),
+        ("min_p", NAN),
+        ("repeat_penalty", 0),
+        ("repeat_penalty", NAN),
+        ("repeat_last", -1),
+        ("seed", -1),
+        ("seed", 2**128),
+    ],
+)
+def test_values_out_of_range(option: str, value: float) -> None:
+    with pytest.raises(FusecError, match=f"sampling: expected {option} "):
+        Sampling(**{option: value})

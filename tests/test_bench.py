@@ -1,0 +1,127 @@
+"""`fusec bench`: what is measured, what the rows and the JSON hold, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from rich.console import Console
+
+from fusec import bench, bench_peers, driver
+from fusec.bench import Plan
+from fusec.bench_table import lines, table
+from fusec.codegen.cuda import probe
+from fusec.codegen.cuda.build import compile_many
+from fusec.errors import FusecError
+from tests.codegen.cuda.kernels import needs_compiler
+from tests.command import fusec, refused
+from tests.graphs import llama_graph
+
+
+@pytest.fixture(scope="module")
+def measured(tiny_model):
+    plan = Plan(lengths=(4, 6), levels=(0, 2), repeats=2, prompt=3, threads=1)
+    return bench.run(tiny_model, plan)
+
+
+def test_a_row_for_each_level_and_length(measured, tiny_model):
+    rows = measured["results"]
+    assert [(row["level"], row["n"]) for row in rows] == [(0, 4), (0, 6), (2, 4), (2, 6)]
+    for row in rows:
+        assert row["model"] == tiny_model.stem
+        assert row["prompt"] == 3
+        assert row["tok_s"] * row["us_per_token"] == pytest.approx(1e6)
+        assert row["spread"] >= 0
+        wanted = driver.compile(tiny_model, level=row["level"]).plan.dispatches["forward"]
+        assert row["dispatches"] == wanted
+        nbytes = row["gb_s"] * 1e3 * row["us_per_token"]
+        assert 0.5 < nbytes / tiny_model.stat().st_size < 1  # the file holds a vocabulary too
+
+
+def test_the_json_says_where_the_numbers_come_from(measured):
+    data = json.loads(json.dumps(measured))
+    assert {"gpu", "driver", "versions", "commit", "command", "results"} <= set(data)
+    assert data["gpu"] is None
+    assert data["versions"]["python"].startswith("3.")
+
+
+def test_the_table_shows_the_columns_that_have_values(measured):
+    console = Console(width=200, record=True)
+    console.print(table(measured))
+    text = console.export_text()
+    assert "pp3+tg6" in text
+    assert "-O2" in text
+    assert "gap us" not in text  # nobody measured it on the CPU
+    assert any("cores" in line for line in lines(measured))
+
+
+def test_only_one_row_of_a_matrix_that_is_only_embedded_counts():
+    tied, apart = (llama_graph(layers=1, vocab=64, tied=tied) for tied in (True, False))
+    one_row = sum(v.nbytes for v in tied.weights if v.name == "@token_embd.weight") // 64
+    assert bench.weight_bytes_read(tied) == sum(v.nbytes for v in tied.weights)
+    assert bench.weight_bytes_read(apart) == bench.weight_bytes_read(tied) + one_row
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lengths": (1,)}, "expected -n from 2, found"),
+        ({"lengths": ()}, "expected -n from 2"),
+        ({"prompt": 0}, "expected --prompt from 1"),
+        ({"repeats": 0}, "expected --repeats from 1"),
+        ({"levels": (7,)}, r"no level 7: there are \[0, 1, 2\]"),
+    ],
+)
+def test_plans_that_measure_nothing(options, message):
+    with pytest.raises(FusecError, match=message):
+        Plan(**options)
+
+
+def test_more_tokens_than_the_model_was_trained_for(tiny_model):
+    with pytest.raises(FusecError, match="expected a context from 1 to 512"):
+        bench.run(tiny_model, Plan(lengths=(600,), levels=(2,)))
+
+
+def test_peers_that_are_not_installed_are_named(tiny_model, monkeypatch):
+    monkeypatch.setattr(bench_peers, "PEERS", {"torch": "no_such_module"})
+    rows, notes = bench_peers.compare(tiny_model, Plan(), ("torch",))
+    assert not rows
+    assert notes == ["torch: not compared, there is no Python module no_such_module here"]
+
+
+def test_unknown_peers(tiny_model):
+    with pytest.raises(FusecError, match=r"unknown 'jax': known are torch, llama\.cpp"):
+        bench_peers.compare(tiny_model, Plan(), ("jax",))
+
+
+def test_the_command_writes_its_json(tiny_model, tmp_path):
+    path = tmp_path / "bench.json"
+    ran = fusec(
+        "bench", tiny_model, "-n", "4", "-O", "2", "--repeats", 1, "--threads", 1, "--json", path
+    )
+    assert ran.code == 0, ran.err
+    assert "pp16+tg4" in ran.out
+    (row,) = json.loads(path.read_text())["results"]
+    assert (row["level"], row["n"], row["launch"]) == (2, 4, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("-n", "4,x"), "-n: expected numbers like 1,2, found 'x'"),
+        (("-O", "-1"), "-O: expected numbers like 1,2, found '-1'"),
+        (("--compare", "jax"), "unknown 'jax'"),
+        (("--json", "/no/such/folder/b.json"), "cannot write here"),
+    ],
+)
+def test_the_command_refuses(tiny_model, arguments, message):
+    assert message in refused("bench", tiny_model, *arguments)
+
+
+@needs_compiler
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90a"])
+def test_measuring_kernels_assemble(arch):
+    for cubin in compile_many([probe.read(), *probe.stamps()], arch):
+        assert cubin.spill_loads == 0
+        assert "f64" not in cubin.ptx
+        assert ("ld.global.nc" in cubin.ptx) == (cubin.name == "read")
