@@ -27,7 +27,7 @@ from fusec.codegen.cache import (
     stage,
 )
 from fusec.codegen.cuda.arch import find_arch
-from fusec.codegen.cuda.library import library_files
+from fusec.codegen.cuda.imports import library_files
 from fusec.codegen.cuda.toolchain import Cubin, CudaKernel, require_compiler, versions
 from fusec.errors import FusecError
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from fusec.codegen.cuda.library import import_lines
+from fusec.codegen.cuda.imports import import_lines
 from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.errors import FusecError
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from fusec.codegen.cuda.attention import emit_attention
 from fusec.codegen.cuda.elements import Elements, Indices
-from fusec.codegen.cuda.library import import_lines
+from fusec.codegen.cuda.imports import import_lines
 from fusec.codegen.cuda.matvec import Matvec
 from fusec.codegen.cuda.prologue import Prologue
 from fusec.codegen.cuda.scope import Scope
