@@ -261,7 +261,8 @@ def _infer_unary(node: Node) -> list[Type]:
 
 def _silu(x: Array) -> Array:
     """x * sigmoid(x), Elfwing et al. 2017."""
-    return x / (1 + np.exp(-x))
+    with np.errstate(over="ignore"):  # exp(-x) is infinite far below zero, and the result -0
+        return x / (1 + np.exp(-x))
 
 
 def _gelu(x: Array) -> Array:

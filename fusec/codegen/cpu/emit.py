@@ -9,18 +9,17 @@ own scratch, then takes its share of every segment.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
+from fusec.codegen.common import ELEMENT, open_region
 from fusec.codegen.kernel import KernelSource
-from fusec.errors import FusecError
 from fusec.ir.dtypes import dtype
 from fusec.ir.graph import Graph, Node, Value
 from fusec.ir.ops import op
 from fusec.ir.plan import Kernel
-from fusec.ir.region import KernelShape, NotOneKernel, Segment, analyse, parameters
+from fusec.ir.region import KernelShape, Segment, parameters
 from fusec.ir.tables import tables_of
-from fusec.ir.text import parse
 from fusec.writer import Writer
 
 HEADER_ARGS = 3  # tokens, scratch address, scratch stride
@@ -29,24 +28,10 @@ LINE = 64  # bytes of a cache line: scratch vectors start on one
 
 POINTER = {"f32": "ptr_f32", "f16": "ptr_u16", "i32": "ptr_i32"}
 
-ELEMENT: dict[str, Callable[[Node, list[str]], str]] = {
-    "add": lambda n, x: f"{x[0]} + {x[1]}",
-    "mul": lambda n, x: f"{x[0]} * {x[1]}",
-    "silu": lambda n, x: f"silu({x[0]})",
-    "gelu": lambda n, x: f"gelu({x[0]})",
-    "scale": lambda n, x: f"{x[0]} * float32({n['factor']!r})",
-    "softcap": lambda n, x: f"softcap({x[0]}, float32({n['cap']!r}))",
-}
-
 
 def emit(kernel: Kernel) -> KernelSource:
     """Source of the kernel. Raises FusecError if its region cannot be one kernel."""
-    region = parse(kernel.region)
-    try:
-        shape = analyse(region)
-    except NotOneKernel as reason:
-        raise FusecError(f"kernel {kernel.name}: {reason}") from None
-    return _Emitter(region, shape).emit()
+    return _Emitter(*open_region(kernel)).emit()
 
 
 class _Emitter:

@@ -6,21 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from fusec.codegen.common import ELEMENT
 from fusec.codegen.cuda.scope import Scope, identifier
 from fusec.ir.graph import Node, Value
 from fusec.ir.ops import op
 from fusec.ir.region import Segment
 from fusec.ir.tables import tables_of
 from fusec.writer import Writer
-
-ELEMENT: dict[str, Callable[[Node, list[str]], str]] = {
-    "add": lambda n, x: f"{x[0]} + {x[1]}",
-    "mul": lambda n, x: f"{x[0]} * {x[1]}",
-    "silu": lambda n, x: f"silu({x[0]})",
-    "gelu": lambda n, x: f"gelu({x[0]})",
-    "scale": lambda n, x: f"{x[0]} * float32({n['factor']!r})",
-    "softcap": lambda n, x: f"softcap({x[0]}, float32({n['cap']!r}))",
-}
 
 
 class HasElements(Protocol):

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
+from fusec.codegen.common import open_region
 from fusec.codegen.cuda.attention import emit_attention
 from fusec.codegen.cuda.elements import Elements, Indices
 from fusec.codegen.cuda.imports import import_lines
@@ -23,8 +24,7 @@ from fusec.errors import FusecError
 from fusec.ir.graph import Graph, Value
 from fusec.ir.ops import op
 from fusec.ir.plan import Kernel
-from fusec.ir.region import KernelShape, NotOneKernel, Segment, analyse
-from fusec.ir.text import parse
+from fusec.ir.region import KernelShape, Segment
 from fusec.writer import Writer
 
 MOST_BYTES = 1 << 32  # offsets into a buffer are 32 bits wide
@@ -32,11 +32,7 @@ MOST_BYTES = 1 << 32  # offsets into a buffer are 32 bits wide
 
 def emit(kernel: Kernel) -> CudaKernel:
     """Source and launch shape of a kernel. Raises FusecError if its region cannot be one kernel."""
-    region = parse(kernel.region)
-    try:
-        shape = analyse(region)
-    except NotOneKernel as reason:
-        raise FusecError(f"kernel {kernel.name}: {reason}") from None
+    region, shape = open_region(kernel)
     for value in region.weights:
         if value.nbytes >= MOST_BYTES:
             raise FusecError(
