@@ -7,9 +7,10 @@ import json
 import pytest
 from rich.console import Console
 
-from fusec import bench, bench_peers, driver
+from fusec import bench, driver
 from fusec.bench import Plan
-from fusec.bench_table import lines, table
+from fusec.bench import peers as bench_peers
+from fusec.bench.table import lines, table
 from fusec.codegen.cuda import probe
 from fusec.codegen.cuda.build import compile_many
 from fusec.errors import FusecError

@@ -8,7 +8,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from fusec import bench_gpu, driver
+from fusec import driver
+from fusec.bench import gpu as bench_gpu
 from fusec.errors import FusecError
 from fusec.ir.reference import Reference
 from fusec.runtime.cuda import loop as loop_module

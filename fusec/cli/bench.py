@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from fusec.cli.console import out, progress, write_text
 from fusec.errors import FusecError
 
 TABLE_WIDTH = 140
@@ -50,8 +51,8 @@ def bench(
     from dataclasses import asdict
 
     from fusec import bench as measuring
-    from fusec import bench_peers, cli
-    from fusec.bench_table import lines, table
+    from fusec.bench import peers as bench_peers
+    from fusec.bench.table import lines, table
 
     plan = measuring.Plan(
         lengths=numbers("-n", lengths),
@@ -66,20 +67,20 @@ def bench(
     peers = tuple(words(compare))
     bench_peers.check(peers)
     if json_file is not None:
-        cli.write_text(json_file, "{}\n")  # say that it cannot be written before the long work
-    with cli.progress("measuring") as advance:
+        write_text(json_file, "{}\n")  # say that it cannot be written before the long work
+    with progress("measuring") as advance:
         data: dict[str, Any] = measuring.run(model, plan, advance)
         if peers:
             advance(compare)
             rows, data["notes"] = bench_peers.compare(model, plan, peers)
             data["results"] += [asdict(row) for row in rows]
     # a wide table that a narrow terminal wraps is better than one without its numbers
-    wide = Console(file=cli.out.file, width=max(cli.out.width, TABLE_WIDTH))
+    wide = Console(file=out.file, width=max(out.width, TABLE_WIDTH))
     wide.print(table(data))
     for line in lines(data):
-        cli.out.print(line)
+        out.print(line)
     if json_file is not None:
-        cli.write_text(json_file, json.dumps(data, indent=1) + "\n")
+        write_text(json_file, json.dumps(data, indent=1) + "\n")
 
 
 def words(text: str) -> list[str]:

@@ -130,7 +130,7 @@ def measure(
     prompt = prompt_ids(engine.vocabulary, plan.prompt)
     device, gap = None, None
     if launch == "graph":
-        from fusec.bench_gpu import device_times
+        from fusec.bench.gpu import device_times
 
         device, gap = device_times(engine, prompt, min(plan.lengths))
     for n in plan.lengths:
@@ -188,7 +188,7 @@ def read_bandwidth(plan: Plan, note: Note) -> float | None:
     target = targets.get(plan.target)
     if not target.is_cuda:
         return None
-    from fusec.bench_gpu import read_bandwidth as measured
+    from fusec.bench.gpu import read_bandwidth as measured
 
     note("bandwidth")
     return measured(target.name)

@@ -1,0 +1,79 @@
+"""The command line: one module a command, and what turns errors into exit codes."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from fusec.cli.bench import bench
+from fusec.cli.compile import compile_command
+from fusec.cli.inspect import inspect
+from fusec.cli.run import run
+from fusec.cli.synth import synth
+from fusec.cli.verify import verify
+from fusec.errors import FusecError
+
+app = typer.Typer(
+    name="fusec",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+
+@app.callback(invoke_without_command=True)
+def fusec(
+    context: typer.Context,
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Compile a language model's decode step into fused kernels and a launch plan; run it."""
+    if show_version:
+        typer.echo(f"fusec {version('fusec')}")
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+app.command("compile")(compile_command)
+for command in (run, inspect, verify, bench, synth):
+    app.command()(command)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Entry point: user errors are one line and exit code 2; FUSEC_DEBUG shows the traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # text that a terminal cannot show is no reason
+            stream.reconfigure(errors="replace")  # to end a generation
+    try:
+        code = app(args, prog_name="fusec", standalone_mode=False)
+        raise SystemExit(code if isinstance(code, int) else 0)
+    except (typer.Abort, KeyboardInterrupt):
+        raise SystemExit(130) from None
+    except Exception as error:
+        message = user_message(error)
+        if message is None:
+            raise
+        if os.environ.get("FUSEC_DEBUG"):
+            traceback.print_exc()
+        print(f"error: {' '.join(message.split())}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def user_message(error: Exception) -> str | None:
+    """What to tell the user; None for an error that is ours."""
+    if isinstance(error, FusecError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return f"out of memory: {error}"
+    if isinstance(error, OSError):
+        return str(error)
+    # a mistake on the command line; typer has had classes of its own and click's for it
+    format_message = getattr(error, "format_message", None)
+    return f"{format_message()} (fusec --help explains)" if format_message else None

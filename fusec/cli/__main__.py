@@ -1,0 +1,5 @@
+"""`python -m fusec.cli`."""
+
+from fusec.cli import main
+
+main()

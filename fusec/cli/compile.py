@@ -1,0 +1,73 @@
+"""`fusec compile`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fusec.cli.console import out, progress, show_report, write_text
+from fusec.cli.options import Context, Disable, Kv, Level, ModelArg, Target
+from fusec.errors import FusecError
+
+
+def compile_command(
+    model: ModelArg,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", metavar="DIR", help="Write plan, kernels, stages and DOT here."),
+    ] = None,
+    target: Target = "cpu",
+    level: Level = 2,
+    context: Context = None,
+    kv: Kv = "f16",
+    dot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the plan as graphviz DOT.")
+    ] = None,
+    dump_after: Annotated[
+        str | None, typer.Option(metavar="PASS|all", help="Print the graph after this pass.")
+    ] = None,
+    stop_after: Annotated[
+        str | None, typer.Option(metavar="PASS", help="Run no pass behind this one.")
+    ] = None,
+    disable: Disable = None,
+) -> None:
+    """Compile a model: print what each pass merged, and the plan; build every kernel."""
+    from fusec import artifact, driver, report
+    from fusec.ir.dot import to_dot
+
+    start = time.perf_counter()
+    compiled = driver.compile(
+        model,
+        target=target,
+        level=level,
+        context=context,
+        kv=kv,
+        disable=disable or (),
+        stop_after=stop_after,
+    )
+    names = [stage.name for stage in compiled.stages]
+    if dump_after not in (None, "all", *names):
+        raise FusecError(f"no pass '{dump_after}' at this level: it runs {', '.join(names)}")
+    for stage in compiled.stages:
+        if dump_after in ("all", stage.name):
+            typer.echo(artifact.stage_text(stage))
+    if output is not None:  # before the long work, not after it
+        artifact.check_target(output)
+    if dot is not None:
+        write_text(dot, to_dot(compiled.graph))
+    with progress("compiling", len(compiled.kernels)) as advance:
+        cubins = compiled.build(advance)
+    if output is not None:
+        compiled.save(output)
+    show_report(report.summary(compiled))
+    if cubins:
+        from fusec import gpu
+
+        out.print(gpu.cubin_table(gpu.describe(compiled.kernels, cubins)))
+    seconds = time.perf_counter() - start
+    out.print(f"{len(compiled.kernels)} kernels ready in {seconds:.1f} s")
+    if output is not None:
+        out.print(f"written to {output}: run it with  fusec run {output}")

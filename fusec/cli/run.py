@@ -1,0 +1,88 @@
+"""`fusec run`."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from fusec.cli.console import err, progress
+from fusec.cli.options import AsJson, Context, MaybeKv, MaybeLevel, MaybeTarget, ModelOrDir, Threads
+from fusec.errors import FusecError
+
+
+def run(
+    model: ModelOrDir,
+    prompt: Annotated[
+        str | None, typer.Option("-p", "--prompt", help="The text to go on from.")
+    ] = None,
+    prompt_ids: Annotated[
+        str | None, typer.Option(metavar="1,2,3", help="The prompt as token ids.")
+    ] = None,
+    chat: Annotated[
+        bool,
+        typer.Option(
+            "--chat", help="Use the model's chat template: for -p, or for a conversation on stdin."
+        ),
+    ] = False,
+    new_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "-n", help="New tokens at most. (default: 128, or what the context has room for)"
+        ),
+    ] = None,
+    level: MaybeLevel = None,
+    context: Context = None,
+    kv: MaybeKv = None,
+    target: MaybeTarget = None,
+    temp: Annotated[float, typer.Option(help="Temperature; 0 is greedy.")] = 0.8,
+    top_k: Annotated[int, typer.Option(help="Keep the k likeliest tokens; 0 keeps all.")] = 40,
+    top_p: Annotated[float, typer.Option(help="Keep the likeliest tokens up to this mass.")] = 0.95,
+    min_p: Annotated[
+        float, typer.Option(help="Drop tokens below this share of the likeliest.")
+    ] = 0.05,
+    repeat_penalty: Annotated[float, typer.Option(help="Above 1 discourages repetition.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same text.")] = 0,
+    threads: Threads = 0,
+    l2: Annotated[
+        str,
+        typer.Option(
+            metavar="off|window|auto", help="Ask a GPU to keep the layers' weights in its L2 cache."
+        ),
+    ] = "auto",
+    ignore_eos: Annotated[
+        bool, typer.Option("--ignore-eos", help="Go on behind an end-of-text token.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Generate text: from a model, or from a folder that fusec compile wrote."""
+    from fusec import generate
+    from fusec.runtime.sampling import Sampling
+
+    sampling = Sampling(temp, top_k, top_p, min_p, repeat_penalty, seed=seed)
+    request = generate.Request(prompt, prompt_ids, chat, new_tokens, sampling, ignore_eos)
+    if as_json and request.is_conversation:
+        raise FusecError("--json takes one prompt: give one with -p TEXT")
+    with progress("kernels") as advance:
+        runner = generate.open_runner(
+            model,
+            request,
+            level=level,
+            context=context,
+            kv=kv,
+            target=target,
+            threads=threads,
+            progress=advance,
+            l2=l2,
+        )
+    if request.is_conversation:
+        generate.converse(runner, request)
+    elif as_json:
+        result = generate.complete(runner, request)
+        typer.echo(json.dumps(result, ensure_ascii=False))
+    else:
+        result = generate.complete(runner, request, lambda text: typer.echo(text, nl=False))
+        typer.echo()
+        err.print(generate.timing_line(result), style="dim")
+    runner.engine.close()

@@ -1,0 +1,44 @@
+"""`fusec synth`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fusec.cli.console import out, progress
+
+
+def synth(
+    preset: Annotated[
+        str,
+        typer.Argument(metavar="PRESET", help="smollm2-135m, smollm2-360m, smollm2-1.7b or tiny."),
+    ],
+    output: Annotated[Path, typer.Option("-o", metavar="FILE", help="The GGUF file to write.")],
+    quant: Annotated[
+        str, typer.Option(help="Weight mix: F32, F16, BF16, Q8_0, IQ4_NL, IQ4_XS.")
+    ] = "IQ4_XS",
+    seed: Annotated[int, typer.Option(help="The same seed gives the same file.")] = 0,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="tokenizer.json or a GGUF with a vocabulary."),
+    ] = None,
+    context: Annotated[
+        int | None, typer.Option(help="Replaces the length the model says it was trained for.")
+    ] = None,
+) -> None:
+    """Write a model of a real shape with random weights, for tests and measurements."""
+    from fusec.models.synth import synthesize
+
+    with progress("writing") as advance:
+        synthesize(
+            preset,
+            output,
+            quant=quant,
+            seed=seed,
+            tokenizer=tokenizer,
+            context=context,
+            progress=advance,
+        )
+    out.print(f"{output}: {output.stat().st_size / 1e6:.1f} MB")

@@ -1,0 +1,51 @@
+"""`fusec verify`."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from fusec.cli.console import out, progress
+from fusec.cli.options import AsJson, Context, ModelArg, Target
+
+
+def verify(
+    model: ModelArg,
+    level: Annotated[
+        int | None,
+        typer.Option("-O", "--level", help="Check this level against -O0 (default: all)."),
+    ] = None,
+    context: Context = None,
+    kv: Annotated[
+        str, typer.Option(metavar="f16|f32|both", help="KV cache types to check.")
+    ] = "both",
+    tokens: Annotated[
+        int | None, typer.Option(help="Length of the random prompt. (default: 24)")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the random prompt.")] = 0,
+    target: Target = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Check compiled logits: against the float64 reference, and between levels byte for byte."""
+    from fusec.verifier import check, verdict_table
+
+    kinds = ("f16", "f32") if kv == "both" else (kv,)
+    with progress("verifying") as advance:
+        verdicts = check(
+            model,
+            level=level,
+            context=context,
+            kinds=kinds,
+            tokens=tokens,
+            seed=seed,
+            target=target,
+            note=advance,
+        )
+    if as_json:
+        typer.echo(json.dumps([v.as_dict() for v in verdicts]))
+    else:
+        out.print(verdict_table(str(model), verdicts))
+    if not all(v.ok for v in verdicts):
+        raise typer.Exit(1)
