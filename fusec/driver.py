@@ -20,7 +20,8 @@ from fusec.ir.graph import Graph
 from fusec.ir.plan import LaunchPlan
 from fusec.models.model import Model
 from fusec.passes.lower import lower
-from fusec.passes.pipeline import Stage, passes_of, run_passes
+from fusec.passes.overlap import overlap
+from fusec.passes.pipeline import OVERLAPPED, Stage, passes_of, run_passes
 from fusec.passes.rule import Rule
 from fusec.runtime.cuda.window import check_mode
 from fusec.runtime.engine import Engine
@@ -213,7 +214,10 @@ def _compile_graph(
     stages = run_passes(
         graph, passes, target.limits, stop_after=options.stop_after, observe=observe
     )
-    return stages, lower(stages[-1].graph, options.target, options.level)
+    plan = lower(stages[-1].graph, options.target, options.level)
+    if options.level >= OVERLAPPED and target.limits.overlaps:
+        plan = overlap(plan)
+    return stages, plan
 
 
 def bind(

@@ -32,7 +32,7 @@ def control_kernels(plan: LaunchPlan) -> dict[str, CudaKernel]:
     from fusec.codegen.cuda import control
 
     vocabulary = plan.outputs["%logits"].shape[-1]
-    return {kernel.name: kernel for kernel in control.kernels(vocabulary)}
+    return {kernel.name: kernel for kernel in control.kernels(vocabulary, plan.overlaps)}
 
 
 def build(

@@ -15,7 +15,7 @@ ModelOrDir = Annotated[
         metavar="MODEL.gguf|DIR", help="A GGUF file, or a folder from fusec compile -o."
     ),
 ]
-LEVELS = "0 naive (a kernel per op), 1 paired, 2 fused."
+LEVELS = "0 naive (a kernel per op), 1 paired, 2 fused, 3 deep."
 Level = Annotated[int, typer.Option("-O", "--level", metavar="LEVEL", help=LEVELS)]
 MaybeLevel = Annotated[
     int | None,

@@ -61,6 +61,7 @@ def get(name: str) -> CodeTarget:
     if name not in (*NATIVE, *ARCHS):
         known = ", ".join(("cpu", *NATIVE, *ARCHS))
         raise FusecError(f"unknown target '{name}': known are {known}")
-    arch = native_arch().name if name in NATIVE else name
+    arch = native_arch() if name in NATIVE else ARCHS[name]
     # a block keeps its prologue in static shared memory
-    return CodeTarget(Target(arch, frozenset(FORMATS), 48 << 10), _emit_cuda, prefill_tokens=1)
+    limits = Target(arch.name, frozenset(FORMATS), 48 << 10, overlaps=arch.number >= 90)
+    return CodeTarget(limits, _emit_cuda, prefill_tokens=1)

@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-VERSION = 1
+VERSION = 2
 APART = {"embed": "embed", "argmax": "sample", "sample": "sample"}
 """Ops that the forward pass proper is counted without, and the group they are counted in."""
 
@@ -28,7 +28,10 @@ class Arg:
 
 @dataclass(frozen=True)
 class Launch:
-    """One dispatch. `waits`: earlier launches whose results or memory it needs, by index."""
+    """One dispatch. `waits`: earlier launches whose results or memory it needs, by index.
+
+    `early`: it may start while the launch in front of it still runs (see `fusec.passes.overlap`).
+    """
 
     node: str
     kernel: str
@@ -37,14 +40,19 @@ class Launch:
     waits: tuple[int, ...]
     layer: int | None
     group: str  # forward | embed | sample
+    early: bool = False
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel that launches share: the canonical region it computes, as printed IR."""
+    """A kernel that launches share: the canonical region it computes, as printed IR.
+
+    `overlaps`: its code waits for the launch in front of it, and lets the next one start early.
+    """
 
     name: str
     region: str
+    overlaps: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,8 +109,16 @@ class LaunchPlan:
             "other": dict(sorted(groups.items())),
         }
 
+    @property
+    def overlaps(self) -> bool:
+        """Whether launches start before those in front of them have ended."""
+        return any(kernel.overlaps for kernel in self.kernels)
+
     def only(self, outputs: set[str]) -> LaunchPlan:
-        """The plan without the launches that feed none of `outputs` and no state."""
+        """The plan without the launches that feed none of `outputs` and no state.
+
+        A launch that follows another one than before does not start early.
+        """
         live: set[int] = set()
         wanted = {self.output_args[name].name for name in outputs} | set(self.states)
         for i, launch in reversed(tuple(enumerate(self.launches))):
@@ -111,7 +127,11 @@ class LaunchPlan:
         order = sorted(live)
         place = {old: new for new, old in enumerate(order)}
         launches = tuple(
-            replace(self.launches[i], waits=tuple(place[w] for w in self.launches[i].waits))
+            replace(
+                self.launches[i],
+                waits=tuple(place[w] for w in self.launches[i].waits),
+                early=self.launches[i].early and i - 1 in live,
+            )
             for i in order
         )
         return replace(self, launches=launches)

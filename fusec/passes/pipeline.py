@@ -13,9 +13,11 @@ from fusec.ir.verify import verify
 from fusec.passes.fuse import Fuse, Refusal
 from fusec.passes.rule import Rule
 from fusec.passes.rules import (
+    embed_norm_qkv,
     kv_write,
     matvec_residual,
     norm_matvec,
+    norm_qkv_rope,
     norm_swiglu,
     pair_ropes,
     rope_kv_write,
@@ -38,8 +40,15 @@ FUSED = (
     Fuse(norm_swiglu.RULE),  # row i of gate and of up in one block: h[i] needs nothing else
     Fuse(rope_kv_write.RULE),  # the rotated key is only ever read from the cache
 )
-LEVELS: dict[int, tuple[Fuse, ...]] = {0: NAIVE, 1: PAIRED, 2: FUSED}
-LEVEL_NAMES = {0: "naive", 1: "paired", 2: "fused"}
+DEEP = (
+    *FUSED,
+    Fuse(norm_qkv_rope.RULE),  # a launch of a few hundred elements less in each layer
+    Fuse(embed_norm_qkv.RULE),  # the row is read from L2 faster than a launch hands it on
+)
+LEVELS: dict[int, tuple[Fuse, ...]] = {0: NAIVE, 1: PAIRED, 2: FUSED, 3: DEEP}
+LEVEL_NAMES = {0: "naive", 1: "paired", 2: "fused", 3: "deep"}
+OVERLAPPED = 3
+"""From this level on, launches start early where the target and `fusec.passes.overlap` allow."""
 FIRST = "decode-graph"  # the name of the stage before any pass
 
 

@@ -7,7 +7,7 @@ a value of". Patterns are written as text: `pattern("norm -> product", norm="rms
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import networkx as nx
@@ -20,10 +20,11 @@ from fusec.ir.target import Target
 Refuse = Callable[[Graph, tuple[Node, ...]], str | None]
 
 
-def pattern(edges: str, context: str = "", **ops: str) -> nx.DiGraph:
+def pattern(edges: str, context: str = "", kept: str = "", **ops: str) -> nx.DiGraph:
     """Build a pattern: `edges` like "x -> a, x -> b"; roles in `context` are matched, not merged.
 
     Keywords give each role's kinds, separated by blanks; a role without them matches any node.
+    What a role in `kept` makes may have other readers, for whom the merged node writes it.
     """
     graph = nx.DiGraph()
     for edge in edges.split(","):
@@ -32,6 +33,7 @@ def pattern(edges: str, context: str = "", **ops: str) -> nx.DiGraph:
     for role, data in graph.nodes.items():
         data["ops"] = frozenset(ops.get(role, "").split())
         data["merged"] = role not in context.split()
+        data["kept"] = role in kept.split()
     return graph
 
 
@@ -53,6 +55,11 @@ class Rule:
         """How `--disable` and the pass list call it."""
         return self.kind.replace("_", "-")
 
+    @property
+    def _kept(self) -> frozenset[str]:
+        """Kinds of node whose values may have readers outside the match."""
+        return frozenset[str]().union(*(d["ops"] for _, d in self.pattern.nodes.items() if d["kept"]))
+
     def matches(self, graph: Graph) -> Iterator[tuple[Node, ...]]:
         """Sets of nodes to merge, each in graph order, ordered by their last node."""
         view = graph.as_networkx()
@@ -69,7 +76,7 @@ class Rule:
         """The reason this match must stay as it is, or None if it may be merged."""
         return (
             _different_tokens(match)
-            or _second_user(graph, match)
+            or _second_user(graph, [n for n in match if n.kind not in self._kept], match)
             or _cycle(graph, match)
             or _unsupported_format(match, target)
             or _not_one_kernel(graph, match, target)
@@ -133,9 +140,9 @@ def _different_tokens(match: tuple[Node, ...]) -> str | None:
     return None
 
 
-def _second_user(graph: Graph, match: tuple[Node, ...]) -> str | None:
+def _second_user(graph: Graph, nodes: Iterable[Node], match: tuple[Node, ...]) -> str | None:
     names = {n.name for n in match}
-    for node in match:
+    for node in nodes:
         for value in node.outputs:
             users = graph.users.get(value.name, ())
             if value.is_state or not any(u.name in names for u in users):

@@ -20,12 +20,17 @@ SAMPLING_WORDS = 8
 MOST_CANDIDATES = 1024
 
 
-def kernels(vocabulary: int) -> tuple[CudaKernel, CudaKernel, CudaKernel]:
-    """`advance`, `feed` and `sample` for a vocabulary."""
-    return advance(), feed(), sample(vocabulary)
+def kernels(
+    vocabulary: int, overlaps: bool = False
+) -> tuple[CudaKernel, CudaKernel, CudaKernel]:
+    """`advance`, `feed` and `sample` for a vocabulary.
+
+    `overlaps`: they may be launched before the launch in front of them has ended, and wait inside.
+    """
+    return advance(overlaps), feed(overlaps), sample(vocabulary, overlaps)
 
 
-def advance() -> CudaKernel:
+def advance(overlaps: bool = False) -> CudaKernel:
     """The kernel `advance(next, token, pos, step, tokens, ring)`: what was chosen is read next.
 
     All u32* but for ring, u64[RING] in pinned host memory. With s = step: entry s % RING of the
@@ -35,19 +40,19 @@ def advance() -> CudaKernel:
     """
     call = "advance_token(next_token, token, pos, step, tokens, ring)"
     signature = (*("u32*",) * 5, "u64*")
-    return _kernel("advance", "next_token token pos step tokens ring", [call], signature, 32)
+    return _kernel("advance", "next_token token pos step tokens ring", [call], signature, 32, overlaps)
 
 
-def feed() -> CudaKernel:
+def feed(overlaps: bool = False) -> CudaKernel:
     """The kernel `feed(tokens, token, pos)`, all u32*: the prompt's next token is read next.
 
     pos goes up by one, token becomes tokens[pos].
     """
     call = "feed_token(tokens, token, pos)"
-    return _kernel("feed", "tokens token pos", [call], ("u32*",) * 3, 32)
+    return _kernel("feed", "tokens token pos", [call], ("u32*",) * 3, 32, overlaps)
 
 
-def sample(vocabulary: int) -> CudaKernel:
+def sample(vocabulary: int, overlaps: bool = False) -> CudaKernel:
     """The kernel `sample(logits, scores, next, pos, tokens, params)`: choose `next`.
 
     logits f32* and scores f32* (scratch) of `vocabulary` floats, the rest u32*; `params` as
@@ -80,7 +85,7 @@ def sample(vocabulary: int) -> CudaKernel:
         f"sample_token({', '.join([*names.split(), str(vocabulary), *room.split()])})",
     ]
     kinds = ("f32*", "f32*", "u32*", "u32*", "u32*", "u32*")
-    return _kernel("sample", names, lines, kinds, MOST_CANDIDATES)
+    return _kernel("sample", names, lines, kinds, MOST_CANDIDATES, overlaps)
 
 
 def sampling_words(
@@ -103,8 +108,15 @@ def sampling_words(
 
 
 def _kernel(
-    name: str, names: str, lines: list[str], signature: tuple[str, ...], threads: int
+    name: str,
+    names: str,
+    lines: list[str],
+    signature: tuple[str, ...],
+    threads: int,
+    overlaps: bool,
 ) -> CudaKernel:
+    if overlaps:
+        lines = ["griddep_wait()", "griddep_launch()", *lines]
     body = f"def {name}({', '.join(names.split())}):\n" + "".join(f"    {x}\n" for x in lines)
     imports = "\n".join(import_lines(body))
     return CudaKernel(name, f"{imports}\n\n\n{body}", signature, threads)

@@ -82,17 +82,34 @@ class Elements:
         self.positions: dict[str, str] = {}
         self.angles: set[str] = set()
 
-    def fetch(self, behind_prologue: bool = True) -> None:
-        """Emit the loads, not emitted yet, of what comes from outside the segment.
+    def fetch_weights(self) -> None:
+        """Emit the loads that need no activations: weights, position, angles."""
+        self._fetch(weights=True)
 
-        `behind_prologue`: also of vectors that the kernel's prologue makes.
-        """
+    def fetch_activations(self) -> None:
+        """Emit the loads of what other kernels made, once it may be read."""
+        for value in self.activations:
+            self._load(value)
+
+    @property
+    def activations(self) -> list[Value]:
+        """What other kernels made, and this segment's element-wise nodes read."""
+        return [
+            v
+            for node in self.segment.nodes
+            for v in _operands(node)
+            if not v.is_weight and v.name not in self.scope.region.producers
+        ]
+
+    def fetch(self) -> None:
+        """Emit the loads, not emitted yet, of what comes from outside the segment."""
+        self._fetch(weights=False)
+
+    def _fetch(self, weights: bool) -> None:
         for node in self.segment.nodes:
             role = op(node.op).role
-            operands = {"element": node.inputs, "pair": node.inputs[:1], "store": node.inputs[1:2]}
-            for value in operands.get(role, ()):
-                made_here = value.name in self.scope.region.producers
-                if value.name not in self.inside and (behind_prologue or not made_here):
+            for value in _operands(node):
+                if value.name not in self.inside and (value.is_weight or not weights):
                     self._load(value)
             if role in ("pair", "store"):
                 self._position(node.inputs[1 if role == "pair" else 2])
@@ -178,6 +195,13 @@ class Elements:
             self.scope.w.line(f"store_u16_if({where}, f32_to_half({element}), {self.live})")
         else:
             self.scope.w.line(f"store_f32_if({where}, {element}, {self.live})")
+
+
+def _operands(node: Node) -> tuple[Value, ...]:
+    """What an element-wise node reads element by element."""
+    inputs = node.inputs
+    read = {"element": inputs, "pair": inputs[:1], "store": inputs[1:2]}
+    return read.get(op(node.op).role, ())
 
 
 def _scalar(name: str, i: str) -> str:

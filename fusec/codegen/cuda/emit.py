@@ -41,7 +41,7 @@ def emit(kernel: Kernel) -> CudaKernel:
             )
     if region.nodes and any(v.shape[0] != 1 for v in region.inputs):
         raise FusecError(f"kernel {kernel.name}: a CUDA kernel takes one token a step")
-    return _Emitter(region, shape).emit()
+    return _Emitter(region, shape, kernel.overlaps).emit()
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,10 @@ class Alike:
 
 
 class _Emitter:
-    def __init__(self, region: Graph, shape: KernelShape) -> None:
+    def __init__(self, region: Graph, shape: KernelShape, overlaps: bool) -> None:
         self.region, self.shape = region, shape
         self.geometry = plan(shape)
-        self.scope = Scope(region, self.geometry)
+        self.scope = Scope(region, self.geometry, overlaps)
         self.prologue = Prologue(self.scope, shape)
         self.alike = self._classes()
 
@@ -83,8 +83,15 @@ class _Emitter:
                     self._choose(alike, bindings[at])
                     if matvec:
                         matvec.load()
-                        matvec.begin()
-        self.prologue.emit()
+
+        def behind_wait() -> None:
+            for at, matvec in enumerate(matvecs):
+                if matvec and matvec.has_activations:
+                    with self._branch(at), self._bound(bindings[at]):
+                        matvec.fetch_activations()
+
+        self.prologue.emit(behind_wait)
+        self.scope.release()
         for at, alike in enumerate(self.alike):
             body.line()
             with self._branch(at), self._bound(bindings[at]):

@@ -67,13 +67,19 @@ class Matvec:
                 for row in self.rows:
                     if r < self._rounds_of(row[0]):
                         self._fetch(row, str(r))
-
-    def begin(self) -> None:
-        """Loads of activations for the element-wise work, before the prologue if possible."""
-        if self.early:
             if not self.segment.rope:
                 self.indices.emit(self.scope.w)
-            self.elements.fetch(behind_prologue=False)
+            self.elements.fetch_weights()
+
+
+    @property
+    def has_activations(self) -> bool:
+        """Whether `fetch_activations` loads something."""
+        return self.early and bool(self.elements.activations)
+
+    def fetch_activations(self) -> None:
+        """Loads of what the element-wise work needs of other kernels, before the prologue."""
+        self.elements.fetch_activations()
 
     def rest(self) -> None:
         """Everything else."""

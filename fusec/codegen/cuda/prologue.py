@@ -6,6 +6,7 @@ weights as floats in shared memory; every block makes these for itself.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from fusec.codegen import formats
@@ -30,6 +31,15 @@ class FixedPoint:
     blocks: int
 
 
+@dataclass(frozen=True)
+class Pending:
+    """A form to make of a source's first `count` quads; `line` writes `{quad}` at index `{i}`."""
+
+    source: Source
+    count: int
+    line: str
+
+
 class Prologue:
     """Emits a kernel's prologue and knows the sources and forms it made."""
 
@@ -45,16 +55,27 @@ class Prologue:
             return Memory(self.scope.pointers[value.name], value.shape[-1])
         return self.sources[value.name]
 
-    def emit(self) -> None:
-        """The vectors, then the forms, then a barrier."""
+    def emit(self, behind_wait: Callable[[], None]) -> None:
+        """The vectors, then the forms, then a barrier; `behind_wait` emits what comes before them.
+
+        What comes from the launch in front is read behind the wait. Norms' weights are not: they
+        are loaded before it where nothing has to be computed first.
+        """
         w = self.scope.w
+        norms_only = all(
+            n.op == "rms_norm" and n.inputs[0].name not in self.scope.region.producers
+            for n in self.shape.prologue
+        )
+        if not norms_only:
+            self.scope.wait()
+            behind_wait()
         if self.shape.prologue:
             w.line()
             w.line("# every block computes these for itself")
         for node in self.shape.prologue:
             self._vector(node)
         matvecs = [n for s in self.shape.segments for n in s.nodes if n.op == "matvec"]
-        pending = []
+        pending: list[Pending] = []
         for node in matvecs:
             x, weight = node.inputs
             source = self.source(x)
@@ -64,8 +85,13 @@ class Prologue:
             elif x.name not in self.fixed:
                 users = [formats.get(m.inputs[1].dtype) for m in matvecs if m.inputs[0] == x]
                 pending += self._as_fixed_point(x, source, users)
-        for steps, count, early, late in pending:
-            self._over_quads(steps, count, early, late)
+        for k, form in enumerate(pending):
+            self._fetch_weights(form, f"{k}_" if k else "")
+        if norms_only:
+            self.scope.wait()
+            behind_wait()
+        for k, form in enumerate(pending):
+            self._over_quads(form, f"{k}_" if k else "")
         if pending:
             w.line("barrier()")
         for value in self.shape.stores:
@@ -142,18 +168,17 @@ class Prologue:
 
     # --- forms -----------------------------------------------------------------------------------
 
-    def _as_floats(self, x: Value, source: Source) -> list[tuple[int, int, Source, str]]:
+    def _as_floats(self, x: Value, source: Source) -> list[Pending]:
         if isinstance(source, Shared):
             self.floats[x.name] = source.address
             return []
         address, count = self._room(x)
         self.floats[x.name] = address
-        line = f"store_floats({{quad}}, {{i}}, {count}, {address})"
-        return [(-(-count // self.scope.geometry.threads), count, source, line)]
+        return [Pending(source, count, f"store_floats({{quad}}, {{i}}, {count}, {address})")]
 
     def _as_fixed_point(
         self, x: Value, source: Source, users: list[formats.Format]
-    ) -> list[tuple[int, int, Source, str]]:
+    ) -> list[Pending]:
         blocks = source.n // 32
         has_min = any(isinstance(f, QuantFormat) and f.has_min for f in users)
         digits = self.scope.shared("digits", 96 * blocks)
@@ -163,25 +188,33 @@ class Prologue:
         line = f"store_digits({{quad}}, {{i}}, {blocks}, {digits}, {scales})"
         if sums:
             line = f"store_sum({line}, {{i}}, {blocks}, {sums})"
-        return [(-(-8 * blocks // self.scope.geometry.threads), 8 * blocks, source, line)]
+        return [Pending(source, 8 * blocks, line)]
 
-    def _over_quads(self, steps: int, count: int, source: Source, line: str) -> None:
+    def _steps(self, form: Pending) -> int:
+        return -(-form.count // self.scope.geometry.threads)
+
+    def _fetch_weights(self, form: Pending, tag: str) -> None:
         """Every thread takes quads `thread`, `thread + threads`, ...; few are loaded first."""
-        w, threads = self.scope.w, self.scope.geometry.threads
+        if self._steps(form) > UNROLLED:
+            return
+        for step in range(self._steps(form)):
+            i, more = f"own{tag}{step}", step * self.scope.geometry.threads
+            self.scope.w.line(f"{i} = uint32(thread + {more})" if step else f"{i} = thread")
+            form.source.fetch_weights(self.scope.w, i, f"{tag}{step}")
+
+    def _over_quads(self, form: Pending, tag: str) -> None:
+        w, threads, steps = self.scope.w, self.scope.geometry.threads, self._steps(form)
+        source, line = form.source, form.line
         if steps > UNROLLED:
             source.ready(w)
             with w.block(f"for step in range({steps}):"):
                 w.line(f"k = uint32(step * {threads} + thread)")
                 w.line(line.format(quad=source.quad("k"), i="k"))
             return
-        quads = []
-        for step in range(steps):
-            i = f"own{step}"
-            w.line(f"{i} = uint32(thread + {step * threads})" if step else f"{i} = thread")
-            quads.append(source.fetch(w, i, str(step)))
+        quads = [source.fetch(w, f"own{tag}{step}", f"{tag}{step}") for step in range(steps)]
         source.ready(w)
         for step, quad in enumerate(quads):
-            w.line(line.format(quad=quad, i=f"own{step}"))
+            w.line(line.format(quad=quad, i=f"own{tag}{step}"))
 
     def _store(self, value: Value) -> None:
         """Write a vector that somebody outside needs, its quads spread over the grid."""

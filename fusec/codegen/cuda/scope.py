@@ -14,8 +14,8 @@ POINTERS = {"f32": "f32*", "f16": "u16*", "i32": "u32*"}
 class Scope:
     """One emission. `pointers`: value name -> the variable that points to its memory."""
 
-    def __init__(self, region: Graph, geometry: Geometry) -> None:
-        self.region, self.geometry = region, geometry
+    def __init__(self, region: Graph, geometry: Geometry, overlaps: bool = False) -> None:
+        self.region, self.geometry, self.overlaps = region, geometry, overlaps
         self.w = Writer()
         self.outputs = {v.name for v in region.outputs}
         self.pointers: dict[str, str] = {}
@@ -35,6 +35,16 @@ class Scope:
             self.signature.append("f32*")
             self.arguments.append((self.tables[table], table))
         self._shared: list[str] = []
+
+    def wait(self) -> None:
+        """Behind this, what the launch in front made may be read."""
+        if self.overlaps:
+            self.w.line("griddep_wait()")
+
+    def release(self) -> None:
+        """From here on the launch behind may begin: not before this one has waited."""
+        if self.overlaps:
+            self.w.line("griddep_launch()")
 
     def shared(self, prefix: str, nbytes: int) -> str:
         """A variable with the address of new shared memory, declared at the kernel's start."""

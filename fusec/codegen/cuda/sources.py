@@ -27,8 +27,11 @@ class Source(ABC):
     def element(self, i: str) -> str:
         """Expression of element `i`."""
 
+    def fetch_weights(self, w: Writer, i: str, tag: str) -> None:  # noqa: B027  few have some
+        """Emit the loads for quad `i` that need no activations."""
+
     def fetch(self, w: Writer, i: str, tag: str) -> str:
-        """Emit the loads of quad `i`; returns the expression that makes the quad of them."""
+        """Emit the other loads of quad `i`; returns the expression that makes the quad of them."""
         w.line(f"quad{tag} = {self.quad(i)}")
         return f"quad{tag}"
 
@@ -91,9 +94,12 @@ class Normed(Source):
         """See `Source.element`."""
         return f"{self.x.element(i)} * {self.inverse} * load_weight_f32(at({self.weight}, {i}))"
 
+    def fetch_weights(self, w: Writer, i: str, tag: str) -> None:
+        """See `Source.fetch_weights`."""
+        w.line(f"gain{tag} = quad_weight({self.weight}, {i}, {self.n})")
+
     def fetch(self, w: Writer, i: str, tag: str) -> str:
         """See `Source.fetch`: the loads do not wait for the norm."""
-        w.line(f"gain{tag} = quad_weight({self.weight}, {i}, {self.n})")
         w.line(f"quad{tag} = {self.x.quad(i)}")
         return f"normed(quad{tag}, {self.inverse}, gain{tag})"
 

@@ -204,6 +204,16 @@ class Driver:
         parameters = (tuple(pointers), (ctypes.c_void_p,) * len(pointers))
         self.call("cuLaunchKernelEx", config, function.handle, parameters, 0)
 
+    def early(self) -> Any:
+        """The launch attribute of a kernel that may start while the one in front of it runs."""
+        attribute = self.api.CUlaunchAttribute()
+        which = self.api.CUlaunchAttributeID
+        attribute.id = which.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+        value = self.api.CUlaunchAttributeValue()
+        value.programmaticStreamSerializationAllowed = 1
+        attribute.value = value
+        return attribute
+
     def capture(self, stream: Handle, enqueue: Callable[[], None]) -> Handle:
         """What `enqueue` puts on the stream, as a graph that can be launched again and again."""
         mode = self.api.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL

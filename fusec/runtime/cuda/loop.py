@@ -40,7 +40,7 @@ class TokenLoop:
     def __init__(
         self, decode: CudaSession, scores: CudaSession, absorb: CudaSession, context: int
     ) -> None:
-        self._decode, self._scores, self._absorb = decode, scores, absorb
+        self.decode, self._scores, self._absorb = decode, scores, absorb
         self.workspace = decode.workspace
         memory = self.workspace.memory
         plan = decode.plan
@@ -105,25 +105,26 @@ class TokenLoop:
 
     def enqueue_greedy(self) -> None:
         """One token: the plan with its argmax, and advance."""
-        self._decode.enqueue()
-        self._launch("advance")
+        self.decode.enqueue()
+        self.enqueue_control("advance")
 
     def enqueue_sampled(self) -> None:
         """One token: the plan up to the logits, sample, and advance."""
         self._scores.enqueue()
-        self._launch("sample")
-        self._launch("advance")
+        self.enqueue_control("sample")
+        self.enqueue_control("advance")
 
     def enqueue_prompt(self) -> None:
         """One prompt token: the plan without logits, and feed."""
         self._absorb.enqueue()
-        self._launch("feed")
+        self.enqueue_control("feed")
 
-    def _launch(self, name: str) -> None:
-        self.workspace.launch(name, self._arguments[name])
+    def enqueue_control(self, name: str) -> None:
+        """One of the kernels of `fusec.codegen.cuda.control`."""
+        self.workspace.launch(name, self._arguments[name], self.decode.plan.overlaps)
 
     def _go(self, kind: str, enqueue: Callable[[], None]) -> None:
-        if self._decode.eager:
+        if self.decode.eager:
             enqueue()
             return
         if kind not in self._graphs:

@@ -17,7 +17,7 @@ class CudaSession:
     def __init__(self, plan: LaunchPlan, workspace: Workspace, *, eager: bool = False) -> None:
         self.plan, self.workspace, self.eager = plan, workspace, eager
         self._launches = [
-            (launch.kernel, tuple(workspace.address(arg) for arg in launch.args))
+            (launch.kernel, tuple(workspace.address(arg) for arg in launch.args), launch.early)
             for launch in plan.launches
         ]
         self._limits = limits(plan)
@@ -52,8 +52,8 @@ class CudaSession:
 
     def enqueue(self) -> None:
         """Put the plan's launches on the stream, to run or to be captured."""
-        for kernel, pointers in self._launches:
-            self.workspace.launch(kernel, pointers)
+        for kernel, pointers, early in self._launches:
+            self.workspace.launch(kernel, pointers, early)
 
     def reset(self) -> None:
         """Empty the states. Positions decide what is read, so nothing has to be cleared."""

@@ -97,9 +97,10 @@ class Workspace:
         """Load a kernel, to be launched by its name."""
         self._functions[executable.name] = self.driver.load(executable)
 
-    def launch(self, name: str, pointers: Sequence[int]) -> None:
-        """Enqueue a kernel."""
-        self.driver.launch(self._functions[name], pointers, self.stream, self._attributes)
+    def launch(self, name: str, pointers: Sequence[int], early: bool = False) -> None:
+        """Enqueue a kernel; `early`: it may start while the one in front of it runs."""
+        attributes = self._early if early else self._attributes
+        self.driver.launch(self._functions[name], pointers, self.stream, attributes)
 
     def capture(self, enqueue: Callable[[], None]) -> Handle:
         """What `enqueue` launches, as a graph that lives as long as the workspace."""
@@ -148,4 +149,5 @@ class Workspace:
         window = starts[len(inside)] if outside else end
         self.residency = decide(self.driver, l2, window)
         self._attributes: Sequence[Any] = attributes(self.driver, self.residency, base)
+        self._early = (*self._attributes, self.driver.early()) if plan.overlaps else ()
         return found
