@@ -91,7 +91,6 @@ class _Emitter:
                         matvec.fetch_activations()
 
         self.prologue.emit(behind_wait)
-        self.scope.release()
         for at, alike in enumerate(self.alike):
             body.line()
             with self._branch(at), self._bound(bindings[at]):

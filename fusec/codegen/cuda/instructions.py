@@ -78,17 +78,20 @@ ptx_op("uniform", "mov.u32 $0, $1;", "u32", "u32")  # the same in all threads of
 ptx_op("globaltimer", "mov.u64 $0, %globaltimer;", "u64", volatile=True)
 
 # -- weights: written by nobody while kernels run, so they may be read before any wait -------------
+# Not `.nc`: ptxas moves such loads behind `griddepcontrol.wait`.
 
-_NC = "ld.global.nc.L1::no_allocate"
-ptx_op("load_weight_v4", f"{_NC}.v4.u32 {{$0, $1, $2, $3}}, [$4];", "4*u32", "ptr", volatile=True)
-ptx_op("load_weight_v2", f"{_NC}.v2.u32 {{$0, $1}}, [$2];", "2*u32", "ptr", volatile=True)
+_WEIGHT = "ld.global.L1::no_allocate"
+ptx_op(
+    "load_weight_v4", f"{_WEIGHT}.v4.u32 {{$0, $1, $2, $3}}, [$4];", "4*u32", "ptr", volatile=True
+)
+ptx_op("load_weight_v2", f"{_WEIGHT}.v2.u32 {{$0, $1}}, [$2];", "2*u32", "ptr", volatile=True)
 for _kind in ("u32", "f32"):
-    ptx_op(f"load_weight_{_kind}", f"{_NC}.{_kind} $0, [$1];", _kind, "ptr", volatile=True)
+    ptx_op(f"load_weight_{_kind}", f"{_WEIGHT}.{_kind} $0, [$1];", _kind, "ptr", volatile=True)
 for _kind, _into in {"u16": "u32", "u8": "u32", "s8": "s32"}.items():
-    ptx_op(f"load_weight_{_kind}", f"{_NC}.{_kind} $0, [$1];", _into, "ptr", volatile=True)
+    ptx_op(f"load_weight_{_kind}", f"{_WEIGHT}.{_kind} $0, [$1];", _into, "ptr", volatile=True)
 ptx_op(
     "load_weight_v4_hint",
-    "ld.global.nc.L1::no_allocate.L2::cache_hint.v4.u32 {$0, $1, $2, $3}, [$4], $5;",
+    "ld.global.L1::no_allocate.L2::cache_hint.v4.u32 {$0, $1, $2, $3}, [$4], $5;",
     "4*u32",
     "ptr u64",
     volatile=True,
@@ -224,6 +227,14 @@ ptx_op(
 
 ptx_op("griddep_wait", "griddepcontrol.wait;", memory=True, since=90)
 ptx_op("griddep_launch", "griddepcontrol.launch_dependents;", volatile=True, since=90)
+# Work on `$0` is done in front of what follows, where ptxas would rather put it off: grids have one
+# row, so the branch is never taken, but only the GPU knows.
+ptx_op(
+    "settle",
+    "{ .reg .pred q; .reg .b32 y; mov.u32 y, %nctaid.y; add.u32 y, y, -1; and.b32 y, y, $0; "
+    "setp.ne.u32 q, y, 0; @q trap; }",
+    "", "u32", memory=True,
+)  # fmt: skip
 ptx_op("load_acquire_u32", "ld.acquire.gpu.global.u32 $0, [$1];", "u32", "ptr", memory=True)
 ptx_op("store_release_u32", "st.release.gpu.global.u32 [$0], $1;", "", "ptr u32", memory=True)
 ptx_op("red_release_add_u32", "red.release.gpu.global.add.u32 [$0], $1;", "", "ptr u32",

@@ -67,10 +67,14 @@ class Matvec:
                 for row in self.rows:
                     if r < self._rounds_of(row[0]):
                         self._fetch(row, str(r))
+            for r in range(self.rounds):
+                for row in self.rows:
+                    if r < self._rounds_of(row[0]):
+                        self._decode(row, str(r))
+            self._settle()
             if not self.segment.rope:
                 self.indices.emit(self.scope.w)
             self.elements.fetch_weights()
-
 
     @property
     def has_activations(self) -> bool:
@@ -168,6 +172,29 @@ class Matvec:
     def _quantised(self) -> list[Node]:
         return [a for a in self.anchors if isinstance(formats.get(a.inputs[1].dtype), QuantFormat)]
 
+    def _decode(self, row: tuple[Node, str, str], r: str) -> None:
+        """What needs no activations of a chunk's products."""
+        anchor, _, suffix = row
+        fmt = formats.get(anchor.inputs[1].dtype)
+        loaded = f"{self._name(anchor, suffix)}_{r}"
+        if isinstance(fmt, QuantFormat):
+            w = self.scope.w
+            w.line(f"{loaded}_levels = levels_{fmt.name}({loaded})")
+            w.line(f"{loaded}_scale = scale_{fmt.name}({loaded})")
+            if fmt.has_min:
+                w.line(f"{loaded}_min = min_{fmt.name}({loaded})")
+
+    def _settle(self) -> None:
+        """Where the wait comes next, decoding is done by then."""
+        words = [
+            f"all_words({self._name(anchor, suffix)}_{r}_levels)"
+            for r in range(self.rounds)
+            for anchor, _, suffix in self.rows
+            if r < self._rounds_of(anchor) and anchor in self._quantised()
+        ]
+        if words and self.scope.overlaps:
+            self.scope.w.line(f"settle({' ^ '.join(words)})")
+
     def _accumulate(self, row: tuple[Node, str, str], r: str) -> None:
         """Add one chunk's products to the row's running sum."""
         w = self.scope.w
@@ -183,15 +210,17 @@ class Matvec:
         assert isinstance(fmt, QuantFormat)
         vector = f"x{x.name[1:]}"
         digits, scale = f"{vector}_digits{r}", f"{vector}_scale{r}"
+        if not self.early:
+            self._decode(row, r)
+        levels = f"{loaded}_levels"
         if fmt.group == 16:
-            w.line(f"levels, (low, high) = levels_{fmt.name}({loaded}), scale_{fmt.name}({loaded})")
-            w.line(f"{s} = fma(dot_low(levels, {digits}), low * {scale}, {s})")
-            w.line(f"{s} = fma(dot_high(levels, {digits}), high * {scale}, {s})")
+            w.line(f"low, high = {loaded}_scale")
+            w.line(f"{s} = fma(dot_low({levels}, {digits}), low * {scale}, {s})")
+            w.line(f"{s} = fma(dot_high({levels}, {digits}), high * {scale}, {s})")
             return
-        product = f"dot(levels_{fmt.name}({loaded}), {digits})"
-        w.line(f"{s} = fma({product}, scale_{fmt.name}({loaded}) * {scale}, {s})")
+        w.line(f"{s} = fma(dot({levels}, {digits}), {loaded}_scale * {scale}, {s})")
         if fmt.has_min:
-            w.line(f"{s} = fma({vector}_sum{r}, -min_{fmt.name}({loaded}) * {scale}, {s})")
+            w.line(f"{s} = fma({vector}_sum{r}, -{loaded}_min * {scale}, {s})")
 
     # --- one step --------------------------------------------------------------------------------
 

@@ -37,13 +37,9 @@ class Scope:
         self._shared: list[str] = []
 
     def wait(self) -> None:
-        """Behind this, what the launch in front made may be read."""
+        """Behind this, what the launch in front made may be read, and the launch behind begins."""
         if self.overlaps:
             self.w.line("griddep_wait()")
-
-    def release(self) -> None:
-        """From here on the launch behind may begin: not before this one has waited."""
-        if self.overlaps:
             self.w.line("griddep_launch()")
 
     def shared(self, prefix: str, nbytes: int) -> str:

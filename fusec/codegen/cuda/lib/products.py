@@ -66,6 +66,13 @@ def dot_high(levels, x):
 
 
 @inline
+def all_words(levels):
+    """A word that depends on every one of a block's levels."""
+    low, high = levels
+    return uint32(low[0] ^ low[1] ^ low[2] ^ low[3] ^ high[0] ^ high[1] ^ high[2] ^ high[3])
+
+
+@inline
 def quad_of(levels, k):
     """The four levels of quad k of a block, as floats."""
     word = select_u32(k == uint32(1), levels[0][1], levels[0][0])
