@@ -16,7 +16,7 @@ from fusec.ir.text import parse
 Array = np.ndarray[Any, Any]
 
 STATELESS_POSITIONS = 4096  # length of the tables of angles where no state sets it
-INDEX_OPERAND = {"embed": 0, "rope": 1, "kv_append": 2, "attention": 3}
+INDEX_OPERAND = {"embed": 0, "rope": 1, "kv_append": 2, "attention": 3, "attention_spans": 3}
 """Op -> which of its operands kernels index memory with."""
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fusec.codegen import formats
 from fusec.codegen.cuda.elements import Elements, Indices
 from fusec.codegen.cuda.scope import Scope, identifier
-from fusec.codegen.cuda.sources import Embedded, Memory, Normed, Shared, Source
+from fusec.codegen.cuda.sources import Combined, Embedded, Memory, Normed, Shared, Source
 from fusec.codegen.formats import FloatFormat, QuantFormat
 from fusec.ir.graph import Node, Value
 from fusec.ir.region import KernelShape, Segment
@@ -117,8 +117,18 @@ class Prologue:
             self.sources[out.name] = source
             if read_inside:
                 self._materialise(out, source)
+        elif node.op == "attention_combine":
+            self.sources[out.name] = self._combined(node)
         else:
             self._elementwise(node)
+
+    def _combined(self, node: Node) -> Combined:
+        partials, pos = node.inputs
+        heads, spans, last = int(node["heads"]), int(node["spans"]), f"span{len(self.sources)}"
+        now = f"load_u32({self.scope.pointers[pos.name]})"
+        self.scope.w.line(f"{last} = uniform(uint32({now} // uint32({int(node['span'])})))")
+        head_dim = node.outputs[0].shape[-1] // heads
+        return Combined(self.scope.pointers[partials.name], last, heads, head_dim, spans)
 
     def _room(self, value: Value) -> tuple[str, int]:
         """Shared memory for a padded vector, and its quads."""
