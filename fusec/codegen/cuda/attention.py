@@ -7,9 +7,8 @@ its weighted sum of values in shared memory, where they are folded, one thread a
 `attention` goes over all spans in one block a head. `attention_spans` gives each span a block of
 its own and keeps what that finds for `attention_combine`; the sums and their order are the same.
 
-What `attention_spans` needs of the kernel right before it is only the query and the newest row of
-the caches. So it reads all older rows first, the newest with the query, and what lies between the
-two is the place to wait for that kernel.
+All that `attention_spans` needs of the launch right in front of it is the query and the newest row
+of the caches. If it may start early, it reads the older rows, waits, and reads those two.
 """
 
 from __future__ import annotations
@@ -28,9 +27,12 @@ ZEROS[8] = f"({ZEROS[4]}, {ZEROS[4]})"
 
 
 class Attention:
-    """One segment of role 'heads'. A lane holds `parts` pieces of `piece` elements of a row."""
+    """One segment of role 'heads'. A lane holds `parts` pieces of `piece` elements of a row.
 
-    def __init__(self, scope: Scope, node: Node) -> None:
+    `waits`: it is for this code to wait for the launch in front.
+    """
+
+    def __init__(self, scope: Scope, node: Node, waits: bool) -> None:
         self.scope, self.w, self.node = scope, scope.w, node
         self.q, self.k, self.v, self.pos = node.inputs
         self.heads, self.kv_heads = int(node["heads"]), int(node["kv_heads"])
@@ -43,6 +45,8 @@ class Attention:
         self.stride = self.parts * 8 * self.piece  # floats of a chunk's result
         words = self.piece if self.v.dtype == "f32" else self.piece // 2
         self.held = 2 * self.parts * ROWS * words <= HELD
+        self.waits = waits and scope.overlaps
+        self.early = self.waits and self.split and self.held
         self.maxima = scope.shared("maxima", 4 * CHUNKS)
         self.sums = scope.shared("sums", 4 * CHUNKS)
         self.outs = scope.shared("outs", 4 * CHUNKS * self.stride)
@@ -70,6 +74,8 @@ class Attention:
                 self._place()
                 self._span()
             return
+        if self.waits:
+            self._wait()
         w.line("head = unit")
         self._place()
         w.line("state = (float32(-1.0e9), float32(0), float32(0))", "of no span")
@@ -123,14 +129,14 @@ class Attention:
         """One warp's 16 positions; group g has positions g, g + 4, ... of them."""
         w, parts = self.w, range(self.parts)
         w.line("here = uint32(start + group)")
-        early = self.split and self.held
-        if early:
-            w.line("last = uint32(max_u32(n, uint32(2)) - uint32(2))", "row but the newest")
+        if self.early:
+            w.line("last = uint32(max_u32(n, uint32(2)) - uint32(2))", "but for the newest")
             self._keys_and_values()
-            w.line("# what the kernel before this one made is read from here on")
+        if self.split and self.waits:
+            self._wait()
         w.line("last = uint32(n - uint32(1))")
         self._query()
-        if early:
+        if self.early:
             with w.block(f"if some(uint32(last - start) < uint32({CHUNK})):"):
                 self._keys_and_values()
         elif self.held:
@@ -152,6 +158,10 @@ class Attention:
                 w.line(f"o = axpy_{self.piece}({before}, p{t}, {self._floats('v', t, c)})")
             place = f"(warp * {self.stride} + (member + {8 * c}) * {self.piece}) * 4"
             w.line(f"store_{self.piece}(uint32({self.outs} + {place}), o, lane)")
+
+    def _wait(self) -> None:
+        self.scope.wait()
+        self.scope.release()
 
     def _query(self) -> None:
         """This lane's pieces of the query, zeros where it has none."""
@@ -202,9 +212,9 @@ class Attention:
         w.line(f"store_weights(top, {total}, {self.maxima}, {self.sums}, warp, lane)")
 
 
-def emit_attention(scope: Scope, segment: Segment, first: str) -> None:
+def emit_attention(scope: Scope, segment: Segment, first: str, waits: bool) -> None:
     """Emit a segment of role 'heads'."""
-    Attention(scope, segment.nodes[0]).emit(first)
+    Attention(scope, segment.nodes[0], waits).emit(first)
 
 
 def _quotient(value: str, divisor: int) -> str:

@@ -90,8 +90,9 @@ class _Emitter:
                     with self._branch(at), self._bound(bindings[at]):
                         matvec.fetch_activations()
 
-        self.prologue.emit(behind_wait)
-        self.scope.release()
+        if not self.waits_inside:
+            self.prologue.emit(behind_wait)
+            self.scope.release()
         for at, alike in enumerate(self.alike):
             body.line()
             with self._branch(at), self._bound(bindings[at]):
@@ -100,6 +101,11 @@ class _Emitter:
                 else:
                     self._others(alike)
         return self._module(body)
+
+    @property
+    def waits_inside(self) -> bool:
+        """Whether the kernel is one attention, which reads most of the caches before it waits."""
+        return not self.shape.prologue and [s.role for s in self.shape.segments] == ["heads"]
 
     def _module(self, body: Writer) -> CudaKernel:
         """The source around the body, which is written last because it declares what that used."""
@@ -253,7 +259,7 @@ class _Emitter:
         segment, role = alike.members[0][0], self._role(alike)
         limit, first, _ = self._size(alike)
         if role == "heads":
-            emit_attention(self.scope, segment, first)
+            emit_attention(self.scope, segment, first, self.waits_inside)
         elif role == "scalar":
             self._scalar(segment)
         else:

@@ -58,15 +58,16 @@ class Prologue:
     def emit(self, behind_wait: Callable[[], None]) -> None:
         """The vectors, then the forms, then a barrier; `behind_wait` emits what comes before them.
 
-        What comes from the launch in front is read behind the wait. Norms' weights are not: they
-        are loaded before it where nothing has to be computed first.
+        What comes from the launch in front is read behind the wait. Norms' weights and the position
+        are not: they are loaded before it where nothing has to be computed first.
         """
         w = self.scope.w
-        norms_only = all(
-            n.op == "rms_norm" and n.inputs[0].name not in self.scope.region.producers
+        by_quads = all(
+            n.op in ("rms_norm", "attention_combine")
+            and n.inputs[0].name not in self.scope.region.producers
             for n in self.shape.prologue
         )
-        if not norms_only:
+        if not by_quads:
             self.scope.wait()
             behind_wait()
         if self.shape.prologue:
@@ -87,7 +88,7 @@ class Prologue:
                 pending += self._as_fixed_point(x, source, users)
         for k, form in enumerate(pending):
             self._fetch_weights(form, f"{k}_" if k else "")
-        if norms_only:
+        if by_quads:
             self.scope.wait()
             behind_wait()
         for k, form in enumerate(pending):

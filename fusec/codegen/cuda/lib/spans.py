@@ -10,6 +10,7 @@ then [spans, heads] pairs of top and sum.
 from numba import float32, uint32
 
 from fusec.codegen.cuda.device import (
+    add_u32,
     at,
     bits_f32,
     bits_u32,
@@ -20,6 +21,7 @@ from fusec.codegen.cuda.device import (
     load_f32x4,
     max_f32,
     min_u32,
+    mul_u32,
     rcp_f32,
     select_f32,
     select_u32,
@@ -78,18 +80,19 @@ def fold_four(state, span):
 
 
 @inline
-def load_span(partials, span, last, j, head, heads, n, spans, wide):
-    """A span's (top, sum of weights, elements j to j + 3), or only element j, unless `wide`.
+def load_span(partials, pair, j, span, last, heads, n, wide):
+    """A span's (top, sum of weights, elements j to j + 3), or j four times, unless `wide`.
 
-    A span behind the last has the `top` of none.
+    `pair`: where those of span 0 are. A span behind the last has the `top` of none.
     """
     here = min_u32(span, last)
-    top, total = load_f32x2(at(partials, uint32(spans * n + (here * heads + head) * 2)))
+    its_pair = add_u32(mul_u32(here, uint32(2 * heads)), pair)
+    top, total = load_f32x2(at(partials, its_pair))
     top = select_f32(span <= last, top, NOTHING)
-    place = uint32(here * n + j)
+    place = at(partials, add_u32(mul_u32(here, uint32(n)), j))
     if wide:
-        return top, total, load_f32x4(at(partials, place))
-    value = load_f32(at(partials, place))
+        return top, total, load_f32x4(place)
+    value = load_f32(place)
     return top, total, (value, value, value, value)
 
 
@@ -100,16 +103,17 @@ def combined(partials, last, j, heads, head_dim, spans, wide):
     Four spans are on their way at once.
     """
     n, head = heads * head_dim, uint32(j // uint32(head_dim))
-    state = load_span(partials, uint32(0), last, j, head, heads, n, spans, wide)
-    for turn in range(uint32((last + uint32(3)) >> uint32(2))):
+    pair = uint32(spans * n + head * 2)
+    state = load_span(partials, pair, j, uint32(0), uint32(0), heads, n, wide)
+    for turn in range(uint32(uint32(last + uint32(3)) >> uint32(2))):
         first = uint32(turn * 4 + 1)
-        a = load_span(partials, first, last, j, head, heads, n, spans, wide)
-        b = load_span(partials, uint32(first + 1), last, j, head, heads, n, spans, wide)
-        c = load_span(partials, uint32(first + 2), last, j, head, heads, n, spans, wide)
-        d = load_span(partials, uint32(first + 3), last, j, head, heads, n, spans, wide)
+        a = load_span(partials, pair, j, first, last, heads, n, wide)
+        b = load_span(partials, pair, j, uint32(first + 1), last, heads, n, wide)
+        c = load_span(partials, pair, j, uint32(first + 2), last, heads, n, wide)
+        d = load_span(partials, pair, j, uint32(first + 3), last, heads, n, wide)
         state = fold_four(fold_four(fold_four(fold_four(state, a), b), c), d)
-    values, inverse = state[2], rcp_f32(state[1])
-    return values[0] * inverse, values[1] * inverse, values[2] * inverse, values[3] * inverse
+    found, inverse = state[2], rcp_f32(state[1])
+    return found[0] * inverse, found[1] * inverse, found[2] * inverse, found[3] * inverse
 
 
 @inline
