@@ -21,7 +21,7 @@ from fusec.ir.region import Segment
 
 ROWS = CHUNK // 4  # rows that a group of eight lanes takes
 HELD = 64  # registers that keys and values may fill before the query is known
-MOST_ELEMENTS = CHUNKS * WARP  # of a head: a thread folds one
+MOST_ELEMENTS = 256  # of a head: larger ones would not fit the registers
 ZEROS = {2: "(float32(0), float32(0))", 4: "(float32(0), float32(0), float32(0), float32(0))"}
 ZEROS[8] = f"({ZEROS[4]}, {ZEROS[4]})"
 
@@ -78,7 +78,7 @@ class Attention:
             self._wait()
         w.line("head = unit")
         self._place()
-        w.line("state = (float32(-1.0e9), float32(0), float32(0))", "of no span")
+        w.line("state = (float32(-(1 << 30)), float32(0), float32(0))", "of no span")
         with w.block(f"for span in range(uniform({_quotient('n', SPAN)})):"):
             self._span()
             w.line("barrier()")
@@ -129,15 +129,16 @@ class Attention:
         """One warp's 16 positions; group g has positions g, g + 4, ... of them."""
         w, parts = self.w, range(self.parts)
         w.line("here = uint32(start + group)")
-        if self.early:
+        if self.early:  # the first token has no older row: it reads whatever is there, and again
             w.line("last = uint32(max_u32(n, uint32(2)) - uint32(2))", "but for the newest")
             self._keys_and_values()
         if self.split and self.waits:
             self._wait()
         w.line("last = uint32(n - uint32(1))")
-        self._query()
+        for c in parts if self.held else ():
+            self._query(c)
         if self.early:
-            with w.block(f"if some(uint32(last - start) < uint32({CHUNK})):"):
+            with w.block(f"if some(last < uint32(start + uint32({CHUNK}))):"):
                 self._keys_and_values()
         elif self.held:
             self._keys_and_values()
@@ -145,6 +146,8 @@ class Attention:
             self._rows()
         for c in parts:
             if not self.held:
+                w.line("warp_barrier()", "no more loads at once than there are registers")
+                self._query(c)
                 self._read("k", c)
             for t in range(ROWS):
                 before = f"d{t}" if c else ZEROS[2]
@@ -152,6 +155,7 @@ class Attention:
         self._weights()
         for c in parts:
             if not self.held:
+                w.line("warp_barrier()", "no more loads at once than there are registers")
                 self._read("v", c)
             for t in range(ROWS):
                 before = "o" if t else ZEROS[self.piece]
@@ -163,14 +167,13 @@ class Attention:
         self.scope.wait()
         self.scope.release()
 
-    def _query(self) -> None:
-        """This lane's pieces of the query, zeros where it has none."""
-        for c in range(self.parts):
-            pointer = self.scope.pointers[self.q.name]
-            loaded = f"load_f32_{self.piece}({pointer}, uint32(head * {self.head_dim} + offset{c}))"
-            if self._ragged(c):
-                loaded = f"masked_{self.piece}(inside{c}, {loaded})"
-            self.w.line(f"q{c} = {loaded}")
+    def _query(self, c: int) -> None:
+        """Part c of the query, zeros where this lane has none."""
+        pointer = self.scope.pointers[self.q.name]
+        loaded = f"load_f32_{self.piece}({pointer}, uint32(head * {self.head_dim} + offset{c}))"
+        if self._ragged(c):
+            loaded = f"masked_{self.piece}(inside{c}, {loaded})"
+        self.w.line(f"q{c} = {loaded}")
 
     def _rows(self) -> None:
         """Where the group's rows begin; those behind `last` are `last`."""
