@@ -1,6 +1,11 @@
 """Targets for tests of the passes."""
 
+from dataclasses import replace
+
 from fusec.codegen.formats import FORMATS
 from fusec.ir.target import Target
 
 ANY = Target("any", frozenset(FORMATS), block_bytes=1 << 20)
+
+SPLIT = replace(ANY, name="split", span=256, overlaps=True)
+"""Splits attention over the context, and starts launches early."""

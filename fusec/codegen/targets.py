@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fusec.codegen.cuda.arch import ARCHS, native_arch
+from fusec.codegen.cuda.shape import SPAN
 from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.codegen.formats import FORMATS
 from fusec.codegen.kernel import KernelSource
@@ -63,5 +64,6 @@ def get(name: str) -> CodeTarget:
         raise FusecError(f"unknown target '{name}': known are {known}")
     arch = native_arch() if name in NATIVE else ARCHS[name]
     # a block keeps its prologue in static shared memory
-    limits = Target(arch.name, frozenset(FORMATS), 48 << 10, overlaps=arch.number >= 90)
+    overlaps = arch.number >= 90
+    limits = Target(arch.name, frozenset(FORMATS), 48 << 10, span=SPAN, overlaps=overlaps)
     return CodeTarget(limits, _emit_cuda, prefill_tokens=1)

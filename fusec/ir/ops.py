@@ -244,6 +244,77 @@ def _attention_flops(node: Node) -> int:
     return 4 * context * _elements(node)
 
 
+# --- attention split over the context ------------------------------------------------------------
+
+
+def _infer_attention_spans(node: Node) -> list[Type]:
+    ((_, (tokens, n)),) = _infer_attention(node)
+    heads, span, spans = (int(node[key]) for key in ("heads", "span", "spans"))
+    context = node.inputs[1].shape[0]
+    _want(span > 0 and spans * span >= context, f"spans that hold {context} positions", spans)
+    return [("f32", (tokens, spans * (n + 2 * heads)))]
+
+
+def _attention_spans(
+    q: Array,
+    k: Array,
+    v: Array,
+    pos: Array,
+    *,
+    heads: int,
+    kv_heads: int,
+    scale: float,
+    span: int,
+    spans: int,
+) -> Array:
+    """Attention over each `span` positions, not divided by the sum of weights yet.
+
+    A row is [spans, heads * head_dim] sums of weighted values, then [spans, heads, 2] exponents
+    and sums of weights: a weight is exp(score) / 2**exponent, with the exponent of the span's
+    largest score to the base of 2, rounded. A span behind the position is zeros.
+    """
+    head_dim = q.shape[1] // heads
+    values = np.zeros((len(q), spans, heads, head_dim), q.dtype)
+    sums = np.zeros((len(q), spans, heads, 2), q.dtype)
+    query = q.reshape(len(q), heads, head_dim)
+    for t, last in enumerate(pos):
+        for s in range(last // span + 1):
+            part = slice(s * span, min((s + 1) * span, last + 1))
+            keys, rows = (np.repeat(x[part], heads // kv_heads, axis=1) for x in (k, v))
+            scores = np.einsum("hd,phd->hp", query[t], keys) * q.dtype.type(scale)
+            top = np.rint(scores.max(-1) / q.dtype.type(math.log(2)))
+            weights = np.exp(scores - top[:, None] * q.dtype.type(math.log(2)))
+            values[t, s] = np.einsum("hp,phd->hd", weights, rows)
+            sums[t, s] = np.stack([top, weights.sum(-1)], axis=-1)
+    return np.concatenate([values.reshape(len(q), -1), sums.reshape(len(q), -1)], axis=1)
+
+
+def _infer_attention_combine(node: Node) -> list[Type]:
+    partials, pos = node.inputs
+    tokens, n = _activation(partials, "partials")
+    heads, span, spans = (int(node[key]) for key in ("heads", "span", "spans"))
+    _want(n % (spans * heads) == 0, f"{spans} spans of {heads} heads", partials.type)
+    head_dim = n // (spans * heads) - 2
+    _want(head_dim > 0 and span > 0, "spans of at least one position", partials.type)
+    _per_token(pos, tokens, "pos")
+    return [("f32", (tokens, heads * head_dim))]
+
+
+def _attention_combine(partials: Array, pos: Array, *, heads: int, span: int, spans: int) -> Array:
+    """The attention that the partial results of `attention_spans` add up to."""
+    tokens = len(partials)
+    sums = partials[:, -2 * spans * heads :].reshape(tokens, spans, heads, 2)
+    values = partials[:, : -2 * spans * heads].reshape(tokens, spans, heads, -1)
+    out = np.empty_like(values[:, 0])
+    for t, last in enumerate(pos):
+        live = slice(last // span + 1)
+        top, total = sums[t, live, :, 0], sums[t, live, :, 1]
+        weights = np.exp2(top - top.max(0))
+        out[t] = np.einsum("sh,shd->hd", weights, values[t, live])
+        out[t] /= (weights * total).sum(0)[:, None]
+    return out.reshape(tokens, -1)
+
+
 # --- element by element --------------------------------------------------------------------------
 
 
@@ -313,6 +384,18 @@ OPS: dict[str, Op] = {
             "attention", "heads", "q: f32[T, n], k: state, v: state, pos: i32[T]", (4, 4),
             _infer_attention, _attention, _attention_flops,
             {"heads": int, "kv_heads": int, "scale": float}, bytes=_attention_bytes,
+        ),
+        Op(
+            "attention_spans", "heads", "q: f32[T, n], k: state, v: state, pos: i32[T]", (4, 4),
+            _infer_attention_spans, _attention_spans, _attention_flops,
+            {"heads": int, "kv_heads": int, "scale": float, "span": int, "spans": int},
+            bytes=_attention_bytes,
+        ),
+        Op(
+            "attention_combine", "vector", "partials: f32[T, spans * (n + 2 heads)], pos: i32[T]",
+            (2, 2), _infer_attention_combine, _attention_combine,
+            lambda n: 2 * int(n["spans"]) * _elements(n),
+            {"heads": int, "span": int, "spans": int},
         ),
         Op(
             "add", "element", "a: f32[T, n], b: f32[T, n]", (2, 2),

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 class Target:
     """`formats`: weight types its emitters read. `block_bytes`: memory one block has to itself.
 
-    `overlaps`: a launch can start before the one in front of it has ended.
+    `span`: positions that one block attends to where attention is split over the context; None if
+    it does not pay here. `overlaps`: a launch can start before the one in front of it has ended.
     """
 
     name: str
     formats: frozenset[str]
     block_bytes: int
+    span: int | None = None
     overlaps: bool = False

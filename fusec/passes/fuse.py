@@ -29,6 +29,11 @@ class Fuse:
         """Kebab-case, after the kind of node the rule makes."""
         return f"fuse-{self.rule.name}"
 
+    @property
+    def equation(self) -> str:
+        """The rule's."""
+        return self.rule.equation
+
     def run(self, graph: Graph, target: Target) -> tuple[Graph, int, tuple[Refusal, ...]]:
         """The fused graph, how often the rule was applied, and the last sweep's refusals."""
         hits = 0

@@ -13,6 +13,7 @@ from fusec.ir.verify import verify
 from fusec.passes.fuse import Fuse, Refusal
 from fusec.passes.rule import Rule
 from fusec.passes.rules import (
+    combine_matvec,
     embed_norm_qkv,
     kv_write,
     matvec_residual,
@@ -25,8 +26,11 @@ from fusec.passes.rules import (
     swiglu,
 )
 from fusec.passes.schedule import Schedule
+from fusec.passes.split_attention import SplitAttention
 
-NAIVE: tuple[Fuse, ...] = ()
+Pass = Fuse | SplitAttention | Schedule
+
+NAIVE: tuple[Pass, ...] = ()
 PAIRED = (
     Fuse(stack_matvecs.RULE),  # QKV and gate/up read one vector: one launch reads it once
     Fuse(norm_matvec.RULE),  # a norm is cheaper computed in every block than exchanged
@@ -44,8 +48,10 @@ DEEP = (
     *FUSED,
     Fuse(norm_qkv_rope.RULE),  # a launch of a few hundred elements less in each layer
     Fuse(embed_norm_qkv.RULE),  # the row is read from L2 faster than a launch hands it on
+    SplitAttention(),  # one block a head leaves the GPU idle, and takes longer with every token
+    Fuse(combine_matvec.RULE),  # a handful of spans is read as fast as the vector they make
 )
-LEVELS: dict[int, tuple[Fuse, ...]] = {0: NAIVE, 1: PAIRED, 2: FUSED, 3: DEEP}
+LEVELS: dict[int, tuple[Pass, ...]] = {0: NAIVE, 1: PAIRED, 2: FUSED, 3: DEEP}
 LEVEL_NAMES = {0: "naive", 1: "paired", 2: "fused", 3: "deep"}
 OVERLAPPED = 3
 """From this level on, launches start early where the target and `fusec.passes.overlap` allow."""
@@ -68,7 +74,7 @@ class Stage:
 
 def passes_of(
     level: int, rules: Iterable[Rule] = (), disable: Iterable[str] = ()
-) -> tuple[Fuse | Schedule, ...]:
+) -> tuple[Pass, ...]:
     """The passes of a level. `rules` are the user's own and run after the level's.
 
     `disable` names rules (`norm-matvec`) or passes (`fuse-norm-matvec`).
@@ -76,20 +82,21 @@ def passes_of(
     if level not in LEVELS:
         raise FusecError(f"unknown level -O{level}: known are {', '.join(map(str, LEVELS))}")
     passes = (*LEVELS[level], *(Fuse(rule) for rule in rules))
-    off = {name if name.startswith("fuse-") else f"fuse-{name}" for name in disable}
-    known = {p.name for level_passes in LEVELS.values() for p in level_passes}
-    known |= {p.name for p in passes}
+    off = {name.removeprefix("fuse-") for name in disable}
+    known = {_rule_name(p) for level_passes in LEVELS.values() for p in level_passes}
+    known |= {_rule_name(p) for p in passes}
     if unknown := sorted(off - known):
-        raise FusecError(
-            f"--disable: no rule '{unknown[0].removeprefix('fuse-')}': "
-            f"known are {', '.join(sorted(n.removeprefix('fuse-') for n in known))}"
-        )
-    return (*(p for p in passes if p.name not in off), Schedule())
+        raise FusecError(f"--disable: no rule '{unknown[0]}': known are {', '.join(sorted(known))}")
+    return (*(p for p in passes if _rule_name(p) not in off), Schedule())
+
+
+def _rule_name(step: Pass) -> str:
+    return step.name.removeprefix("fuse-")
 
 
 def run_passes(
     graph: Graph,
-    passes: Iterable[Fuse | Schedule],
+    passes: Iterable[Pass],
     target: Target,
     *,
     stop_after: str | None = None,
@@ -118,7 +125,7 @@ def run_passes(
             verify(after)
         except FusecError as error:
             raise FusecError(f"pass {step.name} broke the graph: {error}") from error
-        equation = step.rule.equation if isinstance(step, Fuse) else ""
+        equation = getattr(step, "equation", "")
         counts = len(before.nodes), len(after.nodes)
         stages.append(Stage(step.name, after, *counts, ms, equation, hits, refused))
         if observe:

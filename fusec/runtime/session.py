@@ -9,6 +9,7 @@ import numpy as np
 
 from fusec.errors import FusecError
 from fusec.ir.dtypes import dtype
+from fusec.ir.graph import Node
 from fusec.ir.plan import LaunchPlan
 from fusec.ir.region import parameters
 from fusec.ir.text import parse
@@ -16,7 +17,10 @@ from fusec.ir.text import parse
 Array = np.ndarray[Any, Any]
 
 STATELESS_POSITIONS = 4096  # length of the tables of angles where no state sets it
-INDEX_OPERAND = {"embed": 0, "rope": 1, "kv_append": 2, "attention": 3}
+INDEX_OPERAND = {
+    "embed": 0, "rope": 1, "kv_append": 2, "attention": 3, "attention_spans": 3,
+    "attention_combine": 1,
+}  # fmt: skip
 """Op -> which of its operands kernels index memory with."""
 
 
@@ -43,7 +47,8 @@ def positions(plan: LaunchPlan) -> int:
 def limits(plan: LaunchPlan) -> dict[str, int]:
     """Input name -> how many values it may take, for inputs that kernels index memory with.
 
-    A token id is bounded by the rows of the table it looks up, a position by `positions(plan)`.
+    A token id is bounded by the rows of the table it looks up, a position by `positions(plan)` and
+    by the spans there are to combine.
     """
     regions = {kernel.name: parse(kernel.region) for kernel in plan.kernels}
     found: dict[str, int] = {}
@@ -55,9 +60,18 @@ def limits(plan: LaunchPlan) -> dict[str, int]:
                 continue
             arg = args.get(node.inputs[INDEX_OPERAND[node.op]].name)
             if arg is not None and arg.kind == "input":
-                bound = node.inputs[1].shape[0] if node.op == "embed" else positions(plan)
+                bound = _rows_of(node) or positions(plan)
                 found[arg.name] = min(bound, found.get(arg.name, bound))
     return found
+
+
+def _rows_of(node: Node) -> int | None:
+    """How many values an index may take because of what the node reads, if that says so."""
+    if node.op == "embed":
+        return node.inputs[1].shape[0]
+    if node.op == "attention_combine":
+        return int(node["span"]) * int(node["spans"])
+    return None
 
 
 def bound_weight(plan: LaunchPlan, name: str, weight: Callable[[str], Array]) -> Array:

@@ -86,6 +86,13 @@ def test_limits_of_graphs_by_hand() -> None:
     assert limits(plan) == {"%at": 6, "%id": 5}
 
 
+def test_limits_of_spans_to_combine() -> None:
+    b = Builder("spans")
+    partials, at = b.input("partials", (1, 3 * (32 + 2 * 2))), b.input("at", (1,), "i32")
+    plan = planned(b.build(b.attention_combine(partials, at, heads=2, span=256, spans=3)), 0)
+    assert limits(plan) == {"%at": 768}
+
+
 ROWS = np.zeros((64, 64), np.float32)
 NAME = "blk.0.attn_q.weight"
 

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from fusec.codegen.common import ELEMENT, open_region
 from fusec.codegen.kernel import KernelSource
+from fusec.errors import FusecError
 from fusec.ir.dtypes import dtype
 from fusec.ir.graph import Graph, Node, Value
 from fusec.ir.ops import op
@@ -143,6 +144,7 @@ class _Emitter:
             entry = f"advance({self.vectors[table.name]}, {self.vectors[token.name]}[t] * {stride})"
             self.w.line(f"decode_row_{table.dtype}({entry}, {self.row(out)}, 0, {n})")
         else:
+            _refuse_unless(op(node.op).role != "vector", node)
             segment = Segment((node,), n)
             with self.indices(segment, "0", str(n // (2 if segment.rope else 1))):
                 self.elements(segment, in_memory=True)
@@ -268,6 +270,7 @@ class _Emitter:
     def heads(self, segment: Segment) -> None:
         """Attention, one head of one token at a time."""
         (node,) = segment.nodes
+        _refuse_unless(node.op == "attention", node)
         q, k, v, pos = node.inputs
         out, heads, kv_heads = node.outputs[0], int(node["heads"]), int(node["kv_heads"])
         head_dim = segment.size // heads
@@ -296,6 +299,11 @@ class _Emitter:
         with self.tokens("thread, tokens, threads"):
             out = self.vectors[node.name]
             self.w.line(f"{out}[t] = {node.op}({self.row(x)}, {x.shape[-1]})")
+
+
+def _refuse_unless(known: bool, node: Node) -> None:
+    if not known:
+        raise FusecError(f"{node.op} making {node.name}: the CPU target has no kernel for it")
 
 
 def _identifier(value: Value) -> str:

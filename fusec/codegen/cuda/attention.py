@@ -1,74 +1,96 @@
-"""Attention of one head by one block: chunks of 32 positions, one warp each, folded in order.
+"""Attention by blocks of 16 warps: a span of 256 positions of one head, a chunk of 16 a warp.
 
-Eight lanes share a key's row, so a warp reads four rows at once and lane i of each eight ends with
-the score of the i-th. A chunk leaves its largest score, its sum of weights and its weighted sum of
-values in shared memory; when the room there is full, or all chunks are done, they are folded into
-the result (Milakov & Gimelshein 2018), one thread an element.
+Eight lanes share a key's row, so a warp reads four rows at once, and lanes 2t and 2t + 1 of each
+eight end with the score of the t-th. A chunk leaves its largest exponent, its sum of weights and
+its weighted sum of values in shared memory, where they are folded, one thread an element.
+
+`attention` goes over all spans in one block a head. `attention_spans` gives each span a block of
+its own and keeps what that finds for `attention_combine`; the sums and their order are the same.
+
+All that `attention_spans` needs of the launch right in front of it is the query and the newest row
+of the caches. If it may start early, it reads the older rows, waits, and reads those two.
 """
 
 from __future__ import annotations
 
 from fusec.codegen.cuda.scope import Scope
+from fusec.codegen.cuda.shape import CHUNK, CHUNKS, SPAN, WARP
+from fusec.errors import FusecError
 from fusec.ir.graph import Node
 from fusec.ir.region import Segment
 
-ROWS = 8  # rows that a group of eight lanes takes in turn
-ROOM = 36 << 10  # bytes of shared memory for chunks
-HELD = 64  # registers that values may fill before the scores are known
+ROWS = CHUNK // 4  # rows that a group of eight lanes takes
+HELD = 64  # registers that keys and values may fill before the query is known
+MOST_ELEMENTS = 256  # of a head: larger ones would not fit the registers
 ZEROS = {2: "(float32(0), float32(0))", 4: "(float32(0), float32(0), float32(0), float32(0))"}
 ZEROS[8] = f"({ZEROS[4]}, {ZEROS[4]})"
 
 
 class Attention:
-    """One segment of role 'heads'. A lane holds `parts` pieces of `piece` elements of a row."""
+    """One segment of role 'heads'. A lane holds `parts` pieces of `piece` elements of a row.
 
-    def __init__(self, scope: Scope, node: Node) -> None:
+    `waits`: it is for this code to wait for the launch in front.
+    """
+
+    def __init__(self, scope: Scope, node: Node, waits: bool) -> None:
         self.scope, self.w, self.node = scope, scope.w, node
         self.q, self.k, self.v, self.pos = node.inputs
         self.heads, self.kv_heads = int(node["heads"]), int(node["kv_heads"])
-        self.head_dim = node.outputs[0].shape[-1] // self.heads
+        self.head_dim = self.q.shape[-1] // self.heads
+        self.split = node.op == "attention_spans"
+        self._check()
         self.piece = next(n for n in (8, 4, 2) if self.head_dim % n == 0)
         self.pieces = self.head_dim // self.piece
         self.parts = -(-self.pieces // 8)
         self.stride = self.parts * 8 * self.piece  # floats of a chunk's result
-        self.warps = scope.geometry.warps
         words = self.piece if self.v.dtype == "f32" else self.piece // 2
-        self.held = self.parts * ROWS * words <= HELD
-        room = ROOM // (4 * (self.stride + 2))
-        self.slots = min(32, room) // self.warps * self.warps
-        self.maxima = scope.shared("maxima", 4 * self.slots)
-        self.sums = scope.shared("sums", 4 * self.slots)
-        self.outs = scope.shared("outs", 4 * self.slots * self.stride)
+        self.held = 2 * self.parts * ROWS * words <= HELD
+        self.waits = waits and scope.overlaps
+        self.early = self.waits and self.split and self.held
+        self.maxima = scope.shared("maxima", 4 * CHUNKS)
+        self.sums = scope.shared("sums", 4 * CHUNKS)
+        self.outs = scope.shared("outs", 4 * CHUNKS * self.stride)
+
+    def _check(self) -> None:
+        if self.split and self.node["span"] != SPAN:
+            raise FusecError(
+                f"{self.node.name}: expected spans of {SPAN} positions, found {self.node['span']}"
+            )
+        if self.head_dim % 2 or self.head_dim > MOST_ELEMENTS:
+            raise FusecError(
+                f"{self.node.name}: expected heads of an even number of elements up to "
+                f"{MOST_ELEMENTS}, found {self.head_dim}"
+            )
 
     def emit(self, first: str) -> None:
-        """The head of block `first` + head."""
-        w, slots = self.w, self.slots
-        self._place(first)
-        self._query()
+        """The blocks from `first` on."""
+        w = self.w
+        w.line(f"unit = uint32(block - {first})" if first != "0" else "unit = block")
         w.line(f"n = uint32(load_u32({self.scope.pointers[self.pos.name]}) + uint32(1))")
-        w.line("chunks = uint32((n + uint32(31)) >> uint32(5))")
-        w.line("state = (float32(-3.0e38), float32(0), float32(0))")
-        w.line(f"element = min_u32(thread, uint32({self.head_dim - 1}))")
-        with w.block(f"for turn in range(uniform({_quotient('chunks', slots)})):"):
-            w.line(f"count = min_u32(uint32(chunks - turn * {slots}), uint32({slots}))")
-            with w.block(f"for step in range(uniform({_quotient('count', self.warps)})):"):
-                w.line(f"slot = uint32(step * {self.warps} + warp)")
-                with w.block("if some(slot < count):"):
-                    self._chunk()
-            w.line("barrier()")
-            with w.block(f"if some(thread < uint32({-(-self.head_dim // 32) * 32})):"):
-                given = f"{self.maxima}, {self.sums}, {self.outs}, {self.stride}"
-                w.line(f"state = combine(state, {given}, uniform(count), element, lane)")
+        if self.split:
+            w.line(f"span = uint32(unit // uint32({self.heads}))")
+            w.line(f"head = uint32(unit - span * {self.heads})")
+            with w.block(f"if some(uint32(span * {SPAN}) < n):"):
+                self._place()
+                self._span()
+            return
+        if self.waits:
+            self.scope.wait()
+        w.line("head = unit")
+        self._place()
+        w.line("state = (float32(-(1 << 30)), float32(0), float32(0))", "of no span")
+        with w.block(f"for span in range(uniform({_quotient('n', SPAN)})):"):
+            self._span()
             w.line("barrier()")
         out = f"{self.scope.pointers[self.node.name]}, uint32(head * {self.head_dim} + element)"
-        w.line(f"store_quotient({out}, state, thread < uint32({self.head_dim}))")
+        w.line(f"store_result({out}, state, thread < uint32({self.head_dim}))")
 
-    def _place(self, first: str) -> None:
-        """Which head this block makes, and which elements of a row this lane has."""
+    def _place(self) -> None:
+        """Which elements of a row this lane has."""
         w = self.w
-        w.line(f"head = uint32(block - {first})" if first != "0" else "head = block")
         w.line(f"kv_head = uint32(head // uint32({self.heads // self.kv_heads}))")
         w.line("group, member = uint32(lane >> uint32(3)), uint32(lane & uint32(7))")
+        w.line(f"element = min_u32(thread, uint32({self.head_dim - 1}))")
         for c in range(self.parts):
             w.line(f"offset{c} = uint32((member + uint32({8 * c})) * {self.piece})")
             if self._ragged(c):
@@ -79,19 +101,92 @@ class Attention:
         """Whether some lanes have nothing of part c."""
         return 8 * (c + 1) > self.pieces
 
-    def _query(self) -> None:
-        """This lane's pieces of the query, zeros where it has none."""
-        for c in range(self.parts):
-            where = (
-                f"{self.scope.pointers[self.q.name]}, uint32(head * {self.head_dim} + offset{c})"
-            )
-            loaded = f"load_f32_{self.piece}({where})"
-            if self._ragged(c):
-                loaded = f"masked_{self.piece}(inside{c}, {loaded})"
-            self.w.line(f"q{c} = {loaded}")
+    def _span(self) -> None:
+        """A span's state: kept if split, else folded into that of the spans before.
+
+        Chunks are folded four at a time, so warps behind the last chunk make zeros up to there.
+        """
+        w = self.w
+        w.line(f"start = uint32(span * {SPAN} + warp * {CHUNK})", "of this warp's chunk")
+        chunks = _quotient(f"(n - span * {SPAN})", CHUNK)
+        w.line(f"turns = {_quotient(f'min_u32({chunks}, uint32({CHUNKS}))', 4)}")
+        with w.block("if some(warp < uint32(turns * 4)):"):
+            self._chunk()
+        w.line("barrier()")
+        with w.block(f"if some(thread < uint32({-(-self.head_dim // WARP) * WARP})):"):
+            given = f"{self.maxima}, {self.sums}, {self.outs}, {self.stride}"
+            w.line(f"found = fold_chunks({given}, uniform(turns), element, lane)")
+            if self.split:
+                where, spans = self.scope.pointers[self.node.name], self.node["spans"]
+                place = f"{where}, span, {spans}, head, {self.heads}, element, {self.head_dim}"
+                w.line(f"store_span({place}, found, thread)")
+            else:
+                w.line("state = fold_span(state, found)")
+
+    # --- one chunk -------------------------------------------------------------------------------
+
+    def _chunk(self) -> None:
+        """One warp's 16 positions; group g has positions g, g + 4, ... of them."""
+        w, parts = self.w, range(self.parts)
+        w.line("here = uint32(start + group)")
+        if self.early:  # the first token has no older row: it reads whatever is there, and again
+            w.line("last = uint32(max_u32(n, uint32(2)) - uint32(2))", "but for the newest")
+            self._keys_and_values()
+        if self.split and self.waits:
+            self.scope.wait()
+        w.line("last = uint32(n - uint32(1))")
+        for c in parts if self.held else ():
+            self._query(c)
+        if self.early:
+            with w.block(f"if some(last < uint32(start + uint32({CHUNK}))):"):
+                self._keys_and_values()
+        elif self.held:
+            self._keys_and_values()
+        else:
+            self._rows()
+        for c in parts:
+            if not self.held:
+                w.line("warp_barrier()", "no more loads at once than there are registers")
+                self._query(c)
+                self._read("k", c)
+            for t in range(ROWS):
+                before = f"d{t}" if c else ZEROS[2]
+                w.line(f"d{t} = dot_{self.piece}({before}, {self._floats('k', t, c)}, q{c})")
+        self._weights()
+        for c in parts:
+            if not self.held:
+                w.line("warp_barrier()", "no more loads at once than there are registers")
+                self._read("v", c)
+            for t in range(ROWS):
+                before = "o" if t else ZEROS[self.piece]
+                w.line(f"o = axpy_{self.piece}({before}, p{t}, {self._floats('v', t, c)})")
+            place = f"(warp * {self.stride} + (member + {8 * c}) * {self.piece}) * 4"
+            w.line(f"store_{self.piece}(uint32({self.outs} + {place}), o, lane)")
+
+    def _query(self, c: int) -> None:
+        """Part c of the query, zeros where this lane has none."""
+        pointer = self.scope.pointers[self.q.name]
+        loaded = f"load_f32_{self.piece}({pointer}, uint32(head * {self.head_dim} + offset{c}))"
+        if self._ragged(c):
+            loaded = f"masked_{self.piece}(inside{c}, {loaded})"
+        self.w.line(f"q{c} = {loaded}")
+
+    def _rows(self) -> None:
+        """Where the group's rows begin; those behind `last` are `last`."""
+        for t in range(ROWS):
+            position = f"min_u32(uint32(here + uint32({4 * t})), last)"
+            row = f"({position} * {self.kv_heads} + kv_head) * {self.head_dim}"
+            self.w.line(f"row{t} = uint32({row})")
+
+    def _keys_and_values(self) -> None:
+        """The whole rows."""
+        self._rows()
+        for cache in "kv":
+            for c in range(self.parts):
+                self._read(cache, c)
 
     def _read(self, cache: str, c: int) -> None:
-        """Part c of the eight rows."""
+        """Part c of the rows."""
         value = {"k": self.k, "v": self.v}[cache]
         pointer = self.scope.pointers[value.name]
         for t in range(ROWS):
@@ -103,43 +198,24 @@ class Attention:
         name = f"{cache}{t}_{c}"
         return f"halves_{self.piece}({name})" if self.k.dtype == "f16" else name
 
-    def _chunk(self) -> None:
-        """One warp's 32 positions; group g has positions g, g + 4, ... of them."""
-        w, parts = self.w, range(self.parts)
-        w.line(f"here = uint32((turn * {self.slots} + slot) * 32 + group)")
-        for t in range(ROWS):
-            position = f"min_u32(uint32(here + uint32({4 * t})), uint32(n - uint32(1)))"
-            w.line(f"row{t} = uint32(({position} * {self.kv_heads} + kv_head) * {self.head_dim})")
-        for cache in "kv" if self.held else "":
-            for c in parts:
-                self._read(cache, c)
-        for c in parts:
-            if not self.held:
-                self._read("k", c)
-            for t in range(ROWS):
-                before = f"d{t}" if c else ZEROS[2]
-                w.line(f"d{t} = dot_{self.piece}({before}, {self._floats('k', t, c)}, q{c})")
+    def _weights(self) -> None:
+        """The positions' weights p0, p1, ...; their exponent and sum go to shared memory."""
+        w = self.w
         scores = ", ".join(f"d{t}[0] + d{t}[1]" for t in range(ROWS))
         w.line(f"score = score_of_lane(({scores}), lane) * float32({self.node['scale']!r})")
-        w.line("live = (slot < count) & (uint32(here + member * 4) < n)")
-        w.line(f"p = softmax_chunk(score, live, {self.maxima}, {self.sums}, slot, lane)")
+        w.line("position = uint32(here + uint32(member >> uint32(1)) * 4)")
+        w.line("p, top = weigh(score, position <= last)")
         for t in range(ROWS):
             w.line(f"p{t} = weight_of(p, lane, {t})")
-        for c in parts:
-            if not self.held:
-                self._read("v", c)
-            for t in range(ROWS):
-                before = "o" if t else ZEROS[self.piece]
-                w.line(f"o = axpy_{self.piece}({before}, p{t}, {self._floats('v', t, c)})")
-            place = f"(slot * {self.stride} + (member + {8 * c}) * {self.piece}) * 4"
-            w.line(f"store_{self.piece}(uint32({self.outs} + {place}), o, lane)")
+        total = " + ".join(f"p{t}" for t in range(ROWS))
+        w.line(f"store_weights(top, {total}, {self.maxima}, {self.sums}, warp, lane)")
 
 
-def emit_attention(scope: Scope, segment: Segment, first: str) -> None:
+def emit_attention(scope: Scope, segment: Segment, first: str, waits: bool) -> None:
     """Emit a segment of role 'heads'."""
-    Attention(scope, segment.nodes[0]).emit(first)
+    Attention(scope, segment.nodes[0], waits).emit(first)
 
 
 def _quotient(value: str, divisor: int) -> str:
     """value / divisor, rounded up."""
-    return f"uint32(({value} + uint32({divisor - 1})) // uint32({divisor}))"
+    return f"uint32(uint32({value} + uint32({divisor - 1})) // uint32({divisor}))"

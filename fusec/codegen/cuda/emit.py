@@ -90,7 +90,8 @@ class _Emitter:
                     with self._branch(at), self._bound(bindings[at]):
                         matvec.fetch_activations()
 
-        self.prologue.emit(behind_wait)
+        if not self.waits_inside:
+            self.prologue.emit(behind_wait)
         for at, alike in enumerate(self.alike):
             body.line()
             with self._branch(at), self._bound(bindings[at]):
@@ -99,6 +100,11 @@ class _Emitter:
                 else:
                     self._others(alike)
         return self._module(body)
+
+    @property
+    def waits_inside(self) -> bool:
+        """Whether the kernel is one attention, which reads most of the caches before it waits."""
+        return not self.shape.prologue and [s.role for s in self.shape.segments] == ["heads"]
 
     def _module(self, body: Writer) -> CudaKernel:
         """The source around the body, which is written last because it declares what that used."""
@@ -252,7 +258,7 @@ class _Emitter:
         segment, role = alike.members[0][0], self._role(alike)
         limit, first, _ = self._size(alike)
         if role == "heads":
-            emit_attention(self.scope, segment, first)
+            emit_attention(self.scope, segment, first, self.waits_inside)
         elif role == "scalar":
             self._scalar(segment)
         else:

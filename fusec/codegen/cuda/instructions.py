@@ -195,6 +195,7 @@ for _kind in ("u32", "f32"):
         )  # fmt: skip
 ptx_op("warp_max_u32", "redux.sync.max.u32 $0, $1, 0xffffffff;", "u32", "u32", volatile=True)
 ptx_op("warp_min_u32", "redux.sync.min.u32 $0, $1, 0xffffffff;", "u32", "u32", volatile=True)
+ptx_op("warp_max_s32", "redux.sync.max.s32 $0, $1, 0xffffffff;", "s32", "s32", volatile=True)
 ptx_op("warp_add_s32", "redux.sync.add.s32 $0, $1, 0xffffffff;", "s32", "s32", volatile=True)
 ptx_op(
     "mma_s8_16x8x32",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fusec.codegen import formats
 from fusec.codegen.cuda.elements import Elements, Indices
 from fusec.codegen.cuda.scope import Scope, identifier
-from fusec.codegen.cuda.sources import Embedded, Memory, Normed, Shared, Source
+from fusec.codegen.cuda.sources import Combined, Embedded, Memory, Normed, Shared, Source
 from fusec.codegen.formats import FloatFormat, QuantFormat
 from fusec.ir.graph import Node, Value
 from fusec.ir.region import KernelShape, Segment
@@ -58,15 +58,16 @@ class Prologue:
     def emit(self, behind_wait: Callable[[], None]) -> None:
         """The vectors, then the forms, then a barrier; `behind_wait` emits what comes before them.
 
-        What comes from the launch in front is read behind the wait. Norms' weights are not: they
-        are loaded before it where nothing has to be computed first.
+        What comes from the launch in front is read behind the wait. Norms' weights and the position
+        are not: they are loaded before it where nothing has to be computed first.
         """
         w = self.scope.w
-        norms_only = all(
-            n.op == "rms_norm" and n.inputs[0].name not in self.scope.region.producers
+        by_quads = all(
+            n.op in ("rms_norm", "attention_combine")
+            and n.inputs[0].name not in self.scope.region.producers
             for n in self.shape.prologue
         )
-        if not norms_only:
+        if not by_quads:
             self.scope.wait()
             behind_wait()
         if self.shape.prologue:
@@ -87,7 +88,7 @@ class Prologue:
                 pending += self._as_fixed_point(x, source, users)
         for k, form in enumerate(pending):
             self._fetch_weights(form, f"{k}_" if k else "")
-        if norms_only:
+        if by_quads:
             self.scope.wait()
             behind_wait()
         for k, form in enumerate(pending):
@@ -117,8 +118,18 @@ class Prologue:
             self.sources[out.name] = source
             if read_inside:
                 self._materialise(out, source)
+        elif node.op == "attention_combine":
+            self.sources[out.name] = self._combined(node)
         else:
             self._elementwise(node)
+
+    def _combined(self, node: Node) -> Combined:
+        partials, pos = node.inputs
+        heads, spans, last = int(node["heads"]), int(node["spans"]), f"span{len(self.sources)}"
+        now = f"load_u32({self.scope.pointers[pos.name]})"
+        self.scope.w.line(f"{last} = uniform(uint32({now} // uint32({int(node['span'])})))")
+        head_dim = node.outputs[0].shape[-1] // heads
+        return Combined(self.scope.pointers[partials.name], last, heads, head_dim, spans)
 
     def _room(self, value: Value) -> tuple[str, int]:
         """Shared memory for a padded vector, and its quads."""

@@ -17,8 +17,10 @@ from fusec.ir.region import KernelShape, Segment
 
 PROCESSORS = 132  # of an H200; other sizes run the same grid in more or fewer waves
 REGISTERS = 56  # that a lane may fill with weights before it uses them
-HEAD_THREADS = 256  # of a block that makes one head of an attention, at least its elements
 WARP = 32
+SPAN = 256  # positions that attention sums up together, in chunks of 16: part of the sums' order
+CHUNK = 16  # positions a warp takes
+CHUNKS = SPAN // CHUNK
 
 
 @dataclass(frozen=True)
@@ -70,11 +72,12 @@ def plan(shape: KernelShape) -> Geometry:
     rows = [s for s in shape.segments if s.role == "rows"]
     threads, min_blocks, at_once, steps = _matvecs(rows) if rows else (_threads(shape), 1, 1, 1)
     if any(s.role == "heads" for s in shape.segments):
-        threads = max(threads, HEAD_THREADS)
+        threads = max(threads, CHUNKS * WARP)
 
     def blocks(segment: Segment) -> int:
         if segment.role == "heads":
-            return int(segment.nodes[0]["heads"])
+            node = segment.nodes[0]
+            return int(node["heads"]) * (int(node["spans"]) if node.op == "attention_spans" else 1)
         if segment.role == "scalar":
             return 1
         share = threads // WARP * at_once * steps if segment.role == "rows" else threads

@@ -115,6 +115,34 @@ class Normed(Source):
 
 
 @dataclass
+class Combined(Source):
+    """Attention put together of the partial results of its spans, in memory.
+
+    `last`: a variable that has the number of the last span.
+    """
+
+    partials: str
+    last: str
+    heads: int
+    head_dim: int
+    spans: int
+
+    def __post_init__(self) -> None:
+        self.n = self.heads * self.head_dim
+
+    def _given(self, i: str) -> str:
+        return f"({self.partials}, {self.last}, {i}, {self.heads}, {self.head_dim}, {self.spans})"
+
+    def quad(self, i: str) -> str:
+        """See `Source.quad`."""
+        return f"combined_quad{self._given(i)}"
+
+    def element(self, i: str) -> str:
+        """See `Source.element`."""
+        return f"combined_element{self._given(i)}"
+
+
+@dataclass
 class Embedded(Source):
     """A row of a table of weights, in quads only."""
 

@@ -194,6 +194,7 @@ ARITHMETIC: dict[str, Callable[..., Any]] = {
     "shuffle_from_f32": shuffle_from,
     "warp_max_u32": _warp_reduce(np.maximum, np.uint32),
     "warp_min_u32": _warp_reduce(np.minimum, np.uint32),
+    "warp_max_s32": _warp_reduce(np.maximum, np.int32),
     "warp_add_s32": _warp_reduce(np.add, np.int32),
     "mma_s8_16x8x32": mma_s8_16x8x32,
     "select_u32": _select(_u32),

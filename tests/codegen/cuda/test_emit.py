@@ -210,35 +210,6 @@ def test_long_rows(columns: int) -> None:
     check_fused(b.build(b.mul(y, b.matvec(x, b.weight("u", (9, columns), "bf16")))))
 
 
-@pytest.mark.parametrize("head_dim", [2, 8, 12, 64, 80, 128, 256])
-@pytest.mark.parametrize("kv", ["f16", "f32"])
-@pytest.mark.parametrize("last", [0, 31, 70])
-def test_attention(head_dim: int, kv: str, last: int) -> None:
-    check_attention(head_dim, kv, last)
-
-
-@pytest.mark.parametrize("last", [1023, 1024, 2100])
-def test_attention_over_more_than_one_round(last: int) -> None:
-    check_attention(64, "f16", last)
-
-
-def check_attention(head_dim: int, kv: str, last: int) -> None:
-    b = Builder("attention")
-    q, pos = b.input("q", (1, 6 * head_dim)), b.input("pos", (1,), "i32")
-    k, v = (b.state(name, (last + 1, 2, head_dim), kv) for name in "kv")
-    y = b.attention(q, k, v, pos, heads=6, kv_heads=2, scale=head_dim**-0.5)
-    graph = b.build(y)
-    session, checked = TwinSession(graph, {}, 0), reference(graph, {})
-    for name in ("$k", "$v"):
-        values = RNG.normal(size=(last + 1, 2, head_dim)).astype(np.float16)
-        stored = values.view(np.uint16) if kv == "f16" else values.astype(np.float32)
-        session.memory[name] = stored
-        checked.states[name] = values.astype(np.float64)
-    given = inputs_of(graph, last)
-    got, wanted = session.step(**given), checked.step(**given)
-    assert distance(got[y.name[1:]], wanted[y.name[1:]]) < 1e-6
-
-
 @pytest.mark.parametrize("count", [1, 33, 512, 9000])
 def test_argmax_takes_the_first_of_equals(count: int) -> None:
     b = Builder("choice")

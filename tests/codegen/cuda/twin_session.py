@@ -10,7 +10,9 @@ from fusec.codegen.cuda.twins import run_grid
 from fusec.ir import Graph
 from fusec.ir.reference import Reference
 from fusec.ir.tables import make_table
+from fusec.ir.target import Target
 from fusec.passes.lower import lower
+from fusec.passes.overlap import overlap
 from fusec.passes.pipeline import passes_of, run_passes
 from fusec.passes.rule import Rule
 from tests.codegen.blocks import random_rows
@@ -43,10 +45,16 @@ class TwinSession:
     """Runs the kernels of a graph compiled at a level; state is kept between steps."""
 
     def __init__(
-        self, graph: Graph, weights: dict[str, np.ndarray], level: int, rules: tuple[Rule, ...] = ()
+        self,
+        graph: Graph,
+        weights: dict[str, np.ndarray],
+        level: int,
+        rules: tuple[Rule, ...] = (),
+        target: Target = ANY,
     ) -> None:
-        self.graph = run_passes(graph, passes_of(level, rules), ANY)[-1].graph
-        self.plan = lower(self.graph, "cuda", level)
+        self.graph = run_passes(graph, passes_of(level, rules), target)[-1].graph
+        plan = lower(self.graph, "cuda", level)
+        self.plan = overlap(plan) if target.overlaps else plan
         self.kernels = {k.name: emit(k) for k in self.plan.kernels}
         self.memory: dict[str, np.ndarray] = {}
         values = (v for n in self.graph.nodes for v in (*n.inputs, *n.outputs))

@@ -1,12 +1,11 @@
-"""Attention over chunks of 32 positions, one warp each: eight lanes share a cached key's row."""
+"""Attention over chunks of 16 positions, one warp each: eight lanes share a cached key's row."""
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
 
-from numba import float32, uint32
+from numba import float32, int32, uint32
 
 from fusec.codegen.cuda.device import (
     at,
-    div_f32,
     fma,
     half_to_f32,
     high_half_to_f32,
@@ -14,22 +13,29 @@ from fusec.codegen.cuda.device import (
     load_f32x2,
     load_f32x4,
     load_shared_f32,
+    load_shared_f32x4,
+    load_shared_u32,
+    load_shared_u32x4,
     load_u32,
     load_u32x2,
     load_u32x4,
-    max_f32,
+    max_s32,
     min_u32,
+    s32_to_f32,
     select_f32,
+    select_s32,
     shuffle_from_f32,
     shuffle_xor_f32,
-    store_f32_if,
     store_shared_f32_if,
     store_shared_f32x2,
+    store_shared_u32_if,
+    warp_max_s32,
 )
-from fusec.codegen.cuda.lib.math import exp_f32
-from fusec.codegen.cuda.lib.vectors import warp_sum
+from fusec.codegen.cuda.lib.math import exp_parts, power_of_two
+from fusec.codegen.cuda.lib.vectors import add_across
 
-LOWEST = float32(-3.0e38)
+LOWEST = int32(-(1 << 30))  # the `top` of nothing
+BOUND = float32(1 << 20)  # larger scores count as this one
 
 # --- pieces of rows: as they lie in memory, and halves as floats ----------------------------------
 
@@ -149,6 +155,9 @@ def masked_8(live, q):
 
 
 # --- one chunk -----------------------------------------------------------------------------------
+#
+# A weight is exp(score) = m * 2**n over 2**top, with `top` the largest n of what is summed up. So
+# weights of different sums are brought together by powers of two, which is exact.
 
 
 @inline
@@ -160,13 +169,11 @@ def fold_lanes(upper, low, high, distance):
 
 @inline
 def score_of_lane(d, lane):
-    """Sums over each eight lanes of eight values: lane i of them keeps value i."""
-    far, near, odd = is_set(lane, 4), is_set(lane, 2), is_set(lane, 1)
-    four = uint32(4)
-    a, b = fold_lanes(far, d[0], d[4], four), fold_lanes(far, d[1], d[5], four)
-    c, e = fold_lanes(far, d[2], d[6], four), fold_lanes(far, d[3], d[7], four)
-    a, b = fold_lanes(near, a, c, uint32(2)), fold_lanes(near, b, e, uint32(2))
-    return fold_lanes(odd, a, b, uint32(1))
+    """Sums over each eight lanes of four values: lanes 2t and 2t + 1 of them keep value t."""
+    far, near = is_set(lane, 4), is_set(lane, 2)
+    a = fold_lanes(far, d[0], d[2], uint32(4))
+    b = fold_lanes(far, d[1], d[3], uint32(4))
+    return add_across(fold_lanes(near, a, b, uint32(2)), uint32(1))
 
 
 @inline
@@ -176,39 +183,41 @@ def is_set(lane, bit):
 
 
 @inline
-def warp_max(s):
-    """The largest of the warp's values, in every lane."""
-    s = max_f32(s, shuffle_xor_f32(s, uint32(16)))
-    s = max_f32(s, shuffle_xor_f32(s, uint32(8)))
-    s = max_f32(s, shuffle_xor_f32(s, uint32(4)))
-    s = max_f32(s, shuffle_xor_f32(s, uint32(2)))
-    return max_f32(s, shuffle_xor_f32(s, uint32(1)))
+def weigh(score, live):
+    """This lane's weight, and the `top` of the warp's scores; 0 where not `live`."""
+    score = select_f32(score > BOUND, BOUND, score)
+    score = select_f32(score < -BOUND, -BOUND, score)
+    mantissa, exponent = exp_parts(score)
+    exponent = select_s32(live, exponent, LOWEST)
+    top = warp_max_s32(exponent)
+    return mantissa * two_to(int32(exponent - top)), top
+
+
+@inline
+def two_to(n):
+    """2**n for an integer up to 127; 0 from -127 down."""
+    return power_of_two(max_s32(n, int32(-127)))
 
 
 @inline
 def weight_of(p, lane, t):
-    """The weight of the group's t-th position, which lane t of the group has."""
-    return shuffle_from_f32(p, uint32(uint32(lane & uint32(24)) + uint32(t)))
+    """The weight of the group's t-th position."""
+    return shuffle_from_f32(p, uint32(uint32(lane & uint32(24)) + uint32(2 * t)))
 
 
 @inline
-def softmax_chunk(score, live, maxima, sums, slot, lane):
-    """Weights relative to the chunk's largest score; that and their sum go to `slot`."""
-    score = select_f32(live, score, LOWEST)
-    top = warp_max(score)
-    p = select_f32(live, exp_f32(score - top), float32(0))
-    part = warp_sum(p)
+def store_weights(top, total, maxima, sums, slot, lane):
+    """A chunk's `top` and its sum of weights; `total` is the sum of the group's."""
+    total = over_groups(total)
     first = lane == uint32(0)
-    store_shared_f32_if(uint32(maxima + slot * 4), top, first)
-    store_shared_f32_if(uint32(sums + slot * 4), part, first)
-    return p
+    store_shared_u32_if(uint32(maxima + slot * 4), uint32(top), first)
+    store_shared_f32_if(uint32(sums + slot * 4), total, first)
 
 
 @inline
 def over_groups(x):
     """The sum over the warp's four groups of eight lanes."""
-    x = x + shuffle_xor_f32(x, uint32(16))
-    return x + shuffle_xor_f32(x, uint32(8))
+    return add_across(add_across(x, uint32(16)), uint32(8))
 
 
 @inline
@@ -243,31 +252,24 @@ def store_8(out, o, lane):
     store_shared_f32x2(uint32(out + group), c, d)
 
 
-# --- all chunks ----------------------------------------------------------------------------------
+# --- a span of chunks ----------------------------------------------------------------------------
 
 
 @inline
-def combine(state, maxima, sums, outs, stride, count, element, lane):
-    """Fold up to 32 chunks into (maximum, sum of weights, result) of one element of the head.
+def fold_chunks(maxima, sums, outs, stride, turns, element, lane):
+    """(top, sum of weights, weighted values' sum) of one element over 4 * `turns` chunks.
 
-    Lane c weighs chunk c; the results are added up in the chunks' order.
+    There is room for 16; a chunk without a live position has the `top` LOWEST.
     """
-    before, total, result = state
-    slot = min_u32(lane, uint32(count - 1))
-    mine = lane < uint32(count)
-    chunk_top = select_f32(mine, load_shared_f32(uint32(maxima + slot * 4)), LOWEST)
-    top = max_f32(before, warp_max(chunk_top))
-    fade = exp_f32(before - top)
-    weight = select_f32(mine, exp_f32(chunk_top - top), float32(0))
-    part = warp_sum(weight * load_shared_f32(uint32(sums + slot * 4)))
-    total, result = fma(total, fade, part), result * fade
-    for c in range(count):
-        value = load_shared_f32(uint32(outs + (c * stride + element) * 4))
-        result = fma(shuffle_from_f32(weight, uint32(c)), value, result)
-    return top, total, result
-
-
-@inline
-def store_quotient(out, i, state, live):
-    """The head's element: weighted sum over sum of weights."""
-    store_f32_if(at(out, i), div_f32(state[2], state[1]), live)
+    slots = min_u32(uint32(lane & uint32(15)), uint32(turns * 4 - 1))
+    top = warp_max_s32(int32(load_shared_u32(uint32(maxima + slots * 4))))
+    total, result = float32(0), float32(0)
+    for turn in range(turns):
+        four = load_shared_u32x4(uint32(maxima + turn * 16))
+        totals = load_shared_f32x4(uint32(sums + turn * 16))
+        for c in range(4):
+            weight = two_to(int32(int32(four[c]) - top))
+            value = load_shared_f32(uint32(outs + ((turn * 4 + c) * stride + element) * 4))
+            total = fma(weight, totals[c], total)
+            result = fma(weight, value, result)
+    return s32_to_f32(top), total, result

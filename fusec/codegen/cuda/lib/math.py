@@ -12,6 +12,14 @@ def exp_f32(x):
     """exp(x), at most 1 ulp off; `fusec.codegen.cpu.math` explains the constants."""
     x = select_f32(x < float32(-104.0), float32(-104.0), x)
     x = select_f32(x > float32(89.0), float32(89.0), x)
+    mantissa, exponent = exp_parts(x)
+    half = int32(exponent >> 1)
+    return (mantissa * power_of_two(half)) * power_of_two(int32(exponent - half))
+
+
+@inline
+def exp_parts(x):
+    """(m, n): exp(x) = m * 2**n, with m from 0.7 to 1.42 and an integer n; |x| up to 2**20."""
     shifted = fma(x, float32(1.4426950408889634), float32(12582912.0))
     exponent = int32(int32(bits_u32(shifted)) - int32(0x4B400000))
     minus_n = float32(12582912.0) - shifted
@@ -21,9 +29,7 @@ def exp_f32(x):
     q = fma(q, r, float32(0.04166838899254799))
     q = fma(q, r, float32(0.1666652113199234))
     q = fma(q, r, float32(0.4999999403953552))
-    mantissa = fma(r * r, q, r) + float32(1)
-    half = int32(exponent >> 1)
-    return (mantissa * power_of_two(half)) * power_of_two(int32(exponent - half))
+    return fma(r * r, q, r) + float32(1), exponent
 
 
 @inline

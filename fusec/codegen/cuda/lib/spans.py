@@ -1,0 +1,147 @@
+"""Partial results of attention, one a span of positions: folded in order, kept, and combined.
+
+A state is (top, sum of weights, weighted values), as `lib.attention` makes them; `top` is a float
+here, so that partial results are plain f32. They lie in memory as [spans, heads * head_dim] values,
+then [spans, heads] pairs of top and sum.
+"""
+
+# mypy: disable-error-code="no-untyped-def,no-untyped-call"
+
+from numba import float32, uint32
+
+from fusec.codegen.cuda.device import (
+    add_u32,
+    at,
+    bits_f32,
+    bits_u32,
+    fma,
+    inline,
+    load_f32,
+    load_f32x2,
+    load_f32x4,
+    max_f32,
+    min_u32,
+    mul_u32,
+    rcp_f32,
+    select_f32,
+    select_u32,
+    store_f32_if,
+    store_f32x2_if,
+)
+from fusec.codegen.cuda.lib.vectors import only
+
+NOTHING = float32(-(1 << 30))  # the `top` of no span
+
+
+@inline
+def two_to_f32(n):
+    """2**n of a float without a fraction, 0 or less; 0 from -127 down.
+
+    Adding 1.5 * 2**23 + 127 leaves the biased exponent in the low bits.
+    """
+    return bits_f32(uint32(bits_u32(max_f32(n, float32(-127)) + float32(12583039.0)) << 23))
+
+
+@inline
+def fold_span(state, found):
+    """A span's state folded into that of the spans before (Milakov & Gimelshein 2018)."""
+    top, total, value = found
+    both = max_f32(state[0], top)
+    fade, weight = two_to_f32(state[0] - both), two_to_f32(top - both)
+    return both, fma(weight, total, state[1] * fade), fma(weight, value, state[2] * fade)
+
+
+@inline
+def store_result(out, i, state, live):
+    """Element i of the attention: weighted values over weights."""
+    store_f32_if(at(out, i), state[2] * rcp_f32(state[1]), live)
+
+
+@inline
+def store_span(partials, span, spans, head, heads, element, head_dim, state, thread):
+    """Keep a span's state for `combined_quad`; a thread has one element of the head."""
+    n = heads * head_dim
+    place = uint32(span * n + head * head_dim + element)
+    store_f32_if(at(partials, place), state[2], thread < uint32(head_dim))
+    pair = uint32(spans * n + (span * heads + head) * 2)
+    store_f32x2_if(at(partials, pair), state[0], state[1], thread == uint32(0))
+
+
+@inline
+def fold_four(state, span):
+    """`fold_span` of four elements of one head; both are (top, sum of weights, four values)."""
+    before, total, values = state
+    top, its_total, its_values = span
+    a = fold_span((before, total, values[0]), (top, its_total, its_values[0]))
+    b = fold_span((before, total, values[1]), (top, its_total, its_values[1]))
+    c = fold_span((before, total, values[2]), (top, its_total, its_values[2]))
+    d = fold_span((before, total, values[3]), (top, its_total, its_values[3]))
+    return a[0], a[1], (a[2], b[2], c[2], d[2])
+
+
+@inline
+def load_span(partials, pair, j, span, last, heads, n, wide):
+    """A span's (top, sum of weights, elements j to j + 3), or j four times, unless `wide`.
+
+    `pair`: where those of span 0 are. A span behind the last has the `top` of none.
+    """
+    here = min_u32(span, last)
+    its_pair = add_u32(mul_u32(here, uint32(2 * heads)), pair)
+    top, total = load_f32x2(at(partials, its_pair))
+    top = select_f32(span <= last, top, NOTHING)
+    place = at(partials, add_u32(mul_u32(here, uint32(n)), j))
+    if wide:
+        return top, total, load_f32x4(place)
+    value = load_f32(place)
+    return top, total, (value, value, value, value)
+
+
+@inline
+def combined(partials, last, j, heads, head_dim, spans, wide):
+    """Elements j to j + 3 of the attention over spans 0 to `last`, or only j, unless `wide`.
+
+    Four spans are on their way at once.
+    """
+    n, head = heads * head_dim, uint32(j // uint32(head_dim))
+    pair = uint32(spans * n + head * 2)
+    state = load_span(partials, pair, j, uint32(0), uint32(0), heads, n, wide)
+    for turn in range(uint32(uint32(last + uint32(3)) >> uint32(2))):
+        first = uint32(turn * 4 + 1)
+        a = load_span(partials, pair, j, first, last, heads, n, wide)
+        b = load_span(partials, pair, j, uint32(first + 1), last, heads, n, wide)
+        c = load_span(partials, pair, j, uint32(first + 2), last, heads, n, wide)
+        d = load_span(partials, pair, j, uint32(first + 3), last, heads, n, wide)
+        state = fold_four(fold_four(fold_four(fold_four(state, a), b), c), d)
+    found, inverse = state[2], rcp_f32(state[1])
+    return found[0] * inverse, found[1] * inverse, found[2] * inverse, found[3] * inverse
+
+
+@inline
+def combined_element(partials, last, j, heads, head_dim, spans):
+    """Element j of the attention."""
+    return combined(partials, last, j, heads, head_dim, spans, False)[0]
+
+
+@inline
+def combined_quad(partials, last, i, heads, head_dim, spans):
+    """Quad i of the attention; zeros behind its end."""
+    end = heads * head_dim
+    if head_dim % 4 == 0:
+        inside = i < uint32(end // 4)
+        j = uint32(select_u32(inside, uint32(i), uint32(0)) * 4)
+        a, b, c, d = combined(partials, last, j, heads, head_dim, spans, True)
+        return only(inside, a), only(inside, b), only(inside, c), only(inside, d)
+    return (
+        element_or_zero(partials, last, uint32(i * 4), heads, head_dim, spans),
+        element_or_zero(partials, last, uint32(i * 4 + 1), heads, head_dim, spans),
+        element_or_zero(partials, last, uint32(i * 4 + 2), heads, head_dim, spans),
+        element_or_zero(partials, last, uint32(i * 4 + 3), heads, head_dim, spans),
+    )
+
+
+@inline
+def element_or_zero(partials, last, j, heads, head_dim, spans):
+    """Element j; 0 behind the end."""
+    end = uint32(heads * head_dim - 1)
+    value = combined_element(partials, last, min_u32(j, end), heads, head_dim, spans)
+    return only(j <= end, value)

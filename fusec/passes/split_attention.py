@@ -1,0 +1,73 @@
+"""Attention over each span of the context by blocks of their own, then put together.
+
+    %a = attention(%q, $k', $v', %pos)
+                                   =>     %a.spans = attention_spans(%q, $k', $v', %pos)
+                                          %a = attention_combine(%a.spans, %pos)
+
+One block a head leaves most of a GPU idle, and its time grows with the context. The sums of a span
+are exact up to a power of two when spans are put together in order, so nothing is rounded
+differently (flash decoding: Dao et al. 2023, "Flash-Decoding for long-context inference").
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fusec.ir.graph import Graph, Node, Value, attrs
+from fusec.ir.ops import infer
+from fusec.ir.target import Target
+from fusec.passes.fuse import Refusal
+
+
+@dataclass(frozen=True)
+class SplitAttention:
+    """The pass. It takes the length of a span from the target."""
+
+    name: str = "split-attention"
+    equation: str = "attention => attention_spans -> attention_combine"
+
+    def run(self, graph: Graph, target: Target) -> tuple[Graph, int, tuple[Refusal, ...]]:
+        """The graph with every attention split that may be."""
+        nodes: list[Node] = []
+        refused = []
+        for node in graph.nodes:
+            if node.op != "attention":
+                nodes.append(node)
+            elif reason := why_not(graph, node, target):
+                refused.append(Refusal(self.equation, (node.name,), reason))
+                nodes.append(node)
+            else:
+                assert target.span is not None
+                nodes += split(node, target.span)
+        return graph.replace_nodes(nodes), (len(nodes) - len(graph.nodes)), tuple(refused)
+
+
+def why_not(graph: Graph, node: Node, target: Target) -> str | None:
+    """The reason an attention must stay as it is, or None if it may be split."""
+    if target.span is None:
+        return f"no spans: {target.name} gives a head to one block"
+    tokens = node.inputs[0].shape[0]
+    if tokens > 1:
+        return f"several tokens a step: {node.inputs[0].name} has {tokens}"
+    if _partials(node) in graph.producers or _partials(node) in {v.name for v in graph.inputs}:
+        return f"a name is taken: {_partials(node)}"
+    return None
+
+
+def split(node: Node, span: int) -> tuple[Node, Node]:
+    """An attention as two nodes, the second under its name."""
+    context, given = node.inputs[1].shape[0], dict(node.attrs)
+    sizes = {"span": span, "spans": -(-context // span)}
+    draft = Value(_partials(node), "f32", ())
+    first = Node("attention_spans", node.inputs, (draft,), attrs(**given, **sizes))
+    ((dtype, shape),) = infer(first)
+    partials = Value(draft.name, dtype, shape)
+    heads = attrs(heads=given["heads"], **sizes)
+    return (
+        Node(first.op, node.inputs, (partials,), first.attrs),
+        Node("attention_combine", (partials, node.inputs[3]), node.outputs, heads),
+    )
+
+
+def _partials(node: Node) -> str:
+    return f"{node.name}.spans"

@@ -1,0 +1,122 @@
+"""Attention split over the context: what the pass makes, what it keeps, what it leaves alone."""
+
+import numpy as np
+import pytest
+
+from fusec.errors import FusecError
+from fusec.ir import Builder, Reference
+from fusec.ir.ops import OPS
+from fusec.passes.pipeline import passes_of, run_passes
+from fusec.passes.split_attention import SplitAttention
+from tests.graphs import Types, llama_graph, weights_for
+from tests.targets import ANY, SPLIT
+
+RANDOM = np.random.default_rng(2)
+
+
+def attention(name="a", tokens=1, context=600):
+    b = Builder("g")
+    q, pos = b.input("q", (tokens, 32)), b.input("pos", (tokens,), "i32")
+    taken = b.input("a.spans", (tokens, 32))
+    k, v = (b.state(x, (context, 2, 8), "f32") for x in "kv")
+    a = b.attention(q, k, v, pos, heads=4, kv_heads=2, scale=0.3, name=name)
+    return b.build(b.add(a, taken, name="sum"))
+
+
+def reasons(graph, target=SPLIT):
+    after, hits, refused = SplitAttention().run(graph, target)
+    assert (after == graph) == (hits == 0)
+    return hits, [r.reason for r in refused]
+
+
+def test_one_attention_becomes_two_nodes():
+    graph, hits, refused = SplitAttention().run(attention("b"), SPLIT)
+    assert (hits, refused) == (1, ())
+    spans, combine, _ = graph.nodes
+    assert (spans.op, spans.name, spans.outputs[0].shape) == (
+        "attention_spans", "%b.spans", (1, 3 * (32 + 2 * 4)),
+    )  # fmt: skip
+    assert (combine.op, combine.name) == ("attention_combine", "%b")
+    assert (spans["span"], spans["spans"], combine["spans"]) == (256, 3, 3)
+
+
+def test_a_target_without_spans():
+    assert reasons(attention("b"), ANY) == (0, ["no spans: any gives a head to one block"])
+
+
+def test_several_tokens_a_step():
+    found = reasons(attention("b", tokens=2))
+    assert found == (0, ["several tokens a step: %q has 2"])
+
+
+def test_a_name_that_is_taken():
+    assert reasons(attention("a")) == (0, ["a name is taken: %a.spans"])
+
+
+def test_the_reference_of_both_parts_is_that_of_the_whole():
+    q = 3 * RANDOM.standard_normal((3, 32))
+    k, v = RANDOM.standard_normal((2, 70, 2, 8))
+    pos = np.array([0, 31, 65])
+    given = {"heads": 4, "kv_heads": 2, "scale": 0.7}
+    wanted = OPS["attention"].reference(q, k, v, pos, **given)
+    sizes = {"span": 32, "spans": 4}
+    partials = OPS["attention_spans"].reference(q, k, v, pos, **given, **sizes)
+    found = OPS["attention_combine"].reference(partials, pos, heads=4, **sizes)
+    assert np.abs(found - wanted).max() < 1e-12
+
+
+def test_a_model_keeps_its_meaning_and_its_dispatches():
+    graph = llama_graph(types=Types("f32"), context=300)
+    stages = run_passes(graph, passes_of(3), SPLIT)
+    kinds = [node.kind for node in stages[-1].graph.nodes]
+    assert kinds.count("attention_spans") == kinds.count("combine_matvec") == 2
+    assert not {"attention", "attention_combine"} & set(kinds)
+    weights, caches = weights_for(graph), {}
+    for state in graph.states:
+        caches[state.name] = RANDOM.standard_normal(state.shape)
+    results = []
+    for stage in (stages[0], stages[-1]):
+        checked = Reference(stage.graph, weights)
+        checked.states |= {name: values.copy() for name, values in caches.items()}
+        results.append(checked.step(token=np.array([3]), pos=np.array([280]))["logits"])
+    assert np.abs(results[1] - results[0]).max() < 1e-12 * np.abs(results[0]).max()
+
+
+def test_the_combination_can_be_left_on_its_own_and_the_split_left_out():
+    graph = llama_graph(layers=1)
+    alone = run_passes(graph, passes_of(3, disable=["combine-matvec"]), SPLIT)[-1].graph
+    assert {"attention_spans", "attention_combine"} <= {n.kind for n in alone.nodes}
+    whole = run_passes(graph, passes_of(3, disable=["split-attention"]), SPLIT)[-1].graph
+    assert "attention" in {n.kind for n in whole.nodes}
+
+
+def test_a_second_reader_of_the_attention_keeps_it_out_of_the_matvec():
+    b = Builder("g")
+    q, pos = b.input("q", (1, 32)), b.input("pos", (1,), "i32")
+    k, v = (b.state(x, (300, 2, 8), "f16") for x in "kv")
+    a = b.attention(q, k, v, pos, heads=4, kv_heads=2, scale=0.3, name="a")
+    graph = b.build(b.matvec(a, b.weight("w", (32, 32)), name="o"), b.silu(a, name="s"))
+    stages = {s.name: s for s in run_passes(graph, passes_of(3), SPLIT)}
+    (refusal,) = stages["fuse-combine-matvec"].refused
+    assert refusal.reason == "a second user: %a is also read by %s"
+
+
+@pytest.mark.parametrize(
+    ("op", "change", "wanted"),
+    [
+        ("attention_spans", {"spans": 2}, "spans that hold 600 positions, found 2"),
+        ("attention_spans", {"span": 0}, "spans that hold 600 positions"),
+        ("attention_combine", {"spans": 7}, "7 spans of 4 heads"),
+        ("attention_combine", {"span": 0}, "spans of at least one position"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(op, change, wanted):
+    b = Builder("g")
+    q, pos = b.input("q", (1, 32)), b.input("pos", (1,), "i32")
+    k, v = (b.state(x, (600, 2, 8), "f16") for x in "kv")
+    sizes = {"heads": 4, "span": 256, "spans": 3}
+    with pytest.raises(FusecError, match=wanted):
+        if op == "attention_spans":
+            b.attention_spans(q, k, v, pos, kv_heads=2, scale=1.0, **(sizes | change))
+        else:
+            b.attention_combine(b.input("p", (1, 120)), pos, **(sizes | change))
