@@ -65,5 +65,7 @@ def get(name: str) -> CodeTarget:
     arch = native_arch() if name in NATIVE else ARCHS[name]
     # a block keeps its prologue in static shared memory
     overlaps = arch.number >= 90
-    limits = Target(arch.name, frozenset(FORMATS), 48 << 10, span=SPAN, overlaps=overlaps)
+    limits = Target(
+        arch.name, frozenset(FORMATS), 48 << 10, span=SPAN, overlaps=overlaps, late_norms=True
+    )
     return CodeTarget(limits, _emit_cuda, prefill_tokens=1)

@@ -113,16 +113,34 @@ def _rms_norm(x: Array, w: Array, eps: float) -> Array:
     return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + x.dtype.type(eps)) * w
 
 
+def _infer_rms_factors(node: Node) -> list[Type]:
+    ((dtype, (tokens, n)),) = _infer_rms_norm(node)
+    return [(dtype, (tokens, n + 1))]
+
+
+def _rms_factors(x: Array, w: Array, eps: float) -> Array:
+    """The two factors of an RMS norm: x * w, and behind it 1 / sqrt(mean(x^2) + eps)."""
+    inverse = 1 / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + x.dtype.type(eps))
+    return np.concatenate([x * w, inverse], axis=-1)
+
+
+def is_factored(matvec: Node) -> bool:
+    """Whether the vector has a last element that scales the result."""
+    return matvec.inputs[0].shape[1] == matvec.inputs[1].shape[1] + 1
+
+
 def _infer_matvec(node: Node) -> list[Type]:
     x, w = node.inputs
     tokens, n = _activation(x)
     rows, columns = _matrix(w)
-    _want(columns == n, f"w: [rows, {n}]", w.type)
+    _want(n in (columns, columns + 1), f"w: [rows, {n}] or [rows, {n - 1}]", w.type)
     return [("f32", (tokens, rows))]
 
 
 def _matvec(x: Array, w: Array) -> Array:
-    return x @ w.T
+    columns = w.shape[1]
+    product = x[:, :columns] @ w.T
+    return product * x[:, columns:] if x.shape[1] > columns else product
 
 
 # --- rope ----------------------------------------------------------------------------------------
@@ -367,8 +385,12 @@ OPS: dict[str, Op] = {
             _infer_rms_norm, _rms_norm, lambda n: 4 * _elements(n), {"eps": float},
         ),
         Op(
-            "matvec", "rows", "x: f32[T, n], w: [rows, n]", (2, 2),
-            _infer_matvec, _matvec, lambda n: 2 * _elements(n) * n.inputs[0].shape[1],
+            "rms_factors", "vector", "x: f32[T, n], w: f32[n]", (2, 2),
+            _infer_rms_factors, _rms_factors, lambda n: 4 * _elements(n), {"eps": float},
+        ),
+        Op(
+            "matvec", "rows", "x: f32[T, n] or f32[T, n + 1], w: [rows, n]", (2, 2),
+            _infer_matvec, _matvec, lambda n: 2 * _elements(n) * n.inputs[1].shape[1],
         ),
         Op(
             "rope", "pair", "x: f32[T, n], pos: i32[T], factors: f32[dims/2]", (2, 3),

@@ -11,6 +11,7 @@ class Target:
 
     `span`: positions that one block attends to where attention is split over the context; None if
     it does not pay here. `overlaps`: a launch can start before the one in front of it has ended.
+    `late_norms`: a norm's division is done behind the products (see `fusec.passes.factor_norms`).
     """
 
     name: str
@@ -18,3 +19,4 @@ class Target:
     block_bytes: int
     span: int | None = None
     overlaps: bool = False
+    late_norms: bool = False

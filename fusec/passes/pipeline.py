@@ -10,6 +10,7 @@ from fusec.errors import FusecError
 from fusec.ir.graph import Graph
 from fusec.ir.target import Target
 from fusec.ir.verify import verify
+from fusec.passes.factor_norms import FactorNorms
 from fusec.passes.fuse import Fuse, Refusal
 from fusec.passes.rule import Rule
 from fusec.passes.rules import (
@@ -28,10 +29,11 @@ from fusec.passes.rules import (
 from fusec.passes.schedule import Schedule
 from fusec.passes.split_attention import SplitAttention
 
-Pass = Fuse | SplitAttention | Schedule
+Pass = Fuse | FactorNorms | SplitAttention | Schedule
 
-NAIVE: tuple[Pass, ...] = ()
+NAIVE: tuple[Pass, ...] = (FactorNorms(),)  # sums of squares and products wait for each other less
 PAIRED = (
+    *NAIVE,
     Fuse(stack_matvecs.RULE),  # QKV and gate/up read one vector: one launch reads it once
     Fuse(norm_matvec.RULE),  # a norm is cheaper computed in every block than exchanged
     Fuse(pair_ropes.RULE),  # two launches of a few hundred elements are all boundary

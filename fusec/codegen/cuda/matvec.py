@@ -277,10 +277,12 @@ class Matvec:
         sums = [f"sum_{self._name(anchor, suffix)}" for anchor, _, suffix in self.rows]
         if len(sums) == 1:
             w.line(f"{sums[0]} = warp_sum({sums[0]})")
-            return
-        for distance in (16, 8, 4, 2, 1):
+        for distance in (16, 8, 4, 2, 1) if len(sums) > 1 else ():
             for s in sums:
                 w.line(f"{s} = add_across({s}, uint32({distance}))")
+        for (anchor, _, _), s in zip(self.rows, sums, strict=True):
+            if factor := self.prologue.factors.get(anchor.inputs[0].name):
+                w.line(f"{s} = {s} * {factor}")
 
     def _mine(self, anchor: Node, i: str) -> str:
         """The sum of the row that is this lane's unit."""

@@ -7,14 +7,17 @@ weights as floats in shared memory; every block makes these for itself.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 
 from fusec.codegen import formats
 from fusec.codegen.cuda.elements import Elements, Indices
 from fusec.codegen.cuda.scope import Scope, identifier
-from fusec.codegen.cuda.sources import Combined, Embedded, Memory, Normed, Shared, Source
+from fusec.codegen.cuda.shape import WARP
+from fusec.codegen.cuda.sources import Combined, Embedded, Gained, Memory, Normed, Shared, Source
 from fusec.codegen.formats import FloatFormat, QuantFormat
 from fusec.ir.graph import Node, Value
+from fusec.ir.ops import is_factored
 from fusec.ir.region import KernelShape, Segment
 
 PADDING = 256  # floats in shared memory are followed by zeros up to a multiple of this
@@ -32,12 +35,24 @@ class FixedPoint:
 
 
 @dataclass(frozen=True)
+class Squares:
+    """Where sums of squares of a vector's groups of 128 go, and the factor they make."""
+
+    partials: str
+    groups: int
+    factor: str
+    eps: float
+    n: int
+
+
+@dataclass(frozen=True)
 class Pending:
-    """A form to make of a source's first `count` quads; `line` writes `{quad}` at index `{i}`."""
+    """What to make of a source's first `count` quads: `line` writes `{quad}` at index `{i}`."""
 
     source: Source
     count: int
-    line: str
+    line: str = ""
+    squares: Squares | None = None
 
 
 class Prologue:
@@ -48,6 +63,8 @@ class Prologue:
         self.sources: dict[str, Source] = {}
         self.fixed: dict[str, FixedPoint] = {}
         self.floats: dict[str, str] = {}
+        self.factors: dict[str, str] = {}  # of vectors whose last element scales a result
+        self.squares: dict[str, Squares] = {}
 
     def source(self, value: Value) -> Source:
         """The source of an activation."""
@@ -63,7 +80,7 @@ class Prologue:
         """
         w = self.scope.w
         by_quads = all(
-            n.op in ("rms_norm", "attention_combine")
+            n.op in ("rms_norm", "rms_factors", "attention_combine")
             and n.inputs[0].name not in self.scope.region.producers
             for n in self.shape.prologue
         )
@@ -75,28 +92,60 @@ class Prologue:
             w.line("# every block computes these for itself")
         for node in self.shape.prologue:
             self._vector(node)
+        pending = self._forms()
+        for k, form in enumerate(pending):
+            self._fetch_weights(form, f"{k}_" if k else "")
+        if by_quads:
+            self.scope.wait()
+            behind_wait()
+        for name, pointer in self._factors_in_memory():
+            w.line(f"{self.factors[name]} = load_f32({pointer})")
+        for k, form in enumerate(pending):
+            self._over_quads(form, f"{k}_" if k else "")
+        if pending:
+            w.line("barrier()")
+        for s in self.squares.values():
+            total = f"sum_in_order({s.partials}, {s.groups})"
+            fraction = f"float32({1 / s.n!r})"
+            w.line(f"{s.factor} = inverse_rms({total}, {fraction}, float32({s.eps!r}))")
+        for value in self.shape.stores:
+            self._store(value)
+
+    def _forms(self) -> list[Pending]:
+        """What the matvecs want of their vectors, and the squares that norms want."""
         matvecs = [n for s in self.shape.segments for n in s.nodes if n.op == "matvec"]
         pending: list[Pending] = []
         for node in matvecs:
             x, weight = node.inputs
             source = self.source(x)
+            if is_factored(node) and isinstance(source, Memory):
+                source = Memory(source.pointer, weight.shape[-1])
+                self.factors.setdefault(x.name, f"factor{len(self.factors)}")
             if isinstance(formats.get(weight.dtype), FloatFormat):
                 if x.name not in self.floats:
                     pending += self._as_floats(x, source)
             elif x.name not in self.fixed:
                 users = [formats.get(m.inputs[1].dtype) for m in matvecs if m.inputs[0] == x]
                 pending += self._as_fixed_point(x, source, users)
-        for k, form in enumerate(pending):
-            self._fetch_weights(form, f"{k}_" if k else "")
-        if by_quads:
-            self.scope.wait()
-            behind_wait()
-        for k, form in enumerate(pending):
-            self._over_quads(form, f"{k}_" if k else "")
-        if pending:
-            w.line("barrier()")
-        for value in self.shape.stores:
-            self._store(value)
+        for name, squares in self.squares.items():
+            source = self.sources[name]
+            at = next((k for k, form in enumerate(pending) if form.source is source), None)
+            if at is None:
+                pending.append(Pending(source, -(-source.n // 4), squares=squares))
+            else:
+                pending[at] = replace(pending[at], squares=squares)
+        return pending
+
+    def _factors_in_memory(self) -> list[tuple[str, str]]:
+        """Vectors in memory whose last element is a factor, and where it lies."""
+        return [
+            (name, f"at({self.scope.pointers[name]}, uint32({self._length(name) - 1}))")
+            for name in self.factors
+            if name not in self.sources
+        ]
+
+    def _length(self, name: str) -> int:
+        return next(v.shape[-1] for v in self.scope.region.inputs if v.name == name)
 
     # --- vectors ---------------------------------------------------------------------------------
 
@@ -110,6 +159,8 @@ class Prologue:
             weight = self.scope.pointers[node.inputs[1].name]
             inverse = f"inverse{sum(isinstance(s, Normed) for s in self.sources.values())}"
             self.sources[out.name] = Normed(x, weight, float(str(node["eps"])), inverse)
+        elif node.op == "rms_factors":
+            self.sources[out.name] = self._gained(node)
         elif node.op == "embed":
             token, table = node.inputs
             row = f"entry{len(self.sources)}"
@@ -122,6 +173,16 @@ class Prologue:
             self.sources[out.name] = self._combined(node)
         else:
             self._elementwise(node)
+
+    def _gained(self, node: Node) -> Gained:
+        x = self.source(node.inputs[0])
+        if not isinstance(x, (Memory, Shared)):
+            x = self._materialise(node.inputs[0], x)
+        name, groups = node.outputs[0].name, -(-x.n // 128)
+        factor = self.factors[name] = f"factor{len(self.factors)}"
+        partials = self.scope.shared("squares", 4 * groups)
+        self.squares[name] = Squares(partials, groups, factor, float(str(node["eps"])), x.n)
+        return Gained(x, self.scope.pointers[node.inputs[1].name])
 
     def _combined(self, node: Node) -> Combined:
         partials, pos = node.inputs
@@ -215,17 +276,30 @@ class Prologue:
 
     def _over_quads(self, form: Pending, tag: str) -> None:
         w, threads, steps = self.scope.w, self.scope.geometry.threads, self._steps(form)
-        source, line = form.source, form.line
+        source = form.source
         if steps > UNROLLED:
             source.ready(w)
             with w.block(f"for step in range({steps}):"):
                 w.line(f"k = uint32(step * {threads} + thread)")
-                w.line(line.format(quad=source.quad("k"), i="k"))
+                source.fetch_weights(w, "k", "_k")
+                self._write(form, source.fetch(w, "k", "_k"), "k", "quad_k")
             return
-        quads = [source.fetch(w, f"own{tag}{step}", f"{tag}{step}") for step in range(steps)]
+        numbers = [f"{tag}{step}" for step in range(steps)]
+        quads = [source.fetch(w, f"own{number}", number) for number in numbers]
         source.ready(w)
-        for step, quad in enumerate(quads):
-            w.line(line.format(quad=quad, i=f"own{tag}{step}"))
+        for step, (number, quad) in enumerate(zip(numbers, quads, strict=True)):
+            warps = -(-form.count // WARP) * WARP
+            here = f"if some(own{number} < uint32({warps})):"  # the other warps have no quad
+            with w.block(here) if warps < (step + 1) * threads else nullcontext():
+                self._write(form, quad, f"own{number}", f"quad{number}")
+
+    def _write(self, form: Pending, quad: str, i: str, plain: str) -> None:
+        """One quad: into the form, and its squares if a norm wants them."""
+        w, s = self.scope.w, form.squares
+        if s is not None:
+            w.line(f"store_squares({plain}, {i}, {s.groups}, {s.partials})")
+        if form.line:
+            w.line(form.line.format(quad=quad, i=i))
 
     def _store(self, value: Value) -> None:
         """Write a vector that somebody outside needs, its quads spread over the grid."""
@@ -235,3 +309,7 @@ class Prologue:
         with w.block(f"for step in range({-(-n // (4 * share))}):"):
             w.line(f"k = uint32(step * {share} + block * {geometry.threads} + thread)")
             w.line(f"store_quad({self.scope.pointers[value.name]}, {source.quad('k')}, k, {n})")
+        if value.name in self.factors:
+            w.line("alone = (block == uint32(0)) & (thread == uint32(0))")
+            where = f"at({self.scope.pointers[value.name]}, uint32({n}))"
+            w.line(f"store_f32_if({where}, {self.factors[value.name]}, alone)")

@@ -115,6 +115,34 @@ class Normed(Source):
 
 
 @dataclass
+class Gained(Source):
+    """A norm's first factor: x * weight of a source in memory."""
+
+    x: Memory | Shared
+    weight: str
+
+    def __post_init__(self) -> None:
+        self.n = self.x.n
+
+    def quad(self, i: str) -> str:
+        """See `Source.quad`."""
+        return f"gained({self.x.quad(i)}, quad_weight({self.weight}, {i}, {self.n}))"
+
+    def element(self, i: str) -> str:
+        """See `Source.element`."""
+        return f"{self.x.element(i)} * load_weight_f32(at({self.weight}, {i}))"
+
+    def fetch_weights(self, w: Writer, i: str, tag: str) -> None:
+        """See `Source.fetch_weights`."""
+        w.line(f"gain{tag} = quad_weight({self.weight}, {i}, {self.n})")
+
+    def fetch(self, w: Writer, i: str, tag: str) -> str:
+        """See `Source.fetch`; the quad of x is left in `quad{tag}`."""
+        w.line(f"quad{tag} = {self.x.quad(i)}")
+        return f"gained(quad{tag}, gain{tag})"
+
+
+@dataclass
 class Combined(Source):
     """Attention put together of the partial results of its spans, in memory.
 

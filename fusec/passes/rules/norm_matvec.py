@@ -8,5 +8,5 @@ from fusec.passes.rule import Rule, pattern
 
 RULE = Rule(
     "rms_norm -> matvec => norm_matvec",
-    pattern("norm -> product", norm="rms_norm", product="matvec matvecs"),
+    pattern("norm -> product", norm="rms_norm rms_factors", product="matvec matvecs"),
 )

@@ -100,6 +100,12 @@ def normed(x, inverse, weight):
 
 
 @inline
+def gained(x, weight):
+    """A quad times its weights."""
+    return x[0] * weight[0], x[1] * weight[1], x[2] * weight[2], x[3] * weight[3]
+
+
+@inline
 def add_across(s, distance):
     """The lane's value plus that of the lane `distance` away."""
     return s + shuffle_xor_f32(s, distance)
@@ -127,6 +133,25 @@ def add_squares(s, x):
 def of_quad(s):
     """Four sums as one."""
     return (s[0] + s[1]) + (s[2] + s[3])
+
+
+@inline
+def store_squares(x, i, groups, partials):
+    """Write the sum of squares of 32 quads, whose lanes take part; `i`: the number of the quad."""
+    zero = float32(0)
+    s = warp_sum(of_quad(add_squares((zero, zero, zero, zero), x)))
+    group = uint32(i >> uint32(5))
+    first = uint32(i & uint32(31)) == uint32(0)
+    store_shared_f32_if(uint32(partials + group * 4), s, first & (group < uint32(groups)))
+
+
+@inline
+def sum_in_order(partials, count):
+    """Floats in shared memory, added up from the first on."""
+    s = load_shared_f32(partials)
+    for k in range(1, count):
+        s = s + load_shared_f32(uint32(partials + uint32(4 * k)))
+    return s
 
 
 @inline

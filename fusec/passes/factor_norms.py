@@ -1,0 +1,64 @@
+"""A norm's division is put off until behind the products that read it.
+
+    %n = rms_norm(%x, @g)          =>     %n.factors = rms_factors(%x, @g)
+    %y = matvec(%n, @w)                   %y = matvec(%n.factors, @w)
+
+`rms_factors` keeps x * g and the inverse RMS apart, and a matvec of them scales its sums. So a
+kernel brings x * g into the form its products want while the squares are still being added up.
+Rounding differs from that of `rms_norm`, so the pass runs at every level of a target or at none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from fusec.ir.graph import Graph, Node, Value
+from fusec.ir.target import Target
+from fusec.passes.fuse import Refusal
+
+
+@dataclass(frozen=True)
+class FactorNorms:
+    """The pass; a target says whether it wants it."""
+
+    name: str = "factor-norms"
+    equation: str = "rms_norm -> matvec => rms_factors -> matvec"
+
+    def run(self, graph: Graph, target: Target) -> tuple[Graph, int, tuple[Refusal, ...]]:
+        """The graph with every norm factored that may be."""
+        if not target.late_norms:
+            return graph, 0, ()
+        nodes: list[Node] = []
+        factors: dict[str, Value] = {}
+        refused = []
+        for node in graph.nodes:
+            inputs = tuple(factors.get(v.name, v) for v in node.inputs)
+            if node.op != "rms_norm":
+                nodes.append(replace(node, inputs=inputs))
+                continue
+            if reason := why_not(graph, node):
+                refused.append(Refusal(self.equation, (node.name,), reason))
+                nodes.append(node)
+                continue
+            made = _factors(node)
+            factors[node.name] = made
+            nodes.append(Node("rms_factors", inputs, (made,), node.attrs))
+        return graph.replace_nodes(nodes), len(factors), tuple(refused)
+
+
+def why_not(graph: Graph, node: Node) -> str | None:
+    """The reason a norm must stay as it is, or None if it may be factored."""
+    if node.name in graph.needed:
+        return f"{node.name} is an output of the graph"
+    for user in graph.users.get(node.name, ()):
+        if user.op != "matvec" or user.inputs[1].name == node.name:
+            return f"{node.name} is read by {user.op} {user.name}, which takes no factors"
+    name = _factors(node).name
+    if name in graph.producers or name in {v.name for v in graph.inputs}:
+        return f"a name is taken: {name}"
+    return None
+
+
+def _factors(node: Node) -> Value:
+    tokens, n = node.outputs[0].shape
+    return Value(f"{node.name}.factors", "f32", (tokens, n + 1))
