@@ -76,6 +76,7 @@ class _Emitter:
         for alike, binding in zip(self.alike, bindings, strict=True):
             with self._bound(binding):
                 matvecs.append(self._matvec(alike) if self._role(alike) == "rows" else None)
+        self.prologue.begin()
         for at, alike in enumerate(self.alike):
             matvec = matvecs[at]
             if len(alike.members) > 1 or (matvec and matvec.early):

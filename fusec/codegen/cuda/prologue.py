@@ -72,6 +72,13 @@ class Prologue:
             return Memory(self.scope.pointers[value.name], value.shape[-1])
         return self.sources[value.name]
 
+    def begin(self) -> None:
+        """The position of the token, where the prologue branches on it: before all else."""
+        for node in self.shape.prologue:
+            if node.op == "attention_combine":
+                pos = self.scope.pointers[node.inputs[1].name]
+                self.scope.w.line(f"now_{identifier(node.outputs[0])} = load_u32({pos})")
+
     def emit(self, behind_wait: Callable[[], None]) -> None:
         """The vectors, then the forms, then a barrier; `behind_wait` emits what comes before them.
 
@@ -185,12 +192,12 @@ class Prologue:
         return Gained(x, self.scope.pointers[node.inputs[1].name])
 
     def _combined(self, node: Node) -> Combined:
-        partials, pos = node.inputs
-        heads, spans, last = int(node["heads"]), int(node["spans"]), f"span{len(self.sources)}"
-        now = f"load_u32({self.scope.pointers[pos.name]})"
-        self.scope.w.line(f"{last} = uniform(uint32({now} // uint32({int(node['span'])})))")
-        head_dim = node.outputs[0].shape[-1] // heads
-        return Combined(self.scope.pointers[partials.name], last, heads, head_dim, spans)
+        out, partials = node.outputs[0], self.scope.pointers[node.inputs[0].name]
+        heads, spans, name = int(node["heads"]), int(node["spans"]), identifier(out)
+        last = f"last_{name}"
+        number = f"uint32(now_{name} // uint32({int(node['span'])}))"
+        self.scope.w.line(f"{last} = uniform({number})")
+        return Combined(partials, last, heads, out.shape[-1] // heads, spans)
 
     def _room(self, value: Value) -> tuple[str, int]:
         """Shared memory for a padded vector, and its quads."""
