@@ -17,14 +17,14 @@ from fusec.codegen.cuda.elements import Elements, Indices
 from fusec.codegen.cuda.imports import import_lines
 from fusec.codegen.cuda.matvec import Matvec
 from fusec.codegen.cuda.prologue import Prologue
-from fusec.codegen.cuda.scope import Scope
+from fusec.codegen.cuda.scope import WAIT, Scope
 from fusec.codegen.cuda.shape import plan, units
 from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.errors import FusecError
 from fusec.ir.graph import Graph, Value
 from fusec.ir.ops import op
 from fusec.ir.plan import Kernel
-from fusec.ir.region import KernelShape, Segment
+from fusec.ir.region import KernelShape, Segment, parameters
 from fusec.writer import Writer
 
 MOST_BYTES = 1 << 32  # offsets into a buffer are 32 bits wide
@@ -119,6 +119,8 @@ class _Emitter:
             for line in self.scope.declarations:
                 kernel.line(line)
             for line in body.text.splitlines():
+                if line == WAIT:
+                    self._hold(kernel)
                 kernel.line(line)
         geometry = self.geometry
         head = (
@@ -134,6 +136,18 @@ class _Emitter:
             geometry.min_blocks,
             geometry.grid,
         )
+
+    def _hold(self, w: Writer) -> None:
+        """Addresses that are used behind the wait are in registers before it."""
+        pointers = [self.scope.pointers[v.name] for v in parameters(self.region) if not v.is_weight]
+        shared = [line.split(" = ")[0] for line in self.scope.declarations]
+        w.line("nothing = zero()")
+        for name in pointers:
+            w.line(f"{name} = at({name}, nothing)")
+        for name in shared:
+            w.line(f"{name} = uint32({name} + nothing)")
+        words = [*(f"low_word({name})" for name in pointers), *shared]
+        w.line(f"settle({' ^ '.join(words)})")
 
     # --- segments that are alike -----------------------------------------------------------------
 

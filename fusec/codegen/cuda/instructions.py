@@ -158,7 +158,9 @@ for _name in ("add", "sub", "mul", "div"):
     ptx_op(f"{_name}_f32", f"{_name}.rn.f32 $0, $1, $2;", "f32", "2*f32")
 ptx_op("sqrt_f32", "sqrt.rn.f32 $0, $1;", "f32", "f32")
 ptx_op("rcp_f32", "rcp.rn.f32 $0, $1;", "f32", "f32")
-ptx_op("rsqrt_approx", "rsqrt.approx.f32 $0, $1;", "f32", "f32")  # within 2 units of last place
+# within 2 units in the last place; what is too small for a normal number counts as 0
+for _name in ("rsqrt", "rcp"):
+    ptx_op(f"{_name}_approx", f"{_name}.approx.ftz.f32 $0, $1;", "f32", "f32")
 for _name in ("min", "max"):
     ptx_op(f"{_name}_f32", f"{_name}.f32 $0, $1, $2;", "f32", "2*f32")
     for _kind in ("u32", "s32"):
@@ -236,6 +238,10 @@ ptx_op(
     "setp.ne.u32 q, y, 0; @q trap; }",
     "", "u32", memory=True,
 )  # fmt: skip
+# 0, which the compiler does not know: a value it is added to stays in its register, where ptxas
+# would rather compute it again, or read it again from the kernel's parameters.
+ptx_op("zero", "{ .reg .b32 y; mov.u32 y, %nctaid.y; add.u32 $0, y, -1; }", "u32")
+ptx_op("low_word", "cvt.u32.u64 $0, $1;", "u32", "ptr")
 ptx_op("load_acquire_u32", "ld.acquire.gpu.global.u32 $0, [$1];", "u32", "ptr", memory=True)
 ptx_op("store_release_u32", "st.release.gpu.global.u32 [$0], $1;", "", "ptr u32", memory=True)
 ptx_op("red_release_add_u32", "red.release.gpu.global.add.u32 [$0], $1;", "", "ptr u32",

@@ -303,10 +303,10 @@ class Prologue:
     def _write(self, form: Pending, quad: str, i: str, plain: str) -> None:
         """One quad: into the form, and its squares if a norm wants them."""
         w, s = self.scope.w, form.squares
-        if s is not None:
-            w.line(f"store_squares({plain}, {i}, {s.groups}, {s.partials})")
         if form.line:
             w.line(form.line.format(quad=quad, i=i))
+        if s is not None:
+            w.line(f"store_squares({plain}, {i}, {s.groups}, {s.partials})")
 
     def _store(self, value: Value) -> None:
         """Write a vector that somebody outside needs, its quads spread over the grid."""

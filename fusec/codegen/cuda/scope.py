@@ -8,6 +8,7 @@ from fusec.ir.region import parameters
 from fusec.ir.tables import tables_of
 from fusec.writer import Writer
 
+WAIT = "griddep_wait()"
 POINTERS = {"f32": "f32*", "f16": "u16*", "i32": "u32*"}
 
 
@@ -39,7 +40,7 @@ class Scope:
     def wait(self) -> None:
         """Behind this, what the launch in front made may be read, and the launch behind begins."""
         if self.overlaps:
-            self.w.line("griddep_wait()")
+            self.w.line(WAIT)
             self.w.line("griddep_launch()")
 
     def shared(self, prefix: str, nbytes: int) -> str:

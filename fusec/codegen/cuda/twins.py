@@ -67,6 +67,8 @@ class Launch:
             "block_count": lambda: np.full_like(block, blocks),
             "cluster_rank": lambda: block % np.uint32(cluster),
             "uniform": _uniform,
+            "zero": lambda: np.zeros_like(block),
+            "low_word": lambda _pointer: np.zeros_like(block),
             "some": lambda condition: bool(np.any(condition)),
             "globaltimer": lambda: np.full(block.shape, time.monotonic_ns(), np.uint64),
             "map_shared": _map_shared,

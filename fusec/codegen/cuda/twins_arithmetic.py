@@ -163,6 +163,7 @@ ARITHMETIC: dict[str, Callable[..., Any]] = {
     "div_f32": lambda a, b: _f32(a) / _f32(b),
     "sqrt_f32": lambda a: np.sqrt(_f32(a)),
     "rcp_f32": lambda a: np.float32(1) / _f32(a),
+    "rcp_approx": lambda a: np.float32(1) / _f32(a),
     "rsqrt_approx": lambda a: _f32(1 / np.sqrt(_f32(a).astype(np.float64))),
     "min_f32": lambda a, b: np.fmin(_f32(a), _f32(b)),
     "max_f32": lambda a, b: np.fmax(_f32(a), _f32(b)),

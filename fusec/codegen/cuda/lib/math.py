@@ -4,7 +4,15 @@
 
 from numba import float32, int32, uint32
 
-from fusec.codegen.cuda.device import bits_f32, bits_u32, div_f32, fma, inline, select_f32
+from fusec.codegen.cuda.device import (
+    bits_f32,
+    bits_u32,
+    div_f32,
+    fma,
+    inline,
+    rcp_approx,
+    select_f32,
+)
 
 
 @inline
@@ -39,9 +47,28 @@ def power_of_two(exponent):
 
 
 @inline
+def reciprocal(d):
+    """1 / d within an ulp, without the branches of `rcp.rn`; d from 2**-125 to 2**125."""
+    r = rcp_approx(d)
+    return fma(r, fma(-d, r, float32(1)), r)
+
+
+@inline
+def quotient(x, d):
+    """x / d, without the branches of `div.rn`; d from 1 to 2**125.
+
+    One step of Newton for the reciprocal, one for the quotient round it correctly (Markstein 1990),
+    unless it is too small for a normal number.
+    """
+    r = reciprocal(d)
+    q = x * r
+    return fma(fma(-d, q, x), r, q)
+
+
+@inline
 def silu(x):
-    """x * sigmoid(x)."""
-    return div_f32(x, float32(1) + exp_f32(-x))
+    """x * sigmoid(x); the sigmoid is not below exp(-86)."""
+    return quotient(x, float32(1) + exp_f32(select_f32(x < float32(-86), float32(86), -x)))
 
 
 @inline

@@ -22,12 +22,12 @@ from fusec.codegen.cuda.device import (
     max_f32,
     min_u32,
     mul_u32,
-    rcp_f32,
     select_f32,
     select_u32,
     store_f32_if,
     store_f32x2_if,
 )
+from fusec.codegen.cuda.lib.math import reciprocal
 from fusec.codegen.cuda.lib.vectors import only
 
 NOTHING = float32(-(1 << 30))  # the `top` of no span
@@ -54,7 +54,7 @@ def fold_span(state, found):
 @inline
 def store_result(out, i, state, live):
     """Element i of the attention: weighted values over weights."""
-    store_f32_if(at(out, i), state[2] * rcp_f32(state[1]), live)
+    store_f32_if(at(out, i), state[2] * reciprocal(state[1]), live)
 
 
 @inline
@@ -112,7 +112,7 @@ def combined(partials, last, j, heads, head_dim, spans, wide):
         c = load_span(partials, pair, j, uint32(first + 2), last, heads, n, wide)
         d = load_span(partials, pair, j, uint32(first + 3), last, heads, n, wide)
         state = fold_four(fold_four(fold_four(fold_four(state, a), b), c), d)
-    found, inverse = state[2], rcp_f32(state[1])
+    found, inverse = state[2], reciprocal(state[1])
     return found[0] * inverse, found[1] * inverse, found[2] * inverse, found[3] * inverse
 
 
