@@ -187,6 +187,10 @@ class Matvec:
             w.line(f"levels, (low, high) = levels_{fmt.name}({loaded}), scale_{fmt.name}({loaded})")
             w.line(f"{s} = fma(dot_low(levels, {digits}), low * {scale}, {s})")
             w.line(f"{s} = fma(dot_high(levels, {digits}), high * {scale}, {s})")
+            if fmt.has_min:
+                w.line(f"low, high = min_{fmt.name}({loaded})")
+                w.line(f"{s} = fma(sum_low({digits}), -low * {scale}, {s})")
+                w.line(f"{s} = fma(sum_high({digits}), -high * {scale}, {s})")
             return
         product = f"dot(levels_{fmt.name}({loaded}), {digits})"
         w.line(f"{s} = fma({product}, scale_{fmt.name}({loaded}) * {scale}, {s})")
