@@ -58,7 +58,9 @@ class Rule:
     @property
     def _kept(self) -> frozenset[str]:
         """Kinds of node whose values may have readers outside the match."""
-        return frozenset[str]().union(*(d["ops"] for _, d in self.pattern.nodes.items() if d["kept"]))
+        return frozenset[str]().union(
+            *(d["ops"] for _, d in self.pattern.nodes.items() if d["kept"])
+        )
 
     def matches(self, graph: Graph) -> Iterator[tuple[Node, ...]]:
         """Sets of nodes to merge, each in graph order, ordered by their last node."""

@@ -20,9 +20,7 @@ SAMPLING_WORDS = 8
 MOST_CANDIDATES = 1024
 
 
-def kernels(
-    vocabulary: int, overlaps: bool = False
-) -> tuple[CudaKernel, CudaKernel, CudaKernel]:
+def kernels(vocabulary: int, overlaps: bool = False) -> tuple[CudaKernel, CudaKernel, CudaKernel]:
     """`advance`, `feed` and `sample` for a vocabulary.
 
     `overlaps`: they may be launched before the launch in front of them has ended, and wait inside.
@@ -40,7 +38,9 @@ def advance(overlaps: bool = False) -> CudaKernel:
     """
     call = "advance_token(next_token, token, pos, step, tokens, ring)"
     signature = (*("u32*",) * 5, "u64*")
-    return _kernel("advance", "next_token token pos step tokens ring", [call], signature, 32, overlaps)
+    return _kernel(
+        "advance", "next_token token pos step tokens ring", [call], signature, 32, overlaps
+    )
 
 
 def feed(overlaps: bool = False) -> CudaKernel:

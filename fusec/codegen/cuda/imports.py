@@ -33,7 +33,8 @@ def tables() -> dict[str, NDArray[np.uint32]]:
 
 def format_functions(source: str) -> str:
     """Source of the functions of weight formats that a kernel's source calls, in order."""
-    called, known = _calls(source), {}
+    called = _calls(source)
+    known: dict[str, str] = {}
     for fmt in FORMATS.values():
         known |= fmt.cuda_functions()
     needed = called & known.keys()

@@ -71,7 +71,6 @@ class Matvec:
                 self.indices.emit(self.scope.w)
             self.elements.fetch_weights()
 
-
     @property
     def has_activations(self) -> bool:
         """Whether `fetch_activations` loads something."""

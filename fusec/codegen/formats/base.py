@@ -1,4 +1,4 @@
-"""What a weight format is: one description of its blocks, from which everything that reads them comes.
+"""What a weight format is: one description of its blocks, which everything that reads them uses.
 
 A quantised row is a sequence of blocks. A block holds groups of elements that share a scale:
 
@@ -98,7 +98,9 @@ class FloatFormat(Format):
 
     def decode_blocks(self, blocks: Bytes) -> Floats:
         """See `Format.decode_blocks`."""
-        bits = ArrayBlock(blocks.reshape(1, -1)).load(f"u{8 * self.dtype.block_bytes}", 0, len(blocks))
+        bits = ArrayBlock(blocks.reshape(1, -1)).load(
+            f"u{8 * self.dtype.block_bytes}", 0, len(blocks)
+        )
         return np.asarray(self.widen(bits).array)
 
     @property
@@ -142,7 +144,7 @@ class QuantFormat(Format):
     group = 32
     coding: Coding
     cuda_scale: str | tuple[str, str]
-    """Device expression of the levels' f32 factor, of `{part}`s; a pair of them for groups of 16."""
+    """Device expression of the levels' f32 factor, of `{part}`s; a pair for groups of 16."""
     cuda_min: str | tuple[str, str] = ""
     """The same for what is taken off, where `has_min`."""
 
@@ -252,8 +254,9 @@ def both_halves(expression: str, first: int, second: int) -> tuple[str, str]:
 
 
 def _listed(expressions: str | tuple[str, str], suffix: str = "") -> str:
-    each = (expressions,) if isinstance(expressions, str) else expressions
-    return ", ".join(one + suffix for one in each)
+    if isinstance(expressions, str):
+        return expressions + suffix
+    return "(\n" + "".join(f"        {one}{suffix},\n" for one in expressions) + "    )"
 
 
 __all__ = ["ArrayBlock", "ArrayLanes", "Block", "Bytes", "FloatFormat", "Floats", "Format",

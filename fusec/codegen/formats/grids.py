@@ -93,7 +93,7 @@ class GridFormat(QuantFormat):
         return {self.table_name: np.bitwise_or.reduce(places << shift, axis=1)}
 
     def cuda_functions(self) -> dict[str, str]:
-        """See `Format.cuda_functions`; the text names the table's contents, for the kernel cache."""
+        """See `Format.cuda_functions`: the text names the table's contents: caches go by it."""
         (words,) = self.cuda_tables().values()
         made = super().cuda_functions()
         levels = f"levels_{self.name}"

@@ -40,7 +40,9 @@ class IQ2_XXS(GridFormat):
 
     def scales(self, block: Block) -> Any:
         """See `QuantFormat.scales`. The product is exact: 11 + 5 bits."""
-        return block.f16(0) * (scale_of(block.load("u32", 2, 16).take(range(1, 16, 2))) + 0.5) * 0.25
+        return (
+            block.f16(0) * (scale_of(block.load("u32", 2, 16).take(range(1, 16, 2))) + 0.5) * 0.25
+        )
 
     def cuda_fields(self, block: ArrayBlock) -> dict[str, Bytes]:
         """See `QuantFormat.cuda_fields`."""

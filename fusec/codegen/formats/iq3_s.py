@@ -29,9 +29,7 @@ def group_scales(block: Block) -> Any:
 class IQ3_S(GridFormat):
     """weight = d * (2 * scale + 1) * sign * GRID[index]."""
 
-    cuda_scale = (
-        "half_to_f32({d}) * (float32(2) * unsigned_bits({others}, 8, 4) + float32(1))"
-    )
+    cuda_scale = "half_to_f32({d}) * (float32(2) * unsigned_bits({others}, 8, 4) + float32(1))"
 
     @property
     def cuda_levels(self) -> str:
@@ -56,9 +54,7 @@ class IQ3_S(GridFormat):
         """See `QuantFormat.cuda_fields`: lower index bits; signs; ninth bits and scale; d."""
         scales = group_scales(block).array[:, :, None]
         others = [block.raw(66, 8)[:, :, None], scales]
-        signs = self.per_span(
-            lambda b, span: [transposed_signs(b.raw(74 + 4 * span, 4))], block
-        )
+        signs = self.per_span(lambda b, span: [transposed_signs(b.raw(74 + 4 * span, 4))], block)
         rows = block.raw(2, 64).reshape(-1, 8, 8)
         return {"rows": rows, "signs": signs, "others": np.concatenate(others, -1),
                 "d": block.raw(0, 2)}  # fmt: skip

@@ -12,7 +12,6 @@ from typing import Any
 
 from fusec.codegen.formats.base import ArrayBlock, Block, Bytes, QuantFormat
 from fusec.codegen.formats.coding import Table
-from fusec.codegen.formats.nibbles import nibbles
 from fusec.ir.dtypes import DType
 
 # ggml-common.h `kvalues_iq4nl`
@@ -27,7 +26,7 @@ class IQ4_NL(QuantFormat):
 
     def codes(self, block: Block, span: int) -> Any:
         """See `QuantFormat.codes`."""
-        return nibbles(block, 2)
+        return block.nibbles(2)
 
     def scales(self, block: Block) -> Any:
         """See `QuantFormat.scales`."""

@@ -15,7 +15,6 @@ from typing import Any
 from fusec.codegen.formats.base import ArrayBlock, Block, Bytes, QuantFormat
 from fusec.codegen.formats.coding import Table
 from fusec.codegen.formats.iq4_nl import LEVELS
-from fusec.codegen.formats.nibbles import nibbles
 from fusec.ir.dtypes import DType
 
 
@@ -34,7 +33,7 @@ class IQ4_XS(QuantFormat):
 
     def codes(self, block: Block, span: int) -> Any:
         """See `QuantFormat.codes`."""
-        return nibbles(block, 8 + 16 * span)
+        return block.nibbles(8 + 16 * span)
 
     def scales(self, block: Block) -> Any:
         """See `QuantFormat.scales`. The product is exact: 11 + 6 bits."""

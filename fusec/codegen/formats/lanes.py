@@ -1,8 +1,8 @@
 """The vector operations in which a format says once how its blocks are read.
 
 A format's text runs over NumPy arrays (`ArrayBlock`: decoding and repacking) and over LLVM vectors
-(`fusec.codegen.cpu.lanes`: the inner loops of CPU kernels). A vector's kind is u8, i8, u16, u32, i32
-or f32; integers wrap, and shifts to the right are arithmetic for signed kinds. An operand is a
+(`fusec.codegen.cpu.lanes`: the inner loops of CPU kernels). A vector's kind is u8, i8, u16, u32,
+i32 or f32; integers wrap, and shifts to the right are arithmetic for signed kinds. An operand is a
 vector of the same kind, a number, or a tuple with a number for each lane; a vector of one lane is
 spread over as many as the other operand has.
 """
@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 V = TypeVar("V", bound="Lanes")
-Operand = "Lanes | int | float | tuple[int, ...]"
 KINDS = {kind: np.dtype(kind[0] + str(int(kind[1:]) // 8)) for kind in
          ("u8", "i8", "u16", "u32", "i32", "f32")}  # fmt: skip
 
@@ -96,6 +95,11 @@ class Block(ABC):
     def u8(self, offset: int, count: int = 1) -> Any:
         """Bytes."""
         return self.load("u8", offset, count)
+
+    def nibbles(self, offset: int) -> Any:
+        """16 bytes as 32 u8 lanes: the low nibbles, then the high ones."""
+        packed = self.u8(offset, 16)
+        return (packed & 15).join(packed >> 4)
 
     def f16(self, offset: int) -> Any:
         """One f16 as f32."""

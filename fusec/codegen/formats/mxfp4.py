@@ -12,7 +12,6 @@ from typing import Any
 
 from fusec.codegen.formats.base import ArrayBlock, Block, Bytes, QuantFormat
 from fusec.codegen.formats.coding import Table
-from fusec.codegen.formats.nibbles import nibbles
 from fusec.ir.dtypes import DType
 
 DOUBLED = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
@@ -27,7 +26,7 @@ class MXFP4(QuantFormat):
 
     def codes(self, block: Block, span: int) -> Any:
         """See `QuantFormat.codes`."""
-        return nibbles(block, 1)
+        return block.nibbles(1)
 
     def scales(self, block: Block) -> Any:
         """See `QuantFormat.scales`: a product of two powers, of which neither is subnormal."""

@@ -13,7 +13,6 @@ from typing import Any
 
 from fusec.codegen.formats.base import ArrayBlock, Block, Bytes, QuantFormat
 from fusec.codegen.formats.coding import Linear
-from fusec.codegen.formats.nibbles import nibbles
 from fusec.ir.dtypes import DType
 
 
@@ -27,7 +26,7 @@ class Q4_1(QuantFormat):
 
     def codes(self, block: Block, span: int) -> Any:
         """See `QuantFormat.codes`."""
-        return nibbles(block, 4)
+        return block.nibbles(4)
 
     def scales(self, block: Block) -> Any:
         """See `QuantFormat.scales`."""

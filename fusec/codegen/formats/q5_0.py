@@ -13,7 +13,7 @@ from typing import Any
 
 from fusec.codegen.formats.base import ArrayBlock, Block, Bytes, QuantFormat
 from fusec.codegen.formats.coding import Linear
-from fusec.codegen.formats.nibbles import fifth_bits, nibbles
+from fusec.codegen.formats.fifth_bits import fifth_bits
 from fusec.ir.dtypes import DType
 
 
@@ -25,7 +25,7 @@ class Q5_0(QuantFormat):
 
     def codes(self, block: Block, span: int) -> Any:
         """See `QuantFormat.codes`."""
-        return nibbles(block, 6) | fifth_bits(block, 2)
+        return block.nibbles(6) | fifth_bits(block, 2)
 
     def scales(self, block: Block) -> Any:
         """See `QuantFormat.scales`."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from fusec.codegen.formats.base import ArrayBlock, Block, Bytes, QuantFormat
 from fusec.codegen.formats.coding import Linear
-from fusec.codegen.formats.nibbles import fifth_bits, nibbles
+from fusec.codegen.formats.fifth_bits import fifth_bits
 from fusec.ir.dtypes import DType
 
 
@@ -28,7 +28,7 @@ class Q5_1(QuantFormat):
 
     def codes(self, block: Block, span: int) -> Any:
         """See `QuantFormat.codes`."""
-        return nibbles(block, 8) | fifth_bits(block, 4)
+        return block.nibbles(8) | fifth_bits(block, 4)
 
     def scales(self, block: Block) -> Any:
         """See `QuantFormat.scales`."""

@@ -196,7 +196,10 @@ def next_digits(fractions):
 @inline
 def trits(fours, pairs, single):
     """Levels of TQ1_0: five digits of four bytes, five of two, two of one."""
-    even, odd = uint32(fours & uint32(0x00FF00FF)), uint32(uint32(fours >> uint32(8)) & uint32(0x00FF00FF))
+    even, odd = (
+        uint32(fours & uint32(0x00FF00FF)),
+        uint32(uint32(fours >> uint32(8)) & uint32(0x00FF00FF)),
+    )
     a, even = next_digits(even)
     b, odd = next_digits(odd)
     first = uint32(a | uint32(b << uint32(8)))
@@ -212,7 +215,9 @@ def trits(fours, pairs, single):
     a, even = next_digits(even)
     b, odd = next_digits(odd)
     fifth = uint32(a | uint32(b << uint32(8)))
-    spread = uint32(uint32(pairs & uint32(0xFF)) | uint32(uint32(pairs & uint32(0xFF00)) << uint32(8)))
+    spread = uint32(
+        uint32(pairs & uint32(0xFF)) | uint32(uint32(pairs & uint32(0xFF00)) << uint32(8))
+    )
     a, spread = next_digits(spread)
     b, spread = next_digits(spread)
     sixth = prmt(a, b, uint32(0x6420))

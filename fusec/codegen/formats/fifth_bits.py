@@ -1,16 +1,10 @@
-"""Fields that several formats have."""
+"""The fifth bits of Q5_0 and Q5_1."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from fusec.codegen.formats.lanes import Block
-
-
-def nibbles(block: Block, offset: int) -> Any:
-    """16 bytes as 32 codes: the low nibbles, then the high ones."""
-    packed = block.u8(offset, 16)
-    return (packed & 15).join(packed >> 4)
 
 
 def fifth_bits(block: Block, offset: int) -> Any:
