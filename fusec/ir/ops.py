@@ -114,15 +114,18 @@ def _rms_norm(x: Array, w: Array, eps: float) -> Array:
 
 
 def _infer_matvec(node: Node) -> list[Type]:
-    x, w = node.inputs
+    x, w, *factor = node.inputs
     tokens, n = _activation(x)
     rows, columns = _matrix(w)
     _want(columns == n, f"w: [rows, {n}]", w.type)
+    for s in factor:
+        _want(s.is_weight and s.dtype == "f32" and s.shape == (1,), "factor: f32[1]", s.type)
     return [("f32", (tokens, rows))]
 
 
-def _matvec(x: Array, w: Array) -> Array:
-    return x @ w.T
+def _matvec(x: Array, w: Array, factor: Array | None = None) -> Array:
+    """The factor is that of a whole matrix, which some formats keep beside it."""
+    return x @ w.T if factor is None else x @ w.T * factor
 
 
 # --- rope ----------------------------------------------------------------------------------------
@@ -296,7 +299,7 @@ OPS: dict[str, Op] = {
             _infer_rms_norm, _rms_norm, lambda n: 4 * _elements(n), {"eps": float},
         ),
         Op(
-            "matvec", "rows", "x: f32[T, n], w: [rows, n]", (2, 2),
+            "matvec", "rows", "x: f32[T, n], w: [rows, n], factor: f32[1]", (2, 3),
             _infer_matvec, _matvec, lambda n: 2 * _elements(n) * n.inputs[0].shape[1],
         ),
         Op(

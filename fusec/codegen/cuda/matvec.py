@@ -171,7 +171,7 @@ class Matvec:
         """Add one chunk's products to the row's running sum."""
         w = self.scope.w
         anchor, _, suffix = row
-        x, weight = anchor.inputs
+        x, weight = anchor.inputs[:2]
         fmt = formats.get(weight.dtype)
         s, loaded = f"sum_{self._name(anchor, suffix)}", f"{self._name(anchor, suffix)}_{r}"
         if isinstance(fmt, FloatFormat):

@@ -77,7 +77,7 @@ class Prologue:
         matvecs = [n for s in self.shape.segments for n in s.nodes if n.op == "matvec"]
         pending: list[Pending] = []
         for node in matvecs:
-            x, weight = node.inputs
+            x, weight = node.inputs[:2]
             source = self.source(x)
             if isinstance(formats.get(weight.dtype), FloatFormat):
                 if x.name not in self.floats:
