@@ -17,7 +17,8 @@ def synth(
     ],
     output: Annotated[Path, typer.Option("-o", metavar="FILE", help="The GGUF file to write.")],
     quant: Annotated[
-        str, typer.Option(help="Weight mix: F32, F16, BF16, Q8_0, IQ4_NL, IQ4_XS.")
+        str,
+        typer.Option(help="Weight mix as llama-quantize names it: Q4_K_M, IQ3_M, Q8_0, F16, ..."),
     ] = "IQ4_XS",
     seed: Annotated[int, typer.Option(help="The same seed gives the same file.")] = 0,
     tokenizer: Annotated[

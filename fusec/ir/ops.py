@@ -130,16 +130,21 @@ def is_factored(matvec: Node) -> bool:
 
 
 def _infer_matvec(node: Node) -> list[Type]:
-    x, w = node.inputs
+    x, w, *factor = node.inputs
     tokens, n = _activation(x)
     rows, columns = _matrix(w)
     _want(n in (columns, columns + 1), f"w: [rows, {n}] or [rows, {n - 1}]", w.type)
+    for s in factor:
+        _want(s.is_weight and s.dtype == "f32" and s.shape == (1,), "factor: f32[1]", s.type)
     return [("f32", (tokens, rows))]
 
 
-def _matvec(x: Array, w: Array) -> Array:
+def _matvec(x: Array, w: Array, factor: Array | None = None) -> Array:
+    """The factor is that of a whole matrix, which some formats keep beside it."""
     columns = w.shape[1]
     product = x[:, :columns] @ w.T
+    if factor is not None:
+        product = product * factor
     return product * x[:, columns:] if x.shape[1] > columns else product
 
 
@@ -389,8 +394,8 @@ OPS: dict[str, Op] = {
             _infer_rms_factors, _rms_factors, lambda n: 4 * _elements(n), {"eps": float},
         ),
         Op(
-            "matvec", "rows", "x: f32[T, n] or f32[T, n + 1], w: [rows, n]", (2, 2),
-            _infer_matvec, _matvec, lambda n: 2 * _elements(n) * n.inputs[1].shape[1],
+            "matvec", "rows", "x: f32[T, n] or f32[T, n + 1], w: [rows, n], factor: f32[1]",
+            (2, 3), _infer_matvec, _matvec, lambda n: 2 * _elements(n) * n.inputs[1].shape[1],
         ),
         Op(
             "rope", "pair", "x: f32[T, n], pos: i32[T], factors: f32[dims/2]", (2, 3),

@@ -60,6 +60,11 @@ class Metadata(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self._spans)
 
+    def type_of(self, key: str) -> tuple[GGUFValueType, bool]:
+        """The type of a value, or of an array's items, and whether it is an array."""
+        span = self._spans[key]
+        return span.type, span.is_array
+
     def _decode(self, key: str, span: Span) -> list[Any]:
         if span.type is not GGUFValueType.STRING:
             dtype = SCALARS[span.type]

@@ -13,8 +13,9 @@ from fusec.errors import FusecError
 from fusec.ir import Builder, Graph, Value
 from fusec.models.gguf_file import GGUFFile
 
-# Tables that some converters leave in the file and that the metadata already determines.
-IGNORED_SUFFIXES = ("rotary_emb.inv_freq", "attn_rot_embd.weight")
+# Tables that some converters leave in the file and that the metadata already determines, and
+# factors for rounding activations to four bits, which are kept in f32 here.
+IGNORED_SUFFIXES = ("rotary_emb.inv_freq", "attn_rot_embd.weight", ".input_scale")
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class LlamaConfig:
     rope_scale: float  # positions are multiplied by this (1 / linear scaling factor)
     rope_factors: bool  # rope_freqs.weight divides each pair's frequency
     tied: bool  # token_embd.weight is the output matrix too
+    scaled: frozenset[str] = frozenset()  # matrices M.weight beside which lies a factor M.scale
 
     @property
     def attention_width(self) -> int:
@@ -80,12 +82,24 @@ class LlamaConfig:
             rope_scale=1.0 / _linear_factor(file),
             rope_factors="rope_freqs.weight" in file.tensors,
             tied="output.weight" not in file.tensors,
+            scaled=_scaled(file),
         )
         _check(file, config)
         return config
 
+    def with_factor(self, matrix: str) -> str | None:
+        """The name of the tensor with the factor of matrix `M.weight`, `M.scale`, if it has one."""
+        stem = matrix.removesuffix(".weight")
+        return f"{stem}.scale" if stem in self.scaled else None
+
     def tensor_shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """(name, NumPy shape) of every tensor the model needs, in the order of computation."""
+        for name, shape in self._matrices_and_norms():
+            yield name, shape
+            if factor := self.with_factor(name):
+                yield factor, (1,)
+
+    def _matrices_and_norms(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield "token_embd.weight", (self.vocab, self.width)
         if self.rope_factors:
             yield "rope_freqs.weight", (self.rope_dims // 2,)
@@ -140,6 +154,10 @@ def decode_graph(
         angles = {"base": config.rope_base, "dims": config.rope_dims, "scale": config.rope_scale}
         return b.rope(x, pos, *factors, head_dim=config.head_dim, name=name, **angles)
 
+    def matvec(x: Value, tensor: str, name: str) -> Value:
+        factor = config.with_factor(tensor)
+        return b.matvec(x, weight(tensor), *([weight(factor)] if factor else ()), name=name)
+
     def norm(x: Value, tensor: str, name: str) -> Value:
         return b.rms_norm(x, weight(tensor), eps=config.norm_eps, name=name)
 
@@ -150,25 +168,23 @@ def decode_graph(
         k_cache, v_cache = (b.state(f"{at}.{part}", cache, kv) for part in "kv")
 
         n = norm(x, f"{at}.attn_norm.weight", f"{at}.attn_norm")
-        q, k, v = (b.matvec(n, weight(f"{at}.attn_{p}.weight"), name=f"{at}.{p}") for p in "qkv")
+        q, k, v = (matvec(n, f"{at}.attn_{p}.weight", f"{at}.{p}") for p in "qkv")
         q, k = rope(q, f"{at}.q_rope"), rope(k, f"{at}.k_rope")
         keys, values = b.kv_append(k_cache, k, pos), b.kv_append(v_cache, v, pos)
         groups = {"heads": config.heads, "kv_heads": config.kv_heads}
         scale = config.head_dim**-0.5
         a = b.attention(q, keys, values, pos, scale=scale, name=f"{at}.attn", **groups)
-        o = b.matvec(a, weight(f"{at}.attn_output.weight"), name=f"{at}.attn_output")
+        o = matvec(a, f"{at}.attn_output.weight", f"{at}.attn_output")
         x = b.add(x, o, name=f"{at}.attn_residual")
 
         n = norm(x, f"{at}.ffn_norm.weight", f"{at}.ffn_norm")
-        gate, up = (
-            b.matvec(n, weight(f"{at}.ffn_{p}.weight"), name=f"{at}.{p}") for p in ("gate", "up")
-        )
+        gate, up = (matvec(n, f"{at}.ffn_{p}.weight", f"{at}.{p}") for p in ("gate", "up"))
         h = b.mul(b.silu(gate, name=f"{at}.silu"), up, name=f"{at}.swiglu")
-        down = b.matvec(h, weight(f"{at}.ffn_down.weight"), name=f"{at}.down")
+        down = matvec(h, f"{at}.ffn_down.weight", f"{at}.down")
         x = b.add(x, down, name=f"{at}.ffn_residual")
     n = norm(x, "output_norm.weight", "norm")
     head = "token_embd.weight" if config.tied else "output.weight"
-    logits = b.matvec(n, weight(head), name="logits")
+    logits = matvec(n, head, "logits")
     return b.build(logits, b.argmax(logits, name="next"))
 
 
@@ -179,6 +195,12 @@ def _vocab(file: GGUFFile) -> int:
     if "llama.vocab_size" in file.metadata:
         return file.get("llama.vocab_size", int)
     return len(file.get("tokenizer.ggml.tokens", list))
+
+
+def _scaled(file: GGUFFile) -> frozenset[str]:
+    """Matrices with a factor of their own, without `.weight`: NVFP4 files have them."""
+    stems = {name.removesuffix(".weight") for name, t in file.tensors.items() if len(t.shape) == 2}
+    return frozenset(s for s in stems - {"token_embd"} if f"{s}.scale" in file.tensors)
 
 
 def _linear_factor(file: GGUFFile) -> float:

@@ -9,26 +9,26 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gguf import GGML_QUANT_SIZES, GGML_QUANT_VERSION, GGMLQuantizationType, GGUFWriter
+from gguf import GGML_QUANT_VERSION, GGUFWriter
 
 from fusec.errors import FusecError
+from fusec.models.encode_tables import NVFP4_MAX
+from fusec.models.gguf_write import Planned, Progress, gguf_file, write_tensors
 from fusec.models.llama import LlamaConfig
-from fusec.models.quant_mix import Mix
-from fusec.models.quantize import Bytes, quantize
+from fusec.models.quant_bytes import Bytes
+from fusec.models.quant_mix import Mix, factor_name
+from fusec.models.quantize import quantize
 from fusec.models.synth_vocab import Vocabulary, byte_vocabulary, padded, read_vocabulary
 
-Progress = Callable[[str, int, int], None]
-"""Called after each tensor with its name, the weights made so far, and the weights in all."""
-
 CHUNK = 1 << 22  # weights generated at a time
+FARTHEST = 6  # standard deviations that a matrix's factor leaves room for
 
 
 def _preset(layers: int, width: int, ffn: int, heads: tuple[int, int], **other: Any) -> LlamaConfig:
@@ -90,21 +90,10 @@ def synthesize(
     vocabulary = padded(vocabulary, config.vocab)
     config = replace(config, vocab=len(vocabulary["tokenizer.ggml.tokens"]))
     path = Path(path)
-    if path.is_dir():
-        raise FusecError(f"{path}: cannot be written: it is a folder")
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    writer = GGUFWriter(None, "llama")
-    try:
+    with gguf_file(path, "llama") as (writer, part):
         _add_metadata(writer, f"{name} synthetic {mix.name} seed {seed}", config, mix)
         _add_vocabulary(writer, vocabulary)
-        _write(writer, part, config, mix, seed=seed, progress=progress)
-        os.replace(part, path)
-    except OSError as error:
-        raise FusecError(f"{path}: cannot be written: {error.strerror}") from error
-    finally:
-        writer.close()
-        with suppress(OSError):
-            part.unlink()
+        write_tensors(writer, part, list(_tensors(config, mix, seed)), progress)
     return path
 
 
@@ -146,34 +135,34 @@ def _add_vocabulary(writer: GGUFWriter, vocabulary: Vocabulary) -> None:
                 writer.add_array(key, value)
 
 
-def _write(
-    writer: GGUFWriter,
-    path: Path,
-    config: LlamaConfig,
-    mix: Mix,
-    *,
+def _tensors(config: LlamaConfig, mix: Mix, seed: int) -> Iterator[Planned]:
+    for name, shape in config.tensor_shapes():
+        dtype = mix.dtype(name, shape)
+        factor = mix.factor(dtype, _spread(name, shape, config.layers) * FARTHEST)
+        make = partial(_weights, name, shape, dtype, config.layers, seed, factor)
+        yield Planned(name, dtype, shape, make)
+        if factor is not None:
+            stored = np.array([factor], np.float32).view(np.uint8)
+            yield Planned(factor_name(name), "f32", (1,), partial(np.copy, stored))
+
+
+def _spread(name: str, shape: tuple[int, ...], layers: int) -> float:
+    """The standard deviation of a matrix."""
+    spread = 1 / math.sqrt(shape[-1])
+    if name.endswith(("attn_output.weight", "ffn_down.weight")):
+        spread /= math.sqrt(2 * layers)
+    return spread
+
+
+def _weights(
+    name: str,
+    shape: tuple[int, ...],
+    dtype: str,
+    layers: int,
     seed: int,
-    progress: Progress | None,
-) -> None:
-    shapes = dict(config.tensor_shapes())
-    for name, shape in shapes.items():
-        kind = GGMLQuantizationType[mix.dtype(name, shape).upper()]
-        block, block_bytes = GGML_QUANT_SIZES[kind]
-        size = math.prod(shape) // block * block_bytes
-        writer.add_tensor_info(name, shape, np.dtype(np.float32), size, kind)
-    writer.write_header_to_file(path)
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    total, done = sum(map(math.prod, shapes.values())), 0
-    for name, shape in shapes.items():
-        writer.write_tensor_data(_weights(name, shape, mix.dtype(name, shape), config.layers, seed))
-        done += math.prod(shape)
-        if progress is not None:
-            progress(name, done, total)
-
-
-def _weights(name: str, shape: tuple[int, ...], dtype: str, layers: int, seed: int) -> Bytes:
-    """The encoded random weights of one tensor.
+    factor: np.float32 | None,
+) -> Bytes:
+    """The encoded random weights of one tensor, of which `factor` is taken out.
 
     Matrices have standard deviation 1 / sqrt(cols), which keeps a normalised input at unit size;
     those that write to the residual stream are damped so that all layers together add unit size.
@@ -185,14 +174,14 @@ def _weights(name: str, shape: tuple[int, ...], dtype: str, layers: int, seed: i
         norm = 1 + 0.1 * random.standard_normal(shape, np.float32)
         return norm.astype(np.float32).view(np.uint8)
     rows, cols = shape
-    spread = 1 / math.sqrt(cols)
-    if name.endswith(("attn_output.weight", "ffn_down.weight")):
-        spread /= math.sqrt(2 * layers)
+    spread = _spread(name, shape, layers)
     step = max(CHUNK // cols, 1)
     parts = []
     for start in range(0, rows, step):
         values = random.standard_normal((min(step, rows - start), cols), np.float32)
         values *= np.float32(spread)
+        if factor is not None:
+            values = np.clip(values / factor, -NVFP4_MAX, NVFP4_MAX)
         # Random weights have no accuracy to lose, so the quick search will do.
         parts.append(quantize(values, dtype, "quick"))
     return np.concatenate(parts)

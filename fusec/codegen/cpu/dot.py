@@ -24,6 +24,7 @@ from numba import types
 from fusec.codegen.cpu import simd
 from fusec.codegen.cpu.chunks import chunks, load_chunk
 from fusec.codegen.cpu.function import f32, f32p, i64, llvm_function, u8p
+from fusec.codegen.cpu.lanes import float_levels, scales_and_mins, widened
 from fusec.codegen.cpu.simd import F32, I8, I64, LANES, Features
 from fusec.codegen.formats import FloatFormat, Format, QuantFormat
 
@@ -76,7 +77,7 @@ def _float_lanes(
     element = ir.IntType(8 * weights.dtype.block_bytes)
 
     def step(i: ir.Value, mask: ir.Value | None, lanes: list[ir.Value]) -> list[ir.Value]:
-        weight = weights.emit_widen(b, load_chunk(b, row, i, element, mask), features)
+        weight = widened(b, weights, load_chunk(b, row, i, element, mask), features)
         return [
             simd.fma(b, weight, load_chunk(b, x, i, F32, mask), lane)
             for x, lane in zip(vectors, lanes, strict=True)
@@ -117,12 +118,11 @@ class _QuantRow:
             blocks = [
                 simd.at(b, self.row, b.mul(b.add(i, I64(k)), size), I8) for k in range(at_once)
             ]
-            scales = weights.emit_scales(b, blocks, self.features)
-            mins = weights.emit_mins(b, blocks, self.features) if weights.has_min else None
+            scales, mins = scales_and_mins(b, weights, blocks, self.features)
             first = b.mul(i, I64(weights.spans))
             for span in range(at_once * weights.spans):
                 block, inside = divmod(span, weights.spans)
-                levels = weights.emit_floats(b, blocks[block], inside, self.features)
+                levels = float_levels(b, weights, blocks[block], inside, self.features)
                 start = b.mul(b.add(first, I64(span)), I64(SPAN))
                 state = self._span(levels, scales, mins, span, start, state)
             return state

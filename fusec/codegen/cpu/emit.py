@@ -207,7 +207,7 @@ class _Emitter:
 
     def dots(self, node: Node, i: str) -> str:
         """Row i of a matrix times every token's vector."""
-        x, weight = node.inputs
+        x, weight = node.inputs[:2]
         n = x.shape[-1]
         stride = dtype(weight.dtype).nbytes((n,))
         row = f"advance({self.vectors[weight.name]}, {i} * {stride})"
@@ -233,7 +233,8 @@ class _Emitter:
             for i in indices:
                 name = _scalar(node.name, i)
                 if role == "rows":
-                    self.w.line(f"{name} = {_dots(node.name, i)}[t]")
+                    factor = "".join(f" * {self.vectors[s.name]}[0]" for s in node.inputs[2:])
+                    self.w.line(f"{name} = {_dots(node.name, i)}[t]{factor}")
                 elif role == "store":
                     self.append(node, operand(node.inputs[1], i), i)
                 elif role == "element":

@@ -14,6 +14,7 @@ from numba import types
 from fusec.codegen.cpu import simd
 from fusec.codegen.cpu.chunks import chunks, load_chunk, store_chunk
 from fusec.codegen.cpu.function import f32p, i64, llvm_function, u8p
+from fusec.codegen.cpu.lanes import widened
 from fusec.codegen.cpu.simd import F32, I64, LANES, Features
 from fusec.codegen.formats import FloatFormat
 
@@ -128,4 +129,4 @@ def _widened(
     features: Features,
 ) -> ir.Value:
     """16 elements of a row as f32 lanes."""
-    return rows.emit_widen(b, load_chunk(b, row, i, _element(rows), mask), features)
+    return widened(b, rows, load_chunk(b, row, i, _element(rows), mask), features)

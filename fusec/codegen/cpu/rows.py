@@ -11,6 +11,7 @@ from fusec.codegen.cpu import simd
 from fusec.codegen.cpu.chunks import chunks, load_chunk, store_chunk
 from fusec.codegen.cpu.dot import SPAN, group_lanes
 from fusec.codegen.cpu.function import f32, f32p, i64, llvm_function, u8p
+from fusec.codegen.cpu.lanes import float_levels, scales_and_mins, widened
 from fusec.codegen.cpu.simd import F32, I8, I64, LANES, Features
 from fusec.codegen.formats import FloatFormat, Format, QuantFormat
 
@@ -42,7 +43,7 @@ def axpy(values: FloatFormat, features: Features | None = None, name: str = "") 
         element = ir.IntType(8 * values.dtype.block_bytes)
 
         def step(i: ir.Value, mask: ir.Value | None, _: list[ir.Value]) -> list[ir.Value]:
-            value = values.emit_widen(b, load_chunk(b, v, i, element, mask), used)
+            value = widened(b, values, load_chunk(b, v, i, element, mask), used)
             added = simd.fma(b, factor, value, load_chunk(b, acc, i, F32, mask))
             store_chunk(b, added, acc, i, mask)
             return []
@@ -93,7 +94,7 @@ def _decode_float(
 
     def step(i: ir.Value, mask: ir.Value | None, _: list[ir.Value]) -> list[ir.Value]:
         bits = load_chunk(b, w, b.add(first, i), element, mask)
-        store_chunk(b, weights.emit_widen(b, bits, features), out, i, mask)
+        store_chunk(b, widened(b, weights, bits, features), out, i, mask)
         return []
 
     chunks(b, count, [], step)
@@ -112,10 +113,9 @@ def _decode_quant(
 
     def step(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
         block = simd.at(b, w, b.mul(i, I64(weights.dtype.block_bytes)), I8)
-        scales = weights.emit_scales(b, [block], features)
-        mins = weights.emit_mins(b, [block], features) if weights.has_min else None
+        scales, mins = scales_and_mins(b, weights, [block], features)
         for span in range(weights.spans):
-            levels = simd.concat(b, *weights.emit_floats(b, block, span, features))
+            levels = simd.concat(b, *float_levels(b, weights, block, span, features))
             values = b.fmul(simd.concat(b, *group_lanes(b, weights, scales, span)), levels)
             if mins is not None:
                 values = b.fsub(values, simd.concat(b, *group_lanes(b, weights, mins, span)))

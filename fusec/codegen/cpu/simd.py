@@ -8,11 +8,14 @@ operations is the one written here and not the auto-vectoriser's choice. The exc
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
+from numpy.typing import NDArray
 
 I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 F16, F32 = ir.HalfType(), ir.FloatType()
@@ -199,14 +202,23 @@ def narrow_f16(b: ir.IRBuilder, x: ir.Value, features: Features) -> ir.Value:
     return b.trunc(b.or_(magnitude, sign), i16)
 
 
-def gather_f16(
-    b: ir.IRBuilder, blocks: Sequence[ir.Value], offset: int, features: Features
-) -> ir.Value:
-    """The f16 at byte `offset` of every block as f32 lanes: one conversion for all of them."""
-    bits: ir.Value = ir.Constant(vec(I16, len(blocks)), ir.Undefined)
-    for lane, block in enumerate(blocks):
-        bits = b.insert_element(bits, load(b, block, I16, offset), I32(lane))
-    return widen_f16(b, bits, features)
+def table_rows(b: ir.IRBuilder, table: NDArray[np.int8], index: ir.Value) -> ir.Value:
+    """For each lane of `index` that row of a constant table of bytes, one after the other."""
+    row = ir.IntType(8 * table.shape[1])
+    words = table.view(f"<u{table.shape[1]}")[:, 0].tolist()
+    name = f"fusec.table.{hashlib.sha256(table.tobytes()).hexdigest()[:16]}"
+    known = b.module.globals.get(name)
+    if known is None:
+        content = ir.ArrayType(row, len(words))
+        known = ir.GlobalVariable(b.module, content, name=name)
+        known.linkage, known.global_constant = "internal", True
+        known.initializer = ir.Constant(content, words)
+    found: ir.Value = ir.Constant(vec(row, index.type.count), ir.Undefined)
+    for lane in range(index.type.count):
+        place = b.zext(b.extract_element(index, I32(lane)), I64)
+        value = b.load(at(b, known, place, row), align=1, typ=row)
+        found = b.insert_element(found, value, I32(lane))
+    return b.bitcast(found, vec(I8, index.type.count * table.shape[1]))
 
 
 def lookup16(

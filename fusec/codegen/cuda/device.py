@@ -1,4 +1,5 @@
-"""Numba intrinsics for CUDA kernels: one per entry of `instructions.TABLE`, and four without PTX.
+"""Numba intrinsics for CUDA kernels: one per entry of `instructions.TABLE`, one per table of a
+weight format, and four without PTX.
 
 Kernel sources import from here. Only numba-cuda's compiler can use these objects; on a machine
 without it, import `instructions` instead.
@@ -12,6 +13,7 @@ from llvmlite import ir
 from numba.cuda import jit, types
 from numba.cuda.extending import intrinsic
 
+from fusec.codegen.cuda.imports import tables
 from fusec.codegen.cuda.instructions import TABLE, Instruction
 
 _I32, _I64, _F32 = ir.IntType(32), ir.IntType(64), ir.FloatType()
@@ -84,10 +86,30 @@ def _with_names(define: Any, entry: Instruction) -> Any:
     return namespace[entry.name]
 
 
+def _table(name: str, words: Any) -> Any:
+    """A function that gives the address of a table that the module holds."""
+
+    def define(_context: Any) -> Any:
+        def generate(_context: Any, builder: Any, _signature: Any, _values: Any) -> Any:
+            content = ir.ArrayType(_I32, len(words))
+            known = builder.module.globals.get(name)
+            if known is None:
+                known = ir.GlobalVariable(builder.module, content, name, addrspace=1)
+                known.linkage, known.global_constant, known.align = "internal", True, 128
+                known.initializer = ir.Constant(content, words.tolist())
+            first = builder.gep(known, [_I32(0), _I32(0)])
+            return builder.addrspacecast(first, _I32.as_pointer())
+
+        return types.CPointer(types.uint32)(), generate
+
+    return intrinsic(define)
+
+
 inline = jit(device=True, forceinline=True)
 """Decorates a function that kernels call and that is compiled into its caller."""
 
 globals().update({name: _intrinsic_of(entry) for name, entry in TABLE.items()})
+globals().update({name: _table(name, words) for name, words in tables().items()})
 
 
 if TYPE_CHECKING:

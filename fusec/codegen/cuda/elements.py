@@ -111,6 +111,8 @@ class Elements:
             for value in _operands(node):
                 if value.name not in self.inside and (value.is_weight or not weights):
                     self._load(value)
+            if role == "rows":
+                self._factor(node)
             if role in ("pair", "store"):
                 self._position(node.inputs[1 if role == "pair" else 2])
             if role == "pair" and node.name not in self.angles:
@@ -126,6 +128,13 @@ class Elements:
             else:
                 loaded = self.source(value).element(i)
             self.scope.w.line(f"{name} = {loaded}")
+
+    def _factor(self, node: Node) -> None:
+        """A matrix's own factor, where it has one."""
+        for value in node.inputs[2:]:
+            if (value.name, "") not in self.loaded:
+                name = self.loaded[value.name, ""] = f"{identifier(value)}_factor"
+                self.scope.w.line(f"{name} = load_weight_f32({self.scope.pointers[value.name]})")
 
     def _position(self, pos: Value) -> None:
         if pos.name not in self.positions:
@@ -165,7 +174,8 @@ class Elements:
                 if role == "store":
                     self._append(node, operand(node.inputs[1], i), i)
                 elif role == "rows":
-                    w.line(f"{name} = {rows[node.name, i]}")
+                    factor = "".join(f" * {self.loaded[s.name, '']}" for s in node.inputs[2:])
+                    w.line(f"{name} = {rows[node.name, i]}{factor}")
                 elif role == "element":
                     w.line(
                         f"{name} = {ELEMENT[node.op](node, [operand(v, i) for v in node.inputs])}"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from fusec.codegen.common import open_region
 from fusec.codegen.cuda.attention import emit_attention
 from fusec.codegen.cuda.elements import Elements, Indices
-from fusec.codegen.cuda.imports import import_lines
+from fusec.codegen.cuda.imports import format_functions, import_lines
 from fusec.codegen.cuda.matvec import Matvec
 from fusec.codegen.cuda.prologue import Prologue
 from fusec.codegen.cuda.scope import WAIT, Scope
@@ -127,10 +127,12 @@ class _Emitter:
             f'"""{str(self.region).rstrip()}\n\nEmitted by fusec for CUDA: {geometry.grid} blocks '
             f'of {geometry.threads} threads.\n"""\n\n'
         )
-        imports = "\n".join(import_lines(kernel.text))
+        functions = format_functions(kernel.text)
+        text = f"{functions}\n\n{kernel.text}" if functions else kernel.text
+        imports = "\n".join(import_lines(text))
         return CudaKernel(
             self.region.name,
-            f"{head}{imports}\n\n\n{kernel.text}",
+            f"{head}{imports}\n\n\n{text}",
             tuple(self.scope.signature),
             geometry.threads,
             geometry.min_blocks,

@@ -7,11 +7,15 @@ import functools
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fusec.codegen.cuda.instructions import TABLE
+from fusec.codegen.formats import FORMATS
 
 PACKAGE = "fusec.codegen.cuda"
 _FOLDER = Path(__file__).parent / "lib"
-_BESIDE_TABLE = ("at", "shared_bytes", "select_f32", "select_s32", "select_u32", "some")
+_BESIDE_TABLE = ("at", "inline", "shared_bytes", "select_f32", "select_s32", "select_u32", "some")
 LINE = 100
 _TYPES = ("float32", "int32", "uint32", "uint64")
 
@@ -22,10 +26,37 @@ def library_files() -> list[Path]:
 
 
 @functools.cache
+def tables() -> dict[str, NDArray[np.uint32]]:
+    """The tables of all formats, by name."""
+    return {k: words for fmt in FORMATS.values() for k, words in fmt.cuda_tables().items()}
+
+
+def format_functions(source: str) -> str:
+    """Source of the functions of weight formats that a kernel's source calls, in order."""
+    called = _calls(source)
+    known: dict[str, str] = {}
+    for fmt in FORMATS.values():
+        known |= fmt.cuda_functions()
+    needed = called & known.keys()
+    needed |= {name for function in needed for name in _calls(known[function]) & known.keys()}
+    return "\n\n".join(text for name, text in known.items() if name in needed)
+
+
+def _calls(source: str) -> set[str]:
+    """Names of what is called, or decorates a function."""
+    tree = list(ast.walk(ast.parse(source)))
+    called = [node.func for node in tree if isinstance(node, ast.Call)]
+    for node in tree:
+        if isinstance(node, ast.FunctionDef):
+            called += node.decorator_list
+    return {name.id for name in called if isinstance(name, ast.Name)}
+
+
+@functools.cache
 def modules() -> dict[str, str]:
     """Name -> module of every function a kernel may call."""
     found = dict.fromkeys(_TYPES, "numba")
-    found |= dict.fromkeys((*TABLE, *_BESIDE_TABLE), f"{PACKAGE}.device")
+    found |= dict.fromkeys((*TABLE, *_BESIDE_TABLE, *tables()), f"{PACKAGE}.device")
     for path in library_files():
         for statement in ast.parse(path.read_text()).body:
             if isinstance(statement, ast.FunctionDef):
@@ -39,11 +70,8 @@ def import_lines(source: str) -> Iterator[str]:
     """The import statements for what a kernel's source calls."""
     known = modules()
     names: dict[str, list[str]] = {}
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in known:
-            of_module = names.setdefault(known[node.func.id], [])
-            if node.func.id not in of_module:
-                of_module.append(node.func.id)
+    for name in _calls(source) & known.keys():
+        names.setdefault(known[name], []).append(name)
     for module in sorted(names, key=lambda m: (m != "numba", m)):
         line = f"from {module} import {', '.join(sorted(names[module]))}"
         if len(line) <= LINE:

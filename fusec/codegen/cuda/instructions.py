@@ -89,6 +89,8 @@ for _kind in ("u32", "f32"):
     ptx_op(f"load_weight_{_kind}", f"{_WEIGHT}.{_kind} $0, [$1];", _kind, "ptr", volatile=True)
 for _kind, _into in {"u16": "u32", "u8": "u32", "s8": "s32"}.items():
     ptx_op(f"load_weight_{_kind}", f"{_WEIGHT}.{_kind} $0, [$1];", _into, "ptr", volatile=True)
+# tables are read again and again, so they may stay near
+ptx_op("load_table_u32", "ld.global.nc.u32 $0, [$1];", "u32", "ptr")
 ptx_op(
     "load_weight_v4_hint",
     "ld.global.L1::no_allocate.L2::cache_hint.v4.u32 {$0, $1, $2, $3}, [$4], $5;",

@@ -199,7 +199,7 @@ class Matvec:
         """Add one chunk's products to the row's running sum."""
         w = self.scope.w
         anchor, _, suffix = row
-        x, weight = anchor.inputs
+        x, weight = anchor.inputs[:2]
         fmt = formats.get(weight.dtype)
         s, loaded = f"sum_{self._name(anchor, suffix)}", f"{self._name(anchor, suffix)}_{r}"
         if isinstance(fmt, FloatFormat):
@@ -217,6 +217,10 @@ class Matvec:
             w.line(f"low, high = {loaded}_scale")
             w.line(f"{s} = fma(dot_low({levels}, {digits}), low * {scale}, {s})")
             w.line(f"{s} = fma(dot_high({levels}, {digits}), high * {scale}, {s})")
+            if fmt.has_min:
+                w.line(f"low, high = {loaded}_min")
+                w.line(f"{s} = fma(sum_low({digits}), -low * {scale}, {s})")
+                w.line(f"{s} = fma(sum_high({digits}), -high * {scale}, {s})")
             return
         w.line(f"{s} = fma(dot({levels}, {digits}), {loaded}_scale * {scale}, {s})")
         if fmt.has_min:

@@ -123,7 +123,7 @@ class Prologue:
         matvecs = [n for s in self.shape.segments for n in s.nodes if n.op == "matvec"]
         pending: list[Pending] = []
         for node in matvecs:
-            x, weight = node.inputs
+            x, weight = node.inputs[:2]
             source = self.source(x)
             if is_factored(node) and isinstance(source, Memory):
                 source = Memory(source.pointer, weight.shape[-1])
@@ -259,7 +259,8 @@ class Prologue:
         self, x: Value, source: Source, users: list[formats.Format]
     ) -> list[Pending]:
         blocks = source.n // 32
-        has_min = any(isinstance(f, QuantFormat) and f.has_min for f in users)
+        # groups of 16 sum their digits up themselves
+        has_min = any(isinstance(f, QuantFormat) and f.has_min and f.group == 32 for f in users)
         digits = self.scope.shared("digits", 96 * blocks)
         scales = self.scope.shared("scales", 4 * blocks)
         sums = self.scope.shared("sums", 4 * blocks) if has_min else ""

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fusec.codegen.cuda.imports import tables
 from fusec.codegen.cuda.instructions import TABLE, Instruction
 from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.codegen.cuda.twins_arithmetic import ARITHMETIC, Lanes
@@ -61,6 +62,7 @@ class Launch:
                 pointer.itemsize,
             ),
             "shared_bytes": self._shared_bytes,
+            **{name: self._table(words) for name, words in tables().items()},
             "thread_index": lambda: thread,
             "block_index": lambda: block,
             "block_index_y": lambda: np.zeros_like(block),
@@ -138,6 +140,10 @@ class Launch:
         grown[:, : self.shared.shape[1]] = self.shared
         self.shared = grown
         return np.full((self.blocks, self.threads), start, np.uint32)
+
+    def _table(self, words: npt.NDArray[np.uint32]) -> Callable[[], Pointer]:
+        offset = np.zeros((self.blocks, self.threads), np.int64)
+        return lambda: Pointer(words.view(np.uint8), offset, 4)
 
     def _memory_twin(self, entry: Instruction) -> Callable[..., Any]:
         """Loads and stores, from what the mnemonic says of space, width and element."""

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from fusec.codegen.formats import bf16, f16, f32, iq4_nl, iq4_xs, q5_k, q6_k, q8_0
+import importlib
+import pkgutil
+
 from fusec.codegen.formats.base import FloatFormat, Format, QuantFormat
 from fusec.errors import FusecError
 
+_modules = (
+    importlib.import_module(f"{__name__}.{entry.name}") for entry in pkgutil.iter_modules(__path__)
+)
 FORMATS: dict[str, Format] = {
-    module.FORMAT.name: module.FORMAT
-    for module in (f32, f16, bf16, q8_0, q5_k, q6_k, iq4_nl, iq4_xs)
+    module.FORMAT.name: module.FORMAT for module in _modules if hasattr(module, "FORMAT")
 }
+"""Every module of this folder that has a FORMAT."""
 
 
 def get(name: str) -> Format:

@@ -1,30 +1,29 @@
-"""What a weight format is: its layout, its decoding in NumPy, and the code that reads its blocks.
+"""What a weight format is: one description of its blocks, which everything that reads them uses.
 
 A quantised row is a sequence of blocks. A block holds groups of elements that share a scale:
 
     weight = scale[group] * level - min[group]        (min only where the format has one)
 
-`level` is a small integer. CPU emitters take an LLVM IR builder and the address of one block as it
-lies in the file, and never read outside that block. For CUDA a matrix is repacked, without loss,
-into parts that lanes load aligned; `fusec/codegen/cuda/lib/blocks.py` reads them.
+`level` is a small integer. A format says how levels, scales and minima are found in a block as it
+lies in the file, in the operations of `lanes`: NumPy decodes with them, and the CPU target emits
+LLVM vectors from the same text. For CUDA a matrix is repacked, without loss, into parts that lanes
+load aligned; the functions that read them are written into each kernel (`cuda_functions`).
 """
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fusec.codegen.formats.coding import Coding
+from fusec.codegen.formats.lanes import ArrayBlock, ArrayLanes, Block
+from fusec.codegen.formats.parts import Parts
 from fusec.errors import FusecError
 from fusec.ir.dtypes import DType, register
-
-if TYPE_CHECKING:
-    from llvmlite import ir
-
-    from fusec.codegen.cpu.simd import Features
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -78,15 +77,31 @@ class Format(ABC):
     def cuda_bytes(self, rows: int, columns: int) -> int:
         """Size of that buffer."""
 
+    @abstractmethod
+    def cuda_functions(self) -> dict[str, str]:
+        """Name -> source of the device functions that read the buffer."""
+
+    def cuda_tables(self) -> dict[str, NDArray[np.uint32]]:
+        """Name -> words of the tables that those functions read."""
+        return {}
+
 
 class FloatFormat(Format):
     """A format of plain floats."""
 
     quantized = False
+    cuda_floats: str  # the two quads of `w`, a chunk of four words
 
     @abstractmethod
-    def emit_widen(self, b: ir.IRBuilder, bits: ir.Value, features: Features) -> ir.Value:
-        """f32 lanes from the elements' bits, a vector of integers of the element's size."""
+    def widen(self, bits: Any) -> Any:
+        """f32 lanes from the elements' bits, lanes of unsigned integers of the element's size."""
+
+    def decode_blocks(self, blocks: Bytes) -> Floats:
+        """See `Format.decode_blocks`."""
+        bits = ArrayBlock(blocks.reshape(1, -1)).load(
+            f"u{8 * self.dtype.block_bytes}", 0, len(blocks)
+        )
+        return np.asarray(self.widen(bits).array)
 
     @property
     def cuda_chunk(self) -> int:
@@ -101,79 +116,148 @@ class FloatFormat(Format):
         """See `Format.cuda_bytes`."""
         return rows * -(-columns // self.cuda_chunk) * 16
 
+    def cuda_functions(self) -> dict[str, str]:
+        """See `Format.cuda_functions`: `fetch_F` loads a chunk, `floats_F` gives its quads."""
+        fetch = (
+            f"@inline\ndef fetch_{self.name}(w, rows, chunks, row, chunk):\n"
+            f'    """16 bytes of a row."""\n'
+            "    return load_weight_v4(at(w, uint32((row * chunks + chunk) * 16)))\n"
+        )
+        floats = (
+            f"@inline\ndef floats_{self.name}(w):\n"
+            f'    """A chunk\'s two quads (the same twice where it has one)."""\n'
+            f"    return {self.cuda_floats}\n"
+        )
+        return {f"fetch_{self.name}": fetch, f"floats_{self.name}": floats}
+
 
 class QuantFormat(Format):
     """A format of integer levels and scales.
 
-    Elements come in spans of 32. `group` of them, 32 or 16, share a scale (and a minimum).
+    Elements come in spans of 32. `group` of them, 32 or 16, share a scale (and a minimum). A
+    format gives `codes`, from which its `coding` makes levels, or `levels` and `cuda_levels` of its
+    own.
     """
 
     quantized = True
     has_min = False
     group = 32
+    coding: Coding
+    cuda_scale: str | tuple[str, str]
+    """Device expression of the levels' f32 factor, of `{part}`s; a pair for groups of 16."""
+    cuda_min: str | tuple[str, str] = ""
+    """The same for what is taken off, where `has_min`."""
 
     @property
     def spans(self) -> int:
         """Spans in a block."""
         return self.dtype.block // 32
 
-    @abstractmethod
-    def cuda_parts(self, blocks: Bytes) -> tuple[Bytes, ...]:
-        """`uint8[rows, n, block_bytes]` to the parts that follow one another in the buffer.
+    def codes(self, block: Block, span: int) -> Any:
+        """The stored integers of elements `32 * span` to `32 * span + 31`, u8 lanes in order."""
+        raise NotImplementedError
 
-        Levels come first, then what a span of 32 has, then what a block has; each part is ordered
-        by row.
+    def levels(self, block: Block, span: int) -> Any:
+        """The levels of the same elements, 32 i8 lanes."""
+        return self.coding.levels(self.codes(block, span))
+
+    @abstractmethod
+    def scales(self, block: Block) -> Any:
+        """One f32 lane a group. Formats of one span may be given several blocks at once."""
+
+    def mins(self, block: Block) -> Any:
+        """The minima, one f32 lane a group, where `has_min`."""
+        raise TypeError(f"{self.name} has no minima")
+
+    def decode_blocks(self, blocks: Bytes) -> Floats:
+        """See `Format.decode_blocks`."""
+        block = ArrayBlock(blocks)
+        levels = self._spans(lambda span: self.levels(block, span))
+        grouped = levels.reshape(len(blocks), -1, self.group).astype(np.float32)
+        weights: Floats = np.asarray(self.scales(block).array)[:, :, None] * grouped
+        return weights - self.mins(block).array[:, :, None] if self.has_min else weights
+
+    def _spans(self, of_span: Any) -> NDArray[Any]:
+        return np.stack([of_span(span).array for span in range(self.spans)], axis=1)
+
+    # --- CUDA ------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def cuda_fields(self, block: ArrayBlock) -> dict[str, Bytes]:
+        """The parts that `cuda_scale` and `cuda_min` name.
+
+        `uint8[n, spans, k]` has k bytes for each span, `uint8[n, k]` k bytes for each block.
         """
+
+    def cuda_codes(self, block: ArrayBlock) -> dict[str, Bytes]:
+        """The parts that `cuda_levels` names, like `cuda_fields`."""
+        return self.coding.pack(self._spans(lambda span: self.codes(block, span)))
+
+    @property
+    def cuda_levels(self) -> str:
+        """The levels, times `cuda_factor`, as two halves of four words, a signed byte each."""
+        return self.coding.unpack
+
+    @property
+    def cuda_factor(self) -> int:
+        """A power of two that makes levels fill their byte, so that it is their sign's."""
+        return self.coding.factor
+
+    def _parts(self, blocks: Bytes) -> Parts:
+        block = ArrayBlock(blocks)
+        return Parts.of(self.cuda_codes(block) | self.cuda_fields(block), self.spans)
+
+    @functools.cached_property
+    def cuda_parts(self) -> Parts:
+        """The parts of one block."""
+        return self._parts(np.zeros((1, self.dtype.block_bytes), np.uint8))
 
     def cuda_repack(self, data: Bytes) -> Bytes:
         """See `Format.cuda_repack`."""
-        blocks = data.reshape(len(data), -1, self.dtype.block_bytes)
-        return np.concatenate([part.reshape(-1) for part in self.cuda_parts(blocks)])
+        return self._parts(data.reshape(-1, self.dtype.block_bytes)).buffer()
 
     def cuda_bytes(self, rows: int, columns: int) -> int:
         """See `Format.cuda_bytes`."""
-        one = self.cuda_repack(np.zeros((1, self.dtype.block_bytes), np.uint8))
-        return rows * (columns // self.dtype.block) * len(one)
+        return rows * (columns // self.dtype.block) * self.cuda_parts.block_bytes
 
-    @abstractmethod
-    def emit_scales(
-        self, b: ir.IRBuilder, blocks: Sequence[ir.Value], features: Features
-    ) -> ir.Value:
-        """The scales of consecutive blocks, one f32 lane a group.
+    def cuda_functions(self) -> dict[str, str]:
+        """See `Format.cuda_functions`.
 
-        Blocks of one span come one or several at a time; larger blocks come alone.
+        `fetch_F` loads what a lane needs of one span; of that, `levels_F` makes the levels,
+        `scale_F` the factor (a pair for groups of 16) and `min_F` what is taken off; `decode_F`
+        makes the weights of quad k. A matrix has `rows` rows of `blocks` spans.
         """
+        factor = f" * float32({1 / self.cuda_factor!r})" if self.cuda_factor != 1 else ""
+        found = {"levels": self.cuda_levels, "scale": _listed(self.cuda_scale, factor)}
+        if self.has_min:
+            found["min"] = _listed(self.cuda_min)
+        made = {f"fetch_{self.name}": self.cuda_parts.fetch_text(self.name)}
+        for kind, text in found.items():
+            made[f"{kind}_{self.name}"] = self.cuda_parts.function_text(f"{kind}_{self.name}", text)
+        made[f"decode_{self.name}"] = self._decode_text()
+        return made
 
-    def emit_mins(
-        self, b: ir.IRBuilder, blocks: Sequence[ir.Value], features: Features
-    ) -> ir.Value:
-        """The minima of those blocks, one f32 lane a group, where `has_min`."""
-        raise TypeError(f"{self.name} has no minima")
+    def _decode_text(self) -> str:
+        def of_quad(kind: str) -> str:
+            value = f"{kind}_{self.name}(w)"
+            return f"of_half({value}, k)" if self.group == 16 else value
 
-    @abstractmethod
-    def emit_levels(
-        self, b: ir.IRBuilder, block: ir.Value, span: int, features: Features
-    ) -> ir.Value:
-        """The levels of elements `32 * span` to `32 * span + 31` in order, `<32 x i8>`."""
-
-    def emit_floats(
-        self, b: ir.IRBuilder, block: ir.Value, span: int, features: Features
-    ) -> tuple[ir.Value, ir.Value]:
-        """The same levels as floats, the first 16 and the last 16, `<16 x float>` each."""
-        from fusec.codegen.cpu import simd
-
-        levels = self.emit_levels(b, block, span, features)
-        low, high = (simd.shuffle(b, levels, range(s, s + 16)) for s in (0, 16))
-        floats = simd.vec(simd.F32, 16)
-        return b.sitofp(low, floats), b.sitofp(high, floats)
+        weights = f"times({of_quad('scale')}, quad_of(levels_{self.name}(w), k))"
+        if self.has_min:
+            weights = f"less({weights}, {of_quad('min')})"
+        return f'@inline\ndef decode_{self.name}(w, k):\n    """Quad k."""\n    return {weights}\n'
 
 
-def pair_halves(levels: Bytes) -> Bytes:
-    """Nibbles `uint8[..., 32]` to `uint8[..., 16]`: element i low, element 16 + i high."""
-    return levels[..., :16] | levels[..., 16:] << np.uint8(4)
+def both_halves(expression: str, first: int, second: int) -> tuple[str, str]:
+    """A device expression for each half of a span: its `$` stands for one number or the other."""
+    return expression.replace("$", str(first)), expression.replace("$", str(second))
 
 
-def f16_field(blocks: Bytes, offset: int) -> Floats:
-    """The f16 at byte `offset` of every block as `float32[n, 1]`."""
-    field = np.ascontiguousarray(blocks[:, offset : offset + 2])
-    return field.view(np.float16).astype(np.float32)
+def _listed(expressions: str | tuple[str, str], suffix: str = "") -> str:
+    if isinstance(expressions, str):
+        return expressions + suffix
+    return "(\n" + "".join(f"        {one}{suffix},\n" for one in expressions) + "    )"
+
+
+__all__ = ["ArrayBlock", "ArrayLanes", "Block", "Bytes", "FloatFormat", "Floats", "Format",
+           "QuantFormat", "both_halves"]  # fmt: skip

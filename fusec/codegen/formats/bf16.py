@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
-import numpy as np
-
-from fusec.codegen.formats.base import Bytes, FloatFormat, Floats
+from fusec.codegen.formats.base import FloatFormat
 from fusec.ir.dtypes import dtype
-
-if TYPE_CHECKING:
-    from llvmlite import ir
-
-    from fusec.codegen.cpu.simd import Features
 
 
 class BF16(FloatFormat):
     """Truncated floats, widened with zeros."""
 
-    def decode_blocks(self, blocks: Bytes) -> Floats:
-        """See `Format.decode_blocks`."""
-        return (blocks.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    cuda_floats = "quad_of_bf16(w[0], w[1]), quad_of_bf16(w[2], w[3])"
 
-    def emit_widen(self, b: ir.IRBuilder, bits: ir.Value, features: Features) -> ir.Value:
-        """See `FloatFormat.emit_widen`."""
-        from fusec.codegen.cpu import simd
-
-        i32 = simd.like(bits.type, simd.I32)
-        high = b.shl(b.zext(bits, i32), simd.const(i32, 16))
-        return b.bitcast(high, simd.like(bits.type, simd.F32))
+    def widen(self, bits: Any) -> Any:
+        """See `FloatFormat.widen`."""
+        return (bits.to("u32") << 16).bits_as("f32")
 
 
 FORMAT = BF16(dtype("bf16"))

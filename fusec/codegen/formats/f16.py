@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
-import numpy as np
-
-from fusec.codegen.formats.base import Bytes, FloatFormat, Floats
+from fusec.codegen.formats.base import FloatFormat
 from fusec.ir.dtypes import dtype
-
-if TYPE_CHECKING:
-    from llvmlite import ir
-
-    from fusec.codegen.cpu.simd import Features
 
 
 class F16(FloatFormat):
     """Halves, widened exactly."""
 
-    def decode_blocks(self, blocks: Bytes) -> Floats:
-        """See `Format.decode_blocks`."""
-        return blocks.view(np.float16).astype(np.float32)
+    cuda_floats = "quad_of_f16(w[0], w[1]), quad_of_f16(w[2], w[3])"
 
-    def emit_widen(self, b: ir.IRBuilder, bits: ir.Value, features: Features) -> ir.Value:
-        """See `FloatFormat.emit_widen`."""
-        from fusec.codegen.cpu import simd
-
-        return simd.widen_f16(b, bits, features)
+    def widen(self, bits: Any) -> Any:
+        """See `FloatFormat.widen`."""
+        return bits.half_to_f32()
 
 
 FORMAT = F16(dtype("f16"))

@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
-import numpy as np
-
-from fusec.codegen.formats.base import Bytes, FloatFormat, Floats
+from fusec.codegen.formats.base import FloatFormat
 from fusec.ir.dtypes import dtype
-
-if TYPE_CHECKING:
-    from llvmlite import ir
-
-    from fusec.codegen.cpu.simd import Features
 
 
 class F32(FloatFormat):
     """Floats as they are."""
 
-    def decode_blocks(self, blocks: Bytes) -> Floats:
-        """See `Format.decode_blocks`."""
-        return blocks.view(np.float32)
+    cuda_floats = "quad_of_f32(w), quad_of_f32(w)"
 
-    def emit_widen(self, b: ir.IRBuilder, bits: ir.Value, features: Features) -> ir.Value:
-        """See `FloatFormat.emit_widen`."""
-        from fusec.codegen.cpu import simd
-
-        return b.bitcast(bits, simd.like(bits.type, simd.F32))
+    def widen(self, bits: Any) -> Any:
+        """See `FloatFormat.widen`."""
+        return bits.bits_as("f32")
 
 
 FORMAT = F32(dtype("f32"))

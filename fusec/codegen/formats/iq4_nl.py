@@ -8,95 +8,33 @@ Layout of a block (ggml-common.h `block_iq4_nl`), 18 bytes:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
-import numpy as np
-
-from fusec.codegen.formats.base import Bytes, Floats, QuantFormat, f16_field
+from fusec.codegen.formats.base import ArrayBlock, Block, Bytes, QuantFormat
+from fusec.codegen.formats.coding import Table
 from fusec.ir.dtypes import DType
-
-if TYPE_CHECKING:
-    from llvmlite import ir
-
-    from fusec.codegen.cpu.simd import Features
 
 # ggml-common.h `kvalues_iq4nl`
 LEVELS = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 
 
-def decode_levels(nibbles: Bytes) -> Floats:
-    """Packed indices `uint8[..., 16]` to their levels, `float32[..., 32]`."""
-    indices = np.concatenate([nibbles & 15, nibbles >> 4], axis=-1)
-    return np.array(LEVELS, np.float32)[indices]
-
-
-def emit_levels(b: ir.IRBuilder, packed: ir.Value, features: Features) -> ir.Value:
-    """Packed indices `<16 x i8>` to their levels, `<32 x i8>`."""
-    from fusec.codegen.cpu import simd
-
-    high = b.lshr(packed, simd.const(packed.type, 4))
-    low = b.and_(packed, simd.const(packed.type, 15))
-    return simd.lookup16(b, LEVELS, simd.concat(b, low, high), features)
-
-
-def emit_floats(b: ir.IRBuilder, packed: ir.Value, features: Features) -> tuple[ir.Value, ir.Value]:
-    """Packed indices `<16 x i8>` to their levels as floats, the low nibbles' and the high ones'."""
-    from fusec.codegen.cpu import simd
-
-    wide = b.zext(packed, simd.vec(simd.I32, 16))
-    indices = b.and_(wide, simd.const(wide.type, 15)), b.lshr(wide, simd.const(wide.type, 4))
-    low, high = (simd.lookup16_f32(b, LEVELS, index, features) for index in indices)
-    return low, high
-
-
-def cuda_selectors(nibbles: Bytes) -> Bytes:
-    """Packed indices `uint8[..., 16]` in an order that makes them selectors of `prmt`.
-
-    Of each four bytes the low nibbles come first, then the high ones: elements 4t to 4t + 3, then
-    16 + 4t to 16 + 4t + 3.
-    """
-    fours = nibbles.reshape(*nibbles.shape[:-1], 4, 4)
-    halves = np.concatenate([fours & 15, fours >> 4], axis=-1)
-    return (halves[..., ::2] | halves[..., 1::2] << 4).reshape(nibbles.shape)
-
-
 class IQ4_NL(QuantFormat):
-    """weight = d * LEVELS[index]."""
+    """weight = d * LEVELS[code]."""
 
-    def decode_blocks(self, blocks: Bytes) -> Floats:
-        """See `Format.decode_blocks`."""
-        return f16_field(blocks, 0) * decode_levels(blocks[:, 2:])
+    coding = Table(LEVELS)
+    cuda_scale = "half_to_f32({d})"
 
-    def cuda_parts(self, blocks: Bytes) -> tuple[Bytes, ...]:
-        """See `QuantFormat.cuda_parts`: indices; d."""
-        return cuda_selectors(blocks[:, :, 2:]), blocks[:, :, :2]
+    def codes(self, block: Block, span: int) -> Any:
+        """See `QuantFormat.codes`."""
+        return block.nibbles(2)
 
-    def emit_scales(
-        self, b: ir.IRBuilder, blocks: Sequence[ir.Value], features: Features
-    ) -> ir.Value:
-        """See `QuantFormat.emit_scales`."""
-        from fusec.codegen.cpu import simd
+    def scales(self, block: Block) -> Any:
+        """See `QuantFormat.scales`."""
+        return block.f16(0)
 
-        return simd.gather_f16(b, blocks, 0, features)
-
-    def emit_levels(
-        self, b: ir.IRBuilder, block: ir.Value, span: int, features: Features
-    ) -> ir.Value:
-        """See `QuantFormat.emit_levels`."""
-        from fusec.codegen.cpu import simd
-
-        return emit_levels(b, simd.load(b, block, simd.vec(simd.I8, 16), 2), features)
-
-    def emit_floats(
-        self, b: ir.IRBuilder, block: ir.Value, span: int, features: Features
-    ) -> tuple[ir.Value, ir.Value]:
-        """See `QuantFormat.emit_floats`."""
-        from fusec.codegen.cpu import simd
-
-        if not features.float_permute:
-            return super().emit_floats(b, block, span, features)
-        return emit_floats(b, simd.load(b, block, simd.vec(simd.I8, 16), 2), features)
+    def cuda_fields(self, block: ArrayBlock) -> dict[str, Bytes]:
+        """See `QuantFormat.cuda_fields`."""
+        return {"d": block.raw(0, 2)[:, None]}
 
 
 FORMAT = IQ4_NL(DType("iq4_nl", 32, 18))

@@ -8,47 +8,30 @@ Layout of a block (ggml-common.h `block_q8_0`), 34 bytes:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
-import numpy as np
-
-from fusec.codegen.formats.base import Bytes, Floats, QuantFormat, f16_field
+from fusec.codegen.formats.base import ArrayBlock, Block, Bytes, QuantFormat
+from fusec.codegen.formats.coding import Linear
 from fusec.ir.dtypes import DType
-
-if TYPE_CHECKING:
-    from llvmlite import ir
-
-    from fusec.codegen.cpu.simd import Features
 
 
 class Q8_0(QuantFormat):
     """weight = d * level."""
 
-    def decode_blocks(self, blocks: Bytes) -> Floats:
-        """See `Format.decode_blocks`."""
-        return f16_field(blocks, 0) * blocks[:, 2:].view(np.int8).astype(np.float32)
+    coding = Linear(bits=8)
+    cuda_scale = "half_to_f32({d})"
 
-    def cuda_parts(self, blocks: Bytes) -> tuple[Bytes, ...]:
-        """See `QuantFormat.cuda_parts`: first halves of a row's blocks, second halves; d."""
-        levels = blocks[:, :, 2:].reshape(*blocks.shape[:2], 2, 16)
-        return levels.transpose(0, 2, 1, 3), blocks[:, :, :2]
+    def codes(self, block: Block, span: int) -> Any:
+        """See `QuantFormat.codes`."""
+        return block.u8(2, 32)
 
-    def emit_scales(
-        self, b: ir.IRBuilder, blocks: Sequence[ir.Value], features: Features
-    ) -> ir.Value:
-        """See `QuantFormat.emit_scales`."""
-        from fusec.codegen.cpu import simd
+    def scales(self, block: Block) -> Any:
+        """See `QuantFormat.scales`."""
+        return block.f16(0)
 
-        return simd.gather_f16(b, blocks, 0, features)
-
-    def emit_levels(
-        self, b: ir.IRBuilder, block: ir.Value, span: int, features: Features
-    ) -> ir.Value:
-        """See `QuantFormat.emit_levels`."""
-        from fusec.codegen.cpu import simd
-
-        return simd.load(b, block, simd.vec(simd.I8, 32), 2)
+    def cuda_fields(self, block: ArrayBlock) -> dict[str, Bytes]:
+        """See `QuantFormat.cuda_fields`."""
+        return {"d": block.raw(0, 2)[:, None]}
 
 
 FORMAT = Q8_0(DType("q8_0", 32, 34))

@@ -1,57 +1,30 @@
-"""Plain floats as `cuda_repack` lays them out: rows of 16-byte chunks of one or two quads.
-
-`fetch_F` loads a chunk, `floats_F` gives its quads. `chunks` is how many a row has.
-"""
+"""Plain floats as `cuda_repack` lays them out: rows of 16-byte chunks of one or two quads."""
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
 
 from numba import uint32
 
 from fusec.codegen.cuda.device import (
-    at,
     bits_f32,
     fma,
     half_to_f32,
     high_half_to_f32,
     inline,
     load_shared_f32x4,
-    load_weight_v4,
     select_f32,
 )
 
 
 @inline
-def fetch_f32(w, rows, chunks, row, chunk):
-    """Four floats."""
-    return load_weight_v4(at(w, uint32((row * chunks + chunk) * 16)))
+def quad_of_f32(w):
+    """Four words as they are."""
+    return bits_f32(w[0]), bits_f32(w[1]), bits_f32(w[2]), bits_f32(w[3])
 
 
 @inline
-def fetch_f16(w, rows, chunks, row, chunk):
-    """Eight halves."""
-    return load_weight_v4(at(w, uint32((row * chunks + chunk) * 16)))
-
-
-@inline
-def fetch_bf16(w, rows, chunks, row, chunk):
-    """Eight truncated floats."""
-    return load_weight_v4(at(w, uint32((row * chunks + chunk) * 16)))
-
-
-@inline
-def floats_f32(w):
-    """As they are, twice: a chunk has one quad."""
-    values = bits_f32(w[0]), bits_f32(w[1]), bits_f32(w[2]), bits_f32(w[3])
-    return values, values
-
-
-@inline
-def floats_f16(w):
-    """Both quads of a chunk."""
-    return (
-        (half_to_f32(w[0]), high_half_to_f32(w[0]), half_to_f32(w[1]), high_half_to_f32(w[1])),
-        (half_to_f32(w[2]), high_half_to_f32(w[2]), half_to_f32(w[3]), high_half_to_f32(w[3])),
-    )
+def quad_of_f16(a, b):
+    """Four halves in two words."""
+    return half_to_f32(a), high_half_to_f32(a), half_to_f32(b), high_half_to_f32(b)
 
 
 @inline
@@ -67,12 +40,9 @@ def lower(word):
 
 
 @inline
-def floats_bf16(w):
-    """Both quads of a chunk."""
-    return (
-        (lower(w[0]), upper(w[0]), lower(w[1]), upper(w[1])),
-        (lower(w[2]), upper(w[2]), lower(w[3]), upper(w[3])),
-    )
+def quad_of_bf16(a, b):
+    """Four truncated floats in two words."""
+    return lower(a), upper(a), lower(b), upper(b)
 
 
 @inline

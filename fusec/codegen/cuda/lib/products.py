@@ -73,6 +73,20 @@ def all_words(levels):
 
 
 @inline
+def sum_low(x):
+    """The sum of the first 16 activations of a block."""
+    one = uint32(0x01010101)
+    return dot_low(((one, one, one, one), (one, one, one, one)), x)
+
+
+@inline
+def sum_high(x):
+    """The sum of the last 16."""
+    one = uint32(0x01010101)
+    return dot_high(((one, one, one, one), (one, one, one, one)), x)
+
+
+@inline
 def quad_of(levels, k):
     """The four levels of quad k of a block, as floats."""
     word = select_u32(k == uint32(1), levels[0][1], levels[0][0])

@@ -1,0 +1,135 @@
+"""How the stored codes of elements become levels, in the file's order and in the GPU's registers.
+
+On the GPU the codes of a span are split into planes of four, two and one bits, in which the codes
+of four neighbouring elements lie in the four bytes of a word. Levels come as two halves of four
+words, so that word t of half h has elements 16h + 4t to 16h + 4t + 3.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Bytes = NDArray[np.uint8]
+
+# bits of a code -> its planes, lowest bits first
+PLANES = {2: ("twos",), 3: ("twos", "ones"), 4: ("fours",), 5: ("fours", "ones"),
+          6: ("fours", "twos"), 8: ("low", "high")}  # fmt: skip
+WIDTH = {"fours": 4, "twos": 2, "ones": 1}
+
+
+class Coding(ABC):
+    """Codes to levels."""
+
+    factor: int
+    unpack: str
+    """Device expression of the levels times `factor`."""
+
+    @abstractmethod
+    def levels(self, codes: Any) -> Any:
+        """u8 lanes of codes to i8 lanes."""
+
+    @abstractmethod
+    def pack(self, codes: Bytes) -> dict[str, Bytes]:
+        """Codes `uint8[n, spans, 32]` to the planes that `unpack` names."""
+
+
+@dataclass(frozen=True)
+class Linear(Coding):
+    """level = code - offset, for codes of `bits` bits.
+
+    Where the offset is half of the range, its subtraction is a flipped top bit, and the code at the
+    top of a byte is a signed number.
+    """
+
+    bits: int
+    offset: int = 0
+
+    @property
+    def signed(self) -> bool:
+        """Whether levels are two's complement numbers of `bits` bits."""
+        return self.offset == 1 << (self.bits - 1)
+
+    @property
+    def factor(self) -> int:  # type: ignore[override]
+        """See `Coding.factor`."""
+        return 1 << (8 - self.bits) if self.signed else 1
+
+    def levels(self, codes: Any) -> Any:
+        """See `Coding.levels`."""
+        return (codes - self.offset).bits_as("i8")
+
+    def pack(self, codes: Bytes) -> dict[str, Bytes]:
+        """See `Coding.pack`."""
+        if self.signed:
+            codes = codes ^ np.uint8(self.offset)
+        if self.bits == 8:
+            return {"low": codes[..., :16], "high": codes[..., 16:]}
+        planes, shift = {}, 0
+        for plane in PLANES[self.bits]:
+            part = codes >> np.uint8(shift) & np.uint8((1 << WIDTH[plane]) - 1)
+            planes[plane] = {"fours": fours, "twos": twos, "ones": ones}[plane](part)
+            shift += WIDTH[plane]
+        return planes
+
+    @property
+    def unpack(self) -> str:  # type: ignore[override]
+        """See `Coding.unpack`."""
+        if self.bits == 8:
+            return "({low}, {high})"
+        place = 8 - self.bits if self.signed else 0
+        text = ""
+        for plane in PLANES[self.bits]:
+            given = f"{text}, {{{plane}}}, {place}" if text else f"{{{plane}}}, {place}"
+            text = f"{'plus' if text else 'from'}_{plane}({given})"
+            place += WIDTH[plane]
+        return f"lowered({text}, {self.offset})" if self.offset and not self.signed else text
+
+
+@dataclass(frozen=True)
+class Table(Coding):
+    """level = values[code], sixteen of them."""
+
+    values: tuple[int, ...]
+    factor: int = 1
+
+    def levels(self, codes: Any) -> Any:
+        """See `Coding.levels`."""
+        return codes.lookup(self.values)
+
+    def pack(self, codes: Bytes) -> dict[str, Bytes]:
+        """See `Coding.pack`: codes are paired so that the words are selectors of `prmt`.
+
+        Low half of word t: elements 4t to 4t + 3; high half: 16 + 4t to 16 + 4t + 3.
+        """
+        quads = codes.reshape(*codes.shape[:-1], 2, 4, 4).swapaxes(-3, -2)
+        pairs = quads[..., ::2] | quads[..., 1::2] << np.uint8(4)
+        return {"fours": pairs.reshape(*codes.shape[:-1], 16)}
+
+    @property
+    def unpack(self) -> str:  # type: ignore[override]
+        """See `Coding.unpack`."""
+        words = np.array(self.values, np.int8).view("<u4")
+        return "lookup_fours({fours}, " + ", ".join(f"uint32(0x{word:08X})" for word in words) + ")"
+
+
+def fours(x: Bytes) -> Bytes:
+    """Nibbles `[..., 32]` to `[..., 16]`: element i low, element 16 + i high."""
+    return x[..., :16] | x[..., 16:] << np.uint8(4)
+
+
+def twos(x: Bytes) -> Bytes:
+    """Two bits `[..., 32]` to `[..., 8]`: bits 2t of byte 4h + j have element 16h + 4t + j."""
+    quads = x.reshape(*x.shape[:-1], 2, 4, 4)
+    shift = np.arange(0, 8, 2, dtype=np.uint8)[:, None]
+    return np.bitwise_or.reduce(quads << shift, axis=-2).reshape(*x.shape[:-1], 8)
+
+
+def ones(x: Bytes) -> Bytes:
+    """Single bits `[..., 32]` to `[..., 4]`: bit t of byte j has element 4t + j."""
+    quads = x.reshape(*x.shape[:-1], 8, 4)
+    return np.bitwise_or.reduce(quads << np.arange(8, dtype=np.uint8)[:, None], axis=-2)

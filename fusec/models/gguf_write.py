@@ -1,0 +1,70 @@
+"""Writing a GGUF file whole or not at all, one tensor after the other."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter
+
+from fusec.errors import FusecError
+from fusec.models.quant_bytes import Bytes
+
+Progress = Callable[[str, int, int], None]
+"""Called after each tensor with its name, the weights made so far, and the weights in all."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A tensor to be written: `make` gives its bytes when its turn comes."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    make: Callable[[], Bytes]
+
+
+@contextmanager
+def gguf_file(path: Path, architecture: str) -> Iterator[tuple[GGUFWriter, Path]]:
+    """A writer and the temporary file that becomes `path` at the end, if nothing fails.
+
+    Raises FusecError if `path` cannot be written.
+    """
+    if path.is_dir():
+        raise FusecError(f"{path}: cannot be written: it is a folder")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    writer = GGUFWriter(None, architecture)
+    try:
+        yield writer, part
+        os.replace(part, path)
+    except OSError as error:
+        raise FusecError(f"{path}: cannot be written: {error.strerror}") from error
+    finally:
+        writer.close()
+        with suppress(OSError):
+            part.unlink()
+
+
+def write_tensors(
+    writer: GGUFWriter, part: Path, tensors: Sequence[Planned], progress: Progress | None
+) -> None:
+    """Write header, metadata and tensors."""
+    for tensor in tensors:
+        kind = GGMLQuantizationType[tensor.dtype.upper()]
+        block, block_bytes = GGML_QUANT_SIZES[kind]
+        size = math.prod(tensor.shape) // block * block_bytes
+        writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), size, kind)
+    writer.write_header_to_file(part)
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    total, done = sum(math.prod(tensor.shape) for tensor in tensors), 0
+    for tensor in tensors:
+        writer.write_tensor_data(tensor.make())
+        done += math.prod(tensor.shape)
+        if progress is not None:
+            progress(tensor.name, done, total)
