@@ -15,6 +15,7 @@ import typer
 from fusec.cli.bench import bench
 from fusec.cli.compile import compile_command
 from fusec.cli.inspect import inspect
+from fusec.cli.perplexity import perplexity
 from fusec.cli.run import run
 from fusec.cli.synth import synth
 from fusec.cli.verify import verify
@@ -42,7 +43,7 @@ def fusec(
 
 
 app.command("compile")(compile_command)
-for command in (run, inspect, verify, bench, synth):
+for command in (run, inspect, verify, bench, perplexity, synth):
     app.command()(command)
 
 
