@@ -16,7 +16,7 @@ from storybook.template import expand, settle, tidy
 from storybook.trouble import HELPERS, TROUBLES, trouble
 from storybook.world import Thing
 
-MANY = 4400  # 200 of each plot
+MANY = 5400  # 200 of each plot
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def planned(count: int) -> Iterator[tuple[Story, str]]:
 def test_the_shipped_models_corpus() -> None:
     """Its text is pinned: whoever changes a template has to train the model again."""
     text = "\n".join(tell(0, number) for number in range(500))
-    digest = "3eadad25ba4651c39af56cdabb83a519c71adcf0370417bec3fc59b9458cce4e"
+    digest = "6fa4c7f9280e1bcf1afeb75e897d9129bd8afbfc3086daa19b72885c010bbd52"
     assert hashlib.sha256(text.encode()).hexdigest() == digest
 
 

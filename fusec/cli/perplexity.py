@@ -30,6 +30,12 @@ def perplexity(
             "--special", help="Take control tokens written in the text, as <|endoftext|>, for such."
         ),
     ] = False,
+    base: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="MODEL.gguf", help="Also say how far the predictions are from this model's."
+        ),
+    ] = None,
     target: Target = "cpu",
     level: Level = 2,
     kv: Kv = "f16",
@@ -44,6 +50,7 @@ def perplexity(
         found = measure(
             model,
             given,
+            base=base,
             context=context,
             chunks=chunks,
             special=special,
@@ -60,3 +67,8 @@ def perplexity(
             f"perplexity {found.value:.4f} +/- {found.error:.5f} over {found.scored} tokens: "
             f"{found.chunks} chunks of {found.context}, {found.seconds:.1f} s"
         )
+        if found.divergence is not None:
+            out.print(
+                f"against {base}: divergence {found.divergence:.3g} +/- "
+                f"{found.divergence_error:.2g} nats, same likeliest token {found.same_top:.2%}"
+            )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from random import Random
 
-from storybook.plots import courage, friends, honesty, journeys, things, work
+from storybook.plots import courage, friends, games, honesty, journeys, things, work
 from storybook.story import Story
 
 PLOTS: tuple[Callable[[Story], None], ...] = (
@@ -35,6 +35,11 @@ PLOTS: tuple[Callable[[Story], None], ...] = (
     journeys.coin,
     work.winter,
     courage.sleepless,
+    games.way_home,
+    games.hide_and_seek,
+    games.missing_one,
+    games.riddle,
+    games.picnic,
 )
 """What may happen; a plot named twice happens twice as often."""
 
@@ -43,6 +48,8 @@ def tell(seed: int, number: int) -> str:
     """Story `number` of a seed."""
     story = Story(Random(f"{seed}:{number}"))
     PLOTS[number % len(PLOTS)](story)
+    if story.chance(0.1):
+        story.saying()
     return story.text()
 
 

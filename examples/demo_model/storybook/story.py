@@ -6,6 +6,7 @@ from random import Random
 from typing import Any
 
 from storybook.cast import Character, animal, child
+from storybook.details import DISLIKES, HOURS, LIKES, SAYINGS, SNACKS, sight
 from storybook.template import expand, settle, tidy
 from storybook.world import FOODS, SETTINGS, WEATHERS, Setting, Weather
 
@@ -93,6 +94,7 @@ class Story:
 
     def open(self, company: bool = False) -> None:
         """Who the story is about and where; with `company`, also who the friend is."""
+        self.company = company
         self.say(
             "Once upon a time, {hero.a} named {hero} lived {home}.",
             "Once upon a time, there was {hero.a} named {hero}. {hero.He} lived {home}.",
@@ -103,7 +105,17 @@ class Story:
             "Long ago, {hero.a} called {hero} lived {home}.",
             "This is the story of {hero}, {hero.a} who lived {home}.",
         )
+        self.set(likes=self.pick(LIKES), dislikes=self.pick(DISLIKES))
         if self.chance(0.45):
+            self.say(
+                "{hero} liked {likes}.",
+                "{hero} liked {likes}, but {hero.he} did not like {dislikes}.",
+                "What {hero.he} liked best was {likes}.",
+                "There was nothing {hero} liked more than {likes}.",
+                "{hero.He} did not like {dislikes}, but {hero.he} loved {likes}.",
+                "All day long {hero} could be found {likes}.",
+            )
+        if self.chance(0.35):
             self.say(
                 "{hero} was very {trait.is} and {trait.habit}.",
                 "Everyone knew that {hero} was {trait.is}. {hero.He} {trait.habit}.",
@@ -118,11 +130,29 @@ class Story:
                 "Not far away lived {friend}, {friend.a}, who was {hero.his} best friend.",
             )
 
-    def day(self, go: bool = True) -> None:
-        """The day everything begins, and its weather; with `go`, the hero may go out."""
+    def day(self, go: bool = True, food: bool = True) -> None:
+        """The day everything begins, and its weather.
+
+        With `go`, the hero may go out; with `food`, have something to eat.
+        """
         still = ("[One day|One morning], {morning}.", "It was early in the morning, and {morning}.")
         out = "[One day|One morning|One afternoon], {morning}, and {hero} went to {place}."
         self.say(*still, *((out,) if go else ()))
+        if self.chance(0.5):
+            self.look(food)
+
+    def look(self, food: bool) -> None:
+        """Something the hero sees, hears or eats by the way."""
+        if self.chance(0.6) or not food:
+            self.say(sight(self.random, self.weather.name == "snowy"))
+        else:
+            shared = ("{hero} [ate|shared] {snack} with {friend}.",) if self.company else ()
+            self.set(snack=self.pick(SNACKS))
+            self.say(
+                f"{HOURS} {{hero}} [ate|had] {{snack}}.",
+                "{hero} had {snack} in {hero.his} [pocket|bag|basket].",
+                *shared,
+            )
 
     def thanks(self) -> None:
         """The hero thanks the helper, who answers."""
@@ -133,6 +163,15 @@ class Story:
             "and down]. <I will never forget this,> {hero.he} said.",
             "<How can I ever thank you?> asked {hero}. <[Just be kind to others|Help someone "
             "else one day|A smile is enough],> [said|replied] {helper}.",
+        )
+
+    def saying(self) -> None:
+        """A piece of wisdom that belongs to no plot."""
+        self.set(saying=self.pick(SAYINGS))
+        self.say(
+            "<You know what they say,> said {parent}. <{saying}.>",
+            "And {hero} thought of an old saying: {saying}.",
+            "<As my grandmother used to say, {saying},> said {parent}.",
         )
 
     def evening(self) -> None:

@@ -169,13 +169,15 @@ class Weather:
 WEATHERS = (
     Weather(
         "sunny",
-        "[the sun was shining|the sky was blue and the sun was warm|it was a bright, sunny day]",
+        "[the sun was shining|the sky was blue and the sun was warm|there was not a cloud in the "
+        "sky]",
         "[the sun went down behind the hills|the sky turned pink and gold|the last sunlight "
         "lay on the roofs]",
     ),
     Weather(
         "windy",
-        "[a strong wind was blowing|the wind was blowing through the trees|it was a windy day]",
+        "[a strong wind was blowing|the wind was blowing through the trees|the air was full of "
+        "wind]",
         "[the wind had gone to sleep at last|the wind grew quiet|the wind sang softly outside]",
     ),
     Weather(

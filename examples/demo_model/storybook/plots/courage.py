@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from storybook.story import Story
+from storybook.story import TRAITS, Story
 
 FEARS = (
     {"of": "the dark", "sign": "When the lamp went out, {hero.he} pulled the blanket over "
@@ -54,6 +54,7 @@ def fear(s: Story) -> None:
     climbs = "climb" in s.hero.skills
     not_here = {"deep water": swims, "high places": climbs, "big dogs": s.hero.kind == "puppy"}
     s.set(fear=s.pick([row for row in FEARS if not not_here.get(row["of"])]))
+    s.set(trait=s.pick([trait for trait in TRAITS if trait["is"] != "brave"]))
     s.open(company=True)
     s.say(
         "There was only one thing that {hero} was afraid of: {fear.of}. {fear.sign}",

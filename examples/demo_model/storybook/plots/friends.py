@@ -91,6 +91,8 @@ GIFTS = (
 def sick(s: Story) -> None:
     """The friend is ill; a gift gets damaged on the way and is loved anyway; the favour returns."""
     s.set(gift=s.pick(GIFTS), illness=s.pick(("a cold", "a fever", "a sore throat", "a cough")))
+    loss = s.roles["gift"]["loss"]
+    s.make_weather(*(["rainy"] if "rain" in loss else ["windy"] if "wind" in loss else ["sunny"]))
     s.open(company=True)
     s.say("~")
     s.day(go=False)

@@ -27,6 +27,7 @@ def found(s: Story) -> None:
     noun, female, adjective, why = s.pick(OWNERS)
     owner = stranger(noun, s.chance(0.5) if female is None else female, adjective)
     s.set(thing=thing(s.random, SMALL), owner=owner, why=why)
+    s.make_weather("sunny", "rainy", "foggy", "windy")
     s.open(company=True)
     s.say("~")
     s.day()

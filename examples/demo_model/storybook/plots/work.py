@@ -16,7 +16,7 @@ CHAINS = (
      "blueberries", "from2": "old woman", "price2": "help to [bring in the wood|find her glasses]"},
     {"want": "build a boat", "done": "The boat", "miss": "a sail", "from": "tailor", "price":
      "buttons", "from2": "magpie", "price2": "[a shiny spoon|a silver bell]"},
-    {"want": "cook soup", "done": "The soup", "miss": "carrots", "from": "rabbit in the garden",
+    {"want": "cook soup", "done": "The soup", "miss": "carrots", "from": "rabbit",
      "price": "a new watering can", "from2": "smith", "price2": "help to [blow the fire|sort the "
      "nails]"},
     {"want": "make candles", "done": "The candles", "miss": "wax", "from": "beekeeper", "price":
