@@ -23,11 +23,10 @@ $(READY): $(BASE)
 
 setup: $(READY)  ## create .venv and install fusec with what its tests need
 
-demo: $(BASE)  ## compile a model, show what was fused and the plan, generate text on the CPU
+demo: $(BASE)  ## compile the demo model, show what was fused and the plan, write a story on the CPU
 	@mkdir -p out
-	$(BIN)/fusec synth tiny -o out/tiny.gguf --seed 0
-	$(BIN)/fusec compile out/tiny.gguf -o out/tiny --dot out/tiny.dot
-	$(BIN)/fusec run out/tiny -p "Once upon a time" -n 48 --temp 0
+	$(BIN)/fusec compile demo -o out/demo --dot out/demo.dot
+	$(BIN)/fusec run out/demo -p "Once upon a time" -n 400 --temp 0
 
 test: $(READY)  ## run all tests
 	$(BIN)/python -m pytest -n auto --dist loadgroup

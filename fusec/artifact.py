@@ -27,6 +27,7 @@ from fusec.errors import FusecError
 from fusec.ir.dot import to_dot
 from fusec.ir.plan import LaunchPlan, from_json
 from fusec.models.model import Model
+from fusec.models.shipped import DATA
 from fusec.passes.pipeline import Stage
 from fusec.report import summary
 from fusec.runtime.cuda.window import check_mode
@@ -177,7 +178,8 @@ class Artifact:
     def model(self) -> Model:
         """The model file this was compiled from: where it was then, in this folder, or beside it.
 
-        Raises FusecError if it is gone or has changed.
+        One that comes with the package is also found in another installation. Raises FusecError
+        if it is gone or has changed.
         """
         recorded = self.manifest["model"]
         if recorded is None:
@@ -185,7 +187,8 @@ class Artifact:
                 f"{self.folder}: compiled from a graph built by hand, not from a model"
             )
         here = self.folder.resolve()
-        places = (Path(recorded), *(place / Path(recorded).name for place in (here, here.parent)))
+        folders = (here, here.parent, DATA)
+        places = (Path(recorded), *(place / Path(recorded).name for place in folders))
         path = next((place for place in places if place.is_file()), None)
         if path is None:
             raise FusecError(

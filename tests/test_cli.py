@@ -408,7 +408,7 @@ def test_help_explains_every_command_and_option() -> None:
     main = fusec("--help")
     assert main.code == 0
     assert fusec().out == main.out
-    for command in ("compile", "run", "inspect", "verify", "synth"):
+    for command in ("compile", "run", "inspect", "verify", "perplexity", "synth"):
         assert re.search(rf"\b{command}\b +\S+ \S+", main.out)
         text = fusec(command, "--help").out
         assert f"Usage: fusec {command} [OPTIONS]" in text

@@ -18,6 +18,7 @@ from typing import Any
 from fusec.bench import Plan, Result, prompt_ids, summarize
 from fusec.errors import FusecError
 from fusec.models.model import Model
+from fusec.models.shipped import located
 
 PEERS = {"torch": "torch", "llama.cpp": "llama_cpp"}
 """Name on the command line -> the module it needs."""
@@ -50,7 +51,7 @@ def llama_rows(path: Path, plan: Plan) -> list[Result]:
     layers = 0 if plan.target == "cpu" else -1
     context = plan.prompt + max(plan.lengths) + 1
     model = llama_cpp.Llama(
-        str(path), n_gpu_layers=layers, n_ctx=context, flash_attn=True, verbose=False
+        str(located(path)), n_gpu_layers=layers, n_ctx=context, flash_attn=True, verbose=False
     )
     prompt = prompt_ids(model.n_vocab(), plan.prompt)
 

@@ -15,6 +15,7 @@ import typer
 from fusec.cli.bench import bench
 from fusec.cli.compile import compile_command
 from fusec.cli.inspect import inspect
+from fusec.cli.perplexity import perplexity
 from fusec.cli.quantize import quantize
 from fusec.cli.run import run
 from fusec.cli.synth import synth
@@ -43,7 +44,7 @@ def fusec(
 
 
 app.command("compile")(compile_command)
-for command in (run, inspect, verify, bench, synth, quantize):
+for command in (run, inspect, verify, bench, perplexity, synth, quantize):
     app.command()(command)
 
 

@@ -10,13 +10,14 @@ import typer
 from rich.console import Console
 
 from fusec.cli.console import out, progress, write_text
+from fusec.cli.options import ModelArg
 from fusec.errors import FusecError
 
 TABLE_WIDTH = 140
 
 
 def bench(
-    model: Annotated[Path, typer.Argument(metavar="MODEL.gguf", help="A GGUF model file.")],
+    model: ModelArg,
     lengths: Annotated[
         str, typer.Option("-n", metavar="N,...", help="New tokens of a run.")
     ] = "128,256",

@@ -8,11 +8,13 @@ from typing import Annotated
 
 import typer
 
-ModelArg = Annotated[Path, typer.Argument(metavar="MODEL.gguf", help="A GGUF model file.")]
+MODEL = "A GGUF model file, or demo, the small model that comes with fusec."
+ModelArg = Annotated[Path, typer.Argument(metavar="MODEL.gguf", help=MODEL)]
 ModelOrDir = Annotated[
     Path,
     typer.Argument(
-        metavar="MODEL.gguf|DIR", help="A GGUF file, or a folder from fusec compile -o."
+        metavar="MODEL.gguf|DIR",
+        help="A GGUF model file, demo, or a folder from fusec compile -o.",
     ),
 ]
 LEVELS = "0 naive (a kernel per op), 1 paired, 2 fused, 3 deep."

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fusec.cli.console import err, progress
+from fusec.cli.console import err, out, progress
 from fusec.cli.options import AsJson, Context, MaybeKv, MaybeLevel, MaybeTarget, ModelOrDir, Threads
 from fusec.errors import FusecError
 
@@ -82,6 +82,8 @@ def run(
         result = generate.complete(runner, request)
         typer.echo(json.dumps(result, ensure_ascii=False))
     else:
+        if out.is_terminal and prompt is not None and not chat:  # a reader wants the whole text
+            out.print(prompt, style="dim", end="")
         result = generate.complete(runner, request, lambda text: typer.echo(text, nl=False))
         typer.echo()
         err.print(generate.timing_line(result), style="dim")

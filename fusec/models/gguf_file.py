@@ -15,6 +15,7 @@ from gguf.constants import GGUFValueType
 
 from fusec.errors import FusecError
 from fusec.models.gguf_scan import SCALARS, Span, decode_text, scan
+from fusec.models.shipped import located
 
 Bytes = npt.NDArray[np.uint8]
 Kind = TypeVar("Kind", str, int, float, bool, list[Any])
@@ -153,12 +154,13 @@ class GGUFFile:
 
 
 def open_gguf(path: str | Path) -> GGUFFile:
-    """Map a GGUF file and check its whole structure.
+    """Map a GGUF file and check its whole structure. The name of a shipped model is its file.
 
     Raises FusecError, naming the file and the fault, for anything that is not a complete GGUF file.
     """
     path = Path(path)
     try:
+        path = located(path)
         if not path.exists():
             raise FusecError(f"{path}: no such file")
         if not path.is_file():

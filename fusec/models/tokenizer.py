@@ -62,7 +62,10 @@ SPECIAL = (TokenType.CONTROL, TokenType.UNKNOWN)
 
 
 class Tokenizer:
-    """A model's vocabulary. `bos`, `eos` and `eot` are ids, or None where the file has none."""
+    """A model's vocabulary. `bos`, `eos` and `eot` are ids, or None where the file has none.
+
+    `adds_bos`: whether a text begins with BOS unless told otherwise.
+    """
 
     def __init__(self, file: GGUFFile) -> None:
         self.path = file.path
@@ -73,7 +76,7 @@ class Tokenizer:
         self.eos = self._id(file, "eos_token_id")
         self.eot = self._id(file, "eot_token_id")
         sentencepiece = self.kind == "llama"
-        self._add_bos = file.get("tokenizer.ggml.add_bos_token", bool, sentencepiece)
+        self.adds_bos = file.get("tokenizer.ggml.add_bos_token", bool, sentencepiece)
         self._add_eos = file.get("tokenizer.ggml.add_eos_token", bool, False)
         self._add_space = file.get("tokenizer.ggml.add_space_prefix", bool, sentencepiece)
         self._model = self._sentencepiece(file) if sentencepiece else self._byte_level(file)
@@ -117,7 +120,7 @@ class Tokenizer:
             raise FusecError("the text has a lone surrogate and is not valid Unicode") from None
         backend = self._parsing if special else self._literal
         ids: list[int] = backend.encode(text, add_special_tokens=False).ids
-        if (self._add_bos if bos is None else bos) and self.bos is not None:
+        if (self.adds_bos if bos is None else bos) and self.bos is not None:
             ids.insert(0, self.bos)
         if self._add_eos and bos is not False and self.eos is not None:
             ids.append(self.eos)

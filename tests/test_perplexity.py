@@ -1,0 +1,167 @@
+"""Perplexity against a plain float64 computation by the reference interpreter."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fusec.ir import Reference
+from fusec.models.model import Model
+from fusec.passes.pipeline import LEVELS
+from fusec.perplexity import Perplexity, measure
+from tests.command import fusec, refused
+from tests.gguf_edit import edited
+
+CONTEXT = 32
+TEXT = "A fox ran over the hill. \u00c4pfel, 12 of them, lay there: <|im_end|> said nobody!\n" * 3
+
+
+def by_hand(path: Path, ids: list[int], context: int, bos: int | None = None) -> tuple[float, int]:
+    """Mean negative log-likelihood in nats, token by token, and the number of tokens scored."""
+    model = Model.open(path)
+    graph = model.graph(tokens=1, context=context)
+    losses = []
+    for start in range(0, len(ids) - context + 1, context):
+        reference = Reference(graph, model.floats)
+        for position in range(context - 1):
+            token = bos if bos is not None and position == 0 else ids[start + position]
+            logits = reference.step(token=np.array([token]), pos=np.array([position]))["logits"][0]
+            if position >= context // 2:
+                total = sum(math.exp(x) for x in logits.tolist())
+                losses.append(math.log(total) - logits[ids[start + position + 1]])
+    return sum(losses) / len(losses), len(losses)
+
+
+def distances(path: Path, base: Path, ids: list[int], context: int) -> tuple[float, float]:
+    """Mean divergence and share of equal likeliest tokens, by sums over probabilities."""
+    logits = []
+    for file in (path, base):
+        model = Model.open(file)
+        graph = model.graph(tokens=context, context=context)
+        rows = []
+        for start in range(0, len(ids) - context + 1, context):
+            part = np.array(ids[start : start + context])
+            step = Reference(graph, model.floats).step(token=part, pos=np.arange(context))
+            rows += list(step["logits"][context // 2 : context - 1])
+        logits.append(rows)
+    total, same = 0.0, 0
+    for found, wanted in zip(*logits, strict=True):
+        p, q = (np.exp(x) / np.exp(x).sum() for x in (wanted, found))
+        total += sum(a * math.log(a / b) for a, b in zip(p.tolist(), q.tolist(), strict=True))
+        same += int(p.argmax() == q.argmax())
+    return total / len(logits[0]), same / len(logits[0])
+
+
+def check(found: Perplexity, nll: float, scored: int) -> None:
+    assert found.scored == scored
+    assert found.nll == pytest.approx(nll, rel=1e-4)
+    assert found.value == pytest.approx(math.exp(nll), rel=1e-3)
+
+
+@pytest.fixture
+def unsure(tiny_model: Path, tmp_path: Path) -> Path:
+    """The tiny model with smaller embeddings: as they are tied, it would only repeat its input."""
+    model = Model.open(tiny_model)
+    embedding = 0.6 * model.floats("token_embd.weight")
+    return edited(tiny_model, tmp_path / "m.gguf", tensors={"token_embd.weight": embedding})
+
+
+def test_against_the_reference(unsure: Path) -> None:
+    ids = Model.open(unsure).tokenizer.encode(TEXT[:-1], special=False)
+    nll, scored = by_hand(unsure, ids, CONTEXT)
+    found = measure(unsure, TEXT, context=CONTEXT, kv="f32")
+    check(found, nll, scored)
+    assert found.chunks == len(ids) // CONTEXT > 2
+    assert abs(nll - math.log(512)) > 0.1  # not what guessing gives
+
+
+def test_the_error_is_that_of_the_mean(unsure: Path) -> None:
+    """Two measurements of disjoint halves differ by about their errors, not by ten times that."""
+    parts = [measure(unsure, TEXT[at:], context=CONTEXT, chunks=2) for at in (0, 100)]
+    apart = abs(parts[0].value - parts[1].value)
+    assert 0 < apart < 5 * max(part.error for part in parts)
+
+
+def test_bos_takes_the_place_of_a_chunks_first_token(unsure: Path, tmp_path: Path) -> None:
+    keys = {"tokenizer.ggml.add_bos_token": True}
+    path = edited(unsure, tmp_path / "bos.gguf", keys=keys)
+    tokenizer = Model.open(path).tokenizer
+    ids = tokenizer.encode(TEXT[:-1], special=False)
+    assert ids[0] == tokenizer.bos is not None
+    nll, scored = by_hand(path, ids, CONTEXT, tokenizer.bos)
+    check(measure(path, TEXT, context=CONTEXT, kv="f32"), nll, scored)
+
+
+def test_control_tokens_are_text_unless_asked_for(unsure: Path) -> None:
+    tokenizer = Model.open(unsure).tokenizer
+    text, special = (tokenizer.encode(TEXT[:-1], special=flag) for flag in (False, True))
+    assert len(text) > len(special)
+    found = measure(unsure, TEXT, context=CONTEXT, kv="f32", special=True)
+    check(found, *by_hand(unsure, special, CONTEXT))
+
+
+def test_divergence_from_a_base_model(unsure: Path, tmp_path: Path) -> None:
+    coarse = np.round(Model.open(unsure).floats("token_embd.weight"), 1)
+    path = edited(unsure, tmp_path / "b.gguf", tensors={"token_embd.weight": coarse})
+    ids = Model.open(path).tokenizer.encode(TEXT[:-1], special=False)
+    found = measure(path, TEXT, base=unsure, context=CONTEXT, kv="f32")
+    divergence, same = distances(path, unsure, ids, CONTEXT)
+    assert found.divergence == pytest.approx(divergence, rel=1e-3)
+    assert found.same_top == pytest.approx(same)
+    assert divergence > 1e-4
+    assert 0 < same < 1
+    itself = measure(path, TEXT, base=path, context=CONTEXT)
+    assert (itself.divergence, itself.same_top) == (0, 1)
+
+
+def test_a_base_with_another_vocabulary_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    tokens = Model.open(tiny_model).file.get("tokenizer.ggml.tokens", list)
+    keys = {"tokenizer.ggml.tokens": [*tokens[:-1], "other"]}
+    path = edited(tiny_model, tmp_path / "other.gguf", keys=keys)
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT, encoding="utf-8")
+    said = refused("perplexity", tiny_model, text, "-c", CONTEXT, "--base", path)
+    assert said.startswith(f"{path}: expected the vocabulary of {tiny_model}")
+
+
+def test_levels_agree_to_the_last_bit(tiny_model: Path) -> None:
+    values = {measure(tiny_model, TEXT, context=CONTEXT, level=level).value for level in LEVELS}
+    assert len(values) == 1
+
+
+def test_the_command(tiny_model: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT, encoding="utf-8")
+    data = fusec("perplexity", tiny_model, text, "-c", CONTEXT, "--json").json
+    assert data["scored"] == data["chunks"] * (CONTEXT // 2 - 1)
+    printed = fusec("perplexity", tiny_model, text, "--ctx", CONTEXT, "--chunks", 2, "-O0").out
+    assert re.fullmatch(
+        r"perplexity \d+\.\d{4} \+/- \d+\.\d{5} over 30 tokens: 2 chunks of 32, \d+\.\d s\n",
+        printed,
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "reason"),
+    [
+        (b"short", [], "the text has 4 tokens: expected at least 64, two chunks of the context"),
+        (b"\xff\xfe", [], "expected UTF-8 text, found invalid start byte"),
+        (None, [], "cannot be read: No such file or directory"),
+        (TEXT.encode(), ["-c", 3], "expected a context from 4 tokens, found 3"),
+        (TEXT.encode(), ["-c", 513], "expected a context from 1 to 512"),
+        (TEXT.encode(), ["--chunks", 0], "expected a number of chunks from 1, found 0"),
+        (TEXT.encode(), ["--target", "abacus"], "abacus"),
+        (TEXT.encode(), ["-O", 9], "9"),
+    ],
+)
+def test_what_is_refused(
+    tiny_model: Path, tmp_path: Path, content: bytes | None, options: list[object], reason: str
+) -> None:
+    text = tmp_path / "text.txt"
+    if content is not None:
+        text.write_bytes(content)
+    assert reason in refused("perplexity", tiny_model, text, "-c", CONTEXT, *options)
