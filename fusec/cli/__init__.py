@@ -13,8 +13,10 @@ from typing import Annotated
 import typer
 
 from fusec.cli.bench import bench
+from fusec.cli.calibrate import calibrate
 from fusec.cli.compile import compile_command
 from fusec.cli.inspect import inspect
+from fusec.cli.profile import profile
 from fusec.cli.run import run
 from fusec.cli.synth import synth
 from fusec.cli.verify import verify
@@ -42,7 +44,7 @@ def fusec(
 
 
 app.command("compile")(compile_command)
-for command in (run, inspect, verify, bench, synth):
+for command in (run, inspect, verify, bench, profile, calibrate, synth):
     app.command()(command)
 
 
