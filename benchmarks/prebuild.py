@@ -1,6 +1,6 @@
 """Compile every kernel that measuring a model on a GPU needs into the cache, without that GPU.
 
-    python benchmarks/prebuild.py MODEL.gguf --target sm_90a --levels 0,1,2
+python benchmarks/prebuild.py MODEL.gguf --target sm_90a --levels 0,1,2
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -62,8 +62,8 @@ UNITS = {
     "boundary": "us, a kernel that does nothing behind another in a graph",
     "block": "us, each further block of it",
     "touch": "us, a kernel that loads and stores a vector",
-    "early_touch": "us, the same with dependent launch",
-    "early": "us, what is left of the boundary then",
+    "early": "us, a kernel that does nothing, with dependent launch",
+    "early_touch": "us, a kernel that loads and stores a vector, with dependent launch",
     "gap": "us, from one graph to the next",
     "eager": "us, a launch outside of a graph",
     "round_trip": "us, a launch and a word read back",
@@ -109,9 +109,8 @@ def _launches(watch: Stopwatch, sms: int) -> dict[str, float]:
     some = watch.graph(lambda: _each(watch, nothing, data, 50), 40)
     found["gap"] = some - 50 * found["boundary"]
 
-    def ping(name: str) -> Callable[[int], None]:
+    def ping(name: str, attributes: Sequence[Any] = ()) -> Callable[[int], None]:
         function = watch.function(name, sms)
-        attributes = [_attribute(watch.driver, "early")] if name == "early" else []
 
         def enqueue(i: int) -> None:
             pointers = (data, half) if i % 2 else (half, data)
@@ -120,12 +119,12 @@ def _launches(watch: Stopwatch, sms: int) -> dict[str, float]:
         return enqueue
 
     found["touch"] = watch.node(ping("touch"))
+    found["early"] = found["boundary"]
     if "early" in watch.kernels:
-        found["early_touch"] = watch.node(ping("early"))
-        found["early"] = found["boundary"] - (found["touch"] - found["early_touch"])
-    else:
-        found["early"] = found["boundary"]
-
+        overlapping = watch.function("early", sms, microbench.THREADS)
+        how = [watch.driver.early()]
+        found["early"] = watch.node(lambda _: watch.launch(overlapping, data, attributes=how))
+        found["early_touch"] = watch.node(ping("early_touch", how))
     times = []
     for _ in range(5):
         start = time.perf_counter()
@@ -228,7 +227,7 @@ def _exchanges(watch: Stopwatch, sms: int) -> dict[str, float]:
     found = {"grid_barrier": meet("grid_barrier"), "exchange": meet("exchange", data, out)}
     if "cluster_barrier" not in watch.kernels:
         return found
-    attributes = [_attribute(watch.driver, "cluster")]
+    attributes = [_cluster(watch.driver)]
     for name, pointers in (("cluster_barrier", ()), ("cluster_exchange", (out,))):
         function = watch.function(name, microbench.CLUSTER)
 
@@ -239,18 +238,13 @@ def _exchanges(watch: Stopwatch, sms: int) -> dict[str, float]:
     return found
 
 
-def _attribute(driver: Driver, what: str) -> Any:
-    """A launch attribute: start `early`, or in clusters of microbench.CLUSTER blocks."""
+def _cluster(driver: Driver) -> Any:
+    """The launch attribute of a grid in clusters of microbench.CLUSTER blocks."""
     api = driver.api
     value, attribute = api.CUlaunchAttributeValue(), api.CUlaunchAttribute()
-    if what == "early":
-        value.programmaticStreamSerializationAllowed = 1
-        name = "PROGRAMMATIC_STREAM_SERIALIZATION"
-    else:
-        dimension = value.clusterDim
-        dimension.x, dimension.y, dimension.z = microbench.CLUSTER, 1, 1
-        name = "CLUSTER_DIMENSION"
-    attribute.id = getattr(api.CUlaunchAttributeID, f"CU_LAUNCH_ATTRIBUTE_{name}")
+    dimension = value.clusterDim
+    dimension.x, dimension.y, dimension.z = microbench.CLUSTER, 1, 1
+    attribute.id = api.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
     attribute.value = value
     return attribute
 

@@ -84,7 +84,9 @@ class Measured:
         }
 
 
-def run(compiled: Compiled, tokens: int, threads: int = 0, note: Note = lambda _: None) -> dict[str, Any]:
+def run(
+    compiled: Compiled, tokens: int, threads: int = 0, note: Note = lambda _: None
+) -> dict[str, Any]:
     """Profile a compiled model around the middle of `tokens` new ones. Returns what JSON holds."""
     if tokens < 2:
         raise FusecError(f"-n: expected at least 2 tokens, found {tokens}")

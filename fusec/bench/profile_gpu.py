@@ -45,9 +45,7 @@ def measure(compiled: Compiled, tokens: int, note: Note) -> Measured:
         kernels = bench.kernels(per_kernel)
         note("launch by launch")
         launch = bench.launches()
-        return Measured(
-            token, device, between, empties, streaming, cached, launch, kernels, naive
-        )
+        return Measured(token, device, between, empties, streaming, cached, launch, kernels, naive)
     finally:
         engine.close()
 
@@ -112,14 +110,24 @@ class _Bench:
         return self.watch.graph(CudaSession(plan, self.workspace).enqueue)
 
     def empties(self) -> tuple[float, dict[str, float]]:
-        """A token of empty launches of the plan's grids; and one launch of each kernel's."""
+        """A token of empty launches of the plan's grids; and one launch of each kernel's.
+
+        They overlap where the plan's launches do.
+        """
         data = self.watch.words(0)
-        empty = {name: self.watch.function("nothing", *shape) for name, shape in self.shapes.items()}
-        order = [empty[launch.kernel] for launch in self.plan.launches]
-        order.append(empty["advance"])
+        # a kernel that lets the next begin does so even where it did not start early itself
+        kind = "early" if self.plan.overlaps else "nothing"
+        known = {name: self.watch.function(kind, *shape) for name, shape in self.shapes.items()}
+        how = (self.workspace.driver.early(),) if self.plan.overlaps else ()
+
+        def launch(kernel: str, early: bool) -> None:
+            self.watch.launch(known[kernel], data, attributes=how if early else ())
+
+        order = [(launch.kernel, launch.early) for launch in self.plan.launches]
+        order.append(("advance", self.plan.overlaps))
         per_kernel = {
             kernel: self.watch.node(
-                lambda _, k=kernel: self.watch.launch(empty[k], data),  # type: ignore[misc]
+                lambda i, k=kernel: launch(k, self.plan.overlaps and i > 0),  # type: ignore[misc]
                 FEW,
                 MANY,
             )
@@ -127,8 +135,8 @@ class _Bench:
         }
 
         def enqueue(copies: int) -> None:
-            for function in order * copies:
-                self.watch.launch(function, data)
+            for kernel, early in order * copies:
+                launch(kernel, early)
 
         times = [self.watch.graph(lambda n=n: enqueue(n)) for n in (1, 2)]  # type: ignore[misc]
         return times[1] - times[0], per_kernel
@@ -139,7 +147,9 @@ class _Bench:
         for name, (first, count) in firsts(self.plan).items():
             pointers = [self.workspace.address(arg) for arg in self.plan.launches[first].args]
             alone = self.watch.node(
-                lambda _, n=name, p=pointers: self.workspace.launch(n, p),  # type: ignore[misc]
+                lambda i, n=name, p=pointers: self.workspace.launch(  # type: ignore[misc]
+                    n, p, self.plan.overlaps and i > 0
+                ),
                 FEW,
                 MANY,
             )
@@ -152,14 +162,14 @@ class _Bench:
         The first is the difference that repeating it makes.
         """
         bound = [
-            (launch.kernel, [self.workspace.address(arg) for arg in launch.args])
+            (launch.kernel, [self.workspace.address(arg) for arg in launch.args], launch.early)
             for launch in self.plan.launches
         ]
 
         def until(end: int, again: int = 0) -> float:
             def enqueue() -> None:
-                for name, pointers in [*bound[:again], *bound[:end]]:
-                    self.workspace.launch(name, pointers)
+                for name, pointers, early in [*bound[:again], *bound[:end]]:
+                    self.workspace.launch(name, pointers, early)
 
             return self.watch.graph(enqueue, replays=8, repeats=3)
 

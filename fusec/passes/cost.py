@@ -80,7 +80,12 @@ class Work:
 
 
 def launch_us(
-    region: Graph | Node, gpu: Gpu, *, position: int = POSITION, far: bool = True, early: bool = False
+    region: Graph | Node,
+    gpu: Gpu,
+    *,
+    position: int = POSITION,
+    far: bool = True,
+    early: bool = False,
 ) -> Cost:
     """What one launch of a region costs.
 
@@ -118,7 +123,7 @@ def token_costs(plan: LaunchPlan, gpu: Gpu, *, position: int = POSITION) -> list
     known: dict[tuple[str, bool], Cost] = {}
     found = []
     for launch in plan.launches:
-        early = bool(getattr(launch, "early", False))
+        early = launch.early
         key = launch.kernel, early
         if key not in known:
             known[key] = launch_us(
@@ -128,9 +133,7 @@ def token_costs(plan: LaunchPlan, gpu: Gpu, *, position: int = POSITION) -> list
     return found
 
 
-def token_us(
-    plan: LaunchPlan, gpu: Gpu, *, position: int = POSITION, eager: bool = False
-) -> float:
+def token_us(plan: LaunchPlan, gpu: Gpu, *, position: int = POSITION, eager: bool = False) -> float:
     """A token: its launches, the one that makes the chosen token the next input, and the gap.
 
     `eager`: launched one by one by the host, which is slower than the kernels or waits for them.

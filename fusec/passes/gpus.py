@@ -42,7 +42,9 @@ class Sheet:
 SHEETS = (
     Sheet("RTX 3090", "sm_86", 82, 1.695, 6, 936, "NVIDIA Ampere GA102 whitepaper 2.1 (2021)"),
     Sheet("RTX 4090", "sm_89", 128, 2.52, 72, 1008, "NVIDIA Ada whitepaper 2.1 (2023)"),
-    Sheet("RTX 5090", "sm_120a", 170, 2.407, 96, 1792, "NVIDIA RTX Blackwell whitepaper 1.1 (2025)"),
+    Sheet(
+        "RTX 5090", "sm_120a", 170, 2.407, 96, 1792, "NVIDIA RTX Blackwell whitepaper 1.1 (2025)"
+    ),
     Sheet("A100", "sm_80", 108, 1.41, 40, 2039, "NVIDIA A100 80GB SXM data sheet (2022)"),
     Sheet("H100", "sm_90a", 132, 1.98, 50, 3350, "NVIDIA H100 SXM data sheet, Hopper whitepaper"),
     Sheet("H200", "sm_90a", 132, 1.98, 60, 4800, "NVIDIA H200 SXM data sheet; L2 by its driver"),

@@ -28,7 +28,7 @@ def kernels(arch: str) -> dict[str, CudaKernel]:
     made = [nothing(), touch(), stream(), chase(), tree(), block_barrier(), arithmetic()]
     made += [line(LINE_SHORT), line(LINE_LONG), grid_barrier(), exchange()]
     if find_arch(arch).number >= 90:
-        made += [early(), cluster_barrier(), cluster_exchange()]
+        made += [early(), early_touch(), cluster_barrier(), cluster_exchange()]
     return {kernel.name: kernel for kernel in made}
 
 
@@ -44,14 +44,21 @@ def touch() -> CudaKernel:
 
 
 def early() -> CudaKernel:
-    """`touch` behind a dependent launch: the next kernel may start at once, and then waits."""
+    """`nothing` that is launched while the kernel before it runs, waits for it, and starts the next.
+
+    As `fusec.passes.overlap` has it: the next one begins when this one has waited.
+    """
+    return _kernel("early", "p", _OVERLAP, ("u32*",), WIDEST)
+
+
+def early_touch() -> CudaKernel:
+    """`touch` that is launched like `early`."""
     lines = [
-        "griddep_launch()",
         _INDEX,
-        "griddep_wait()",
+        *_OVERLAP,
         "store_f32(at(target, i), load_f32(at(source, i)) + float32(1))",
     ]
-    return _kernel("early", "source target", lines, ("f32*", "f32*"))
+    return _kernel("early_touch", "source target", lines, ("f32*", "f32*"))
 
 
 def stream() -> CudaKernel:
@@ -199,6 +206,7 @@ def cluster_exchange() -> CudaKernel:
 
 
 _INDEX = f"i = uint32(block_index() * uint32({THREADS}) + thread_index())"
+_OVERLAP = ["griddep_wait()", "griddep_launch()"]
 _MEET = [
     "    barrier()",
     "    if thread_index() == uint32(0):",

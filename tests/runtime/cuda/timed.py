@@ -16,6 +16,7 @@ class Times:
     boundary: float = 0.7
     gap: float = 2.0
     touch: float = 1.1
+    early: float = 0.4
     early_touch: float = 0.8
     load: float = 0.15
     far_load: float = 0.5
@@ -101,4 +102,4 @@ class TimedDriver(FakeDriver):
         if name in per_turn:
             cost = t.barrier if name == "block_barrier" else getattr(t, name)
             return t.boundary + int(_words(pointers[per_turn[name]])[0]) * cost
-        return {"touch": t.touch, "early": t.early_touch}.get(name, t.boundary)
+        return getattr(t, name, t.boundary) if "touch" in name or name == "early" else t.boundary
