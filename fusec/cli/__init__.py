@@ -15,8 +15,10 @@ import typer
 from fusec.cli.bench import bench
 from fusec.cli.calibrate import calibrate
 from fusec.cli.compile import compile_command
+from fusec.cli.diff import diff
 from fusec.cli.inspect import inspect
 from fusec.cli.profile import profile
+from fusec.cli.roofline import roofline
 from fusec.cli.run import run
 from fusec.cli.synth import synth
 from fusec.cli.verify import verify
@@ -44,7 +46,7 @@ def fusec(
 
 
 app.command("compile")(compile_command)
-for command in (run, inspect, verify, bench, profile, calibrate, synth):
+for command in (run, inspect, diff, verify, bench, profile, roofline, calibrate, synth):
     app.command()(command)
 
 

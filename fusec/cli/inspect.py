@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,6 @@ import typer
 
 from fusec.cli.console import show_report, write_text
 from fusec.cli.options import AsJson, Context, Disable, MaybeKv, MaybeLevel, MaybeTarget, ModelOrDir
-from fusec.errors import FusecError
 
 
 def inspect(
@@ -25,19 +25,33 @@ def inspect(
     dot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write DOT, of the plan or of --stage.")
     ] = None,
+    svg: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a picture, of the plan or of --stage."),
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a report that opens in any browser.")
+    ] = None,
+    layer: Annotated[int | None, typer.Option(metavar="N", help="Draw this layer alone.")] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Draw every layer, also those that are alike.")
+    ] = False,
+    profile: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Show the times that fusec profile --json measured."),
+    ] = None,
     disable: Disable = None,
     as_json: AsJson = False,
 ) -> None:
     """Look at the graph at a stage, or at the plan, without compiling kernels."""
-    from fusec import artifact, driver, report
+    from fusec import artifact, driver, pictures
     from fusec.ir.dot import to_dot
-    from fusec.ir.text import parse
+    from fusec.ir.view import one_layer
 
     if model.is_dir():
         saved = artifact.Artifact.open(model)
         saved.refuse(level=level, context=context, kv=kv, target=target, disable=disable)
-        data, shown = saved.manifest["report"], saved.stage(stage)
-        graph = parse("".join(x for x in shown.splitlines(True) if not x.startswith("#")))
+        subject = pictures.of_folder(saved, profile)
     else:
         compiled = driver.compile(
             model,
@@ -47,18 +61,18 @@ def inspect(
             kv=kv or "f16",
             disable=disable or (),
         )
-        data = report.summary(compiled)
-        by_name = {s.name: s for s in compiled.stages}
-        if stage is not None and stage not in by_name:
-            there = f"at -O{compiled.plan.level}: there are {', '.join(by_name)}"
-            raise FusecError(f"no stage '{stage}' {there}")
-        found = by_name[stage] if stage else compiled.stages[-1]
-        shown, graph = artifact.stage_text(found), found.graph
+        subject = pictures.of_compiled(compiled, profile)
+    found = subject.stage(stage)
     if dot is not None:
-        write_text(dot, to_dot(graph))
+        write_text(dot, to_dot(found.graph if layer is None else one_layer(found.graph, layer)))
+    if svg is not None:
+        write_text(svg, subject.svg(stage, layer=layer, every=every))
+    if html is not None:
+        command = " ".join(["fusec", *sys.argv[1:]])
+        write_text(html, pictures.html(subject, command, layer=layer, every=every))
     if as_json:
-        typer.echo(json.dumps(data))
+        typer.echo(json.dumps(subject.report))
     elif stage is not None:
-        typer.echo(shown, nl=False)
+        typer.echo(artifact.stage_text(found), nl=False)
     else:
-        show_report(data)
+        show_report(subject.report)

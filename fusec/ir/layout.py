@@ -39,14 +39,17 @@ def layout(
     xs = _place(ranks, links, widths)
     left = min(xs[v] - widths[v] / 2 for v in xs) if xs else 0.0
     centres: dict[Vertex, Point] = {}
+    lanes: dict[Vertex, list[Point]] = {}
     top = 0.0
     for rank in ranks:
         height = max((sizes[v][1] for v in rank if v in sizes), default=0.0)
         for v in rank:
-            centres[v] = (xs[v] - left, top + (sizes[v][1] if v in sizes else height) / 2)
+            x = xs[v] - left
+            centres[v] = x, top + (sizes[v][1] if v in sizes else height) / 2
+            lanes[v] = [(x, top), (x, top + height)]  # straight beside the boxes of its rank
         top += height + BETWEEN
     right = max((centres[v][0] + widths[v] / 2 for v in centres), default=0.0)
-    routes = _routes(sizes, chains, centres)
+    routes = _routes(sizes, chains, centres, lanes)
     return Layout({v: centres[v] for v in sizes}, routes, right, max(0.0, top - BETWEEN))
 
 
@@ -132,14 +135,14 @@ def _routes(
     sizes: Mapping[Vertex, tuple[float, float]],
     chains: Mapping[tuple[Vertex, Vertex], list[Vertex]],
     centres: Mapping[Vertex, Point],
+    lanes: Mapping[Vertex, list[Point]],
 ) -> dict[tuple[Vertex, Vertex], list[Point]]:
     """Points of each edge; edges that share a box leave and enter it side by side."""
     leaving: dict[Vertex, list[tuple[Vertex, Vertex]]] = {}
     entering: dict[Vertex, list[tuple[Vertex, Vertex]]] = {}
-    for edge, chain in chains.items():
+    for edge in chains:
         leaving.setdefault(edge[0], []).append(edge)
         entering.setdefault(edge[1], []).append(edge)
-        del chain
     ends: dict[tuple[tuple[Vertex, Vertex], int], float] = {}
     for which, shared, near in ((0, leaving, 1), (1, entering, -2)):
         for vertex, mine in shared.items():
@@ -150,7 +153,7 @@ def _routes(
     found = {}
     for edge, chain in chains.items():
         (source, target), half = edge, [sizes[v][1] / 2 for v in edge]
-        inner = [centres[v] for v in chain[1:-1]]
+        inner = [point for v in chain[1:-1] for point in lanes[v]]
         start = (ends[edge, 0], centres[source][1] + half[0])
         end = (ends[edge, 1], centres[target][1] - half[1])
         found[edge] = [start, *inner, end]

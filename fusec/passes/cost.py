@@ -25,6 +25,7 @@ from fusec.ir.plan import LaunchPlan
 from fusec.ir.region import KernelShape, Segment, analyse
 from fusec.ir.text import parse
 
+ERROR = 0.25  # of a prediction: what a decision has to gain or lose more than
 POSITION = 64  # whose attention is meant where nobody says
 
 WARP = 32
