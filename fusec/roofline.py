@@ -213,8 +213,9 @@ def tables(data: dict[str, Any]) -> Iterator[Table]:
             errors.add_column(title, justify="right")
         errors.add_column("file", overflow="fold")
         for item in data["measured"]:
-            errors.add_row(item["gpu"], f"-O{item['level']}", f"{item['measured_us']:,.1f}",
-                           f"{item['predicted_us']:,.1f}", f"{item['error']:+.0%}", item["file"])  # fmt: skip
+            times = (f"{item[key]:,.1f}" for key in ("measured_us", "predicted_us"))
+            level, error = f"-O{item['level']}", f"{item['error']:+.0%}"
+            errors.add_row(item["gpu"], level, *times, error, item["file"])
         yield errors
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
 
 from fusec import driver, gpu
@@ -12,7 +11,6 @@ from fusec.bench import gpu as bench_gpu
 from fusec.bench import profile, profile_gpu
 from fusec.bench.profile import KernelTime, Measured
 from fusec.codegen.cuda import microbench
-from fusec.ir.plan import Arg
 from fusec.runtime.cuda.driver import Driver, Executable
 from tests.runtime.cuda import fake
 from tests.runtime.cuda.timed import TimedDriver, Times

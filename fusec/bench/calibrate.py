@@ -36,7 +36,7 @@ def run(note: Note = lambda _: None, driver: Driver | None = None) -> dict[str, 
     memory = Memory(driver, stream)
     try:
         watch = Stopwatch(driver, stream, memory, executables(driver))
-        facts = {
+        facts: dict[str, Any] = {
             "name": driver.name,
             "arch": arch_for(*driver.capability).name,
             "sms": driver.attribute("MULTIPROCESSOR_COUNT"),

@@ -3,7 +3,7 @@
     between tokens  what the host adds: from a token's last kernel to the next one's first
     launches        the same launches of kernels that do nothing
     memory          the token as it is, against one whose layers all use the first layer's memory
-    compute         every kernel back to back with itself on the same weights, less an empty one's time
+    compute         every kernel behind itself on the same weights, less what an empty one takes
 
 No wall is what the others leave over, so that their sum can be held against the token's time.
 """
@@ -141,7 +141,7 @@ def _launches(compiled: Compiled, found: Measured, gpu: str | None) -> Iterator[
 
 
 def resident(plan: LaunchPlan) -> LaunchPlan:
-    """The plan with a kernel's launches all on the first one's weights and states: they stay in cache.
+    """The plan with a kernel's launches all on the first one's weights and states: all cached.
 
     It computes nothing sensible, in the same steps.
     """

@@ -70,7 +70,7 @@ def measure(compiled: Compiled, tokens: int, threads: int, note: Note) -> Measur
 
 
 def _host_part(engine: Engine, decode: CpuSession, prompt: list[int], tokens: int) -> float:
-    """Microseconds a token of everything but the kernels: a generation by a team that does nothing."""
+    """Microseconds a token of all but the kernels: a generation by a team that does nothing."""
     team = decode.team
     decode.team = _Idle()  # type: ignore[assignment]
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import pairwise
 
 import numpy as np
 
@@ -123,7 +124,7 @@ class _Bench:
         def launch(kernel: str, early: bool) -> None:
             self.watch.launch(known[kernel], data, attributes=how if early else ())
 
-        order = [(launch.kernel, launch.early) for launch in self.plan.launches]
+        order = [(each.kernel, each.early) for each in self.plan.launches]
         order.append(("advance", self.plan.overlaps))
         per_kernel = {
             kernel: self.watch.node(
@@ -131,7 +132,7 @@ class _Bench:
                 FEW,
                 MANY,
             )
-            for kernel in {launch.kernel for launch in self.plan.launches}
+            for kernel in {each.kernel for each in self.plan.launches}
         }
 
         def enqueue(copies: int) -> None:
@@ -175,4 +176,4 @@ class _Bench:
 
         ends = [until(end) for end in range(1, len(bound) + 1)]
         first = until(1, again=1) - ends[0]
-        return [first, *(after - before for before, after in zip(ends, ends[1:], strict=False))]
+        return [first, *(after - before for before, after in pairwise(ends))]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +13,7 @@ import typer
 
 from fusec.cli.console import show_report, write_text
 from fusec.cli.options import AsJson, Context, Disable, MaybeKv, MaybeLevel, MaybeTarget, ModelOrDir
+from fusec.errors import FusecError
 
 
 def inspect(
@@ -44,14 +47,20 @@ def inspect(
     as_json: AsJson = False,
 ) -> None:
     """Look at the graph at a stage, or at the plan, without compiling kernels."""
-    from fusec import artifact, driver, pictures
+    from fusec import artifact, driver, pictures, report
     from fusec.ir.dot import to_dot
+    from fusec.ir.text import parse
     from fusec.ir.view import one_layer
 
+    if profile is not None and svg is None and html is None:
+        raise FusecError("--profile: its times are shown by --svg FILE and --html FILE")
+    picture: Callable[[], pictures.Subject]
     if model.is_dir():
         saved = artifact.Artifact.open(model)
         saved.refuse(level=level, context=context, kv=kv, target=target, disable=disable)
-        subject = pictures.of_folder(saved, profile)
+        data, shown = saved.manifest["report"], saved.stage(stage)
+        graph = parse("".join(x for x in shown.splitlines(True) if not x.startswith("#")))
+        picture = partial(pictures.of_folder, saved, profile)
     else:
         compiled = driver.compile(
             model,
@@ -61,18 +70,22 @@ def inspect(
             kv=kv or "f16",
             disable=disable or (),
         )
-        subject = pictures.of_compiled(compiled, profile)
-    found = subject.stage(stage)
+        data = report.summary(compiled)
+        found = pictures.find_stage(compiled.stages, stage, compiled.plan.level)
+        shown, graph = artifact.stage_text(found), found.graph
+        picture = partial(pictures.of_compiled, compiled, profile)
     if dot is not None:
-        write_text(dot, to_dot(found.graph if layer is None else one_layer(found.graph, layer)))
-    if svg is not None:
-        write_text(svg, subject.svg(stage, layer=layer, every=every))
-    if html is not None:
-        command = " ".join(["fusec", *sys.argv[1:]])
-        write_text(html, pictures.html(subject, command, layer=layer, every=every))
+        write_text(dot, to_dot(graph if layer is None else one_layer(graph, layer)))
+    if svg is not None or html is not None:
+        subject = picture()
+        if svg is not None:
+            write_text(svg, subject.svg(stage, layer=layer, every=every))
+        if html is not None:
+            command = " ".join(["fusec", *sys.argv[1:]])
+            write_text(html, pictures.html(subject, command, layer=layer, every=every))
     if as_json:
-        typer.echo(json.dumps(subject.report))
+        typer.echo(json.dumps(data))
     elif stage is not None:
-        typer.echo(artifact.stage_text(found), nl=False)
+        typer.echo(shown, nl=False)
     else:
-        show_report(subject.report)
+        show_report(data)

@@ -6,8 +6,9 @@ and then place them. Deterministic: ties keep the order in which vertices and ed
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import networkx as nx
 
@@ -15,7 +16,9 @@ SWEEPS = 8
 BESIDE, BETWEEN = 28.0, 34.0  # pixels between boxes of a rank, and between ranks
 LANE = 14.0  # width that an edge passing a rank takes
 
-Vertex = Hashable
+Vertex = Any
+"""Whatever can be a key."""
+
 Point = tuple[float, float]
 
 
@@ -146,7 +149,7 @@ def _routes(
     ends: dict[tuple[tuple[Vertex, Vertex], int], float] = {}
     for which, shared, near in ((0, leaving, 1), (1, entering, -2)):
         for vertex, mine in shared.items():
-            mine.sort(key=lambda edge: centres[chains[edge][near]][0])  # noqa: B023
+            mine.sort(key=lambda edge: centres[chains[edge][near]][0])
             step = min(26.0, sizes[vertex][0] / (len(mine) + 1))
             for i, edge in enumerate(mine):
                 ends[edge, which] = centres[vertex][0] + (i - (len(mine) - 1) / 2) * step

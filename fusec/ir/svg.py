@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from itertools import pairwise
 
 from fusec.ir.dot import COLOURS
 from fusec.ir.graph import Graph, Node, Value
@@ -217,7 +218,10 @@ def _render(
 
 def _legend(x: float, y: float, early: bool) -> Iterable[str]:
     for role, meaning in LEGEND.items():
-        yield f'<rect x="{x}" y="{y - 9}" width="11" height="11" rx="2" fill="{COLOURS[role]}" stroke="#888"/>'
+        yield (
+            f'<rect x="{x}" y="{y - 9}" width="11" height="11" rx="2" fill="{COLOURS[role]}" '
+            f'stroke="#888"/>'
+        )
         yield f'<text x="{x + 15}" y="{y}" font-size="9.5" fill="#444">{meaning}</text>'
         x += 15 + len(meaning) * 5.9 + 14
     if early:
@@ -242,7 +246,8 @@ def _frames(
             f'<rect x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" '
             f'height="{bottom - top:.1f}" rx="8" fill="#fafafa" stroke="#bbb"/>'
         )
-        yield f'<text x="{left + 6:.1f}" y="{top + 11:.1f}" font-size="9.5" fill="#777">layer {number}</text>'
+        at = f'x="{left + 6:.1f}" y="{top + 11:.1f}"'
+        yield f'<text {at} font-size="9.5" fill="#777">layer {number}</text>'
 
 
 def _draw(box: Box, x: float, y: float, width: float, height: float) -> Iterable[str]:
@@ -274,7 +279,8 @@ def _edge(points: list[Point], values: list[Value], early: bool) -> str:
     arrow = f"M{x - 3.5:.1f} {y - 6:.1f}L{x:.1f} {y:.1f}L{x + 3.5:.1f} {y - 6:.1f}Z"
     return (
         f"<g><title>{escape(tip)}: {nbytes:,} bytes</title>"
-        f'<path d="{_curve(points)}" fill="none" stroke="{colour}" stroke-width="{width:.1f}"{dash}/>'
+        f'<path d="{_curve(points)}" fill="none" stroke="{colour}" '
+        f'stroke-width="{width:.1f}"{dash}/>'
         f'<path d="{arrow}" fill="{colour}"/></g>'
     )
 
@@ -300,7 +306,7 @@ def _early(
 def _curve(points: list[Point]) -> str:
     """Smooth and vertical at every point."""
     parts = [f"M{points[0][0]:.1f} {points[0][1]:.1f}"]
-    for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+    for (x0, y0), (x1, y1) in pairwise(points):
         middle = (y0 + y1) / 2
         parts.append(f"C{x0:.1f} {middle:.1f} {x1:.1f} {middle:.1f} {x1:.1f} {y1:.1f}")
     return re.sub(r"\.0(?=[ CL]|$)", "", "".join(parts))

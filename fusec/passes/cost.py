@@ -66,8 +66,8 @@ class Cost:
 class Work:
     """What a segment asks of a multiprocessor: instructions of a warp, warps, and waiting.
 
-    `loads`, `trees` and `barriers` follow one another; `blocks` run at once; `shared` are bytes that
-    come from L2 whatever is resident, `own` those of weights and KV cache.
+    `loads`, `trees` and `barriers` follow one another; `blocks` run at once; `shared` are bytes
+    that come from L2 whatever is resident, `own` those of weights and KV cache.
     """
 
     instructions: float
@@ -150,7 +150,7 @@ def moved(region: Graph | Node, position: int = POSITION) -> int:
     region = region.region if isinstance(region, Node) else region
     read = {v.name: v for n in region.nodes for v in n.inputs if v.name not in region.producers}
     count = sum(v.nbytes for v in (*read.values(), *region.outputs) if v.name[0] == "%")
-    rows = {}
+    rows: dict[str, int] = {}
     for node in region.nodes:
         for weight in node.weights:
             row = dtype(weight.dtype).nbytes(weight.shape[1:]) if node.op == "embed" else 0

@@ -125,7 +125,8 @@ def _ticks(first: int, end: int, step: float, y: float) -> Iterable[str]:
     for i in range(first, end):
         if (i + 1) % every == 0 or i == first:
             x = LEFT + (i - first + 0.5) * step
-            yield f'<text x="{x:.1f}" y="{y + 14:.1f}" text-anchor="middle" fill="#666">{i + 1}</text>'
+            at = f'x="{x:.1f}" y="{y + 14:.1f}" text-anchor="middle"'
+            yield f'<text {at} fill="#666">{i + 1}</text>'
     yield f'<text x="{LEFT}" y="{y + 30:.1f}" fill="#666">launch</text>'
 
 

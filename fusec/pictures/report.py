@@ -1,4 +1,4 @@
-"""The report: one HTML file that opens offline, with everything there is to see of a compilation."""
+"""The report: one HTML file that opens offline, with all there is to see of a compilation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from fusec.pictures import memory
 from fusec.pictures.stages import refusals, stages
 from fusec.pictures.subject import Subject, size
-from fusec.pictures.times import kernels, times, walls
+from fusec.pictures.times import kernels, times
 
 
 def html(

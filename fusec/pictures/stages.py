@@ -48,8 +48,8 @@ def refusals(subject: Subject) -> str:
             f'<td>{len(given)}</td><td class="text">{escape(reason)}</td>'
             f'<td class="text wrap">{examples}{more}</td></tr>'
         )
-    head = '<tr><th>pass</th><th>times</th><th class="text">reason</th><th class="text">where</th></tr>'
-    return f'<div class="wide"><table>{head}{"".join(rows)}</table></div>'
+    head = '<tr><th>pass</th><th>times</th><th class="text">reason</th><th class="text">where</th>'
+    return f'<div class="wide"><table>{head}</tr>{"".join(rows)}</table></div>'
 
 
 def _first_layer(graph: Graph) -> int | None:
@@ -57,8 +57,8 @@ def _first_layer(graph: Graph) -> int | None:
 
 
 def _column(before: Stage | None, stage: Stage, after: Stage | None, layer: int | None) -> str:
-    old = {n for n in before.graph.nodes} if before else set(stage.graph.nodes)
-    new = {n for n in after.graph.nodes} if after else set(stage.graph.nodes)
+    old = set(before.graph.nodes) if before else set(stage.graph.nodes)
+    new = set(after.graph.nodes) if after else set(stage.graph.nodes)
     shown = [n for n in stage.graph.nodes if layer is None or n.layer == layer]
     items = []
     for node in shown:

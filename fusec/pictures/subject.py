@@ -75,14 +75,6 @@ class Subject:
         """The token's, that times are meant for."""
         return int(self.profile["position"]) if self.profile else cost.POSITION
 
-    def stage(self, name: str | None) -> Stage:
-        """A stage by its pass's name, the last one without. Raises FusecError naming them."""
-        by_name = {stage.name: stage for stage in self.stages}
-        if name is not None and name not in by_name:
-            there = f"at -O{self.plan.level}: there are {', '.join(by_name)}"
-            raise FusecError(f"no stage '{name}' {there}")
-        return by_name[name] if name else self.stages[-1]
-
     def notes(self, nodes: Sequence[Node]) -> list[str]:
         """Lines for a box of the picture: grid and registers, bytes, microseconds."""
         lines = []
@@ -112,7 +104,7 @@ class Subject:
         self, stage: str | None = None, *, layer: int | None = None, every: bool = False
     ) -> str:
         """The plan, or a stage before it, as SVG: one layer, every layer, or each kind once."""
-        shown = self.stage(stage)
+        shown = find_stage(self.stages, stage, self.plan.level)
         graph = shown.graph if layer is None else one_layer(shown.graph, layer)
         what = "the plan" if shown is self.stages[-1] else f"after {shown.name}"
         part = "" if layer is None else f", layer {layer}"
@@ -125,6 +117,14 @@ class Subject:
             title=f"{self.model} at -O{self.plan.level} for {self.plan.target}: {what}{part}, "
             f"{len(graph.nodes)} dispatches",
         )
+
+
+def find_stage(stages: Sequence[Stage], name: str | None, level: int) -> Stage:
+    """A stage by its pass's name, the last one without. Raises FusecError naming the known."""
+    by_name = {stage.name: stage for stage in stages}
+    if name is not None and name not in by_name:
+        raise FusecError(f"no stage '{name}' at -O{level}: there are {', '.join(by_name)}")
+    return by_name[name] if name else stages[-1]
 
 
 def of_compiled(compiled: Compiled, profile: Path | None = None) -> Subject:

@@ -44,7 +44,7 @@ def touch() -> CudaKernel:
 
 
 def early() -> CudaKernel:
-    """`nothing` that is launched while the kernel before it runs, waits for it, and starts the next.
+    """`nothing` that is launched while the kernel before runs, waits for it, lets the next start.
 
     As `fusec.passes.overlap` has it: the next one begins when this one has waited.
     """
@@ -73,7 +73,8 @@ def stream() -> CudaKernel:
     lines = [
         "mask, turns = load_u32(params), load_u32(at(params, uint32(1)))",
         f"step = uint32(block_count() * uint32({WIDEST // 2 * 4}))",
-        f"first = uint32(uint32(block_index() * uint32({WIDEST // 2}) + thread_index()) * uint32(4))",
+        f"place = uint32(block_index() * uint32({WIDEST // 2}) + thread_index())",
+        "first = uint32(place * uint32(4))",
         "total = uint32(0)",
         "for turn in range(uniform(turns)):",
         *(f"    {load}" for load in loads),
