@@ -19,6 +19,7 @@ COLOURS = {  # Okabe & Ito 2008
     "compute": "#009E73",
 }
 KINDS = (".svg", ".png")
+AGREE = 0.15  # how far the sum of the walls may be from the token
 
 
 def tables(data: dict[str, Any]) -> Iterator[Table]:
@@ -28,12 +29,18 @@ def tables(data: dict[str, Any]) -> Iterator[Table]:
 
 
 def line(data: dict[str, Any]) -> str:
-    """The token, the sum of its walls, and where that was."""
+    """The token, the sum of its walls, and where that was; a word of doubt where they disagree."""
+    share = data["sum"] / data["token"]
+    doubt = "" if abs(share - 1) <= AGREE else (
+        f": more than {AGREE:.0%} apart, so something else used the machine meanwhile"
+        if not data["gpu"]
+        else f": more than {AGREE:.0%} apart"
+    )  # fmt: skip
     where = data["gpu"] or f"{data['threads']} CPU threads"
     return (
         f"{data['model']} at -O{data['level']} on {where}, position {data['position']}: "
         f"{data['token']:,.1f} us a token ({1e6 / data['token']:,.0f} tok/s); the walls, measured "
-        f"one by one, sum to {data['sum']:,.1f} us ({data['sum'] / data['token']:.0%})"
+        f"one by one, sum to {data['sum']:,.1f} us ({share:.0%}){doubt}"
     )
 
 
@@ -75,19 +82,20 @@ def _walls(data: dict[str, Any]) -> Table:
 def _kernels(data: dict[str, Any]) -> Table:
     """A row a kernel: its mean time in the token, and what that is made of."""
     found = make_table("kernels, us a launch")
-    found.add_column("kernel", overflow="fold")
-    titles = ("launches", "in the token", "predicted", "launch", "compute", "memory, cold code")
-    for title in (*titles, "us a token", "GB/s"):
-        found.add_column(title, justify="right")
+    found.add_column("kernel", no_wrap=True)
+    predicted = all(x["predicted_us"] is not None for x in data["launches"])
+    titles = ["launches", "in the token", *(["predicted"] if predicted else []), "launch"]
+    for title in (*titles, "compute", "memory, cold code", "us a token", "GB/s"):
+        found.add_column(title, justify="right", no_wrap=True)
     for name, kernel in data["kernels"].items():
         mine = [x for x in data["launches"] if x["kernel"] == name]
         mean = sum(x["us"] for x in mine) / len(mine)
-        guess = mine[0]["predicted_us"]
+        guess = [f"{mine[0]['predicted_us']:,.2f}"] if predicted else []
         found.add_row(
-            name,
+            name.rsplit("_", 1)[0],
             str(len(mine)),
             f"{mean:,.2f}",
-            f"{guess:,.2f}" if guess is not None else "",
+            *guess,
             f"{kernel['empty']:,.2f}",
             f"{kernel['alone'] - kernel['empty']:,.2f}",
             f"{mean - kernel['alone']:+,.2f}",

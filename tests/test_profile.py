@@ -127,9 +127,10 @@ def test_the_cpu_is_profiled(on_cpu):
         k.name: sum(x.kernel == k.name for x in compiled.plan.launches)
         for k in compiled.plan.kernels
     }
-    # other programs may disturb one experiment, not turn the picture around
-    assert 0.4 < data["sum"] / data["token"] < 2.5
-    assert data["walls"]["compute"] > data["walls"]["launches"] > 0
+    # on a machine that others use, a token may take longer than its parts, which find a quiet moment
+    assert 0 < data["walls"]["launches"] < data["walls"]["compute"] < 3 * data["token"]
+    parts = sum(x["us"] for x in data["launches"])
+    assert parts == pytest.approx(data["streaming"], rel=0.7)
 
 
 def test_the_largest_kernel_takes_longest(on_cpu):

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from fusec.cli.console import out, progress, write_text
 from fusec.cli.options import Context, Disable, Kv, Level, ModelArg, Target, Threads
+
+TABLE_WIDTH = 130
 
 
 def profile(
@@ -52,6 +55,7 @@ def profile(
         write_text(trace, json.dumps(walls.trace(data, compiled.plan)) + "\n")
     if chart is not None:
         walls.draw(data, chart)
+    wide = Console(file=out.file, width=max(out.width, TABLE_WIDTH))
     for table in walls.tables(data):
-        out.print(table)
+        wide.print(table)
     out.print(walls.line(data))

@@ -5,7 +5,6 @@ The text is laid out for a monospaced font, so a picture looks the same wherever
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -13,7 +12,7 @@ from dataclasses import dataclass, field
 from html import escape
 from itertools import pairwise
 
-from fusec.ir.dot import COLOURS
+from fusec.ir.dot import COLOURS, EARLY, edge_width
 from fusec.ir.graph import Graph, Node, Value
 from fusec.ir.layout import Layout, Point, layout
 from fusec.ir.ops import op
@@ -25,7 +24,6 @@ Notes = Callable[[Sequence[Node]], list[str]]
 CHAR, LINE, PAD = 6.35, 14.0, 8.0  # pixels: of a character, a line of text, around them
 MARGIN, FRAME = 24.0, 14.0
 MOST_WEIGHTS = 4
-EARLY = "#D55E00"
 LEGEND = {
     "rows": "matrix times vector",
     "heads": "attention",
@@ -272,7 +270,7 @@ def _draw(box: Box, x: float, y: float, width: float, height: float) -> Iterable
 def _edge(points: list[Point], values: list[Value], early: bool) -> str:
     """Width by bytes, dashed where it is only state, with the values as its tooltip."""
     nbytes = sum(v.nbytes for v in values)
-    width = min(5.0, max(0.8, 0.45 * math.log2(nbytes / 64 + 1)))
+    width = edge_width(nbytes)
     dash = ' stroke-dasharray="6 3"' if all(v.is_state for v in values) else ""
     colour = EARLY if early else "#777"
     (x, y), tip = points[-1], ", ".join(f"{v.name} {v.type}" for v in values)

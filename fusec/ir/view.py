@@ -47,7 +47,7 @@ def alike(graph: Graph) -> dict[int, int]:
 
 
 def runs(graph: Graph) -> dict[int, tuple[int, int, int]]:
-    """Layer like an earlier one -> first and last of its run of such layers, and that earlier one."""
+    """Layer like an earlier one -> first and last of its run of such, and the earlier one."""
     found: dict[int, tuple[int, int, int]] = {}
     run: list[int] = []
     for number, like in [*sorted(alike(graph).items()), (-1, -1)]:
