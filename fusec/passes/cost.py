@@ -34,14 +34,16 @@ BASE = 45  # instructions of any matvec kernel: indices, the sum over lanes, the
 SUM = 10  # a sum over lanes
 DIGITS = 100  # four activations as fixed point
 NORM, NORM_QUAD = 45, 7  # RMS norm by a warp, and each 128 elements of it
+NORMS = ("rms_norm", "rms_factors")
 CHUNK = {  # weight type -> elements a lane takes at once, and instructions for them
     "f32": (4, 19), "f16": (8, 23), "bf16": (8, 23), "q8_0": (32, 45), "q5_k": (32, 93),
 }  # fmt: skip
 QUANTISED = (32, 85)
 ELEMENT = {"silu": 40, "gelu": 50, "softcap": 45, "rope": 25, "kv_append": 10}
 PLAIN, INDEX = 4, 15  # any other element-wise op; finding one's element
-HEAD_WARPS, POSITIONS = 8, 32  # of a head's block; positions that a warp takes at once
-POSITION_CHUNK, FOLD = 560, 12  # instructions for those, and for folding them into the result
+HEAD_WARPS, POSITIONS = 16, 16  # of a block that attends; positions that a warp takes at once
+POSITION_CHUNK, FOLD = 330, 8  # instructions for those, and for folding them into the result
+COMBINE = 300  # instructions that put the parts of a split attention together, besides the folds
 SCALAR_WARPS, SCALAR = 32, 14  # of a reduction's block; instructions for each element
 FITS = 0.8  # share of L2 that weights may fill and stay
 
@@ -94,12 +96,7 @@ def launch_us(
     still runs (programmatic dependent launch).
     """
     region = region.region if isinstance(region, Node) else region
-    shape = analyse(region)
-    work = [_work(shape, segment, gpu, position) for segment in shape.segments]
-    if not work:  # nothing but a prologue that is stored, by one block after the other
-        work = [_prologue_alone(shape, gpu)]
-    elif all(s.role == "rows" for s in shape.segments):
-        work = [_matvecs(shape, shape.segments, gpu)]
+    work = works(region, gpu, position)
     own, shared = sum(w.own for w in work), sum(w.shared for w in work)
     blocks = sum(w.blocks for w in work)
     few = min(blocks, gpu.sms) * gpu.sm_bytes
@@ -115,6 +112,16 @@ def launch_us(
         w.loads * gpu.load + w.trees * gpu.tree + w.barriers * gpu.barrier for w in work
     )  # fmt: skip
     return Cost(gpu.early if early else gpu.boundary, chain, memory, compute, own + shared)
+
+
+def works(region: Graph, gpu: Gpu, position: int = POSITION) -> list[Work]:
+    """What the segments of a region ask for; matrices that share a kernel are spread together."""
+    shape = analyse(region)
+    if not shape.segments:  # nothing but a prologue, which is stored
+        return [_prologue_alone(shape, position)]
+    if all(s.role == "rows" for s in shape.segments):
+        return [_matvecs(shape, shape.segments, gpu, position)]
+    return [_work(shape, segment, gpu, position) for segment in shape.segments]
 
 
 def token_costs(plan: LaunchPlan, gpu: Gpu, *, position: int = POSITION) -> list[Cost]:
@@ -155,7 +162,7 @@ def moved(region: Graph | Node, position: int = POSITION) -> int:
         for weight in node.weights:
             row = dtype(weight.dtype).nbytes(weight.shape[1:]) if node.op == "embed" else 0
             rows[weight.name] = max(row or weight.nbytes, rows.get(weight.name, 0))
-        positions = {"attention": 2 * (position + 1), "kv_append": 1}.get(node.op, 0)
+        positions = {"heads": 2 * (position + 1), "store": 1}.get(op(node.op).role, 0)
         if positions:
             state = next(v for v in node.inputs if v.is_state)
             count += positions * dtype(state.dtype).nbytes(state.shape[1:])
@@ -173,27 +180,26 @@ def _work(shape: KernelShape, segment: Segment, gpu: Gpu, position: int) -> Work
     if segment.role == "scalar":
         return _scalar(segment)
     if segment.role == "rows":
-        return _matvecs(shape, (segment,), gpu)
+        return _matvecs(shape, (segment,), gpu, position)
     warps = 4
     blocks = max(1, -(-segment.size // (WARP * warps)))
     loads = int(any(n.op in ("rope", "kv_append") for n in segment.nodes))  # the position, first
     nbytes = sum(_vector_bytes(n) for n in segment.nodes)
-    instructions = INDEX + _elements(segment.nodes) + _prologue(shape, warps * WARP)
+    instructions = INDEX + _elements(segment.nodes) + _prologue(shape, warps * WARP, position)
     return Work(instructions, warps, blocks, 0, nbytes, loads, _norms(shape))
 
 
-def _matvecs(shape: KernelShape, segments: Iterable[Segment], gpu: Gpu) -> Work:
+def _matvecs(shape: KernelShape, segments: Iterable[Segment], gpu: Gpu, position: int) -> Work:
     """Rows of matrices, a warp each, as evenly over the multiprocessors as they go."""
     segments = tuple(segments)
     anchors = [n for s in segments for n in s.nodes if n.op == "matvec"]
-    units = sum(s.size for s in segments)
+    units = sum(s.size // (2 if s.rope else 1) for s in segments)  # a warp rotates what it makes
     each = -(-units // gpu.sms)
     warps = min(max(each, WARPS[0]), WARPS[1])
-    first = segments[0]
-    row = sum(_row(n) for n in first.nodes if n.op == "matvec")
-    row += _elements(first.nodes) - SUM  # one sum is in BASE
+    row = max(_unit(s) for s in segments) - SUM  # one sum is in BASE
     threads = WARP * min(warps, 12)
-    instructions = BASE + _prologue(shape, threads) + each / warps * row
+    instructions = BASE + _prologue(shape, threads, position)
+    instructions += max(1.0, each / warps) * row
     vectors = {n.inputs[0].name: n.inputs[0] for n in anchors}
     for value in vectors.values():
         instructions += _form(value, anchors, threads)
@@ -204,6 +210,12 @@ def _matvecs(shape: KernelShape, segments: Iterable[Segment], gpu: Gpu) -> Work:
         instructions, warps, blocks, own, blocks * whole,
         int(any(n.op == "embed" for n in shape.prologue)), 2 + _norms(shape), 1,
     )  # fmt: skip
+
+
+def _unit(segment: Segment) -> float:
+    """Instructions of a warp for a row of a segment, or for the two rows that it rotates."""
+    rows = sum(_row(n) for n in segment.nodes if n.op == "matvec")
+    return rows * (2 if segment.rope else 1) + _elements(segment.nodes)
 
 
 def _row(node: Node) -> float:
@@ -220,19 +232,22 @@ def _form(value: Value, anchors: list[Node], threads: int) -> float:
     return quads * (DIGITS if any(dtype(t).block > 1 for t in types) else 10)
 
 
-def _prologue(shape: KernelShape, threads: int) -> float:
+def _prologue(shape: KernelShape, threads: int, position: int) -> float:
     """Instructions of a thread for what every block computes for itself."""
     count = 0.0
     for node in shape.prologue:
         n = node.outputs[0].shape[-1]
-        if node.op == "rms_norm":
+        if node.op in NORMS:
             count += NORM + NORM_QUAD * -(-n // 128)
+        elif node.op == "attention_combine":
+            spans = position // int(node["span"]) + 1
+            count += COMBINE + spans * FOLD * -(-n // (4 * threads))
         else:
             count += (INDEX + _elements([node])) * -(-n // (4 * threads))
     return count
 
 
-def _prologue_alone(shape: KernelShape, gpu: Gpu) -> Work:
+def _prologue_alone(shape: KernelShape, position: int) -> Work:
     """An embedding or a norm that is a kernel of its own."""
     threads = 128
     longest = max(v.shape[-1] for v in shape.stores)
@@ -241,23 +256,25 @@ def _prologue_alone(shape: KernelShape, gpu: Gpu) -> Work:
               for n in shape.prologue if n.op == "embed")  # fmt: skip
     loads = int(any(n.op == "embed" for n in shape.prologue))
     blocks = -(-longest // (4 * threads))
-    instructions = BASE + _prologue(shape, threads)
+    instructions = BASE + _prologue(shape, threads, position)
     return Work(instructions, threads // WARP, blocks, own, nbytes, loads, _norms(shape))
 
 
 def _heads(segment: Segment, position: int) -> Work:
-    """Attention, a block a head: chunks of positions by its warps in turn, folded at the end."""
+    """Attention, a block a head or a span of one: chunks by its warps in turn, folded at the end."""
     (node,) = segment.nodes
     heads, state = int(node["heads"]), node.inputs[1]
-    chunks = position // POSITIONS + 1
+    span = int(node.get("span", position + 1))
+    blocks = heads * (position // span + 1)
+    chunks = min(span, position + 1) // POSITIONS + 1
     turns = -(-chunks // HEAD_WARPS)
-    width = node.outputs[0].shape[-1] // heads / 64  # in heads of 64 elements
-    instructions = BASE + turns * POSITION_CHUNK * max(1.0, width) + chunks * FOLD
+    width = max(1.0, node.inputs[0].shape[-1] / heads / 64)  # in heads of 64 elements
+    instructions = BASE + turns * POSITION_CHUNK * width + chunks * FOLD
     a_position = 2 * dtype(state.dtype).nbytes(state.shape[1:])
-    # the position, the keys behind it; the sums of a chunk, their maximum
+    # the keys wait for the position; a chunk is summed up twice, and once more with the others
     return Work(
-        instructions, min(chunks, HEAD_WARPS), heads, (position + 1) * a_position,
-        2 * node.outputs[0].nbytes, 1 + (turns - 1), 2, 2,
+        instructions, min(chunks, HEAD_WARPS), blocks, (position + 1) * a_position,
+        2 * node.outputs[0].nbytes, turns, 2, 2,
     )  # fmt: skip
 
 
@@ -274,7 +291,7 @@ def _elements(nodes: Iterable[Node]) -> int:
 
 
 def _norms(shape: KernelShape) -> int:
-    return sum(n.op == "rms_norm" for n in shape.prologue)
+    return sum(n.op in NORMS for n in shape.prologue)
 
 
 def _vector_bytes(node: Node) -> int:
