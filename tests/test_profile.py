@@ -127,7 +127,7 @@ def test_the_cpu_is_profiled(on_cpu):
         k.name: sum(x.kernel == k.name for x in compiled.plan.launches)
         for k in compiled.plan.kernels
     }
-    # on a machine that others use, a token may take longer than its parts, which find a quiet moment
+    # on a machine that others use, a token may take longer than its parts, which find quiet moments
     assert 0 < data["walls"]["launches"] < data["walls"]["compute"] < 3 * data["token"]
     parts = sum(x["us"] for x in data["launches"])
     assert parts == pytest.approx(data["streaming"], rel=0.7)

@@ -261,7 +261,7 @@ def _prologue_alone(shape: KernelShape, position: int) -> Work:
 
 
 def _heads(segment: Segment, position: int) -> Work:
-    """Attention, a block a head or a span of one: chunks by its warps in turn, folded at the end."""
+    """Attention, a block a head or a span of one: chunks by its warps in turn, then folded."""
     (node,) = segment.nodes
     heads, state = int(node["heads"]), node.inputs[1]
     span = int(node.get("span", position + 1))

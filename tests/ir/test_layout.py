@@ -54,14 +54,14 @@ def test_a_chain_is_straight():
 
 
 def test_siblings_keep_the_order_that_crosses_nothing():
-    sizes = {v: (50.0, 20.0) for v in ("l", "r", "ll", "rr")}
+    sizes = dict.fromkeys(("l", "r", "ll", "rr"), (50.0, 20.0))
     placed = layout(sizes, [("l", "rr"), ("r", "ll")])
     order = placed.centres["rr"][0] - placed.centres["ll"][0]
     assert order * (placed.centres["l"][0] - placed.centres["r"][0]) > 0
 
 
 def test_edges_of_a_box_leave_it_side_by_side():
-    sizes = {v: (100.0, 20.0) for v in "abc"}
+    sizes = dict.fromkeys("abc", (100.0, 20.0))
     placed = layout(sizes, [("a", "b"), ("a", "c")])
     left, right = placed.routes["a", "b"][0][0], placed.routes["a", "c"][0][0]
     assert left != right
