@@ -18,7 +18,7 @@ $(BASE): pyproject.toml
 
 # the CUDA toolchain runs without a GPU: tests assemble every kernel
 $(READY): $(BASE)
-	$(BIN)/python -m pip install --quiet --editable '.[cuda,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[cuda,dev,pictures]'
 	@touch $(READY)
 
 setup: $(READY)  ## create .venv and install fusec with what its tests need

@@ -211,6 +211,10 @@ class Artifact:
             for name, scratch in self.manifest["scratch_bytes"].items()
         }
 
+    def source(self, kernel: str) -> str:
+        """The source of a kernel."""
+        return self._read(f"kernels/{kernel}.py")
+
     def stage(self, name: str | None = None) -> str:
         """The dump of a stage by its pass's name; of the last one without."""
         parts = (Path(file) for file in self.manifest["files"] if file.startswith("stages/"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,11 @@ from fusec.codegen.cuda.toolchain import Cubin
 from fusec.codegen.kernel import KernelSource
 from fusec.codegen.targets import AnyKernel
 from fusec.errors import FusecError
+from fusec.ir.gpu import Gpu
 from fusec.ir.graph import Graph
 from fusec.ir.plan import LaunchPlan
 from fusec.models.model import Model
+from fusec.passes import gpus
 from fusec.passes.lower import lower
 from fusec.passes.overlap import overlap
 from fusec.passes.pipeline import OVERLAPPED, Stage, passes_of, run_passes
@@ -101,6 +103,12 @@ class Compiled:
 
         return save(self, Path(folder))
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the stages and the plan."""
+        from fusec.pictures import brief, of_compiled
+
+        return brief(of_compiled(self))
+
     def session(
         self, weights: Mapping[str, Array], progress: Progress | None = None, threads: int = 0
     ) -> Session:
@@ -172,14 +180,14 @@ def compile(
     known = targets.get(target)  # "native" becomes the architecture of this machine's GPU
     options = Options(known.name, level, tuple(rules), tuple(disable), stop_after)
     if isinstance(source, Graph):
-        stages, plan = _compile_graph(source, options, observe)
+        stages, plan = compile_graph(source, options, observe)
         return Compiled(options, stages, plan)
     model = Model.open(Path(source))
     context = model.check_context(context, DEFAULT_CONTEXT)
-    stages, plan = _compile_graph(model.graph(tokens=1, context=context, kv=kv), options, observe)
+    stages, plan = compile_graph(model.graph(tokens=1, context=context, kv=kv), options, observe)
     wide = min(known.prefill_tokens, context)
     prefill = model.graph(tokens=wide, context=context, kv=kv)
-    _, prefill_plan = _compile_graph(prefill, options)
+    _, prefill_plan = compile_graph(prefill, options)
     return Compiled(options, stages, plan, prefill_plan, model, context, kv)
 
 
@@ -206,16 +214,19 @@ def load(
     return compiled.engine(progress, threads, l2=l2, eager=eager)
 
 
-def _compile_graph(
-    graph: Graph, options: Options, observe: Callable[[Stage], None] | None = None
+def compile_graph(
+    graph: Graph,
+    options: Options,
+    observe: Callable[[Stage], None] | None = None,
+    gpu: Gpu | None = None,
 ) -> tuple[tuple[Stage, ...], LaunchPlan]:
-    target = targets.get(options.target)
+    """Every stage of a graph, and its plan. `gpu`: the one to predict for, or the target's own."""
+    limits = targets.get(options.target).limits
+    limits = replace(limits, gpu=gpu or gpus.for_arch(limits.name))
     passes = passes_of(options.level, options.rules, options.disable)
-    stages = run_passes(
-        graph, passes, target.limits, stop_after=options.stop_after, observe=observe
-    )
+    stages = run_passes(graph, passes, limits, stop_after=options.stop_after, observe=observe)
     plan = lower(stages[-1].graph, options.target, options.level)
-    if options.level >= OVERLAPPED and target.limits.overlaps:
+    if options.level >= OVERLAPPED and limits.overlaps:
         plan = overlap(plan)
     return stages, plan
 

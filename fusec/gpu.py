@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from fusec.codegen.cuda.build import compile_many
+from fusec.codegen.cuda.build import cached, compile_many
 from fusec.codegen.cuda.toolchain import Cubin, CudaKernel
 from fusec.codegen.formats import FORMATS
 from fusec.codegen.targets import AnyKernel
@@ -69,6 +69,18 @@ def describe(
         }
         for name, kernel in cuda_kernels(kernels).items()
     }
+
+
+def shapes(kernels: Mapping[str, AnyKernel], arch: str) -> dict[str, dict[str, int]]:
+    """Name -> grid and threads, and registers and shared memory where it was compiled before."""
+    found = cuda_kernels(kernels)
+    ready = cached(list(found.values()), arch)
+    sizes: dict[str, dict[str, int]] = {}
+    for name, kernel in found.items():
+        sizes[name] = {"grid": kernel.grid, "threads": kernel.threads}
+        if cubin := ready.get(name):
+            sizes[name] |= {"registers": cubin.registers, "shared_bytes": cubin.static_shared}
+    return sizes
 
 
 def restore(

@@ -13,10 +13,14 @@ from typing import Annotated
 import typer
 
 from fusec.cli.bench import bench
+from fusec.cli.calibrate import calibrate
 from fusec.cli.compile import compile_command
+from fusec.cli.diff import diff
 from fusec.cli.inspect import inspect
 from fusec.cli.perplexity import perplexity
+from fusec.cli.profile import profile
 from fusec.cli.quantize import quantize
+from fusec.cli.roofline import roofline
 from fusec.cli.run import run
 from fusec.cli.synth import synth
 from fusec.cli.verify import verify
@@ -44,7 +48,10 @@ def fusec(
 
 
 app.command("compile")(compile_command)
-for command in (run, inspect, verify, bench, perplexity, synth, quantize):
+COMMANDS = (
+    run, inspect, diff, verify, perplexity, bench, profile, roofline, calibrate, synth, quantize
+)  # fmt: skip
+for command in COMMANDS:
     app.command()(command)
 
 

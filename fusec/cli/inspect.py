@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -25,19 +28,39 @@ def inspect(
     dot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write DOT, of the plan or of --stage.")
     ] = None,
+    svg: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a picture, of the plan or of --stage."),
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a report that opens in any browser.")
+    ] = None,
+    layer: Annotated[int | None, typer.Option(metavar="N", help="Draw this layer alone.")] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Draw every layer, also those that are alike.")
+    ] = False,
+    profile: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Show the times that fusec profile --json measured."),
+    ] = None,
     disable: Disable = None,
     as_json: AsJson = False,
 ) -> None:
     """Look at the graph at a stage, or at the plan, without compiling kernels."""
-    from fusec import artifact, driver, report
+    from fusec import artifact, driver, pictures, report
     from fusec.ir.dot import to_dot
     from fusec.ir.text import parse
+    from fusec.ir.view import one_layer
 
+    if profile is not None and svg is None and html is None:
+        raise FusecError("--profile: its times are shown by --svg FILE and --html FILE")
+    picture: Callable[[], pictures.Subject]
     if model.is_dir():
         saved = artifact.Artifact.open(model)
         saved.refuse(level=level, context=context, kv=kv, target=target, disable=disable)
         data, shown = saved.manifest["report"], saved.stage(stage)
         graph = parse("".join(x for x in shown.splitlines(True) if not x.startswith("#")))
+        picture = partial(pictures.of_folder, saved, profile)
     else:
         compiled = driver.compile(
             model,
@@ -48,14 +71,18 @@ def inspect(
             disable=disable or (),
         )
         data = report.summary(compiled)
-        by_name = {s.name: s for s in compiled.stages}
-        if stage is not None and stage not in by_name:
-            there = f"at -O{compiled.plan.level}: there are {', '.join(by_name)}"
-            raise FusecError(f"no stage '{stage}' {there}")
-        found = by_name[stage] if stage else compiled.stages[-1]
+        found = pictures.find_stage(compiled.stages, stage, compiled.plan.level)
         shown, graph = artifact.stage_text(found), found.graph
+        picture = partial(pictures.of_compiled, compiled, profile)
     if dot is not None:
-        write_text(dot, to_dot(graph))
+        write_text(dot, to_dot(graph if layer is None else one_layer(graph, layer)))
+    if svg is not None or html is not None:
+        subject = picture()
+        if svg is not None:
+            write_text(svg, subject.svg(stage, layer=layer, every=every))
+        if html is not None:
+            command = " ".join(["fusec", *sys.argv[1:]])
+            write_text(html, pictures.html(subject, command, layer=layer, every=every))
     if as_json:
         typer.echo(json.dumps(data))
     elif stage is not None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Collection, Iterator
+from itertools import pairwise
 
 from fusec.ir.graph import LAYER, Graph, Node, Value
 from fusec.ir.ops import op
@@ -17,16 +19,18 @@ COLOURS = {  # by the heaviest role inside, colour-blind safe (Okabe & Ito 2008)
     "scalar": "#ece7a8",
     "element": "#eeeeee",
 }
+EARLY = "#D55E00"
 FONT = 'fontname="Helvetica"'
 
 
-def to_dot(graph: Graph) -> str:
+def to_dot(graph: Graph, early: Collection[str] = ()) -> str:
     """The DOT text.
 
     A box names its place in launch order, its kind, and the ops it holds with their weights. An
     input is drawn once in every layer that reads it, and a state in its layer, so that edges
     between layers are the activations that pass from one to the next. What flows between two boxes
-    is one edge, with a line per value; states are dashed.
+    is one edge, with a line per value, as wide as its bytes are many; states are dashed. `early`
+    names nodes whose launch starts while the one in front of it runs: an edge without an arrow.
     """
     w = Writer()
     with w.block(f"digraph {_quoted(graph.name)} {{"):
@@ -47,6 +51,10 @@ def to_dot(graph: Graph) -> str:
             w.line("}")
         for line in _edges(graph):
             w.line(line)
+        for front, node in pairwise(graph.nodes):
+            if node.name in early:
+                ends = f"{_quoted(front.name)} -> {_quoted(node.name)}"
+                w.line(f'{ends} [color="{EARLY}", arrowhead=none, constraint=false];')
     w.line("}")
     return w.text
 
@@ -89,7 +97,13 @@ def _edges(graph: Graph) -> Iterator[str]:
 def _edge(source: str, target: str, values: list[Value], layer: int | None) -> str:
     label = _quoted("\n".join(f"  {_short(v.name, layer)} {v.type}  " for v in values))
     style = ", style=dashed" if all(v.is_state for v in values) else ""
-    return f"{_quoted(source)} -> {_quoted(target)} [label={label}{style}];"
+    width = edge_width(sum(v.nbytes for v in values))
+    return f"{_quoted(source)} -> {_quoted(target)} [label={label}, penwidth={width:.1f}{style}];"
+
+
+def edge_width(nbytes: int) -> float:
+    """Pixels of an edge: half a pixel more for each doubling of its bytes, within limits."""
+    return min(5.0, max(0.8, 0.45 * math.log2(nbytes / 64 + 1)))
 
 
 def _source(value: Value, name: str, shape: str) -> str:

@@ -215,6 +215,12 @@ class Graph:
         """The graph with every fused node opened again."""
         return self.replace_nodes(self.walk())
 
+    def _repr_svg_(self) -> str:
+        """What a notebook shows."""
+        from fusec.ir.svg import to_svg
+
+        return to_svg(self)
+
     def __str__(self) -> str:
         from fusec.ir.text import print_graph
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fusec.ir.gpu import Gpu
+
 
 @dataclass(frozen=True)
 class Target:
@@ -12,6 +14,7 @@ class Target:
     `span`: positions that one block attends to where attention is split over the context; None if
     it does not pay here. `overlaps`: a launch can start before the one in front of it has ended.
     `late_norms`: a norm's division is done behind the products (see `fusec.passes.factor_norms`).
+    `gpu`: whose constants the cost model predicts with; None where nothing is predicted.
     """
 
     name: str
@@ -20,3 +23,4 @@ class Target:
     span: int | None = None
     overlaps: bool = False
     late_norms: bool = False
+    gpu: Gpu | None = None

@@ -16,6 +16,7 @@ from fusec.ir.graph import Graph, Node, Value, outside
 from fusec.ir.ops import op
 from fusec.ir.region import NotOneKernel, analyse
 from fusec.ir.target import Target
+from fusec.passes.cost import ERROR, launch_us
 
 Refuse = Callable[[Graph, tuple[Node, ...]], str | None]
 
@@ -83,6 +84,7 @@ class Rule:
             or _unsupported_format(match, target)
             or _not_one_kernel(graph, match, target)
             or (self.refuse(graph, match) if self.refuse else None)
+            or _slower(graph, match, target)
         )
 
 
@@ -183,6 +185,19 @@ def _unsupported_format(match: tuple[Node, ...], target: Target) -> str | None:
             if weight.dtype not in target.formats:
                 return f"an unsupported quant type: {weight.name} is {weight.dtype}"
     return None
+
+
+def _slower(graph: Graph, match: tuple[Node, ...], target: Target) -> str | None:
+    """A prologue made anew in every block may cost more than the launch that it saves."""
+    if target.gpu is None:
+        return None
+    apart = sum(launch_us(node, target.gpu).total for node in match)
+    merged = launch_us(fuse(graph, match, "region"), target.gpu).total
+    if merged <= (1 + ERROR) * apart:
+        return None
+    return (
+        f"slower: {merged:.2f} us merged, {apart:.2f} us apart are predicted on {target.gpu.name}"
+    )
 
 
 def _not_one_kernel(graph: Graph, match: tuple[Node, ...], target: Target) -> str | None:

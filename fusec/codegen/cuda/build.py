@@ -73,6 +73,12 @@ def compile_many(
     return [loaded[entry] for entry in entries]
 
 
+def cached(kernels: Sequence[CudaKernel], arch: str) -> dict[str, Cubin]:
+    """Name -> cubin of those kernels that are in the cache; nothing is compiled."""
+    entries = {kernel.name: entry_of(kernel, find_arch(arch).name) for kernel in kernels}
+    return {name: _load(entry) for name, entry in entries.items() if intact(entry)}
+
+
 def entry_of(kernel: CudaKernel, arch: str) -> Path:
     """The cache folder of a kernel: its key covers everything that decides the machine code."""
     here = Path(__file__).parent

@@ -48,11 +48,11 @@ class CpuSession:
         self._scratch = aligned(max(needed, LINE) * team.threads)
 
         width = 3 + max(len(launch.args) for launch in plan.launches)
-        self._kernels = np.array([addresses[x.kernel] for x in plan.launches], np.int64)
-        self._args = np.zeros((len(plan.launches), width), np.int64)
-        self._args[:, 1] = self._scratch.ctypes.data
-        self._args[:, 2] = max(needed, LINE)
-        for row, launch in zip(self._args, plan.launches, strict=True):
+        self.kernels = np.array([addresses[x.kernel] for x in plan.launches], np.int64)
+        self.args = np.zeros((len(plan.launches), width), np.int64)
+        self.args[:, 1] = self._scratch.ctypes.data
+        self.args[:, 2] = max(needed, LINE)
+        for row, launch in zip(self.args, plan.launches, strict=True):
             row[3 : 3 + len(launch.args)] = [self._address(arg) for arg in launch.args]
         self._outputs = {
             name[1:]: self._view(plan.output_args[name], t.dtype, t.shape)
@@ -64,8 +64,8 @@ class CpuSession:
         tokens = check_inputs(self.plan, inputs)
         for name, array in inputs.items():
             self.inputs[f"%{name}"][:tokens] = array
-        self._args[:, 0] = tokens
-        self.team.run(self._kernels, self._args)
+        self.args[:, 0] = tokens
+        self.team.run(self.kernels, self.args)
         return {name: view[:tokens] for name, view in self._outputs.items()}
 
     def reset(self) -> None:

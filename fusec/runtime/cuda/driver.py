@@ -235,8 +235,12 @@ class Driver:
         self.call("cuGraphExecDestroy", graph)
 
     def event(self) -> Handle:
-        """A mark that can be put on a stream; they are few and live as long as the context."""
+        """A mark that can be put on a stream."""
         return self.call("cuEventCreate", int(self.api.CUevent_flags.CU_EVENT_DEFAULT))
+
+    def forget(self, event: Handle) -> None:
+        """Give back a mark."""
+        self.call("cuEventDestroy", event)
 
     def record(self, event: Handle, stream: Handle) -> None:
         """Put a mark on the stream."""

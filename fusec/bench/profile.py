@@ -1,0 +1,170 @@
+"""`fusec profile`: the four walls of a token's time, each by its own experiment.
+
+    between tokens  what the host adds: from a token's last kernel to the next one's first
+    launches        the same launches of kernels that do nothing
+    memory          the token as it is, against one whose layers all use the first layer's memory
+    compute         every kernel behind itself on the same weights, less what an empty one takes
+
+No wall is what the others leave over, so that their sum can be held against the token's time.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from fusec import driver
+from fusec.bench import machine, prompt_ids
+from fusec.driver import Compiled
+from fusec.errors import FusecError
+from fusec.ir.plan import Arg, Launch, LaunchPlan
+from fusec.ir.text import parse
+from fusec.passes import cost, gpus
+
+Note = Callable[[str], None]
+
+PROMPT = 16
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class KernelTime:
+    """Microseconds of one kernel: `alone`, back to back with itself; `empty`, doing nothing.
+
+    `empty` is a launch of the same grid.
+    """
+
+    launches: int
+    alone: float
+    empty: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One target's experiments. All times are microseconds a token unless said otherwise.
+
+    `token`: as the caller sees it, sampled on the device (GPU) or greedy (CPU). `launch`: of each
+    launch of the plan, in its order, inside a token. `naive`: the token and its walls where kernels
+    are launched one by one and the host samples; empty where that is no different.
+    """
+
+    token: float
+    device: float
+    between: float
+    empties: float
+    streaming: float
+    resident: float
+    launch: list[float]
+    kernels: dict[str, KernelTime]
+    naive: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def walls(self) -> dict[str, float]:
+        """Wall -> microseconds a token."""
+        compute = sum(k.launches * max(0.0, k.alone - k.empty) for k in self.kernels.values())
+        return {
+            "between tokens": self.between,
+            "launches": self.empties,
+            "memory": max(0.0, self.streaming - self.resident),
+            "compute": compute,
+        }
+
+    @property
+    def naive_walls(self) -> dict[str, float]:
+        """The same where the host launches every kernel and samples; empty if not measured."""
+        if not self.naive:
+            return {}
+        eager, host = self.naive["eager"], self.naive["eager, host sampling"]
+        return self.walls | {
+            "between tokens": self.between + host - eager,
+            "launches": self.empties + eager - self.token,
+        }
+
+
+def run(
+    compiled: Compiled, tokens: int, threads: int = 0, note: Note = lambda _: None
+) -> dict[str, Any]:
+    """Profile a compiled model around the middle of `tokens` new ones. Returns what JSON holds."""
+    if tokens < 2:
+        raise FusecError(f"-n: expected at least 2 tokens, found {tokens}")
+    if compiled.is_cuda:
+        from fusec.bench.profile_gpu import measure as measure_gpu
+
+        found = measure_gpu(compiled, tokens, note)
+    else:
+        from fusec.bench.profile_cpu import measure as measure_cpu
+
+        found = measure_cpu(compiled, tokens, threads or driver.default_threads(), note)
+    return as_data(compiled, found, tokens, threads)
+
+
+def as_data(compiled: Compiled, found: Measured, tokens: int, threads: int) -> dict[str, Any]:
+    """The measurement with everything that it depends on."""
+    plan = compiled.plan
+    where = machine(compiled.is_cuda)
+    walls = found.walls
+    return {
+        "version": VERSION,
+        **where,
+        "date": datetime.date.today().isoformat(),
+        "model": Path(compiled.model.file.path).stem if compiled.model else plan.name,
+        "target": plan.target,
+        "level": plan.level,
+        "threads": None if compiled.is_cuda else threads or driver.default_threads(),
+        "position": PROMPT + tokens // 2,
+        **{key: value for key, value in asdict(found).items() if key != "launch"},
+        "walls": walls,
+        "sum": sum(walls.values()),
+        "naive_walls": found.naive_walls,
+        "launches": list(_launches(compiled, found, where["gpu"])),
+    }
+
+
+def _launches(compiled: Compiled, found: Measured, gpu: str | None) -> Iterator[dict[str, Any]]:
+    """Every launch: its time, the time the cost model gives it, and the bytes it moves."""
+    plan = compiled.plan
+    machine = gpus.find(gpu) if gpu and gpus.knows(gpu) else None
+    predicted = cost.token_costs(plan, machine) if machine else [None] * len(plan.launches)
+    bytes_of = {k.name: cost.moved(parse(k.region)) for k in plan.kernels}
+    for launch, us, expected in zip(plan.launches, found.launch, predicted, strict=True):
+        yield {
+            "node": launch.node,
+            "kernel": launch.kernel,
+            "layer": launch.layer,
+            "us": us,
+            "predicted_us": expected.total if expected else None,
+            "bytes": bytes_of[launch.kernel],
+        }
+
+
+def resident(plan: LaunchPlan) -> LaunchPlan:
+    """The plan with a kernel's launches all on the first one's weights and states: all cached.
+
+    It computes nothing sensible, in the same steps.
+    """
+    first: dict[str, tuple[Arg, ...]] = {}
+
+    def rebind(launch: Launch) -> Launch:
+        source = first.setdefault(launch.kernel, launch.args)
+        pairs = zip(launch.args, source, strict=True)
+        args = tuple(theirs if arg.kind in ("weight", "state") else arg for arg, theirs in pairs)
+        return replace(launch, args=args)
+
+    return replace(plan, launches=tuple(map(rebind, plan.launches)))
+
+
+def firsts(plan: LaunchPlan) -> dict[str, tuple[int, int]]:
+    """Kernel -> index of its first launch, number of launches."""
+    found: dict[str, tuple[int, int]] = {}
+    for i, launch in enumerate(plan.launches):
+        index, count = found.get(launch.kernel, (i, 0))
+        found[launch.kernel] = index, count + 1
+    return found
+
+
+def prompt_of(vocabulary: int) -> list[int]:
+    """The prompt in front of the tokens that are measured."""
+    return prompt_ids(vocabulary, PROMPT)

@@ -1,0 +1,98 @@
+"""Timing kernels and graphs on the GPU by its own events."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from fusec import gpu
+from fusec.codegen.cuda import microbench
+from fusec.codegen.cuda.arch import arch_for
+from fusec.runtime.cuda.driver import Driver, Executable, Function, Handle
+from fusec.runtime.cuda.memory import Memory
+
+REPEATS = 9
+
+
+def executables(driver: Driver) -> dict[str, Executable]:
+    """The measuring kernels for this GPU, compiled or from the cache."""
+    arch = arch_for(*driver.capability).name
+    kernels = microbench.kernels(arch)
+    return gpu.executables(kernels, gpu.build(kernels, arch))
+
+
+class Stopwatch:
+    """Times what is put on a stream. All results are medians, in microseconds."""
+
+    def __init__(
+        self, driver: Driver, stream: Handle, memory: Memory, kernels: Mapping[str, Executable]
+    ) -> None:
+        self.driver, self.stream, self.memory = driver, stream, memory
+        self.kernels = kernels
+        self._loaded: dict[str, Function] = {}
+
+    def function(self, name: str, grid: int = 1, threads: int | None = None) -> Function:
+        """A measuring kernel with a grid and, if not its own, a block size."""
+        if name not in self._loaded:
+            self._loaded[name] = self.driver.load(self.kernels[name])
+        found = self._loaded[name]
+        return replace(found, grid=grid, threads=threads or found.threads)
+
+    def launch(self, function: Function, *pointers: int, attributes: Sequence[Any] = ()) -> None:
+        """Enqueue a kernel."""
+        self.driver.launch(function, pointers, self.stream, attributes)
+
+    def words(self, *values: int) -> int:
+        """Words on the device: the `params` of a kernel."""
+        return self.memory.upload(np.array(values, np.uint32), "parameters")
+
+    def once(self, enqueue: Callable[[], None], repeats: int = REPEATS) -> float:
+        """What `enqueue` takes on the stream, after one run to warm up."""
+        driver, times = self.driver, []
+        for _ in range(repeats + 1):
+            start, end = driver.event(), driver.event()
+            driver.record(start, self.stream)
+            enqueue()
+            driver.record(end, self.stream)
+            driver.synchronize(self.stream)
+            times.append(driver.seconds_between(start, end))
+            driver.forget(start)
+            driver.forget(end)
+        return 1e6 * statistics.median(times[1:])
+
+    def graph(
+        self, enqueue: Callable[[], None], replays: int = 10, repeats: int = REPEATS
+    ) -> float:
+        """What one replay of `enqueue`, captured, takes if `replays` of them follow one another."""
+        captured = self.driver.capture(self.stream, enqueue)
+
+        def replay() -> None:
+            for _ in range(replays):
+                self.driver.replay(captured, self.stream)
+
+        try:
+            return self.once(replay, repeats) / replays
+        finally:
+            self.driver.release(captured)
+
+    def node(self, enqueue: Callable[[int], None], few: int = 40, many: int = 240) -> float:
+        """What one more node costs in a captured graph; `enqueue(i)` launches the i-th."""
+        times = [self.graph(lambda n=n: _all(enqueue, n)) for n in (few, many)]  # type: ignore[misc]
+        return (times[1] - times[0]) / (many - few)
+
+    def turn(self, enqueue: Callable[[int], None], few: int, many: int) -> float:
+        """What one more turn of a kernel's loop costs; `enqueue(params)` launches it."""
+        times = []
+        for count in (few, many):
+            params = self.words(count)
+            times.append(self.once(lambda params=params: enqueue(params)))  # type: ignore[misc]
+        return (times[1] - times[0]) / (many - few)
+
+
+def _all(enqueue: Callable[[int], None], count: int) -> None:
+    for i in range(count):
+        enqueue(i)

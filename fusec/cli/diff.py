@@ -1,0 +1,69 @@
+"""`fusec diff`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fusec.cli.console import out
+from fusec.cli.options import AsJson, Context
+from fusec.errors import FusecError
+
+Plan = Annotated[
+    Path,
+    typer.Argument(metavar="MODEL|DIR", help="A GGUF file, or a folder from fusec compile -o."),
+]
+
+
+def diff(
+    a: Plan,
+    b: Plan,
+    level: Annotated[
+        str | None, typer.Option("-O", "--level", metavar="A,B", help="Levels, for GGUF files.")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Targets, for GGUF files. (default: cpu)")
+    ] = None,
+    context: Context = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare two plans: their sizes, and which dispatches became which."""
+    from fusec import artifact, driver, pictures
+    from fusec.pictures.diff import compare, tables
+
+    levels, targets = _two("-O", level), _two("--target", target)
+    subjects = []
+    for path, level_of, target_of in zip((a, b), levels, targets, strict=True):
+        if path.is_dir():
+            saved = artifact.Artifact.open(path)
+            saved.refuse(level=level_of, target=target_of, context=context)
+            subjects.append(pictures.of_folder(saved))
+            continue
+        if level_of is not None and not level_of.isdigit():
+            raise FusecError(f"-O: expected levels like 1,2, found '{level}'")
+        compiled = driver.compile(
+            path,
+            target=target_of or "cpu",
+            level=driver.DEFAULT_LEVEL if level_of is None else int(level_of),
+            context=context,
+        )
+        subjects.append(pictures.of_compiled(compiled))
+    data = compare(*subjects)
+    if as_json:
+        typer.echo(json.dumps(data))
+        return
+    for table in tables(data):
+        out.print(table)
+
+
+def _two(option: str, text: str | None) -> tuple[str | None, str | None]:
+    """One value for both plans, or one for each."""
+    if text is None:
+        return None, None
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) > 2 or not all(parts):
+        raise FusecError(f"{option}: expected one value or two like a,b, found '{text}'")
+    return parts[0], parts[-1]

@@ -1,0 +1,61 @@
+"""`fusec profile`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from fusec.cli.console import out, progress, write_text
+from fusec.cli.options import Context, Disable, Kv, Level, ModelArg, Target, Threads
+
+TABLE_WIDTH = 130
+
+
+def profile(
+    model: ModelArg,
+    tokens: Annotated[int, typer.Option("-n", help="New tokens of a generation.")] = 64,
+    level: Level = 2,
+    target: Target = "cpu",
+    context: Context = None,
+    kv: Kv = "f16",
+    disable: Disable = None,
+    threads: Threads = 0,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write all times there.")
+    ] = None,
+    chart: Annotated[
+        Path | None, typer.Option(metavar="FILE.svg|png", help="Draw the walls as bars.")
+    ] = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write one token's launches for Perfetto or Chrome."),
+    ] = None,
+) -> None:
+    """Where a token's time goes: between tokens, launches, memory, compute; launch by launch."""
+    from fusec import driver, walls
+    from fusec.bench import profile as measuring
+
+    if chart is not None:
+        walls.check_chart(chart)
+    for path in (json_file, trace):
+        if path is not None:
+            write_text(path, "{}\n")  # say that it cannot be written before the long work
+    compiled = driver.compile(
+        model, target=target, level=level, context=context, kv=kv, disable=disable or ()
+    )
+    with progress("profiling") as advance:
+        data = measuring.run(compiled, tokens, threads, advance)
+    if json_file is not None:
+        write_text(json_file, json.dumps(data, indent=1) + "\n")
+    if trace is not None:
+        write_text(trace, json.dumps(walls.trace(data, compiled.plan)) + "\n")
+    if chart is not None:
+        walls.draw(data, chart)
+    wide = Console(file=out.file, width=max(out.width, TABLE_WIDTH))
+    for table in walls.tables(data):
+        wide.print(table)
+    out.print(walls.line(data))

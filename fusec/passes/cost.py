@@ -1,0 +1,298 @@
+"""The cost model: microseconds of a launch, before it is run.
+
+    launch = boundary + chain + max(memory, compute)
+
+`boundary` is what every launch costs. `chain` is what one thread waits for after another: loads
+that need the result of a load, sums over lanes, block barriers. `memory` is bytes over bandwidth,
+behind the first byte's latency. `compute` is instructions: as many as a multiprocessor issues, and
+no faster than one warp can fetch code that runs once.
+
+The counts of instructions are those of the code that `fusec.codegen.cuda` emits, which
+`tests/test_cost.py` counts in its PTX; times and rates are a `Gpu`'s, which `fusec calibrate`
+measures. Nothing here is fitted to a kernel's time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from fusec.ir.dtypes import dtype
+from fusec.ir.gpu import Gpu
+from fusec.ir.graph import Graph, Node, Value
+from fusec.ir.ops import op
+from fusec.ir.plan import LaunchPlan
+from fusec.ir.region import KernelShape, Segment, analyse
+from fusec.ir.text import parse
+
+ERROR = 0.25  # of a prediction: what a decision has to gain or lose more than
+POSITION = 64  # whose attention is meant where nobody says
+
+WARP = 32
+WARPS = (8, 16)  # of a multiprocessor that multiplies matrices: at least, at most
+BASE = 45  # instructions of any matvec kernel: indices, the sum over lanes, the store
+SUM = 10  # a sum over lanes
+DIGITS = 100  # four activations as fixed point
+NORM, NORM_QUAD = 45, 7  # RMS norm by a warp, and each 128 elements of it
+NORMS = ("rms_norm", "rms_factors")
+CHUNK = {  # weight type -> elements a lane takes at once, and instructions for them
+    "f32": (4, 19), "f16": (8, 23), "bf16": (8, 23), "q8_0": (32, 45), "q5_k": (32, 93),
+}  # fmt: skip
+QUANTISED = (32, 85)
+ELEMENT = {"silu": 40, "gelu": 50, "softcap": 45, "rope": 25, "kv_append": 10}
+PLAIN, INDEX = 4, 15  # any other element-wise op; finding one's element
+HEAD_WARPS, POSITIONS = 16, 16  # of a block that attends; positions that a warp takes at once
+POSITION_CHUNK, FOLD = 330, 8  # instructions for those, and for folding them into the result
+COMBINE = 300  # instructions that put the parts of a split attention together, besides the folds
+SCALAR_WARPS, SCALAR = 32, 14  # of a reduction's block; instructions for each element
+FITS = 0.8  # share of L2 that weights may fill and stay
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Microseconds of one launch, by what they are spent on, and the bytes it reads and writes."""
+
+    boundary: float
+    chain: float
+    memory: float
+    compute: float
+    nbytes: int
+
+    @property
+    def total(self) -> float:
+        """All of it. Memory and compute go on at once."""
+        return self.boundary + self.chain + max(self.memory, self.compute)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a segment asks of a multiprocessor: instructions of a warp, warps, and waiting.
+
+    `loads`, `trees` and `barriers` follow one another; `blocks` run at once; `shared` are bytes
+    that come from L2 whatever is resident, `own` those of weights and KV cache.
+    """
+
+    instructions: float
+    warps: float
+    blocks: int
+    own: int
+    shared: int
+    loads: int = 0
+    trees: int = 0
+    barriers: int = 0
+
+
+def launch_us(
+    region: Graph | Node,
+    gpu: Gpu,
+    *,
+    position: int = POSITION,
+    far: bool = True,
+    early: bool = False,
+) -> Cost:
+    """What one launch of a region costs.
+
+    `far`: its weights come from memory, not from L2. `early`: it is launched while the one before
+    still runs (programmatic dependent launch).
+    """
+    region = region.region if isinstance(region, Node) else region
+    work = works(region, gpu, position)
+    own, shared = sum(w.own for w in work), sum(w.shared for w in work)
+    blocks = sum(w.blocks for w in work)
+    few = min(blocks, gpu.sms) * gpu.sm_bytes
+    reached = min(gpu.memory_bytes if far else gpu.cache_bytes, few)
+    memory = (own / reached + shared / min(gpu.cache_bytes, few)) / 1e3
+    memory += (gpu.far_load - gpu.load) if far and own else 0.0
+    issued = gpu.instructions / gpu.sms * 1e3  # thread instructions a microsecond
+    compute = max(
+        max(w.instructions * gpu.instruction, w.instructions * w.warps * WARP / issued)
+        for w in work
+    )
+    chain = gpu.touch - gpu.boundary + max(
+        w.loads * gpu.load + w.trees * gpu.tree + w.barriers * gpu.barrier for w in work
+    )  # fmt: skip
+    return Cost(gpu.early if early else gpu.boundary, chain, memory, compute, own + shared)
+
+
+def works(region: Graph, gpu: Gpu, position: int = POSITION) -> list[Work]:
+    """What the segments of a region ask for; matrices that share a kernel are spread together."""
+    shape = analyse(region)
+    if not shape.segments:  # nothing but a prologue, which is stored
+        return [_prologue_alone(shape, position)]
+    if all(s.role == "rows" for s in shape.segments):
+        return [_matvecs(shape, shape.segments, gpu, position)]
+    return [_work(shape, segment, gpu, position) for segment in shape.segments]
+
+
+def token_costs(plan: LaunchPlan, gpu: Gpu, *, position: int = POSITION) -> list[Cost]:
+    """The cost of every launch of a plan, in order."""
+    regions = {kernel.name: parse(kernel.region) for kernel in plan.kernels}
+    far = not resident(plan, gpu)
+    known: dict[tuple[str, bool], Cost] = {}
+    found = []
+    for launch in plan.launches:
+        early = launch.early
+        key = launch.kernel, early
+        if key not in known:
+            known[key] = launch_us(
+                regions[launch.kernel], gpu, position=position, far=far, early=early
+            )
+        found.append(known[key])
+    return found
+
+
+def token_us(plan: LaunchPlan, gpu: Gpu, *, position: int = POSITION, eager: bool = False) -> float:
+    """A token: its launches, the one that makes the chosen token the next input, and the gap.
+
+    `eager`: launched one by one by the host, which is slower than the kernels or waits for them.
+    """
+    times = [cost.total for cost in token_costs(plan, gpu, position=position)] + [gpu.touch]
+    if eager:
+        return sum(max(time, gpu.eager) for time in times)
+    return sum(times) + gpu.gap
+
+
+def moved(region: Graph | Node, position: int = POSITION) -> int:
+    """Bytes that one launch has to read and write: weights, vectors, and KV cache so far."""
+    region = region.region if isinstance(region, Node) else region
+    read = {v.name: v for n in region.nodes for v in n.inputs if v.name not in region.producers}
+    count = sum(v.nbytes for v in (*read.values(), *region.outputs) if v.name[0] == "%")
+    rows: dict[str, int] = {}
+    for node in region.nodes:
+        for weight in node.weights:
+            row = dtype(weight.dtype).nbytes(weight.shape[1:]) if node.op == "embed" else 0
+            rows[weight.name] = max(row or weight.nbytes, rows.get(weight.name, 0))
+        positions = {"heads": 2 * (position + 1), "store": 1}.get(op(node.op).role, 0)
+        if positions:
+            state = next(v for v in node.inputs if v.is_state)
+            count += positions * dtype(state.dtype).nbytes(state.shape[1:])
+    return count + sum(rows.values())
+
+
+def resident(plan: LaunchPlan, gpu: Gpu) -> bool:
+    """Whether all weights of a token stay in L2 from one to the next."""
+    return plan.weights_bytes <= FITS * gpu.l2_bytes
+
+
+def _work(shape: KernelShape, segment: Segment, gpu: Gpu, position: int) -> Work:
+    if segment.role == "heads":
+        return _heads(segment, position)
+    if segment.role == "scalar":
+        return _scalar(segment)
+    if segment.role == "rows":
+        return _matvecs(shape, (segment,), gpu, position)
+    warps = 4
+    blocks = max(1, -(-segment.size // (WARP * warps)))
+    loads = int(any(n.op in ("rope", "kv_append") for n in segment.nodes))  # the position, first
+    nbytes = sum(_vector_bytes(n) for n in segment.nodes)
+    instructions = INDEX + _elements(segment.nodes) + _prologue(shape, warps * WARP, position)
+    return Work(instructions, warps, blocks, 0, nbytes, loads, _norms(shape))
+
+
+def _matvecs(shape: KernelShape, segments: Iterable[Segment], gpu: Gpu, position: int) -> Work:
+    """Rows of matrices, a warp each, as evenly over the multiprocessors as they go."""
+    segments = tuple(segments)
+    anchors = [n for s in segments for n in s.nodes if n.op == "matvec"]
+    units = sum(s.size // (2 if s.rope else 1) for s in segments)  # a warp rotates what it makes
+    each = -(-units // gpu.sms)
+    warps = min(max(each, WARPS[0]), WARPS[1])
+    row = max(_unit(s) for s in segments) - SUM  # one sum is in BASE
+    threads = WARP * min(warps, 12)
+    instructions = BASE + _prologue(shape, threads, position)
+    instructions += max(1.0, each / warps) * row
+    vectors = {n.inputs[0].name: n.inputs[0] for n in anchors}
+    for value in vectors.values():
+        instructions += _form(value, anchors, threads)
+    blocks = min(gpu.sms * 2, -(-units // WARPS[0]))
+    own = sum(n.inputs[1].nbytes for n in anchors)
+    whole = sum(v.nbytes for v in vectors.values())
+    return Work(
+        instructions, warps, blocks, own, blocks * whole,
+        int(any(n.op == "embed" for n in shape.prologue)), 2 + _norms(shape), 1,
+    )  # fmt: skip
+
+
+def _unit(segment: Segment) -> float:
+    """Instructions of a warp for a row of a segment, or for the two rows that it rotates."""
+    rows = sum(_row(n) for n in segment.nodes if n.op == "matvec")
+    return rows * (2 if segment.rope else 1) + _elements(segment.nodes)
+
+
+def _row(node: Node) -> float:
+    """Instructions of a warp for one row of a matrix."""
+    weight = node.inputs[1]
+    elements, count = CHUNK.get(weight.dtype, QUANTISED)
+    return -(-weight.shape[1] // (elements * WARP)) * count + SUM
+
+
+def _form(value: Value, anchors: list[Node], threads: int) -> float:
+    """Instructions of a thread to make a vector what its matvecs want: fixed point, or floats."""
+    types = {n.inputs[1].dtype for n in anchors if n.inputs[0] == value}
+    quads = -(-value.shape[-1] // (4 * threads))
+    return quads * (DIGITS if any(dtype(t).block > 1 for t in types) else 10)
+
+
+def _prologue(shape: KernelShape, threads: int, position: int) -> float:
+    """Instructions of a thread for what every block computes for itself."""
+    count = 0.0
+    for node in shape.prologue:
+        n = node.outputs[0].shape[-1]
+        if node.op in NORMS:
+            count += NORM + NORM_QUAD * -(-n // 128)
+        elif node.op == "attention_combine":
+            spans = position // int(node["span"]) + 1
+            count += COMBINE + spans * FOLD * -(-n // (4 * threads))
+        else:
+            count += (INDEX + _elements([node])) * -(-n // (4 * threads))
+    return count
+
+
+def _prologue_alone(shape: KernelShape, position: int) -> Work:
+    """An embedding or a norm that is a kernel of its own."""
+    threads = 128
+    longest = max(v.shape[-1] for v in shape.stores)
+    nbytes = sum(v.nbytes for v in shape.stores) * 2
+    own = sum(dtype(n.inputs[1].dtype).nbytes((n.outputs[0].shape[-1],))
+              for n in shape.prologue if n.op == "embed")  # fmt: skip
+    loads = int(any(n.op == "embed" for n in shape.prologue))
+    blocks = -(-longest // (4 * threads))
+    instructions = BASE + _prologue(shape, threads, position)
+    return Work(instructions, threads // WARP, blocks, own, nbytes, loads, _norms(shape))
+
+
+def _heads(segment: Segment, position: int) -> Work:
+    """Attention, a block a head or a span of one: chunks by its warps in turn, then folded."""
+    (node,) = segment.nodes
+    heads, state = int(node["heads"]), node.inputs[1]
+    span = int(node.get("span", position + 1))
+    blocks = heads * (position // span + 1)
+    chunks = min(span, position + 1) // POSITIONS + 1
+    turns = -(-chunks // HEAD_WARPS)
+    width = max(1.0, node.inputs[0].shape[-1] / heads / 64)  # in heads of 64 elements
+    instructions = BASE + turns * POSITION_CHUNK * width + chunks * FOLD
+    a_position = 2 * dtype(state.dtype).nbytes(state.shape[1:])
+    # the keys wait for the position; a chunk is summed up twice, and once more with the others
+    return Work(
+        instructions, min(chunks, HEAD_WARPS), blocks, (position + 1) * a_position,
+        2 * node.outputs[0].nbytes, turns, 2, 2,
+    )  # fmt: skip
+
+
+def _scalar(segment: Segment) -> Work:
+    """One block reads a whole row."""
+    (node,) = segment.nodes
+    x = node.inputs[0]
+    each = -(-x.shape[-1] // (SCALAR_WARPS * WARP))
+    return Work(BASE + each * SCALAR, SCALAR_WARPS, 1, 0, x.nbytes, -(-each // 8) - 1, 2, 1)
+
+
+def _elements(nodes: Iterable[Node]) -> int:
+    return sum(ELEMENT.get(n.op, PLAIN) for n in nodes if op(n.op).role != "rows")
+
+
+def _norms(shape: KernelShape) -> int:
+    return sum(n.op in NORMS for n in shape.prologue)
+
+
+def _vector_bytes(node: Node) -> int:
+    return sum(v.nbytes for v in (*node.inputs, *node.outputs) if v.name[0] == "%")

@@ -1,0 +1,204 @@
+"""What there is to show of a compilation, whether it was just made or lies in a folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from fusec.artifact import Artifact
+from fusec.driver import Compiled
+from fusec.errors import FusecError
+from fusec.ir.gpu import Gpu
+from fusec.ir.graph import Graph, Node
+from fusec.ir.plan import LaunchPlan
+from fusec.ir.svg import to_svg
+from fusec.ir.text import parse
+from fusec.ir.view import one_layer
+from fusec.passes import cost, gpus
+from fusec.passes.fuse import Refusal
+from fusec.passes.pipeline import Stage
+from fusec.report import summary
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A compilation. `shapes`: kernel -> grid, threads and, where it is compiled, registers.
+
+    `report`: what `fusec inspect --json` prints. `profile`: what `fusec profile --json` wrote, or
+    None. `gpu`: whose constants predict; None for the CPU target.
+    """
+
+    model: str
+    stages: tuple[Stage, ...]
+    plan: LaunchPlan
+    report: dict[str, Any]
+    sources: dict[str, str]
+    shapes: dict[str, dict[str, int]] = field(default_factory=dict)
+    gpu: Gpu | None = None
+    profile: dict[str, Any] | None = None
+
+    @property
+    def graph(self) -> Graph:
+        """The graph that the plan launches."""
+        return self.stages[-1].graph
+
+    @cached_property
+    def kernel_of(self) -> dict[str, str]:
+        """Node -> its kernel."""
+        return {launch.node: launch.kernel for launch in self.plan.launches}
+
+    @cached_property
+    def early(self) -> frozenset[str]:
+        """Nodes whose launch starts while the one in front of it runs."""
+        return frozenset(launch.node for launch in self.plan.launches if launch.early)
+
+    @cached_property
+    def measured(self) -> dict[str, float]:
+        """Node -> microseconds in the token, where it was profiled."""
+        found = self.profile["launches"] if self.profile else []
+        return {item["node"]: item["us"] for item in found}
+
+    @cached_property
+    def predicted(self) -> dict[str, cost.Cost]:
+        """Node -> what the cost model says; empty without a GPU."""
+        if self.gpu is None:
+            return {}
+        costs = cost.token_costs(self.plan, self.gpu, position=self.position)
+        return {x.node: c for x, c in zip(self.plan.launches, costs, strict=True)}
+
+    @property
+    def position(self) -> int:
+        """The token's, that times are meant for."""
+        return int(self.profile["position"]) if self.profile else cost.POSITION
+
+    def notes(self, nodes: Sequence[Node]) -> list[str]:
+        """Lines for a box of the picture: grid and registers, bytes, microseconds."""
+        lines = []
+        kernel = self.kernel_of.get(nodes[0].name)
+        early = ", starts early" if nodes[0].name in self.early and len(nodes) == 1 else ""
+        shape = self.shapes.get(kernel or "") if len(nodes) == 1 else None
+        if shape:
+            registers = f", {shape['registers']} registers" if "registers" in shape else ""
+            lines.append(f"{shape['grid']} x {shape['threads']} threads{registers}{early}")
+        parts = [size(sum(cost.moved(n, self.position) for n in nodes))]
+        guesses = [self._predict(node) for node in nodes]
+        if self.gpu is not None:
+            parts.append(f"{sum(guesses):.2f} us predicted")
+        if all(node.name in self.measured for node in nodes):
+            parts.append(f"{sum(self.measured[n.name] for n in nodes):.2f} us measured")
+        return [*lines, ", ".join(parts)]
+
+    def _predict(self, node: Node) -> float:
+        if node.name in self.kernel_of and node in self.graph.nodes and self.predicted:
+            return self.predicted[node.name].total
+        if self.gpu is None:
+            return 0.0
+        far = not cost.resident(self.plan, self.gpu)
+        return cost.launch_us(node, self.gpu, position=self.position, far=far).total
+
+    def svg(
+        self, stage: str | None = None, *, layer: int | None = None, every: bool = False
+    ) -> str:
+        """The plan, or a stage before it, as SVG: one layer, every layer, or each kind once."""
+        shown = find_stage(self.stages, stage, self.plan.level)
+        graph = shown.graph if layer is None else one_layer(shown.graph, layer)
+        what = "the plan" if shown is self.stages[-1] else f"after {shown.name}"
+        part = "" if layer is None else f", layer {layer}"
+        return to_svg(
+            graph,
+            every=every,
+            notes=self.notes,
+            early=self.early if shown is self.stages[-1] else (),
+            places={node.name: i for i, node in enumerate(shown.graph.nodes, start=1)},
+            title=f"{self.model} at -O{self.plan.level} for {self.plan.target}: {what}{part}, "
+            f"{len(graph.nodes)} dispatches",
+        )
+
+
+def find_stage(stages: Sequence[Stage], name: str | None, level: int) -> Stage:
+    """A stage by its pass's name, the last one without. Raises FusecError naming the known."""
+    by_name = {stage.name: stage for stage in stages}
+    if name is not None and name not in by_name:
+        raise FusecError(f"no stage '{name}' at -O{level}: there are {', '.join(by_name)}")
+    return by_name[name] if name else stages[-1]
+
+
+def of_compiled(compiled: Compiled, profile: Path | None = None) -> Subject:
+    """What `fusec.compile` returned."""
+    shapes: dict[str, dict[str, int]] = {}
+    if compiled.is_cuda:
+        from fusec import gpu
+
+        shapes = gpu.shapes(compiled.kernels, compiled.options.target)
+    kernels = compiled.kernels
+    return Subject(
+        Path(compiled.model.file.path).stem if compiled.model else compiled.plan.name,
+        compiled.stages,
+        compiled.plan,
+        summary(compiled),
+        {k.name: kernels[k.name].source for k in compiled.plan.kernels},
+        shapes,
+        gpus.for_arch(compiled.plan.target),
+        read_profile(profile, compiled.plan),
+    )
+
+
+def of_folder(saved: Artifact, profile: Path | None = None) -> Subject:
+    """What `fusec compile -o` wrote."""
+    report, plan = saved.manifest["report"], saved.plan()
+    stages = []
+    for stage in report["stages"]:
+        text = saved.stage(stage["pass"]).splitlines(keepends=True)
+        graph = parse("".join(line for line in text if not line.startswith("#")))
+        refused = tuple(
+            Refusal(r["rule"], tuple(r["nodes"]), r["reason"]) for r in stage["refused"]
+        )
+        counts = stage["before"], stage["after"], stage["ms"]
+        stages.append(Stage(stage["pass"], graph, *counts, stage["rule"], stage["hits"], refused))
+    recorded = saved.manifest["model"]
+    return Subject(
+        Path(recorded).stem if recorded else plan.name,
+        tuple(stages),
+        plan,
+        report,
+        {k.name: saved.source(k.name) for k in plan.kernels},
+        dict(saved.manifest["cubins"]),
+        gpus.for_arch(plan.target),
+        read_profile(profile, plan),
+    )
+
+
+def read_profile(path: Path | None, plan: LaunchPlan) -> dict[str, Any] | None:
+    """What `fusec profile --json` wrote. Raises FusecError unless it is of this very plan."""
+    if path is None:
+        return None
+    try:
+        data: dict[str, Any] = json.loads(path.read_text())
+        found = data["target"], data["level"], [x["kernel"] for x in data["launches"]]
+        numbers = [float(x["us"]) for x in data["launches"]] + [float(data["token"])]
+        numbers += [float(data["position"]), *map(float, data["walls"].values())]
+    except OSError as error:
+        raise FusecError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise FusecError(f"{path}: expected what fusec profile --json writes") from None
+    wanted = plan.target, plan.level, [launch.kernel for launch in plan.launches]
+    if found[:2] != wanted[:2]:
+        raise FusecError(
+            f"{path}: expected a profile at -O{plan.level} for {plan.target}, found one at "
+            f"-O{found[1]} for {found[0]}"
+        )
+    if found != wanted:
+        raise FusecError(f"{path}: a profile of other kernels: run fusec profile again")
+    return data
+
+
+def size(nbytes: float) -> str:
+    """Bytes in the unit that fits, in powers of ten as bandwidths are."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
+        if nbytes >= factor:
+            return f"{nbytes / factor:,.1f} {unit}"
+    return f"{nbytes:,.0f} bytes"

@@ -1,0 +1,156 @@
+"""The cost model: its counts against PTX, its times against measured ones, and what it decides."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fusec import driver
+from fusec.codegen.cuda.build import compile_many
+from fusec.codegen.cuda.emit import emit
+from fusec.ir import Builder
+from fusec.ir.text import parse
+from fusec.models.synth import synthesize
+from fusec.passes import cost, gpus
+from fusec.passes.fuse import Fuse
+from fusec.passes.lower import lower
+from fusec.passes.pipeline import LEVELS, passes_of, run_passes
+from fusec.passes.rules import norm_matvec
+from tests.codegen.cuda.kernels import needs_compiler
+from tests.graphs import llama_graph
+from tests.targets import ANY
+
+H200 = gpus.find("H200")
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+
+
+def matvec(rows: int, columns: int, dtype: str = "iq4_nl", norm: bool = False):
+    b = Builder("one")
+    x = b.input("x", (1, columns))
+    if norm:
+        x = b.rms_norm(x, b.weight("g", (columns,)), eps=1e-5)
+    return b.build(b.matvec(x, b.weight("w", (rows, columns), dtype)))
+
+
+def kernel_of(graph):
+    return lower(graph, "cuda", 0).kernels[-1]
+
+
+def ptx_instructions(ptx: str) -> int:
+    lines = (line.strip() for line in ptx.splitlines())
+    return sum(line.endswith(";") and line[0] not in "./{}" for line in lines if line)
+
+
+@needs_compiler
+def test_instructions_are_those_of_the_emitted_code():
+    graphs = {
+        (dtype, columns): matvec(1056, columns, dtype)
+        for dtype in ("f16", "q8_0", "iq4_nl", "iq4_xs", "q5_k", "q6_k")
+        for columns in (768, 1536)
+    }
+    for layered in (llama_graph(layers=1, width=576, ffn=1536, heads=9, kv_heads=3, vocab=1056),):
+        for node in layered.nodes:
+            if node.op in ("attention", "add", "silu", "mul", "rope", "kv_append"):
+                graphs[node.op, node.outputs[0].shape] = node.region
+    kernels = {key: kernel_of(graph) for key, graph in graphs.items()}
+    cubins = compile_many([emit(k) for k in kernels.values()], "sm_90a")
+    for (key, kernel), cubin in zip(kernels.items(), cubins, strict=True):
+        (work,) = cost.works(parse(kernel.region), H200)
+        assert work.instructions == pytest.approx(ptx_instructions(cubin.ptx), rel=0.35), key
+
+
+def test_cost_of_parts():
+    small, large = (cost.launch_us(matvec(n, 576), H200) for n in (576, 49152))
+    assert small.boundary == large.boundary == H200.boundary
+    assert small.total == small.boundary + small.chain + max(small.memory, small.compute)
+    assert large.memory == pytest.approx(49152 * 576 / 32 * 18 / H200.memory_bytes / 1e3, rel=0.25)
+    assert cost.launch_us(matvec(576, 576), H200, early=True).boundary == H200.early
+    near = cost.launch_us(matvec(49152, 576), H200, far=False)
+    assert near.memory < large.memory
+    normed = cost.launch_us(
+        run_passes(matvec(576, 576, norm=True), passes_of(2), ANY)[-1].graph.nodes[0], H200
+    )
+    assert small.total < normed.total < small.total + H200.boundary
+
+
+def test_few_blocks_reach_little_bandwidth():
+    b = Builder("one")
+    one_block = b.build(b.argmax(b.input("x", (1, 1 << 20))))
+    found = cost.launch_us(one_block, H200)
+    assert found.memory == pytest.approx(4 * (1 << 20) / H200.sm_bytes / 1e3)
+
+
+def test_attention_grows_with_the_position():
+    graph = llama_graph(layers=1, width=576, heads=9, kv_heads=3, context=4096)
+    node = next(n for n in graph.nodes if n.op == "attention")
+    times = [cost.launch_us(node, H200, position=p).total for p in (15, 1000, 4000)]
+    assert times[0] < times[1] < times[2]
+    moved = [cost.moved(node, p) for p in (9, 19)]
+    assert moved[1] - moved[0] == 10 * 2 * 3 * 64 * 2  # positions, k and v, heads of 64, f16
+
+
+def test_bytes_moved_count_one_row_of_an_embedding():
+    graph = llama_graph(layers=1, vocab=64)
+    assert cost.moved(graph.nodes[0]) == 4 + 64 // 32 * 18 + 64 * 4
+    product = next(n for n in graph.nodes if n.op == "matvec")
+    assert cost.moved(product) == sum(v.nbytes for v in (*product.inputs, *product.outputs))
+
+
+def test_weights_that_fit_l2_stay_there():
+    plan = lower(llama_graph(), "sm_90a", 0)
+    assert cost.resident(plan, H200)
+    tiny = replace(H200, l2_bytes=plan.weights_bytes)
+    assert not cost.resident(plan, tiny)
+    assert cost.token_us(plan, H200) < cost.token_us(plan, tiny)
+
+
+def test_eager_launches_cost_at_least_what_the_host_takes():
+    plan = lower(llama_graph(), "sm_90a", 0)
+    assert cost.token_us(plan, H200, eager=True) == pytest.approx(
+        (len(plan.launches) + 1) * H200.eager
+    )
+
+
+@pytest.fixture(scope="module")
+def smollm2(tmp_path_factory) -> Path:
+    return synthesize("smollm2-135m", tmp_path_factory.mktemp("models") / "m.gguf", quant="IQ4_XS")
+
+
+def measured() -> dict[int, float]:
+    """Level -> microseconds a token on the H200, captured, 128 tokens."""
+    rows = json.loads((RESULTS / "h200-levels.json").read_text())["results"]
+    wanted = [r for r in rows if r["launch"] == "graph" and r["n"] == 128 and r["l2"] != "window"]
+    return {r["level"]: r["us_per_token"] for r in wanted}
+
+
+@pytest.mark.parametrize("level", sorted(LEVELS))
+def test_predictions_are_within_the_promised_error(smollm2, level):
+    if level not in measured():
+        pytest.skip(f"-O{level} has no measurement on file")
+    plan = driver.compile(smollm2, target="sm_90a", level=level).plan
+    guess = cost.token_us(plan, H200, position=80)
+    assert guess == pytest.approx(measured()[level], rel=cost.ERROR)
+
+
+def test_a_merge_that_is_slower_is_refused():
+    """Without a boundary to save, a norm made anew by every block is not worth it."""
+    graph = matvec(16 * H200.sms, 8192, "f16", norm=True)
+    fuse = Fuse(norm_matvec.RULE)
+    free = replace(H200, boundary=0.0, touch=0.0, far_load=H200.load, tree=0.0, instruction=0.0)
+    free = replace(free, memory_bytes=1e9, cache_bytes=1e9, sm_bytes=1e9)
+    after, hits, refused = fuse.run(graph, replace(ANY, gpu=free))
+    assert hits == 0
+    assert after == graph
+    (refusal,) = refused
+    assert refusal.reason.startswith("slower: ")
+    assert fuse.run(graph, replace(ANY, gpu=H200))[1] == 1
+    assert fuse.run(graph, ANY)[1] == 1
+
+
+def test_on_an_h200_no_merge_of_the_levels_is_refused_as_slower(smollm2):
+    for level in LEVELS:
+        for stage in driver.compile(smollm2, target="sm_90a", level=level).stages:
+            assert not [r for r in stage.refused if r.reason.startswith("slower")]
