@@ -24,6 +24,7 @@ from fusec.passes import gpus
 from fusec.passes.lower import lower
 from fusec.passes.overlap import overlap
 from fusec.passes.pipeline import OVERLAPPED, Stage, passes_of, run_passes
+from fusec.passes.prefetch import prefetch
 from fusec.passes.rule import Rule
 from fusec.runtime.cuda.window import check_mode
 from fusec.runtime.engine import Engine
@@ -208,7 +209,7 @@ def load(
 
     `threads`: of the CPU target; 0 takes FUSEC_THREADS or the cores this process may use.
     `l2` and `eager` are for a GPU: whether the layers' weights are asked to stay in its L2 cache
-    (off, window, auto), and whether kernels are launched one by one instead of as a graph.
+    (off, window, prefetch, auto), and whether kernels are launched one by one instead of as a graph.
     """
     compiled = compile(path, target=target, level=level, context=context, kv=kv, rules=rules)
     return compiled.engine(progress, threads, l2=l2, eager=eager)
@@ -227,7 +228,7 @@ def compile_graph(
     stages = run_passes(graph, passes, limits, stop_after=options.stop_after, observe=observe)
     plan = lower(stages[-1].graph, options.target, options.level)
     if options.level >= OVERLAPPED and limits.overlaps:
-        plan = overlap(plan)
+        plan = prefetch(overlap(plan))
     return stages, plan
 
 

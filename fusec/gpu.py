@@ -32,7 +32,8 @@ def control_kernels(plan: LaunchPlan) -> dict[str, CudaKernel]:
     from fusec.codegen.cuda import control
 
     vocabulary = plan.outputs["%logits"].shape[-1]
-    return {kernel.name: kernel for kernel in control.kernels(vocabulary, plan.overlaps)}
+    found = control.kernels(vocabulary, plan.overlaps, plan.prefetches)
+    return {kernel.name: kernel for kernel in found}
 
 
 def build(

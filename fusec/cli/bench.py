@@ -27,7 +27,8 @@ def bench(
     l2: Annotated[
         str,
         typer.Option(
-            metavar="MODE,...", help="Layers' weights in a GPU's L2 cache: off, window, auto."
+            metavar="MODE,...",
+            help="Layers' weights in a GPU's L2 cache: off, window, prefetch, auto.",
         ),
     ] = "auto",
     target: Annotated[

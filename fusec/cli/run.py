@@ -48,7 +48,8 @@ def run(
     l2: Annotated[
         str,
         typer.Option(
-            metavar="off|window|auto", help="Ask a GPU to keep the layers' weights in its L2 cache."
+            metavar="off|window|prefetch|auto",
+            help="Ask a GPU to keep the layers' weights in its L2 cache.",
         ),
     ] = "auto",
     ignore_eos: Annotated[

@@ -31,6 +31,7 @@ class Launch:
     """One dispatch. `waits`: earlier launches whose results or memory it needs, by index.
 
     `early`: it may start while the launch in front of it still runs (see `fusec.passes.overlap`).
+    `prefetch`: weights that are brought into L2 from here on (see `fusec.passes.prefetch`).
     """
 
     node: str
@@ -41,6 +42,7 @@ class Launch:
     layer: int | None
     group: str  # forward | embed | sample
     early: bool = False
+    prefetch: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,11 @@ class LaunchPlan:
         """Whether launches start before those in front of them have ended."""
         return any(kernel.overlaps for kernel in self.kernels)
 
+    @property
+    def prefetches(self) -> bool:
+        """Whether weights are brought into L2 ahead of their readers."""
+        return any(launch.prefetch for launch in self.launches)
+
     def only(self, outputs: set[str]) -> LaunchPlan:
         """The plan without the launches that feed none of `outputs` and no state.
 
@@ -151,7 +158,7 @@ def from_json(text: str) -> LaunchPlan:
         return {n: Tensor(t["dtype"], tuple(t["shape"])) for n, t in raw[key].items()}
 
     def launch(item: dict[str, Any]) -> Launch:
-        lists = {"writes": tuple(item["writes"]), "waits": tuple(item["waits"])}
+        lists = {key: tuple(item[key]) for key in ("writes", "waits", "prefetch")}
         return Launch(**{**item, **lists, "args": tuple(Arg(**a) for a in item["args"])})
 
     parts: dict[str, Any] = {k: tensors(k) for k in ("inputs", "states", "weights", "outputs")}

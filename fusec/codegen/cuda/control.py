@@ -6,6 +6,8 @@ every setting from one captured graph.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,12 +22,13 @@ SAMPLING_WORDS = 8
 MOST_CANDIDATES = 1024
 
 
-def kernels(vocabulary: int, overlaps: bool = False) -> tuple[CudaKernel, CudaKernel, CudaKernel]:
-    """`advance`, `feed` and `sample` for a vocabulary.
+def kernels(vocabulary: int, overlaps: bool = False, prefetches: bool = False) -> list[CudaKernel]:
+    """`advance`, `feed` and `sample` for a vocabulary, and `prefetch` if it is wanted.
 
     `overlaps`: they may be launched before the launch in front of them has ended, and wait inside.
     """
-    return advance(overlaps), feed(overlaps), sample(vocabulary, overlaps)
+    found = [advance(overlaps), feed(overlaps), sample(vocabulary, overlaps)]
+    return [*found, prefetch()] if prefetches else found
 
 
 def advance(overlaps: bool = False) -> CudaKernel:
@@ -50,6 +53,22 @@ def feed(overlaps: bool = False) -> CudaKernel:
     """
     call = "feed_token(tokens, token, pos)"
     return _kernel("feed", "tokens token pos", [call], ("u32*",) * 3, 32, overlaps)
+
+
+PREFETCH_BYTES = 4096
+"""What one thread of `prefetch` asks for."""
+
+PREFETCH_BLOCKS = 32
+
+
+def prefetch() -> CudaKernel:
+    """The kernel `prefetch(start, end)`: bring the bytes between two u8* from memory into L2.
+
+    Both are multiples of 16. Nothing waits for it, and no value depends on it.
+    """
+    call = f"prefetch_bytes(start, end, {PREFETCH_BYTES}, {PREFETCH_BLOCKS})"
+    kernel = _kernel("prefetch", "start end", [call], ("u8*", "u8*"), 32, overlaps=False)
+    return replace(kernel, grid=PREFETCH_BLOCKS)
 
 
 def sample(vocabulary: int, overlaps: bool = False) -> CudaKernel:

@@ -250,6 +250,13 @@ class Driver:
         """Time the stream took from one mark to the other, once it has passed both."""
         return float(self.call("cuEventElapsedTime", start, end)) / 1e3
 
+    def follow(self, stream: Handle, leader: Handle) -> None:
+        """What `stream` is given from now on comes behind what `leader` holds already."""
+        event = self.call("cuEventCreate", int(self.api.CUevent_flags.CU_EVENT_DISABLE_TIMING))
+        self.call("cuEventRecord", event, leader)
+        self.call("cuStreamWaitEvent", stream, event, 0)
+        self.call("cuEventDestroy", event)
+
     def idle(self, stream: Handle) -> bool:
         """Whether everything on the stream is done. Raises CudaError if a kernel failed."""
         try:

@@ -20,6 +20,7 @@ class CudaSession:
             (launch.kernel, tuple(workspace.address(arg) for arg in launch.args), launch.early)
             for launch in plan.launches
         ]
+        self._ahead = [workspace.stretches(launch.prefetch) for launch in plan.launches]
         self._limits = limits(plan)
         written = {name for launch in plan.launches for name in launch.writes}
         self._outputs = {
@@ -52,8 +53,9 @@ class CudaSession:
 
     def enqueue(self) -> None:
         """Put the plan's launches on the stream, to run or to be captured."""
-        for kernel, pointers, early in self._launches:
+        for (kernel, pointers, early), ahead in zip(self._launches, self._ahead, strict=True):
             self.workspace.launch(kernel, pointers, early)
+            self.workspace.prefetch(ahead)
 
     def reset(self) -> None:
         """Empty the states. Positions decide what is read, so nothing has to be cleared."""

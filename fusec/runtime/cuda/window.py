@@ -15,7 +15,7 @@ from fusec.errors import FusecError
 from fusec.ir.plan import LaunchPlan
 from fusec.runtime.cuda.driver import Driver
 
-MODES = ("off", "window", "auto")
+MODES = ("off", "window", "prefetch", "auto")
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def decide(driver: Driver, mode: str, nbytes: int) -> Residency:
     widest = driver.attribute("MAX_ACCESS_POLICY_WINDOW_SIZE")
     window = min(nbytes, widest)
     fits = 0 < nbytes <= limit
-    if mode == "off" or not limit or not window or (mode == "auto" and not fits):
+    if mode in ("off", "prefetch") or not limit or not window or (mode == "auto" and not fits):
         return Residency("off", 0, 0, limit, 0.0)
     carve_out = min(limit, window)
     driver.set_persisting(carve_out)

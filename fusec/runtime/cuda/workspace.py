@@ -48,11 +48,14 @@ class Workspace:
         self._graphs: list[Handle] = []
         self._functions: dict[str, Function] = {}
         self.residency: Residency | None = None
-        self.stream = driver.stream()
+        self.stream, self._side = driver.stream(), driver.stream()
+        self._capturing = self._forked = False
         self.memory = Memory(driver, self.stream)
         try:
             for executable in executables.values():
                 self.add(executable)
+            wanted = l2 in ("prefetch", "auto") and first.prefetches
+            self._prefetches = wanted and "prefetch" in self._functions
             weights = self._upload(first, weight, pack, l2)
             self._arena = self.memory.empty(max(p.arena_bytes for p in plans), "the activations")
             context = positions(first)
@@ -102,9 +105,38 @@ class Workspace:
         attributes = self._early if early else self._attributes
         self.driver.launch(self._functions[name], pointers, self.stream, attributes)
 
+    def stretches(self, weights: Sequence[str]) -> list[tuple[int, int]]:
+        """Where weights to prefetch lie, (start, end), neighbours as one; none if that is off."""
+        found: list[tuple[int, int]] = []
+        for start, end in sorted(self._extents[name] for name in weights if self._prefetches):
+            if found and found[-1][1] == start:
+                found[-1] = found[-1][0], end
+            else:
+                found.append((start, end))
+        return found
+
+    def prefetch(self, stretches: Sequence[tuple[int, int]]) -> None:
+        """In a graph, bring weights into L2 beside what the stream does next; else do nothing."""
+        if not self._capturing or not stretches:
+            return
+        self.driver.follow(self._side, self.stream)
+        for stretch in stretches:
+            self.driver.launch(self._functions["prefetch"], stretch, self._side, ())
+        self._forked = True
+
     def capture(self, enqueue: Callable[[], None]) -> Handle:
         """What `enqueue` launches, as a graph that lives as long as the workspace."""
-        graph = self.driver.capture(self.stream, enqueue)
+        self._capturing, self._forked = True, False
+
+        def all_of_it() -> None:
+            enqueue()
+            if self._forked:
+                self.driver.follow(self.stream, self._side)
+
+        try:
+            graph = self.driver.capture(self.stream, all_of_it)
+        finally:
+            self._capturing = False
         self._graphs.append(graph)
         return graph
 
@@ -120,7 +152,8 @@ class Workspace:
         if self.residency is not None and self.residency.carve_out:
             self.driver.set_persisting(0)
         self.memory.close()
-        self.driver.call("cuStreamDestroy", self.stream)
+        for stream in (self.stream, self._side):
+            self.driver.call("cuStreamDestroy", stream)
         self.driver.close()
 
     def _tensors(self, tensors: Mapping[str, Tensor], what: str) -> dict[str, int]:
@@ -145,6 +178,8 @@ class Workspace:
         found = {name: base + start for name, start in zip(names, starts, strict=True)}
         for name, pointer in found.items():
             self.memory.write(pointer, packed[name])
+        ends = [*starts[1:], end]
+        self._extents = {n: (found[n], base + e) for n, e in zip(names, ends, strict=True)}
         self.weights_bytes = end
         window = starts[len(inside)] if outside else end
         self.residency = decide(self.driver, l2, window)

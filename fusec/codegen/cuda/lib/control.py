@@ -6,11 +6,17 @@ from numba import uint32
 
 from fusec.codegen.cuda.device import (
     at,
+    block_index,
     inline,
     load_u32,
+    low_word,
+    min_u32,
+    prefetch_l2_bulk,
+    some,
     store_u32_if,
     store_u32x2_if,
     thread_index,
+    uniform,
 )
 
 RING = 1024  # entries of the ring that hands tokens to the host
@@ -29,6 +35,20 @@ def advance_token(next_token, token, pos, step, tokens, ring):
     store_u32_if(token, chosen, first)
     store_u32_if(pos, p, first)
     store_u32_if(step, after, first)
+
+
+@inline
+def prefetch_bytes(start, end, share, blocks):
+    """See `fusec.codegen.cuda.control.prefetch`."""
+    n = uint32(low_word(end) - low_word(start))
+    first = uint32((block_index() * uint32(32) + thread_index()) * uint32(share))
+    for turn in range(
+        uniform(uint32(uint32(n + uint32(share * 32 * blocks - 1)) // uint32(share * 32 * blocks)))
+    ):
+        here = uint32(first + uint32(turn) * uint32(share * 32 * blocks))
+        with_end = min_u32(uint32(share), uint32(n - here))
+        if some(here < n):
+            prefetch_l2_bulk(at(start, here), with_end)
 
 
 @inline
