@@ -208,8 +208,9 @@ def load(
     """An engine for a GGUF file: `compile(path, ...)`, kernels built, weights bound.
 
     `threads`: of the CPU target; 0 takes FUSEC_THREADS or the cores this process may use.
-    `l2` and `eager` are for a GPU: whether the layers' weights are asked to stay in its L2 cache
-    (off, window, prefetch, auto), and whether kernels are launched one by one instead of as a graph.
+    `l2` and `eager` are for a GPU: whether the layers' weights are asked to stay in its L2 cache or
+    are fetched ahead (off, window, prefetch, auto), and whether kernels are launched one by one
+    instead of as a graph.
     """
     compiled = compile(path, target=target, level=level, context=context, kv=kv, rules=rules)
     return compiled.engine(progress, threads, l2=l2, eager=eager)

@@ -28,7 +28,7 @@ def bench(
         str,
         typer.Option(
             metavar="MODE,...",
-            help="Layers' weights in a GPU's L2 cache: off, window, prefetch, auto.",
+            help="A GPU's L2 cache and the layers' weights: off, window, prefetch, auto.",
         ),
     ] = "auto",
     target: Annotated[

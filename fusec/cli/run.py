@@ -49,7 +49,7 @@ def run(
         str,
         typer.Option(
             metavar="off|window|prefetch|auto",
-            help="Ask a GPU to keep the layers' weights in its L2 cache.",
+            help="Have a GPU keep the layers' weights in its L2 cache, or fetch them ahead.",
         ),
     ] = "auto",
     ignore_eos: Annotated[

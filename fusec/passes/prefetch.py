@@ -9,6 +9,7 @@ for, if they are few; the copy runs beside the layer and nothing waits for it.
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 from fusec.ir.dtypes import dtype
 from fusec.ir.plan import Launch, LaunchPlan
@@ -27,7 +28,7 @@ def prefetch(plan: LaunchPlan) -> LaunchPlan:
             weights.setdefault(launch.layer, {}).update(dict.fromkeys(_weights(launch)))
     launches = list(plan.launches)
     layers = sorted(first, key=first.__getitem__)
-    for layer, following in zip(layers, layers[1:], strict=False):
+    for layer, following in pairwise(layers):
         i = first[layer]
         names = tuple(weights[following])
         if sum(_nbytes(plan, name) for name in names) <= MOST_BYTES:
