@@ -12,7 +12,7 @@ import fusec
 from fusec.models.gguf_file import open_gguf
 from fusec.models.tokenizer import Tokenizer
 
-PROMPTS = ("Once upon a time", "One morning, the fox", '"I am not afraid,"')
+PROMPTS = ("Once upon a time", "There once was a grey mouse", "Long ago, a little fox called Pip")
 NEW_TOKENS = 400  # a story ends before
 PATH = Path(__file__).parents[2] / "tests" / "golden" / "demo.json"
 
