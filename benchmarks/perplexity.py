@@ -2,8 +2,8 @@
 
     python benchmarks/perplexity.py out/demo_model/demo-f32.gguf --json FILE
 
-Quantises the F32 model with `fusec quantize`, measures each file with `fusec.perplexity`, and
-prints the table of docs/demo-model.md.
+Quantises the F32 model as `fusec quantize` does, measures each file as `fusec perplexity --special
+--base F32` does, and prints the table of docs/demo-model.md. `--chunks` shortens it.
 """
 
 from __future__ import annotations
@@ -11,66 +11,47 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "examples" / "demo_model"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "demo_model"))
 
-from corpus import held_out_text  # noqa: E402
+from corpus import held_out_text
 
-from fusec.models.gguf_file import open_gguf  # noqa: E402
-from fusec.perplexity import measure  # noqa: E402
+from fusec.bench import commit
+from fusec.models.gguf_file import open_gguf
+from fusec.models.quant_mix import MIXES
+from fusec.models.requantize import requantize
+from fusec.perplexity import measure
 
-FORMATS = (
-    "F32,F16,BF16,Q8_0,Q6_K,Q5_K_M,Q5_K_S,Q5_1,Q5_0,Q4_K_M,Q4_K_S,IQ4_NL,IQ4_XS,Q4_1,Q4_0,"
-    "MXFP4,Q3_K_L,Q3_K_M,Q3_K_S,IQ3_M,IQ3_S,IQ3_XS,IQ3_XXS,Q2_K,Q2_K_S,IQ2_M,IQ2_S,IQ2_XS,"
-    "IQ2_XXS,IQ1_M,IQ1_S,TQ2_0,TQ1_0"
-)
-
-
-def quantized(source: Path, folder: Path, name: str) -> Path | None:
-    """The model in that mix; None, with the reason printed, where it cannot be written."""
-    target = folder / f"{name}.gguf"
-    command = [sys.executable, "-m", "fusec.cli", "quantize", source, target, name]
-    run = subprocess.run(
-        [str(part) for part in command], capture_output=True, text=True, check=False
-    )
-    if run.returncode:
-        print(f"{name}: {run.stderr.strip()}", file=sys.stderr)
-        return None
-    return target
+DENSE = [mix for mix in MIXES if not mix.endswith("_MOE")]
 
 
-def row(path: Path, name: str, text: str, base: Path) -> dict[str, float | str]:
+def row(path: Path, name: str, text: str, base: Path, chunks: int | None) -> dict[str, Any]:
     """Size and perplexity of one file, and how far it is from the F32 file `base`."""
-    found = measure(path, text, base=base, special=True)
+    found = measure(path, text, base=base, special=True, chunks=chunks)
     tensors = open_gguf(path).tensors.values()
     weights = sum(math.prod(t.shape) for t in tensors)
     return {
         "format": name,
         "bits_per_weight": 8 * sum(t.data.nbytes for t in tensors) / weights,
         "megabytes": path.stat().st_size / 1e6,
-        "perplexity": found.value,
-        "error": found.error,
-        "divergence": found.divergence or 0.0,
-        "same_top": found.same_top or 0.0,
+        **found.as_dict(),
     }
 
 
-def table(rows: list[dict[str, float | str]]) -> str:
-    """The rows in Markdown."""
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows in Markdown, most bits first."""
     lines = [
         "| format | bits a weight | MB | perplexity | divergence | same top |",
         "|---|---|---|---|---|---|",
     ]
-    for r in rows:
+    for r in sorted(rows, key=lambda r: -r["bits_per_weight"]):
         lines.append(
             f"| {r['format']} | {r['bits_per_weight']:.2f} | {r['megabytes']:.2f} "
-            f"| {r['perplexity']:.4f} ± {r['error']:.4f} | {r['divergence']:.1e} "
-            f"| {r['same_top']:.2%} |"
+            f"| {r['value']:.4f} | {r['divergence']:.2g} | {r['same_top']:.2%} |"
         )
     return "\n".join(lines)
 
@@ -79,19 +60,22 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description="Perplexity of the demo model in every format.")
     parser.add_argument("model", type=Path, help="the F32 model")
-    parser.add_argument("--formats", default=FORMATS)
+    parser.add_argument("--formats", default=",".join(DENSE))
+    parser.add_argument("--chunks", type=int)
     parser.add_argument("--json", type=Path, dest="out")
     args = parser.parse_args()
     text = held_out_text()
-    rows: list[dict[str, float | str]] = []
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for name in args.formats.split(","):
-            path = args.model if name == "F32" else quantized(args.model, Path(folder), name)
-            if path is not None:
-                rows.append(row(path, name, text, args.model))
-                print(f"{name}: {rows[-1]['perplexity']:.4f}", file=sys.stderr)
-    if args.out:
-        args.out.write_text(json.dumps(rows, indent=1) + "\n")
+            path = requantize(args.model, Path(folder) / f"{name}.gguf", name)
+            rows.append(row(path, name, text, args.model, args.chunks))
+            path.unlink()
+            value, divergence = rows[-1]["value"], rows[-1]["divergence"]
+            print(f"{name}: {value:.4f}, {divergence:.2g}", file=sys.stderr, flush=True)
+            if args.out:
+                data = {"commit": commit(), "results": rows}
+                args.out.write_text(json.dumps(data, indent=1) + "\n")
     print(table(rows))
 
 

@@ -7,7 +7,8 @@ Steps, each a script of its own, so that training can run on another machine tha
 
     corpus.py OUT                  stories, tokenizer.json, ids.npz, held_out.txt   CPU
     train.py  OUT/ids.npz OUT      weights.npz, log.json                            GPU
-    export.py OUT OUT/demo-f32.gguf
+    export.py OUT OUT/demo-f32.gguf                                             CPU
+    fusec quantize OUT/demo-f32.gguf OUT/demo.gguf IQ4_XS
 
 `--install` puts the result into the package as `demo`, and its record beside this file.
 """
@@ -25,10 +26,11 @@ ROOT = HERE.parents[1]
 SHIPPED = "IQ4_XS"
 
 
-def step(script: str, *args: object) -> None:
-    """Run one of the scripts; its failure ends everything."""
-    print(f"== {script} {' '.join(map(str, args))}", flush=True)
-    subprocess.run([sys.executable, HERE / script, *map(str, args)], check=True)
+def step(*command: object) -> None:
+    """Run Python with these arguments; its failure ends everything."""
+    words = [str(word) for word in command]
+    print(f"== {' '.join(words)}", flush=True)
+    subprocess.run([sys.executable, *words], check=True)
 
 
 def main() -> None:
@@ -40,16 +42,27 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12_000)
     parser.add_argument("--compile", action="store_true", help="train with torch.compile")
     parser.add_argument("--install", action="store_true", help="make it the package's `demo`")
+    parser.add_argument("--trained", action="store_true", help="OUT has weights.npz and log.json")
     args = parser.parse_args()
     out = args.out
-    step("corpus.py", out, "--stories", args.stories, "--seed", args.seed)
+    if args.trained:
+        return finish(out, args.install)
+    step(HERE / "corpus.py", out, "--stories", args.stories, "--seed", args.seed)
     fuse = ["--compile"] if args.compile else []
-    step("train.py", out / "ids.npz", out, "--steps", args.steps, "--seed", args.seed, *fuse)
-    step("export.py", out, out / "demo-f32.gguf")
-    step("export.py", out, out / "demo.gguf", "--quant", SHIPPED)
-    if args.install:
-        shutil.copy(out / "demo.gguf", ROOT / "fusec" / "data" / "demo.gguf")
+    training = "--steps", args.steps, "--seed", args.seed, *fuse
+    step(HERE / "train.py", out / "ids.npz", out, *training)
+    finish(out, args.install)
+
+
+def finish(out: Path, install: bool) -> None:
+    """What follows training."""
+    exact, small = out / "demo-f32.gguf", out / "demo.gguf"
+    step(HERE / "export.py", out, exact)
+    step("-m", "fusec.cli", "quantize", exact, small, SHIPPED)
+    if install:
+        shutil.copy(small, ROOT / "fusec" / "data" / "demo.gguf")
         shutil.copy(out / "log.json", HERE / "training.json")
+        step(HERE / "golden.py")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """The trained weights and the tokenizer as a GGUF file.
 
-    python export.py DIR demo-f32.gguf [--quant F32]
+    python export.py DIR demo-f32.gguf
 
-DIR holds tokenizer.json, weights.npz and log.json. Other types: `fusec quantize`.
+DIR holds tokenizer.json, weights.npz and log.json. `fusec quantize` makes other types of it.
 """
 
 from __future__ import annotations
@@ -13,10 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gguf import GGML_QUANT_VERSION, GGMLQuantizationType, GGUFWriter, TokenType
-
-from fusec.models.quant_mix import Mix
-from fusec.models.quantize import quantize
+from gguf import GGUFWriter, LlamaFileType, TokenType
 
 NAME = "fusec demo"
 ABOUT = (
@@ -35,19 +32,15 @@ def vocabulary(path: Path) -> tuple[list[str], list[TokenType], list[str]]:
     return tokens, types, [" ".join(merge) for merge in data["model"]["merges"]]
 
 
-def export(folder: Path, path: Path, quant: str = "F32") -> None:
-    """Write the model in a mix of weight types, named as llama.cpp names them."""
+def export(folder: Path, path: Path) -> None:
+    """Write the model in F32."""
     log: dict[str, Any] = json.loads((folder / "log.json").read_text())
     shape = log["shape"]
     writer = GGUFWriter(path, "llama")
-    heads_per_kv = shape["heads"] // shape["kv_heads"]
-    mix = Mix(quant.upper(), shape["layers"], heads_per_kv, tied=True)
-    head_dim = shape["width"] // shape["heads"]
     writer.add_type("model")
     writer.add_name(NAME)
     writer.add_description(ABOUT)
-    writer.add_file_type(mix.file_type)
-    writer.add_quantization_version(GGML_QUANT_VERSION)
+    writer.add_file_type(LlamaFileType.ALL_F32)
     writer.add_vocab_size(shape["vocab"])
     writer.add_context_length(shape["context"])
     writer.add_embedding_length(shape["width"])
@@ -57,7 +50,7 @@ def export(folder: Path, path: Path, quant: str = "F32") -> None:
     writer.add_head_count_kv(shape["kv_heads"])
     writer.add_layer_norm_rms_eps(shape["norm_eps"])
     writer.add_rope_freq_base(shape["rope_base"])
-    writer.add_rope_dimension_count(head_dim)
+    writer.add_rope_dimension_count(shape["width"] // shape["heads"])
     tokens, types, merges = vocabulary(folder / "tokenizer.json")
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("smollm")
@@ -70,13 +63,7 @@ def export(folder: Path, path: Path, quant: str = "F32") -> None:
     writer.add_add_space_prefix(False)
     with np.load(folder / "weights.npz") as weights:
         for name in weights.files:
-            values = weights[name]
-            kind = mix.dtype(name, values.shape)
-            if kind == "f32":
-                writer.add_tensor(name, values)
-            else:
-                raw = GGMLQuantizationType[kind.upper()]
-                writer.add_tensor(name, quantize(values, kind), raw_dtype=raw)
+            writer.add_tensor(name, weights[name])
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -88,9 +75,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write the demo model as a GGUF file.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("path", type=Path)
-    parser.add_argument("--quant", default="F32")
     args = parser.parse_args()
-    export(args.folder, args.path, args.quant)
+    export(args.folder, args.path)
 
 
 if __name__ == "__main__":

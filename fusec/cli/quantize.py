@@ -27,7 +27,9 @@ def quantize(
 ) -> None:
     """Write a copy of a model with its matrices quantised, by llama.cpp's rules for the mix."""
     from fusec.models.requantize import requantize
+    from fusec.models.shipped import located
 
+    source = located(source)
     with progress("quantizing") as advance:
         search: Search = "quick" if quick else "full"
         requantize(source, output, mix, search=search, again=again, progress=advance)
