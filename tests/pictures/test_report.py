@@ -1,4 +1,4 @@
-"""The HTML report: what it holds, that it needs nothing from outside, and how a browser shows it."""
+"""The HTML report: what it holds, that it needs nothing else, and how a browser shows it."""
 
 from __future__ import annotations
 
