@@ -190,7 +190,7 @@ def _render(
     drawing: Drawing, sizes: dict[str, tuple[float, float]], placed: Layout, title: str
 ) -> str:
     head = 58.0
-    width = max(placed.width + 2 * MARGIN + 2 * FRAME, len(title) * 8.6 + 2 * MARGIN, 780.0)
+    width = max(placed.width + 2 * MARGIN + 2 * FRAME, len(title) * 8.6 + 2 * MARGIN, 810.0)
     height = placed.height + head + MARGIN + 2 * FRAME
     dx, dy = (width - placed.width) / 2, head + FRAME
     parts = [
