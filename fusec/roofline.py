@@ -15,8 +15,10 @@ from typing import Any
 
 from rich.table import Table
 
-from fusec.driver import Options, compile_graph
+from fusec.bench import weight_bytes_read
+from fusec.driver import DEFAULT_CONTEXT, Options, compile_graph
 from fusec.errors import FusecError
+from fusec.ir.dtypes import dtype
 from fusec.ir.gpu import Gpu
 from fusec.ir.graph import Graph
 from fusec.ir.ops import flops
@@ -75,7 +77,10 @@ def run(
         raise FusecError(f"--position: expected at least 0, found {position}")
     known = [gpus.find(name) for name in names] or list(gpus.all_gpus().values())
     model = Model.open(path)
-    graph = model.graph(tokens=1, context=model.check_context(None, position + 1), kv="f16")
+    longer = position + 1 if position >= DEFAULT_CONTEXT else None
+    context = model.check_context(longer, DEFAULT_CONTEXT)
+    graph = model.graph(tokens=1, context=context, kv="f16")
+    nbytes = needed(graph, position)
     rows, steps = [], {}
     for gpu in known:
         note(gpu.name)
@@ -84,8 +89,7 @@ def run(
             stages, plan = compile_graph(graph, Options(gpu.arch, level), gpu=gpu)
             plans[level] = plan
             steps[level] = critical_path(stages[-1].graph)
-        rows.append(_row(gpu, graph, plans, position))
-    nbytes = sum(cost.moved(n, position) for n in graph.nodes if n.weights or n.op == "attention")
+        rows.append(_row(gpu, graph, plans, position, nbytes))
     data = {
         "model": path.stem,
         "position": position,
@@ -101,10 +105,15 @@ def run(
     return data
 
 
-def _row(gpu: Gpu, graph: Graph, plans: dict[int, LaunchPlan], position: int) -> Row:
-    plan = next(iter(plans.values()))
-    fits = cost.resident(plan, gpu)
-    nbytes = sum(cost.moved(n, position) for n in graph.nodes if n.weights or n.op == "attention")
+def needed(graph: Graph, position: int) -> int:
+    """Bytes that a token needs whatever the plan: weights once, KV cache up to the position."""
+    rows = (dtype(n.inputs[1].dtype).nbytes(n.inputs[1].shape[1:])
+            for n in graph.nodes if n.op == "attention")  # fmt: skip
+    return weight_bytes_read(graph) + 2 * (position + 1) * sum(rows)
+
+
+def _row(gpu: Gpu, graph: Graph, plans: dict[int, LaunchPlan], position: int, nbytes: int) -> Row:
+    fits = cost.resident(next(iter(plans.values())), gpu)
     times = {level: cost.token_us(p, gpu, position=position) for level, p in plans.items()}
     best = min(times, key=times.__getitem__)
     costs = cost.token_costs(plans[best], gpu, position=position)

@@ -157,7 +157,8 @@ def _connect(drawing: Drawing, graph: Graph, stands: Mapping[str, str]) -> None:
 
 def _is_position(graph: Graph, value: Value) -> bool:
     readers = (n for user in graph.users.get(value.name, ()) for n in user.ops)
-    return value.dtype == "i32" and not any(n.op == "embed" for n in readers)
+    embeds = any(n.op == "embed" and value in n.inputs for n in readers)
+    return value.dtype == "i32" and not embeds
 
 
 def _join(drawing: Drawing, source: str, target: str, value: Value) -> None:
@@ -189,7 +190,7 @@ def _render(
     drawing: Drawing, sizes: dict[str, tuple[float, float]], placed: Layout, title: str
 ) -> str:
     head = 58.0
-    width = max(placed.width + 2 * MARGIN + 2 * FRAME, len(title) * 8.6 + 2 * MARGIN, 780.0)
+    width = max(placed.width + 2 * MARGIN + 2 * FRAME, len(title) * 8.6 + 2 * MARGIN, 810.0)
     height = placed.height + head + MARGIN + 2 * FRAME
     dx, dy = (width - placed.width) / 2, head + FRAME
     parts = [

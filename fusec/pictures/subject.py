@@ -75,28 +75,34 @@ class Subject:
         """The token's, that times are meant for."""
         return int(self.profile["position"]) if self.profile else cost.POSITION
 
+    @cached_property
+    def _launched(self) -> frozenset[Node]:
+        """The plan's nodes: one of an earlier stage may have the name of one of these."""
+        return frozenset(self.graph.nodes)
+
     def notes(self, nodes: Sequence[Node]) -> list[str]:
         """Lines for a box of the picture: grid and registers, bytes, microseconds."""
         lines = []
-        kernel = self.kernel_of.get(nodes[0].name)
-        early = ", starts early" if nodes[0].name in self.early and len(nodes) == 1 else ""
-        shape = self.shapes.get(kernel or "") if len(nodes) == 1 else None
-        if shape:
-            registers = f", {shape['registers']} registers" if "registers" in shape else ""
-            lines.append(f"{shape['grid']} x {shape['threads']} threads{registers}{early}")
+        launched = all(node in self._launched for node in nodes)
+        if len(nodes) == 1 and launched:
+            shape = self.shapes.get(self.kernel_of[nodes[0].name])
+            words = [f"{shape['grid']} x {shape['threads']} threads"] if shape else []
+            if shape and "registers" in shape:
+                words.append(f"{shape['registers']} registers")
+            if nodes[0].name in self.early:
+                words.append("starts early")
+            lines += [", ".join(words)] if words else []
         parts = [size(sum(cost.moved(n, self.position) for n in nodes))]
-        guesses = [self._predict(node) for node in nodes]
         if self.gpu is not None:
-            parts.append(f"{sum(guesses):.2f} us predicted")
-        if all(node.name in self.measured for node in nodes):
+            parts.append(f"{sum(map(self._predict, nodes)):.2f} us predicted")
+        if launched and self.measured:
             parts.append(f"{sum(self.measured[n.name] for n in nodes):.2f} us measured")
         return [*lines, ", ".join(parts)]
 
     def _predict(self, node: Node) -> float:
-        if node.name in self.kernel_of and node in self.graph.nodes and self.predicted:
+        if node in self._launched:
             return self.predicted[node.name].total
-        if self.gpu is None:
-            return 0.0
+        assert self.gpu is not None
         far = not cost.resident(self.plan, self.gpu)
         return cost.launch_us(node, self.gpu, position=self.position, far=far).total
 

@@ -13,7 +13,7 @@ from fusec.ir.dot import edge_width
 from fusec.ir.svg import EARLY, to_svg
 from fusec.ir.verify import verify
 from fusec.ir.view import alike, one_layer, runs
-from fusec.passes.pipeline import passes_of, run_passes
+from fusec.passes.pipeline import LEVELS, passes_of, run_passes
 from tests.graphs import Types, llama_graph
 from tests.targets import ANY
 
@@ -84,6 +84,12 @@ def test_a_layer_of_other_weight_types_is_drawn():
     titles = list(boxes(to_svg(graph)))
     assert titles[7:8] == ["layer 1: as layer 0"]
     assert "layer 3: as layer 0" in titles
+
+
+def test_positions_lead_nowhere_also_where_a_kernel_embeds():
+    for level in LEVELS:
+        assert "%pos" not in to_svg(fused(level, layers=2))
+        assert "%token i32[1]" in to_svg(fused(level, layers=2))
 
 
 def test_notes_get_the_nodes_of_a_box():

@@ -1,0 +1,39 @@
+"""Draw the pictures of docs/pictures.md again, from a model of SmolLM2-135M's shape.
+
+    python docs/draw.py MODEL.gguf
+
+The plan's pictures are compiled; the walls are drawn from benchmarks/results/h200-profile-O*.json,
+which `fusec profile` wrote. Needs the extras cuda (for registers) and pictures (for the chart).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from fusec import driver, pictures, walls
+
+HERE = Path(__file__).parent
+RESULTS = HERE.parent / "benchmarks" / "results"
+
+
+def main(model: Path) -> None:
+    """Write docs/images."""
+    folder = HERE / "images"
+    folder.mkdir(exist_ok=True)
+    for level in (0, 3):
+        compiled = driver.compile(model, target="sm_90a", level=level)
+        compiled.build()
+        found = RESULTS / f"h200-profile-O{level}.json"
+        subject = pictures.of_compiled(compiled, found if found.is_file() else None)
+        (folder / f"layer-O{level}.svg").write_text(subject.svg(layer=4))
+        if level == 3:
+            (folder / "plan-O3.svg").write_text(subject.svg())
+    for path in sorted(RESULTS.glob("h200-profile-O*.json")):
+        level = path.stem[-2:]
+        walls.draw(json.loads(path.read_text()), folder / f"walls-{level}.svg")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,83 @@
+"""Two plans compared."""
+
+from __future__ import annotations
+
+import pytest
+
+from fusec import driver, pictures
+from fusec.pictures.diff import compare
+from tests.command import fusec, refused
+from tests.graphs import llama_graph
+
+
+def subject(level: int, layers: int = 2) -> pictures.Subject:
+    return pictures.of_compiled(driver.compile(llama_graph(layers=layers), level=level))
+
+
+def test_a_plan_is_like_itself():
+    data = compare(subject(2), subject(2))
+    assert data["changes"] == []
+    assert data["kernels"] == {"only a": [], "only b": []}
+    assert all(a == b for a, b in data["sizes"].values())
+
+
+def test_what_became_of_what():
+    data = compare(subject(1), subject(2))
+    changes = {(tuple(c["a"]), tuple(c["b"])): c for c in data["changes"]}
+    assert {key: (c["times"], c["layers"]) for key, c in changes.items()} == {
+        (("ropes", "kv_write"), ("rope_kv_write",)): (2, "0-1"),
+        (("matvec", "add"), ("matvec_residual",)): (4, "0-1"),
+        (("norm_matvec", "swiglu"), ("norm_swiglu",)): (2, "0-1"),
+    }
+    assert data["sizes"]["dispatches"] == (23, 15)
+
+
+def test_the_other_way_round():
+    forth, back = compare(subject(0), subject(2)), compare(subject(2), subject(0))
+    assert [(c["a"], c["b"]) for c in forth["changes"]] == [
+        (c["b"], c["a"]) for c in back["changes"]
+    ]
+
+
+def test_models_of_other_sizes():
+    data = compare(subject(2, layers=1), subject(2, layers=2))
+    new = [c for c in data["changes"] if not c["a"]]
+    assert sum(c["times"] for c in new) == 6
+    assert {c["layers"] for c in new} == {"1"}
+
+
+def test_predicted_times_of_a_gpu(tiny_model):
+    one, two = (
+        pictures.of_compiled(driver.compile(tiny_model, target="sm_90a", level=level))
+        for level in (1, 2)
+    )
+    data = compare(one, two)
+    left, right = data["sizes"]["launches predicted, us"]
+    saved = sum(c["us_a"] - c["us_b"] for c in data["changes"])
+    assert left - right == pytest.approx(saved, abs=0.3)
+    assert saved > 0
+
+
+def test_the_command(tiny_model, tmp_path):
+    folder = tmp_path / "o1"
+    driver.compile(tiny_model, level=1).save(folder)
+    shown = fusec("diff", folder, tiny_model, "-O", "1,2").code
+    assert shown == 2  # a folder has its level
+    ran = fusec("diff", folder, tiny_model)
+    assert ran.code == 0, ran.err
+    assert "matvec_residual" in ran.out
+    data = fusec("diff", tiny_model, tiny_model, "-O", "0,0", "--json").json
+    assert data["changes"] == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("-O", "1,2,0"), "-O: expected one value or two like a,b, found '1,2,0'"),
+        (("-O", "x"), "-O: expected levels like 1,2, found 'x'"),
+        (("--target", ","), "--target: expected one value or two"),
+        (("--target", "vax"), "unknown target 'vax'"),
+    ],
+)
+def test_the_command_refuses(tiny_model, options, message):
+    assert message in refused("diff", tiny_model, tiny_model, *options)
