@@ -1,6 +1,6 @@
 """compute-sanitizer over a one-layer model of the full size, at every level.
 
-    python benchmarks/sanitize.py [--tools memcheck,racecheck,initcheck] [--levels 0,1,2]
+    python benchmarks/sanitize.py [--tools memcheck,racecheck,initcheck] [--levels 0,1,2,3]
 
 Runs itself under each tool: a prompt, a few greedy tokens, a few sampled ones, with the kernels of
 the levels given. Exits with 1 if a tool finds anything.
@@ -36,7 +36,7 @@ def decode(model: Path, levels: list[int]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="compute-sanitizer over one layer")
     parser.add_argument("--tools", default=TOOLS, help="comma-separated")
-    parser.add_argument("--levels", default="0,1,2", help="comma-separated")
+    parser.add_argument("--levels", default="0,1,2,3", help="comma-separated")
     parser.add_argument("--model", type=Path, help="decode this file; what the tools run")
     options = parser.parse_args()
     levels = [int(level) for level in options.levels.split(",")]

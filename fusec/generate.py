@@ -143,7 +143,6 @@ def open_runner(
     if artifact is not None:
         engine = artifact.engine(progress, threads, l2)
     else:
-        level = driver.DEFAULT_LEVEL if level is None else level
         engine = driver.load(
             path,
             target or "cpu",

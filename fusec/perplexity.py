@@ -68,7 +68,7 @@ def measure(
     chunks: int | None = None,
     special: bool = False,
     target: str = "cpu",
-    level: int = driver.DEFAULT_LEVEL,
+    level: int | None = None,
     kv: str = "f16",
     threads: int = 0,
     note: Note = lambda *_: None,

@@ -227,7 +227,7 @@ RUN: dict[str, tuple[list[str], str]] = {
         ["-p", "a", "--context", "513"],
         "expected a context from 1 to 512, which the model was trained for, found 513",
     ),
-    "level": (["-p", "a", "-O", "9"], "unknown level -O9: known are 0, 1, 2"),
+    "level": (["-p", "a", "-O", "9"], "unknown level -O9: known are 0, 1, 2, 3"),
     "level in words": (["-p", "a", "-Ofast"], "Invalid value for '-O' / '--level'"),
     "target": (["-p", "a", "--target", "tpu"], "unknown target 'tpu': known are cpu"),
     "kv": (["-p", "a", "--kv", "q8_0"], "unknown KV cache type 'q8_0': known are f16, f32"),
@@ -259,7 +259,7 @@ OTHERS: dict[str, tuple[list[str], str]] = {
     "no model": (["compile"], "Missing argument 'MODEL.gguf'"),
     "dump": (
         ["compile", "MODEL", "--dump-after", "fuse-all"],
-        "no pass 'fuse-all' at this level: it runs decode-graph, fuse-matvecs, ",
+        "no pass 'fuse-all' at this level: it runs decode-graph, factor-norms, fuse-matvecs, ",
     ),
     "dump of another level": (
         ["compile", "MODEL", "-O1", "--dump-after", "fuse-rope-kv-write"],
@@ -267,15 +267,15 @@ OTHERS: dict[str, tuple[list[str], str]] = {
     ),
     "dump behind the stop": (
         ["compile", "MODEL", "--stop-after", "fuse-ropes", "--dump-after", "schedule"],
-        "no pass 'schedule' at this level: it runs decode-graph, fuse-matvecs, fuse-norm-matvec, "
-        "fuse-ropes",
+        "no pass 'schedule' at this level: it runs decode-graph, factor-norms, fuse-matvecs, "
+        "fuse-norm-matvec, fuse-ropes",
     ),
     "stop": (["compile", "MODEL", "--stop-after", "last"], "no pass 'last' at this level: it runs"),
     "disable": (
         ["compile", "MODEL", "--disable", "magic"],
-        "no rule 'magic': known are kv-write, ",
+        "no rule 'magic': known are combine-matvec, ",
     ),
-    "inspect disable": (["inspect", "MODEL", "--disable", ""], "no rule '': known are kv-write, "),
+    "inspect disable": (["inspect", "MODEL", "--disable", ""], "no rule '': known are combine-"),
     "target": (["compile", "MODEL", "--target", "tpu"], "unknown target 'tpu': known are cpu"),
     "kv": (["compile", "MODEL", "--kv", "f64"], "unknown KV cache type 'f64': known are f16, f32"),
     "context": (["compile", "MODEL", "--context", "0"], "expected a context from 1 to 512"),
@@ -283,7 +283,7 @@ OTHERS: dict[str, tuple[list[str], str]] = {
         ["inspect", "MODEL", "--stage", "*"],
         "no stage '*' at -O2: there are decode-graph, ",
     ),
-    "verify level": (["verify", "MODEL", "-O", "5"], "unknown level -O5: known are 0, 1, 2"),
+    "verify level": (["verify", "MODEL", "-O", "5"], "unknown level -O5: known are 0, 1, 2, 3"),
     "verify kv": (["verify", "MODEL", "--kv", "f8"], "unknown KV cache type 'f8': known are f16"),
     "verify none": (["verify", "MODEL", "--tokens", "0"], "expected 1 to 512 tokens"),
     "verify more": (["verify", "MODEL", "--tokens", "600"], "expected 1 to 512 tokens"),

@@ -70,7 +70,7 @@ def test_only_one_row_of_a_matrix_that_is_only_embedded_counts():
         ({"lengths": ()}, "expected -n from 2"),
         ({"prompt": 0}, "expected --prompt from 1"),
         ({"repeats": 0}, "expected --repeats from 1"),
-        ({"levels": (7,)}, r"no level 7: there are \[0, 1, 2\]"),
+        ({"levels": (7,)}, r"no level 7: there are \[0, 1, 2, 3\]"),
     ],
 )
 def test_plans_that_measure_nothing(options, message):

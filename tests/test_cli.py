@@ -21,11 +21,14 @@ from fusec.passes.pipeline import LEVELS
 from tests.command import fusec
 
 LAYERS = 8  # of the tiny model
-FORWARD = {0: 18 * LAYERS + 2, 1: 10 * LAYERS + 1, 2: 6 * LAYERS + 1}
-PER_LAYER = {0: 18, 1: 10, 2: 6}
+FORWARD = {0: 18 * LAYERS + 2, 1: 10 * LAYERS + 1, 2: 6 * LAYERS + 1, 3: 5 * LAYERS + 1}
+PER_LAYER = {0: 18, 1: 10, 2: 6, 3: 5}
+APART = {"embed": 1, "sample": 1}
+OTHER = {0: APART, 1: APART, 2: APART, 3: {"sample": 1}}
 O2_PASSES = [
-    *("decode-graph", "fuse-matvecs", "fuse-norm-matvec", "fuse-ropes", "fuse-kv-write"),
-    *("fuse-swiglu", "fuse-matvec-residual", "fuse-norm-swiglu", "fuse-rope-kv-write", "schedule"),
+    *("decode-graph", "factor-norms", "fuse-matvecs", "fuse-norm-matvec", "fuse-ropes"),
+    *("fuse-kv-write", "fuse-swiglu", "fuse-matvec-residual", "fuse-norm-swiglu"),
+    *("fuse-rope-kv-write", "schedule"),
 ]
 
 pytestmark = pytest.mark.xdist_group("cli")
@@ -59,14 +62,15 @@ def test_compile_prints_the_stages_and_the_plan(tiny_model: Path, level: int) ->
     assert f"decode-graph {nodes} -> {nodes}" in text
     if level:
         assert re.search(r"fuse-norm-matvec \d+ -> \d+ \d+\.\d 17 0 rms_norm -> matvec", text)
+    other = ", ".join(f"{count} {group}" for group, count in OTHER[level].items())
     assert (
         f"llama_decode at -O{level} for cpu: {FORWARD[level]} dispatches a token, "
-        f"{PER_LAYER[level]} a layer (+ 1 embed, 1 sample); critical path "
+        f"{PER_LAYER[level]} a layer (+ {other}); critical path "
     ) in text
     assert re.search(r"weights [\d.]+ KiB, KV cache [\d.]+ KiB, arena [\d.]+ KiB\n", text)
     assert re.search(r"\d+ kernels ready in \d+\.\d s\n", text)
     rows = re.findall(r"^ ?(\S+_[0-9a-f]{8}) (\d+) ?$", text, re.M)
-    assert sum(int(count) for _, count in rows) == FORWARD[level] + 2
+    assert sum(int(count) for _, count in rows) == FORWARD[level] + len(OTHER[level])
     assert max(map(len, ran.out.splitlines()[:-2])) <= 140
 
 
@@ -287,27 +291,27 @@ def test_inspect_json(tiny_model: Path, level: int) -> None:
     assert data["dispatches"] == {
         "forward": FORWARD[level],
         "per_layer": PER_LAYER[level],
-        "other": {"embed": 1, "sample": 1},
+        "other": OTHER[level],
     }
     names = [stage["pass"] for stage in data["stages"]]
     assert names[0] == "decode-graph"
     assert names[-1] == "schedule"
     for before, after in zip(data["stages"], data["stages"][1:], strict=False):
         assert before["after"] == after["before"]
-    assert data["stages"][-1]["after"] == FORWARD[level] + 2
+    assert data["stages"][-1]["after"] == FORWARD[level] + len(OTHER[level])
     assert {"hits", "ms", "refused", "rule"} <= set(data["stages"][0])
     model = library.driver.Model.open(tiny_model)
     assert data["weights_bytes"] == sum(t.data.nbytes for t in model.file.tensors.values())
     assert data["states_bytes"] == 2 * LAYERS * 512 * 32 * 2  # k and v, 2 heads of 16, f16
     assert 0 < data["arena_bytes"] < 1 << 16
-    assert sum(data["kernels"].values()) == FORWARD[level] + 2
+    assert sum(data["kernels"].values()) == FORWARD[level] + len(OTHER[level])
 
 
 @pytest.mark.slow
 def test_inspect_of_the_135m_shape(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     assert fusec("synth", "smollm2-135m", "-o", path).code == 0
-    for level, forward in ((0, 542), (1, 301), (2, 181)):
+    for level, forward in ((0, 542), (1, 301), (2, 181), (3, 151)):
         data = fusec("inspect", path, f"-O{level}", "--json").json
         assert data["dispatches"]["forward"] == forward
 
@@ -347,8 +351,8 @@ def test_verify_agrees(tiny_model: Path) -> None:
     assert (ran.code, ran.err) == (0, "")
     rows = re.findall(r"-O(\d) +(f16|f32) +(\S+) +(\S+) +same +same +agrees +ok", ran.out)
     assert [(level, kv) for level, kv, _, _ in rows] == [
-        *(("0", "f16"), ("1", "f16"), ("2", "f16")),
-        *(("0", "f32"), ("1", "f32"), ("2", "f32")),
+        *(("0", "f16"), ("1", "f16"), ("2", "f16"), ("3", "f16")),
+        *(("0", "f32"), ("1", "f32"), ("2", "f32"), ("3", "f32")),
     ]
     assert all(0 < float(error) < float(bound) for _, _, error, bound in rows)
 
@@ -368,7 +372,7 @@ def test_verify_fails_when_a_level_differs(
     def last_bit(*args: object, **options: object) -> library.Engine:
         engine = load(*args, **options)
         loaded.append(engine)
-        if len(loaded) % 3 == 0:  # of -O0, -O1, -O2
+        if len(loaded) % 4 == 3:  # -O2 of -O0 to -O3
             logits = engine.logits
 
             def changed(ids: list[int]) -> object:
@@ -385,7 +389,7 @@ def test_verify_fails_when_a_level_differs(
     assert ran.code == 1
     assert re.search(r"-O1 .* same +same +agrees +ok", ran.out)
     assert re.search(r"-O2 .* differs +differs +agrees +WRONG", ran.out)
-    assert [v["ok"] for v in json.loads(fusec(*options, "--json").out)] == [True, True, False]
+    assert [v["ok"] for v in json.loads(fusec(*options, "--json").out)] == [True, True, False, True]
 
 
 # --- synth, help, the process --------------------------------------------------------------------

@@ -39,7 +39,7 @@ class Plan:
     """
 
     lengths: tuple[int, ...] = (128, 256)
-    levels: tuple[int, ...] = (0, 1, 2)
+    levels: tuple[int, ...] = (0, 1, 2, 3)
     l2: tuple[str, ...] = ("auto",)
     target: str = "cpu"
     prompt: int = 16

@@ -23,7 +23,7 @@ def bench(
     ] = "128,256",
     levels: Annotated[
         str, typer.Option("-O", "--level", metavar="LEVEL,...", help="Levels to measure.")
-    ] = "0,1,2",
+    ] = "0,1,2,3",
     l2: Annotated[
         str,
         typer.Option(

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from fusec.cli.console import out, progress, show_report, write_text
-from fusec.cli.options import Context, Disable, Kv, Level, ModelArg, Target
+from fusec.cli.options import Context, Disable, Kv, MaybeLevel, ModelArg, Target
 from fusec.errors import FusecError
 
 
@@ -20,7 +20,7 @@ def compile_command(
         typer.Option("-o", metavar="DIR", help="Write plan, kernels, stages and DOT here."),
     ] = None,
     target: Target = "cpu",
-    level: Level = 2,
+    level: MaybeLevel = None,
     context: Context = None,
     kv: Kv = "f16",
     dot: Annotated[

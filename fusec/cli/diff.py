@@ -47,7 +47,7 @@ def diff(
         compiled = driver.compile(
             path,
             target=target_of or "cpu",
-            level=driver.DEFAULT_LEVEL if level_of is None else int(level_of),
+            level=None if level_of is None else int(level_of),
             context=context,
         )
         subjects.append(pictures.of_compiled(compiled))

@@ -65,7 +65,7 @@ def inspect(
         compiled = driver.compile(
             model,
             target=target or "cpu",
-            level=driver.DEFAULT_LEVEL if level is None else level,
+            level=level,
             context=context,
             kv=kv or "f16",
             disable=disable or (),

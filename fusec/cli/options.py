@@ -18,10 +18,11 @@ ModelOrDir = Annotated[
     ),
 ]
 LEVELS = "0 naive (a kernel per op), 1 paired, 2 fused, 3 deep."
-Level = Annotated[int, typer.Option("-O", "--level", metavar="LEVEL", help=LEVELS)]
 MaybeLevel = Annotated[
     int | None,
-    typer.Option("-O", "--level", metavar="LEVEL", help=f"{LEVELS} (default: 2)"),
+    typer.Option(
+        "-O", "--level", metavar="LEVEL", help=f"{LEVELS} (default: 3 on a GPU, 2 on the CPU)"
+    ),
 ]
 Context = Annotated[
     int | None,

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from fusec.cli.console import out, progress
-from fusec.cli.options import AsJson, Kv, Level, ModelArg, Target, Threads
+from fusec.cli.options import AsJson, Kv, MaybeLevel, ModelArg, Target, Threads
 
 
 def perplexity(
@@ -37,7 +37,7 @@ def perplexity(
         ),
     ] = None,
     target: Target = "cpu",
-    level: Level = 2,
+    level: MaybeLevel = None,
     kv: Kv = "f16",
     threads: Threads = 0,
     as_json: AsJson = False,

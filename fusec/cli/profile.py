@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from fusec.cli.console import out, progress, write_text
-from fusec.cli.options import Context, Disable, Kv, Level, ModelArg, Target, Threads
+from fusec.cli.options import Context, Disable, Kv, MaybeLevel, ModelArg, Target, Threads
 
 TABLE_WIDTH = 130
 
@@ -18,7 +18,7 @@ TABLE_WIDTH = 130
 def profile(
     model: ModelArg,
     tokens: Annotated[int, typer.Option("-n", help="New tokens of a generation.")] = 64,
-    level: Level = 2,
+    level: MaybeLevel = None,
     target: Target = "cpu",
     context: Context = None,
     kv: Kv = "f16",

@@ -21,7 +21,7 @@ IDS = [int(i) for i in np.random.default_rng(1).integers(0, 500, 40)]
 GREEDY = Sampling()
 
 
-def load(path: Path, level: int = 2, **options):
+def load(path: Path, level: int | None = None, **options):
     return driver.load(path, "native", level, **options)
 
 

@@ -5,8 +5,17 @@ import pytest
 from fusec.ir import Builder
 from fusec.ir.target import Target
 from fusec.passes.fuse import Fuse
+from fusec.passes.pipeline import passes_of, run_passes
 from fusec.passes.rule import Rule, pattern
-from fusec.passes.rules import matvec_residual, norm_matvec, rope_kv_write, stack_matvecs, swiglu
+from fusec.passes.rules import (
+    embed_norm_qkv,
+    matvec_residual,
+    norm_matvec,
+    rope_kv_write,
+    stack_matvecs,
+    swiglu,
+)
+from tests.graphs import llama_graph
 from tests.targets import ANY
 
 
@@ -150,3 +159,58 @@ def test_rotations_of_different_pairs_do_not_mix():
 @pytest.mark.parametrize("rule", [matvec_residual.RULE, swiglu.RULE, rope_kv_write.RULE])
 def test_rules_do_not_match_what_is_not_there(rule):
     assert outcome(norm_then_matvec(), rule) == (0, [])
+
+
+# --- roles whose values are kept -----------------------------------------------------------------
+
+
+def row_and_norm(row_is_output=False, norm_is_output=False):
+    """An embedding read by a norm and by a residual, and what reads the norm."""
+    b = Builder("g")
+    x = b.embed(b.input("token", (1,), "i32"), b.weight("e", (9, 32)), name="x")
+    n = b.rms_norm(x, b.weight("g", (32,)), eps=1e-5, name="n")
+    y = b.matvec(n, b.weight("w", (32, 32)), name="y")
+    outputs = [b.add(x, y, name="residual")]
+    outputs += [x] if row_is_output else []
+    outputs += [n] if norm_is_output else []
+    return b.build(*outputs)
+
+
+EMBEDDED = Rule(
+    "embed -> rms_norm -> matvec => embedded",
+    pattern(
+        "row -> norm, norm -> product",
+        kept="row", row="embed", norm="rms_norm", product="matvec",
+    ),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("row_is_output", [False, True])
+def test_a_kept_value_is_written_for_its_other_readers(row_is_output):
+    graph, hits, refused = Fuse(EMBEDDED).run(row_and_norm(row_is_output), ANY)
+    assert (hits, refused) == (1, ())
+    merged, residual = graph.nodes
+    assert [v.name for v in merged.outputs] == ["%x", "%y"]
+    assert [v.name for v in residual.inputs] == ["%x", "%y"]
+    assert ("%x" in {v.name for v in graph.outputs}) == row_is_output
+
+
+def test_a_value_that_is_not_kept_has_no_other_reader():
+    hits, reasons = outcome(row_and_norm(norm_is_output=True), EMBEDDED)
+    assert (hits, reasons) == (0, ["a second user: %n is an output of the graph"])
+    strict = Rule(EMBEDDED.equation, pattern("row -> norm", row="embed", norm="rms_norm"))
+    hits, reasons = outcome(row_and_norm(), strict)
+    assert (hits, reasons) == (0, ["a second user: %x is also read by %residual"])
+
+
+def test_the_first_layer_takes_the_embedding_in_and_writes_it_for_the_residual():
+    graph = run_passes(llama_graph(), passes_of(3), ANY)[-1].graph
+    first = graph.nodes[0]
+    assert first.kind == "embed_norm_qkv"
+    assert first.outputs[0].name == "%embed"
+    assert [u.kind for u in graph.users["%embed"]] == ["matvec_residual"]
+    assert [n.kind for n in graph.nodes].count("norm_qkv_rope") == 1  # the second layer's
+
+
+def test_an_embedding_that_feeds_no_first_layer_stays():
+    assert outcome(row_and_norm(), embed_norm_qkv.RULE) == (0, [])

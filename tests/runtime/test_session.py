@@ -9,7 +9,7 @@ from fusec.errors import FusecError
 from fusec.ir import Builder, Graph
 from fusec.ir.plan import LaunchPlan
 from fusec.passes.lower import lower
-from fusec.passes.pipeline import passes_of, run_passes
+from fusec.passes.pipeline import LEVELS, passes_of, run_passes
 from fusec.runtime.session import (
     STATELESS_POSITIONS,
     bound_weight,
@@ -65,7 +65,7 @@ def test_inputs_that_are_refused(inputs: dict, reason: str) -> None:
     assert str(caught.value).startswith("llama_decode: ")
 
 
-@pytest.mark.parametrize("level", [0, 1, 2])
+@pytest.mark.parametrize("level", LEVELS)
 def test_limits_are_those_of_the_memory_indexed(level: int) -> None:
     plan = planned(llama_graph(vocab=96, context=7), level)
     assert limits(plan) == {"%token": 96, "%pos": 7}
@@ -97,7 +97,7 @@ ROWS = np.zeros((64, 64), np.float32)
 NAME = "blk.0.attn_q.weight"
 
 
-@pytest.mark.parametrize("level", [0, 2])
+@pytest.mark.parametrize("level", [0, 2, 3])
 def test_weights_are_arrays_or_bytes(level: int) -> None:
     types = Types("f32", **{"blk.0.attn_k.weight": "iq4_nl"})
     plan = planned(llama_graph(layers=1, types=types), level)

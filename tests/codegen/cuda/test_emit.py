@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
+from hypothesis.strategies import sampled_from
 from numba import njit
 
 from fusec.codegen import formats
@@ -16,12 +17,15 @@ from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.codegen.cuda.twins import Launch
 from fusec.errors import FusecError
 from fusec.ir import Builder, Graph
-from fusec.ir.graph import Node, attrs, outside
 from fusec.ir.plan import Kernel
+from fusec.ir.target import Target
 from fusec.passes.canonical import canonical
+from fusec.passes.pipeline import LEVELS
 from tests.codegen.blocks import random_rows
+from tests.codegen.cuda.one_kernel import check_fused, distance, fused, inputs_of
 from tests.codegen.cuda.twin_session import TwinSession, random_weights, reference
 from tests.graphs import Types, llama_graph, random_graphs
+from tests.targets import ANY, HOPPER
 
 RNG = np.random.default_rng(11)
 SMALL = {"width": 64, "ffn": 96, "heads": 4, "kv_heads": 2, "layers": 1}
@@ -31,41 +35,6 @@ ODD = {"width": 42, "ffn": 46, "heads": 7, "kv_heads": 1, "layers": 1}
 
 def types(matrix: str) -> Types:
     return Types(matrix, unused="f32")  # an empty mapping would count as none given
-
-
-def distance(got: np.ndarray, wanted: np.ndarray) -> float:
-    return float(np.linalg.norm(got - wanted) / np.linalg.norm(wanted))
-
-
-def fused(graph: Graph) -> Graph:
-    """The whole graph as one node: one kernel, where `analyse` can split it."""
-    inputs, outputs = outside(graph.nodes, graph.needed)
-    node = Node("fused", inputs, outputs, attrs(kind="all"), graph.nodes)
-    return graph.replace_nodes((node,))
-
-
-def inputs_of(graph: Graph, position: int = 0) -> dict[str, np.ndarray]:
-    return {
-        v.name[1:]: np.array([position if v.name == "%pos" else 3])
-        if v.dtype == "i32"
-        else RNG.normal(size=v.shape).astype(np.float32)
-        for v in graph.inputs
-    }
-
-
-def check_fused(graph: Graph, tolerance: float = 1e-6, position: int = 0) -> None:
-    """One kernel for all nodes gives the bytes of one kernel a node, near the reference."""
-    weights = random_weights(graph)
-    given = inputs_of(graph, position)
-    apart, whole = TwinSession(graph, weights, 0), TwinSession(fused(graph), weights, 0)
-    assert len(whole.kernels) == 1
-    one, other = apart.step(**given), whole.step(**given)
-    wanted = reference(graph, weights).step(**given)
-    for name, value in wanted.items():
-        assert one[name].tobytes() == other[name].tobytes(), name
-        assert distance(one[name], value) < tolerance, name
-    for state in apart.plan.states:
-        assert apart.memory[state].tobytes() == whole.memory[state].tobytes()
 
 
 @njit
@@ -97,7 +66,7 @@ def exps_of_cpu(x):
 def test_levels_agree_to_the_byte_and_with_the_reference(matrix: str, shape: dict) -> None:
     graph = llama_graph(types=types(matrix), kv="f32", **shape)
     weights = random_weights(graph)
-    sessions = [TwinSession(graph, weights, level) for level in (0, 1, 2)]
+    sessions = [TwinSession(graph, weights, level, target=HOPPER) for level in LEVELS]
     checked = reference(graph, weights)
     for position, token in enumerate((5, 17) if shape is not WIDE else (5,)):
         given = {"token": np.array([token]), "pos": np.array([position])}
@@ -113,7 +82,7 @@ def test_levels_agree_to_the_byte_and_with_the_reference(matrix: str, shape: dic
 def test_a_cache_of_halves_loses_what_halves_lose() -> None:
     graph = llama_graph(**SMALL)
     weights = random_weights(graph)
-    sessions = [TwinSession(graph, weights, level) for level in (0, 2)]
+    sessions = [TwinSession(graph, weights, level, target=HOPPER) for level in (0, 3)]
     checked = reference(graph, weights)
     for position in range(3):
         given = {"token": np.array([position]), "pos": np.array([position])}
@@ -131,17 +100,22 @@ def test_formats_mix_in_one_kernel() -> None:
     graph = llama_graph(types=Types("iq4_xs", **matrices), kv="f32", **WIDE)
     weights = random_weights(graph)
     given = {"token": np.array([1]), "pos": np.array([0])}
-    one, other = (TwinSession(graph, weights, level).step(**given)["logits"] for level in (0, 2))
+    one, other = (
+        TwinSession(graph, weights, level, target=HOPPER).step(**given)["logits"]
+        for level in (0, 3)
+    )
     assert one.tobytes() == other.tobytes()
     assert distance(one, reference(graph, weights).step(**given)["logits"]) < 2e-6
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
-@given(graph=random_graphs(max_nodes=8))
-def test_random_graphs_at_every_level(graph: Graph) -> None:
+@given(graph=random_graphs(max_nodes=8), target=sampled_from([ANY, HOPPER]))
+def test_random_graphs_at_every_level(graph: Graph, target: Target) -> None:
     weights = random_weights(graph)
     given_inputs = inputs_of(graph)
-    results = [TwinSession(graph, weights, level).step(**given_inputs) for level in (0, 1, 2)]
+    results = [
+        TwinSession(graph, weights, level, target=target).step(**given_inputs) for level in LEVELS
+    ]
     wanted = reference(graph, weights).step(**given_inputs)
     for name, value in wanted.items():
         assert np.abs(results[0][name] - value).max() <= 1e-5 * np.abs(value).max() + 1e-12

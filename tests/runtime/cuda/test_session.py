@@ -14,43 +14,16 @@ from fusec.errors import FusecError
 from fusec.ir.reference import Reference
 from fusec.runtime.cuda import loop as loop_module
 from fusec.runtime.cuda.driver import CudaError, Driver, Executable
-from fusec.runtime.cuda.engine import CudaEngine
-from fusec.runtime.cuda.loop import RUN_AHEAD, TokenLoop
-from fusec.runtime.cuda.session import CudaSession
+from fusec.runtime.cuda.loop import RUN_AHEAD
 from fusec.runtime.cuda.workspace import Workspace
 from fusec.runtime.sampling import Sampling
 from tests.runtime.cuda import fake
-
-CONTEXT = 48
-NEVER: frozenset[int] = frozenset()
+from tests.runtime.cuda.machine import CONTEXT, NEVER, Machine
 
 
 @pytest.fixture(scope="module")
 def compiled(tiny_model):
     return driver.compile(tiny_model, context=CONTEXT)
-
-
-class Machine:
-    """Everything bound to a fake driver, at one place for the tests to look at."""
-
-    def __init__(self, compiled, *, eager=False, l2="auto", **options):
-        plan, model = compiled.plan, compiled.model
-        plans = plan, plan.only({"%logits"}), plan.only(set())
-        self.api = fake.fake_for(plan, **options)
-        self.workspace = Workspace(
-            Driver(self.api), plans, fake.executables(plan), model.raw, model.floats,
-            fake.unpacked, l2,
-        )  # fmt: skip
-        self.decode, self.scores, self.absorb = (
-            CudaSession(p, self.workspace, eager=eager) for p in plans
-        )
-        self.loop = TokenLoop(self.decode, self.scores, self.absorb, CONTEXT)
-
-    def run(self, ids, count, sampling=Sampling(), stop=NEVER):  # noqa: B008
-        return list(self.loop.run(ids, count, sampling, frozenset(stop)))
-
-    def engine(self):
-        return CudaEngine(self.decode, self.absorb, self.loop, context=CONTEXT)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,130 @@
+"""Norms as two factors: kernels against the reference and each other, and the order of the sum."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fusec.codegen.cuda.toolchain import CudaKernel
+from fusec.codegen.cuda.twins import Launch
+from fusec.ir import Builder, Graph
+from tests.codegen.cuda.one_kernel import check_fused, distance, inputs_of
+from tests.codegen.cuda.twin_session import TwinSession, random_weights, reference
+from tests.targets import HOPPER
+
+RNG = np.random.default_rng(3)
+
+
+def factored(b: Builder, x, gain: str = "g"):
+    return b.rms_factors(x, b.weight(gain, (x.shape[1],)), eps=1e-5)
+
+
+def sum_in_canonical_order(x: np.ndarray) -> np.float32:
+    """Groups of 128 elements; in a group four sums by place, a butterfly; groups in order."""
+    padded = np.zeros(-(-x.size // 128) * 128, np.float32)
+    padded[: x.size] = x
+    total = None
+    for squares in (padded * padded).reshape(-1, 32, 4):
+        lanes = (squares[:, 0] + squares[:, 1]) + (squares[:, 2] + squares[:, 3])
+        for distance_ in (16, 8, 4, 2, 1):
+            lanes = lanes + lanes[np.arange(32) ^ distance_]
+        assert (lanes == lanes[0]).all()
+        total = lanes[0] if total is None else total + lanes[0]
+    return total
+
+
+@pytest.mark.parametrize("n", [4, 7, 128, 130, 576, 1000])
+def test_squares_are_added_up_in_the_canonical_order(n: int) -> None:
+    groups = -(-n // 128)
+    source = (
+        "from numba import uint32\n"
+        "from fusec.codegen.cuda.device import at, barrier, shared_bytes, store_f32, thread_index\n"
+        "from fusec.codegen.cuda.lib.vectors import quad, store_squares, sum_in_order\n"
+        "def squares(x, y):\n"
+        f"    partials = shared_bytes({4 * groups})\n"
+        f"    store_squares(quad(x, thread_index(), {n}), thread_index(), {groups}, partials)\n"
+        "    barrier()\n"
+        f"    store_f32(at(y, thread_index()), sum_in_order(partials, {groups}))\n"
+    )
+    x, threads = RNG.normal(size=n).astype(np.float32), 32 * groups
+    y = np.zeros(threads, np.float32)
+    Launch(1, threads).run(CudaKernel("squares", source, ("f32*", "f32*"), threads), x, y)
+    assert (y == sum_in_canonical_order(x)).all()
+
+
+@pytest.mark.parametrize("n", [4, 7, 64, 130, 1100])
+def test_both_factors_alone_in_a_kernel(n: int) -> None:
+    b = Builder("alone")
+    graph = b.build(factored(b, b.input("x", (1, n))))
+    weights, given = random_weights(graph), inputs_of(graph)
+    (found,) = TwinSession(graph, weights, 0).step(**given).values()
+    x = given["x"][0]
+    assert found.shape == (1, n + 1)
+    assert (found[0, :n] == x * weights["@g"]).all()
+    wanted = 1 / np.sqrt(np.mean(x.astype(np.float64) ** 2) + 1e-5)
+    assert abs(found[0, n] - wanted) < 4e-7 * wanted
+
+
+@pytest.mark.parametrize(
+    ("matrix", "n"),
+    [("f32", 42), ("f16", 130), ("bf16", 96), ("q8_0", 96), ("iq4_nl", 160), ("q6_k", 256)],
+)
+def test_products_scaled_by_the_second_factor(matrix: str, n: int) -> None:
+    b = Builder("product")
+    y = b.matvec(factored(b, b.input("x", (1, n))), b.weight("w", (20, n), matrix))
+    check_fused(b.build(b.silu(y)))
+
+
+@pytest.mark.parametrize("matrix", ["q8_0", "f32"])
+def test_a_vector_too_long_for_one_pass_of_a_block(matrix: str) -> None:
+    b = Builder("long")
+    x = b.input("x", (1, 5024))
+    check_fused(b.build(b.matvec(factored(b, x), b.weight("w", (9, 5024), matrix))))
+
+
+def test_two_products_of_one_norm_in_two_forms() -> None:
+    b = Builder("forms")
+    n = factored(b, b.input("x", (1, 96)))
+    y, z = (b.matvec(n, b.weight(t, (24, 96), t)) for t in ("q8_0", "f16"))
+    check_fused(b.build(b.mul(y, z)))
+
+
+def test_two_norms_of_one_vector() -> None:
+    b = Builder("norms")
+    x = b.input("x", (1, 96))
+    y, z = (
+        b.matvec(factored(b, x, f"gain{k}"), b.weight(f"w{k}", (24, 96), "q8_0")) for k in (0, 1)
+    )
+    check_fused(b.build(b.add(y, z)))
+
+
+def test_factors_that_somebody_else_needs_are_written() -> None:
+    b = Builder("kept")
+    n = factored(b, b.input("x", (1, 130)))
+    check_fused(b.build(b.matvec(n, b.weight("w", (24, 130))), n))
+
+
+def test_a_norm_of_an_embedded_row() -> None:
+    b = Builder("row")
+    row = b.embed(b.input("token", (1,), "i32"), b.weight("e", (9, 96), "q8_0"))
+    y = b.matvec(factored(b, row), b.weight("w", (96, 96), "iq4_nl"))
+    check_fused(b.build(b.add(row, y), row))
+
+
+def norm_and_products(n: int) -> Graph:
+    b = Builder("whole")
+    x = b.rms_norm(b.input("x", (1, n)), b.weight("g", (n,)), eps=1e-5)
+    return b.build(*(b.matvec(x, b.weight(t, (24, n), t)) for t in ("q8_0", "f32")))
+
+
+def test_the_pass_gives_the_same_bytes_at_every_level() -> None:
+    graph = norm_and_products(224)
+    weights, given = random_weights(graph), inputs_of(graph)
+    wanted = reference(graph, weights).step(**given)
+    sessions = [TwinSession(graph, weights, level, target=HOPPER) for level in range(4)]
+    results = [session.step(**given) for session in sessions]
+    assert [len(session.plan.launches) for session in sessions] == [3, 1, 1, 1]
+    assert all("rms_factors" in s.plan.kernels[0].region for s in sessions)
+    for name, value in wanted.items():
+        assert distance(results[0][name], value) < 1e-6
+        assert len({result[name].tobytes() for result in results}) == 1

@@ -1,0 +1,189 @@
+"""Kernels that start early: what they do in front of the wait, and what only behind it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from fusec import driver, gpu
+from fusec.codegen.cuda import control
+from fusec.codegen.cuda.build import compile_many
+from fusec.codegen.cuda.toolchain import Cubin
+from fusec.ir.graph import Graph, Value
+from fusec.ir.plan import Kernel
+from fusec.ir.region import parameters
+from fusec.ir.text import parse
+from fusec.models.llama import decode_graph
+from fusec.models.quant_mix import Mix
+from fusec.models.synth import PRESETS
+from tests.codegen.cuda.kernels import needs_compiler
+from tests.codegen.cuda.ptx import Program
+from tests.graphs import llama_graph
+
+WAIT, LAUNCH, BARRIER = "griddepcontrol.wait;", "griddepcontrol.launch_dependents;", "bar.sync 0;"
+LOADS_ALL_FIRST = {"norm_qkv_rope", "combine_matvec", "norm_swiglu", "matvec_residual"}
+
+pytestmark = pytest.mark.xdist_group("overlap")
+
+
+def decode_graph_135m() -> Graph:
+    """Of the first layers, which have all of its kernels."""
+    config = PRESETS["smollm2-135m"]
+    mix = Mix("IQ4_XS", config.layers, config.heads // config.kv_heads, config.tied)
+    types = {name: mix.dtype(name, shape) for name, shape in config.tensor_shapes()}
+    return decode_graph(replace(config, layers=4), types, 1, 2048, "f16")
+
+
+@cache
+def assembled() -> list[tuple[str, Graph, Program, Cubin]]:
+    """Kind, region and code of every kernel of SmolLM2-135M's plan at -O3."""
+    compiled = driver.compile(decode_graph_135m(), target="sm_90a", level=3)
+    kinds = {x.kernel: compiled.graph.producers[x.node].kind for x in compiled.plan.launches}
+    regions = {kernel.name: parse(kernel.region) for kernel in compiled.plan.kernels}
+    cubins = compile_many([compiled.kernels[name] for name in regions], "sm_90a")
+    return [(kinds[c.name], regions[c.name], Program(c.ptx), c) for c in cubins]
+
+
+def is_fixed(value: Value) -> bool:
+    """Whether nobody writes it while a plan runs."""
+    return value.is_weight or value.dtype == "i32"
+
+
+def fixed_numbers(region: Graph) -> tuple[set[int], set[int]]:
+    """Numbers of the parameters that may be read before the wait, and of states among them."""
+    bound = parameters(region)
+    made = {v.name for v in region.outputs}
+    states = {i for i, v in enumerate(bound) if v.is_state}
+    fixed = {i for i, v in enumerate(bound) if is_fixed(v) and v.name not in made}
+    return fixed | set(range(len(bound), len(bound) + 8)), states  # tables follow
+
+
+# --- machine code --------------------------------------------------------------------------------
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_all_kernels_wait_once_and_then_let_the_next_begin() -> None:
+    for kind, _, program, _ in assembled():
+        (wait,), (launch,) = program.find(WAIT), program.find(LAUNCH)
+        assert program.dominates(wait, launch), kind
+        if kind != "attention_spans":  # blocks of spans behind the position have nothing to do
+            assert all(program.dominates(wait, end) for end in program.find("ret;")), kind
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_activations_and_results_are_only_touched_behind_the_wait() -> None:
+    for kind, region, program, _ in assembled():
+        (wait,) = program.find(WAIT)
+        fixed, states = fixed_numbers(region)
+        assert program.accesses, kind
+        for access in program.accesses:
+            assert access.parameters, (kind, program.lines[access.index])
+            if access.kind == "ld" and access.parameters <= fixed:
+                continue
+            if kind == "attention_spans" and access.kind == "ld" and access.parameters <= states:
+                continue  # rows of earlier tokens; the newest is read again behind the wait
+            behind = program.dominates(wait, access.index)
+            if kind == "attention_spans" and access.kind == "st":
+                # only warps with a chunk wait, and the others meet them at a barrier
+                behind = any(
+                    program.can_follow(wait, barrier) and program.dominates(barrier, access.index)
+                    for barrier in program.find(BARRIER)
+                )
+            assert behind, (kind, program.lines[access.index])
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_weights_are_loaded_before_the_wait() -> None:
+    seen = set()
+    for kind, region, program, _ in assembled():
+        if kind not in {*LOADS_ALL_FIRST, "embed_norm_qkv"}:
+            continue
+        seen.add(kind)
+        (wait,) = program.find(WAIT)
+        bound = parameters(region)
+        matrices = {n.inputs[1].name for n in region.nodes if n.op == "matvec"}
+        first = {i for i, v in enumerate(bound) if v.name in matrices}
+        if kind in LOADS_ALL_FIRST:  # there is no embedding to wait for
+            first, _ = fixed_numbers(region)
+        loads = [a for a in program.accesses if a.kind == "ld" and a.parameters & first]
+        loaded = set().union(*(a.parameters for a in loads))
+        assert {i for i, v in enumerate(bound) if v.is_weight and i in first} <= loaded, kind
+        for access in loads:
+            late = program.can_follow(wait, access.index)
+            assert not late, (kind, program.lines[access.index])
+    assert seen == {*LOADS_ALL_FIRST, "embed_norm_qkv"}
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_the_newest_row_is_read_again_behind_the_wait() -> None:
+    ((_, region, program, _),) = (found for found in assembled() if found[0] == "attention_spans")
+    (wait,), (_, states) = program.find(WAIT), fixed_numbers(region)
+    reads = [a for a in program.accesses if a.kind == "ld" and a.parameters <= states]
+    after = [a for a in reads if program.dominates(wait, a.index)]
+    assert len(states) == 2 and len(reads) == 2 * len(after) > 0
+    for state in states:
+        assert any(a.parameters == {state} for a in after)
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("nvdisasm") is None, reason="nvdisasm is not installed")
+def test_the_assembler_keeps_that_order(tmp_path: Path) -> None:
+    """In SASS the wait is ACQBULK; weights are what is loaded past the L1 cache."""
+    for kind, _, _, cubin in assembled():
+        if kind not in LOADS_ALL_FIRST:
+            continue
+        path = tmp_path / f"{cubin.name}.cubin"
+        path.write_bytes(cubin.data)
+        command = ["nvdisasm", "-c", str(path)]
+        sass = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        found = re.findall(r"\b(?:LDG\.E\.NA|STG|ACQBULK)\b", sass)
+        wait = found.index("ACQBULK")
+        assert set(found[:wait]) == {"LDG.E.NA"}, kind
+        assert set(found[wait + 1 :]) == {"STG"}, kind
+
+
+# --- sources -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("target", "level"), [("sm_80", 3), ("sm_90a", 2)])
+def test_other_plans_have_kernels_that_do_not_wait(target: str, level: int) -> None:
+    compiled = driver.compile(llama_graph(), target=target, level=level)
+    for kernel in compiled.kernels.values():
+        assert "griddep" not in kernel.source and "settle" not in kernel.source, kernel.name
+
+
+def test_control_kernels_wait_where_the_plan_overlaps() -> None:
+    for early, late in zip(control.kernels(64, True), control.kernels(64), strict=True):
+        wait = "    griddep_wait()\n    griddep_launch()\n"
+        assert early.source.count(wait) == 1
+        assert "griddep" not in late.source
+        body = early.source[early.source.index("def ") :]
+        assert body.splitlines()[1].strip() == "griddep_wait()"
+
+
+def test_a_plan_that_overlaps_gets_such_control_kernels(tiny_model: Path) -> None:
+    for level, waits in ((2, False), (3, True)):
+        plan = driver.compile(tiny_model, target="sm_90a", level=level).plan
+        for kernel in gpu.control_kernels(plan).values():
+            assert ("griddep_wait()" in kernel.source) == waits
+
+
+def test_a_kernel_is_another_one_where_it_waits() -> None:
+    """Its source differs, so the cache of cubins keeps both apart."""
+    from fusec.codegen.cuda.emit import emit
+
+    compiled = driver.compile(llama_graph(layers=1), target="sm_90a", level=3)
+    for kernel in compiled.plan.kernels:
+        plain = emit(Kernel(kernel.name, kernel.region))
+        assert plain.source != compiled.kernels[kernel.name].source

@@ -1,0 +1,83 @@
+"""Launches that may start early carry the driver's attribute, whichever way they are launched."""
+
+import pytest
+
+from fusec import driver
+from fusec.runtime.sampling import Sampling
+from tests.runtime.cuda.machine import CONTEXT, Machine
+
+EARLY = "CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION"
+WINDOW = "CU_LAUNCH_ATTRIBUTE_ACCESS_POLICY_WINDOW"
+SAMPLED = Sampling(temperature=0.8, seed=4)
+
+
+@pytest.fixture(scope="module")
+def compiled(tiny_model):
+    """At -O3, whose kernels the fake driver computes by the reference operations."""
+    return driver.compile(tiny_model, target="sm_90a", level=3, context=CONTEXT)
+
+
+def attributes(launch):
+    return [attribute.id for attribute in getattr(launch.config, "attrs", ())]
+
+
+def launched(compiled, sampling=Sampling(), **options):  # noqa: B008
+    """Names of the launches that feed a prompt token and make a token, with their attributes."""
+    machine = Machine(compiled, **options)
+    made = machine.run([5, 6], 1, sampling)
+    assert len(made) == 1
+    return [(launch.name, attributes(launch)) for launch in machine.api.launched]
+
+
+def expected(plans, controls):
+    """Of each plan's launches and the control kernels behind it, which are early."""
+    return [
+        early
+        for plan, names in zip(plans, controls, strict=True)
+        for early in (*(launch.early for launch in plan.launches), *(True for _ in names))
+    ]
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), SAMPLED], ids=["greedy", "sampled"])
+def test_all_but_the_first_launch_of_a_token_start_early(compiled, sampling):
+    found = launched(compiled, sampling, l2="off")
+    plan = compiled.plan
+    last, control = plan, ["advance"]
+    if sampling is SAMPLED:
+        last, control = plan.only({"%logits"}), ["sample", "advance"]
+    wanted = expected((plan.only(set()), last), (["feed"], control))
+    assert [EARLY in ids for _, ids in found] == wanted
+    names = [name for name, _ in found]
+    firsts = [i for i, (_, ids) in enumerate(found) if EARLY not in ids]
+    assert firsts == [0, names.index("feed") + 1]
+    assert all(ids in ([], [EARLY]) for _, ids in found)
+
+
+def test_eager_launches_carry_what_captured_ones_do(compiled):
+    assert launched(compiled, eager=True, l2="off") == launched(compiled, l2="off")
+
+
+def test_the_attribute_comes_beside_the_window(compiled):
+    for name, ids in launched(compiled, l2="window"):
+        assert ids[0] == WINDOW, name
+    assert [WINDOW, EARLY] in [ids for _, ids in launched(compiled, l2="window")]
+
+
+def test_the_attribute_says_yes(compiled):
+    machine = Machine(compiled, l2="off")
+    machine.run([5], 1)
+    given = [a for x in machine.api.launched for a in getattr(x.config, "attrs", ())]
+    assert given
+    assert {a.value.programmaticStreamSerializationAllowed for a in given} == {1}
+
+
+@pytest.mark.parametrize(("target", "level"), [("sm_90a", 2), ("sm_80", 3)])
+def test_plans_that_do_not_overlap_have_no_early_launch(tiny_model, target, level):
+    compiled = driver.compile(tiny_model, target=target, level=level, context=CONTEXT)
+    assert not any(EARLY in ids for _, ids in launched(compiled, l2="off"))
+
+
+def test_the_tokens_are_those_of_level_2(compiled, tiny_model):
+    plain = driver.compile(tiny_model, target="sm_90a", level=2, context=CONTEXT)
+    wanted = Machine(plain).run([7, 8, 9], 12)
+    assert Machine(compiled).run([7, 8, 9], 12) == wanted
