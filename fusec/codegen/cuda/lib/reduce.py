@@ -7,11 +7,12 @@ from numba import float32, uint32
 from fusec.codegen.cuda.device import (
     at,
     barrier,
+    bits_f32,
     bits_u32,
     inline,
     load_f32,
     load_shared_u32,
-    max_u32,
+    max_f32,
     min_u32,
     select_u32,
     store_shared_u32_if,
@@ -69,17 +70,41 @@ def eight(x, i, stride, n):
 
 
 @inline
+def largest_of_eight(v):
+    """Their maximum; NaN counts as less than anything."""
+    low = max_f32(max_f32(v[0], v[1]), max_f32(v[2], v[3]))
+    return max_f32(low, max_f32(max_f32(v[4], v[5]), max_f32(v[6], v[7])))
+
+
+@inline
+def place_in_eight(v, wanted, i, stride, n, otherwise):
+    """The lowest of the indices of `eight` whose element is the wanted one."""
+    for back in range(8):
+        k = 7 - back
+        here = min_u32(uint32(i + uint32(k * stride)), uint32(n - 1))
+        otherwise = select_u32(v[k] == wanted, here, otherwise)
+    return otherwise
+
+
+@inline
 def argmax(x, n, out, threads, keys, indices):
-    """Index of the largest of n floats, the first on ties, by a block of `threads`."""
+    """Index of the largest of n floats, the first on ties, by a block of `threads`.
+
+    What a thread does for every element is the time, so of 16 it keeps the largest and where they
+    began, and looks for the place at the end.
+    """
     thread = thread_index()
-    key, index = uint32(0), uint32(0)
-    for step in range((n + 8 * threads - 1) // (8 * threads)):
-        start = uint32(step * 8 * threads + thread)
-        values = eight(x, start, threads, n)
-        for k in range(8):
-            new = order_of(values[k])
-            here = min_u32(uint32(start + uint32(k * threads)), uint32(n - 1))
-            index = select_u32(new > key, here, index)
-            key = max_u32(new, key)
-    key, index = block_best(key, index, threads, keys, indices)
+    best, found = bits_f32(uint32(0xFF800000)), thread
+    for step in range((n + 16 * threads - 1) // (16 * threads)):
+        start = uint32(step * 16 * threads + thread)
+        first = eight(x, start, threads, n)
+        second = eight(x, uint32(start + uint32(8 * threads)), threads, n)
+        top = max_f32(largest_of_eight(first), largest_of_eight(second))
+        found = select_u32(top > best, start, found)
+        best = max_f32(top, best)
+    half = uint32(found + uint32(8 * threads))
+    first, second = eight(x, found, threads, n), eight(x, half, threads, n)
+    index = place_in_eight(second, best, half, threads, n, uint32(n - 1))
+    index = place_in_eight(first, best, found, threads, n, index)
+    _, index = block_best(order_of(best), index, threads, keys, indices)
     store_u32_if(out, index, thread == uint32(0))
