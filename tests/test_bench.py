@@ -14,6 +14,7 @@ from fusec.bench.table import lines, table
 from fusec.codegen.cuda import probe
 from fusec.codegen.cuda.build import compile_many
 from fusec.errors import FusecError
+from fusec.passes.pipeline import LEVELS
 from tests.codegen.cuda.kernels import needs_compiler
 from tests.command import fusec, refused
 from tests.graphs import llama_graph
@@ -93,6 +94,13 @@ def test_peers_that_are_not_installed_are_named(tiny_model, monkeypatch):
 def test_unknown_peers(tiny_model):
     with pytest.raises(FusecError, match=r"unknown 'jax': known are torch, llama\.cpp"):
         bench_peers.compare(tiny_model, Plan(), ("jax",))
+
+
+def test_the_command_measures_every_level(tiny_model, tmp_path):
+    path = tmp_path / "bench.json"
+    ran = fusec("bench", tiny_model, "-n", "2", "--repeats", 1, "--threads", 1, "--json", path)
+    assert ran.code == 0, ran.err
+    assert [row["level"] for row in json.loads(path.read_text())["results"]] == list(LEVELS)
 
 
 def test_the_command_writes_its_json(tiny_model, tmp_path):

@@ -343,6 +343,30 @@ def test_forms_of_the_level(tiny_model: Path, form: list[str]) -> None:
     assert fusec("inspect", tiny_model, *form, "--json").json["level"] == 1
 
 
+@pytest.mark.parametrize(
+    ("options", "level"),
+    [
+        ([], 2),
+        (["--target", "cpu"], 2),
+        (["--target", "sm_90a"], 3),
+        (["--target", "sm_80"], 3),
+        (["--target", "sm_90a", "-O", "1"], 1),
+        (["--target", "sm_90a", "-O", "0"], 0),
+        (["-O", "3"], 3),
+    ],
+)
+def test_the_default_level_is_the_targets(tiny_model: Path, options: list[str], level: int) -> None:
+    data = fusec("inspect", tiny_model, *options, "--json").json
+    assert data["level"] == level
+    assert data["dispatches"]["per_layer"] == PER_LAYER[level]
+
+
+@pytest.mark.parametrize("command", ["compile", "inspect", "run", "profile", "perplexity"])
+def test_help_says_the_default_level(command: str) -> None:
+    text = re.sub(r"[\s│]+", " ", fusec(command, "--help").out)
+    assert "3 deep. (default: 3 on a GPU, 2 on the CPU)" in text
+
+
 # --- verify --------------------------------------------------------------------------------------
 
 

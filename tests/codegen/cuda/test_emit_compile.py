@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
 
+from fusec import driver
 from fusec.codegen.cuda import control
 from fusec.codegen.cuda.build import compile_many
 from fusec.codegen.cuda.emit import emit
@@ -13,10 +15,8 @@ from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.models.llama import LlamaConfig, decode_graph
 from fusec.models.quant_mix import Mix
 from fusec.models.synth import PRESETS
-from fusec.passes.lower import lower
-from fusec.passes.pipeline import passes_of, run_passes
+from fusec.passes.pipeline import LEVELS
 from tests.codegen.cuda.kernels import needs_compiler
-from tests.targets import ANY
 
 STORIES260K = replace(
     PRESETS["tiny"], layers=5, width=64, ffn_width=172, heads=8, kv_heads=4, head_dim=8,
@@ -45,37 +45,35 @@ SMALL_TYPES = {
 
 
 def kernels_of(
-    config: LlamaConfig, quant: str, other: dict[str, str] | None = None
-) -> dict[str, CudaKernel]:
-    """Every kernel of every level, by name; `other` replaces some of the mix's types."""
+    config: LlamaConfig, quant: str, other: dict[str, str], levels: Iterable[int]
+) -> list[CudaKernel]:
+    """Every kernel of the levels; `other` replaces some of the mix's types."""
     mix = Mix(quant, config.layers, config.heads // config.kv_heads, config.tied)
     types = {name: mix.dtype(name, shape) for name, shape in config.tensor_shapes()}
-    types |= other or {}
+    types |= other
     graph = decode_graph(config, types, 1, min(config.context, 2048), "f16")
-    plans = (
-        lower(run_passes(graph, passes_of(level), ANY)[-1].graph, "sm_90a", level)
-        for level in (0, 1, 2)
-    )
-    return {kernel.name: emit(kernel) for plan in plans for kernel in plan.kernels}
+    plans = (driver.compile(graph, target="sm_90a", level=level).plan for level in levels)
+    kernels = dict.fromkeys(kernel for plan in plans for kernel in plan.kernels)
+    return [emit(kernel) for kernel in kernels]
 
 
 @needs_compiler
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("config", "quant", "other"),
+    ("config", "quant", "other", "levels"),
     [
-        (STORIES260K, "F32", {}),
-        (PRESETS["tiny"], "IQ4_XS", {}),
-        (PRESETS["smollm2-135m"], "IQ4_XS", {}),
-        (MIXED, "IQ4_XS", MIXED_TYPES),
-        (MIXED, "Q4_K_M", SMALL_TYPES),
+        (STORIES260K, "F32", {}, LEVELS),
+        (PRESETS["tiny"], "IQ4_XS", {}, LEVELS),
+        (PRESETS["smollm2-135m"], "IQ4_XS", {}, (0, 1, 2)),  # 3: test_overlap
+        (MIXED, "IQ4_XS", MIXED_TYPES, LEVELS),
+        (MIXED, "Q4_K_M", SMALL_TYPES, LEVELS),
     ],
     ids=["stories260k", "tiny", "smollm2-135m", "mixed", "small types"],
 )
 def test_kernels_assemble_without_spills(
-    config: LlamaConfig, quant: str, other: dict[str, str]
+    config: LlamaConfig, quant: str, other: dict[str, str], levels: Iterable[int]
 ) -> None:
-    kernels = list(kernels_of(config, quant, other).values())
+    kernels = kernels_of(config, quant, other, levels)
     for cubin in compile_many(kernels, "sm_90a"):
         assert cubin.spill_stores == cubin.spill_loads == 0, cubin.name
         assert ".f64" not in cubin.ptx, cubin.name
@@ -83,7 +81,8 @@ def test_kernels_assemble_without_spills(
 
 
 @needs_compiler
-def test_control_kernels_assemble_without_spills() -> None:
-    for cubin in compile_many(control.kernels(49152), "sm_90a"):
+@pytest.mark.parametrize("overlaps", [False, True])
+def test_control_kernels_assemble_without_spills(overlaps: bool) -> None:
+    for cubin in compile_many(control.kernels(49152, overlaps), "sm_90a"):
         assert cubin.spill_stores == cubin.spill_loads == 0
         assert ".f64" not in cubin.ptx

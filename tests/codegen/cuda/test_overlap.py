@@ -69,6 +69,14 @@ def fixed_numbers(region: Graph) -> tuple[set[int], set[int]]:
 
 @needs_compiler
 @pytest.mark.slow
+def test_kernels_assemble_without_spills() -> None:
+    for _, _, _, cubin in assembled():
+        assert cubin.spill_stores == cubin.spill_loads == 0, cubin.name
+        assert ".f64" not in cubin.ptx, cubin.name
+
+
+@needs_compiler
+@pytest.mark.slow
 def test_all_kernels_wait_once_and_then_let_the_next_begin() -> None:
     for kind, _, program, _ in assembled():
         (wait,), (launch,) = program.find(WAIT), program.find(LAUNCH)

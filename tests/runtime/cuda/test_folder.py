@@ -57,6 +57,15 @@ def test_the_folder_has_all_that_a_gpu_needs(folder, tiny_model):
 
 
 @needs_compiler
+def test_the_folder_is_at_the_gpus_default_level_and_takes_no_other(folder):
+    assert fusec("inspect", folder, "--json").json["level"] == 3
+    assert Artifact.open(folder).plan().overlaps
+    for level in (2, 3):
+        message = refused("run", folder, "--prompt-ids", "1", "-O", level)
+        assert message == f"{folder} is compiled already: -O comes too late"
+
+
+@needs_compiler
 def test_a_folder_for_another_gpu(folder, monkeypatch):
     on_a_gpu(monkeypatch, capability=(8, 0))
     message = refused("run", folder, "--prompt-ids", "1,2", "-n", 4)
