@@ -1,8 +1,8 @@
 """Encoders of the IQ formats whose elements are rows of a grid times a scale.
 
-For a given scale every element is rounded to a value that occurs in the grid, and the row nearest
-to the eight (or four) rounded elements is looked up in a table of all such combinations. The scale
-is the best of a few guesses by its gain (`quant_scales`), then a multiple of the block's d.
+For a given scale every element is rounded to a value that occurs in the grid, and rows near the
+eight (or four) rounded elements are looked up in a table of all such combinations. The scale is the
+best of a few guesses by its gain (`quant_scales`), then a multiple of the block's d.
 
 Block layouts are those of llama.cpp (ggml-common.h), as the modules of `fusec.codegen.formats`
 draw them.
@@ -11,7 +11,7 @@ draw them.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,16 +23,22 @@ from fusec.models.quant_scales import Floats, dot, half, reciprocal
 
 Indices = npt.NDArray[np.uint16]
 
-ROWS_AT_ONCE = 512  # combinations compared with a whole grid at a time
+Guesses = dict[Search, list[float]]
+
+AT_ONCE = 512  # combinations compared with a whole grid at a time
+NEAR = 24  # rows kept for a combination
 
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """A grid, `rows` [n, 8 or 4], and `nearest`: the row for each combination of its values."""
+    """A grid, `rows` [n, 8 or 4], whose elements are `values`.
+
+    `near`: for each combination of values the rows that are nearest to it, the nearest first.
+    """
 
     rows: Floats
     values: Floats
-    nearest: Indices
+    near: Indices
 
     @classmethod
     def of(cls, rows: Floats) -> Grid:
@@ -41,20 +47,30 @@ class Grid:
         size = rows.shape[1]
         places = np.indices((values.size,) * size).reshape(size, -1).T
         points, squares = values[places], (rows * rows).sum(1)
-        parts = [
-            (squares - 2 * points[start : start + ROWS_AT_ONCE] @ rows.T).argmin(1)
-            for start in range(0, len(points), ROWS_AT_ONCE)
-        ]
+        parts = []
+        for start in range(0, len(points), AT_ONCE):
+            distances = squares - 2 * points[start : start + AT_ONCE] @ rows.T
+            few = np.argpartition(distances, NEAR, axis=1)[:, :NEAR]
+            order = np.take_along_axis(distances, few, 1).argsort(1, kind="stable")
+            parts.append(np.take_along_axis(few, order, 1))
         return cls(rows, values, np.concatenate(parts).astype(np.uint16))
 
-    def indices(self, x: Floats) -> Indices:
-        """Row numbers [..., n] for x [..., n, 8 or 4] in units of the scale."""
-        middles = (self.values[1:] + self.values[:-1]) / 2
+    def indices(self, x: Floats, search: Search) -> Indices:
+        """Row numbers [..., n] for x [..., n, 8 or 4] in units of the scale.
+
+        A quick search takes the row nearest to the rounded elements, a full one that of the few
+        near them that is nearest to the elements themselves.
+        """
         places = np.zeros(x.shape, np.intp)
-        for middle in middles:
+        for middle in (self.values[1:] + self.values[:-1]) / 2:
             places += x > middle
         weights = self.values.size ** np.arange(self.rows.shape[1])[::-1]
-        return self.nearest[places @ weights]
+        near = self.near[places @ weights]
+        if search == "quick":
+            return near[..., 0]
+        residual = x[..., None, :] - self.rows[near]
+        best = dot(residual, residual).argmin(-1)[..., None]
+        return np.take_along_axis(near, best, -1)[..., 0]
 
 
 @functools.cache
@@ -64,7 +80,7 @@ def grid(name: str, factor: int = 1, move: int = 0) -> Grid:
 
 
 def choose(
-    x: Floats, table: Grid, guesses: Sequence[float], multiples: int
+    x: Floats, table: Grid, guesses: Guesses, search: Search, multiples: int = 16
 ) -> tuple[Floats, Bytes, Indices]:
     """d [n], multiples [n, groups] and rows [n, groups, rows] for x [n, groups, rows, 8 or 4].
 
@@ -75,9 +91,9 @@ def choose(
     inverse_peak = reciprocal(np.abs(flat).max(-1))
     gain = np.full(flat.shape[:2], -1, np.float32)
     scale = np.zeros_like(gain)
-    for guess in guesses:
-        rows = table.rows[table.indices(x * (guess * inverse_peak)[..., None, None])]
-        rows = rows.reshape(flat.shape)
+    for guess in guesses[search]:
+        numbers = table.indices(x * (guess * inverse_peak)[..., None, None], "quick")
+        rows = table.rows[numbers].reshape(flat.shape)
         projection = dot(flat, rows)
         found = np.maximum(projection, 0) * reciprocal(dot(rows, rows))
         better = projection * found > gain
@@ -87,10 +103,11 @@ def choose(
     stored = np.rint((scale * reciprocal(d)[:, None] - 1) / 2)
     stored = np.clip(stored, 0, multiples - 1)
     step = d[:, None] * (2 * stored + 1)
-    return d, stored.astype(np.uint8), table.indices(x * reciprocal(step)[..., None, None])
+    chosen = table.indices(x * reciprocal(step)[..., None, None], search)
+    return d, stored.astype(np.uint8), chosen
 
 
-GUESSES = {
+GUESSES: dict[str, Guesses] = {
     "iq2": {"full": [26.0 + 3 * step for step in range(16)], "quick": [40.0, 50.0]},
     "iq3_xxs": {"full": [40.0 + 2 * step for step in range(16)], "quick": [56.0, 64.0]},
     "iq3_s": {"full": [10.0 + 0.5 * step for step in range(16)], "quick": [13.5, 15.5]},
@@ -132,8 +149,7 @@ def _nibble_scales(scales: Bytes) -> Bytes:
 def encode_iq2_xxs(x: Floats, search: Search = "full") -> Bytes:
     """[n, 256] -> [n, 66]."""
     size, signs = split_signs(x, even=True)
-    guesses = GUESSES["iq2"][search]
-    d, scales, rows = choose(size.reshape(-1, 8, 4, 8), grid("IQ2_XXS"), guesses, 16)
+    d, scales, rows = choose(size.reshape(-1, 8, 4, 8), grid("IQ2_XXS"), GUESSES["iq2"], search)
     words = np.concatenate([rows.astype(np.uint8), _words(signs, scales)], axis=-1)
     return np.hstack([f16_bytes(8 * d), words.reshape(len(x), -1)])
 
@@ -141,8 +157,7 @@ def encode_iq2_xxs(x: Floats, search: Search = "full") -> Bytes:
 def encode_iq2_xs(x: Floats, search: Search = "full") -> Bytes:
     """[n, 256] -> [n, 74]."""
     size, signs = split_signs(x, even=True)
-    guesses = GUESSES["iq2"][search]
-    d, scales, rows = choose(size.reshape(-1, 16, 2, 8), grid("IQ2_XS"), guesses, 16)
+    d, scales, rows = choose(size.reshape(-1, 16, 2, 8), grid("IQ2_XS"), GUESSES["iq2"], search)
     both = rows.reshape(len(x), 32) | (signs & 127).astype(np.uint16) << 9
     return np.hstack([f16_bytes(8 * d), both.view(np.uint8), _nibble_scales(scales)])
 
@@ -150,8 +165,7 @@ def encode_iq2_xs(x: Floats, search: Search = "full") -> Bytes:
 def encode_iq2_s(x: Floats, search: Search = "full") -> Bytes:
     """[n, 256] -> [n, 82]."""
     size, signs = split_signs(x, even=False)
-    guesses = GUESSES["iq2"][search]
-    d, scales, rows = choose(size.reshape(-1, 16, 2, 8), grid("IQ2_S"), guesses, 16)
+    d, scales, rows = choose(size.reshape(-1, 16, 2, 8), grid("IQ2_S"), GUESSES["iq2"], search)
     rows = rows.reshape(len(x), 8, 4)
     high = np.bitwise_or.reduce(rows >> 8 << np.arange(0, 8, 2, dtype=np.uint16), axis=-1)
     low = rows.astype(np.uint8).reshape(len(x), 32)
@@ -161,8 +175,7 @@ def encode_iq2_s(x: Floats, search: Search = "full") -> Bytes:
 def encode_iq3_xxs(x: Floats, search: Search = "full") -> Bytes:
     """[n, 256] -> [n, 98]."""
     size, signs = split_signs(x, even=True)
-    guesses = GUESSES["iq3_xxs"][search]
-    d, scales, rows = choose(size.reshape(-1, 8, 8, 4), grid("IQ3_XXS"), guesses, 16)
+    d, scales, rows = choose(size.reshape(-1, 8, 8, 4), grid("IQ3_XXS"), GUESSES["iq3_xxs"], search)
     words = _words(signs, scales).reshape(len(x), -1)
     return np.hstack([f16_bytes(4 * d), rows.astype(np.uint8).reshape(len(x), -1), words])
 
@@ -170,8 +183,7 @@ def encode_iq3_xxs(x: Floats, search: Search = "full") -> Bytes:
 def encode_iq3_s(x: Floats, search: Search = "full") -> Bytes:
     """[n, 256] -> [n, 110]."""
     size, signs = split_signs(x, even=False)
-    guesses = GUESSES["iq3_s"][search]
-    d, scales, rows = choose(size.reshape(-1, 8, 8, 4), grid("IQ3_S"), guesses, 16)
+    d, scales, rows = choose(size.reshape(-1, 8, 8, 4), grid("IQ3_S"), GUESSES["iq3_s"], search)
     ninth = np.packbits(rows >> 8, axis=-1, bitorder="little")[..., 0]
     low = rows.astype(np.uint8).reshape(len(x), -1)
     return np.hstack([f16_bytes(d), low, ninth, signs, _nibble_scales(scales)])
@@ -185,13 +197,13 @@ def _both_moves(
     The scales are searched for the grid that is not moved.
     """
     parts = x.reshape(len(x), groups, -1, 8)
-    d, scales, _ = choose(parts, grid("IQ1_S", 8), GUESSES["iq1"][search], 8)
+    d, scales, _ = choose(parts, grid("IQ1_S", 8), GUESSES["iq1"], search, 8)
     step = np.repeat(d[:, None] * (2 * scales + 1), 32 // groups, axis=1)
     scaled = x.reshape(len(x), 32, 8) * reciprocal(step)[..., None]
     rows, errors = [], []
     for move in (1, -1):
         table = grid("IQ1_S", 8, move)
-        rows.append(table.indices(scaled))
+        rows.append(table.indices(scaled, search))
         residual = scaled - table.rows[rows[-1]]
         errors.append(dot(residual, residual).reshape(len(x), moved, -1).sum(-1))
     down = errors[1] < errors[0]

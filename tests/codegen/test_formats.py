@@ -13,6 +13,11 @@ from fusec.ir.dtypes import dtype
 from tests.codegen.blocks import SCALES
 
 NAMES = sorted(formats.FORMATS)
+GGML = {
+    *("f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2_k", "q3_k", "q4_k", "q5_k"),
+    *("q6_k", "iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s", "iq4_nl"),
+    *("iq4_xs", "tq1_0", "tq2_0", "mxfp4", "nvfp4"),
+}
 QUANTIZED = sorted(SCALES)
 
 
@@ -28,6 +33,10 @@ def assert_same_floats(ours: NDArray[np.float32], other: NDArray[np.float32]) ->
     nan = np.isnan(other)
     assert np.array_equal(np.isnan(ours), nan)
     assert np.array_equal(ours.view(np.uint32)[~nan], other.view(np.uint32)[~nan])
+
+
+def test_every_type_of_released_files_is_there() -> None:
+    assert set(NAMES) == GGML
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -56,6 +65,28 @@ def test_every_scale(name: str) -> None:
         for part in range(4):
             data[:, offset : offset + 2] = scales[part << 14 : (part + 1) << 14]
             assert_same_floats(weights.decode(data), theirs(name, data))
+
+
+@pytest.mark.parametrize(("name", "places"), [("mxfp4", (0,)), ("nvfp4", (0, 1, 2, 3))])
+def test_every_scale_of_a_byte(name: str, places: tuple[int, ...]) -> None:
+    """Largest, zero, subnormal, and what would be NaN."""
+    weights = formats.get(name)
+    random = np.random.default_rng(3)
+    data = random.integers(0, 256, (256, weights.dtype.block_bytes), dtype=np.uint8)
+    for place in places:
+        data[:, place] = np.roll(np.arange(256), place)
+    assert_same_floats(weights.decode(data), theirs(name, data))
+
+
+def test_every_scale_that_is_spread_over_a_block() -> None:
+    """IQ1_M keeps a nibble of its f16 in each of four words."""
+    weights = formats.get("iq1_m")
+    data = np.random.default_rng(4).integers(0, 256, (1 << 16, 56), dtype=np.uint8)
+    scale = np.arange(1 << 16)
+    for word in range(4):
+        nibble = (scale >> 4 * word & 15) << 4
+        data[:, 49 + 2 * word] = data[:, 49 + 2 * word] & 15 | nibble
+    assert_same_floats(weights.decode(data), theirs("iq1_m", data))
 
 
 @pytest.mark.parametrize("name", QUANTIZED)

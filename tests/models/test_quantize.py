@@ -9,11 +9,16 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import IQ4_NL, dequantize
 from gguf.quants import quantize as gguf_quantize
 
+from fusec.codegen import formats
+from fusec.codegen.formats.grids import grid_of
 from fusec.errors import FusecError
-from fusec.models.quant_mix import Mix
+from fusec.models import encode_grids
+from fusec.models.quant_mix import MIXES, Mix
 from fusec.models.quantize import BY_GGUF, ENCODERS, Search, quantize
 
 Doubles = npt.NDArray[np.float64]
+GRIDS = sorted(encode_grids.ENCODERS)
+FINE = sorted(set(ENCODERS) - {*GRIDS, "q2_k", "q3_k", "nvfp4"})
 UNEVEN = np.array(IQ4_NL.kvalues, np.float64)
 SAMPLES: dict[str, Callable[[np.random.Generator], npt.NDArray[np.float64]]] = {
     "normal": lambda rng: rng.standard_normal((4, 512)),
@@ -112,7 +117,7 @@ def test_q5_k_scales_and_offsets_are_the_best_for_d(sample: npt.NDArray[np.float
     assert error(sample, "q5_k") <= 1.035 * least.sum()
 
 
-@pytest.mark.parametrize("dtype", ENCODERS)
+@pytest.mark.parametrize("dtype", FINE)
 def test_full_search_beats_quick_and_quick_is_sane(
     sample: npt.NDArray[np.float32], dtype: str
 ) -> None:
@@ -120,17 +125,65 @@ def test_full_search_beats_quick_and_quick_is_sane(
     assert full <= quick <= 1.4 * full
 
 
+# relative errors on normal values, a few percent above what the encoders reach
+REACHED = {
+    "q2_k": 0.27, "q3_k": 0.15, "q4_k": 0.072, "q5_k": 0.036, "q6_k": 0.018, "iq1_s": 0.47,
+    "iq1_m": 0.44, "iq2_xxs": 0.345, "iq2_xs": 0.3, "iq2_s": 0.255, "iq3_xxs": 0.19,
+    "iq3_s": 0.14, "iq4_nl": 0.076, "iq4_xs": 0.077, "nvfp4": 0.09,
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("dtype", ENCODERS)
-def test_degenerate_blocks(dtype: str) -> None:
+def test_error_on_normal_values(dtype: str) -> None:
+    x = np.random.default_rng(0).standard_normal((64, 512)).astype(np.float32)
+    x *= np.float32(300 if dtype == "nvfp4" else 0.02)
+    full, quick = (np.sqrt(error(x, dtype, search) / (x**2).sum()) for search in ("full", "quick"))
+    assert full <= REACHED[dtype]
+    assert full <= quick <= 1.25 * full
+
+
+@pytest.mark.parametrize("dtype", GRIDS)
+def test_rows_of_a_grid_are_nearly_the_nearest(dtype: str) -> None:
+    """For the scales that were chosen, against the best of all rows with all signs."""
+    x = np.random.default_rng(2).standard_normal((4, 256)).astype(np.float32)
+    raw = quantize(x, dtype)
+    fmt = formats.get(dtype)
+    one = fmt.dtype.block_bytes
+    scales = fmt.scales(formats.base.ArrayBlock(raw.reshape(-1, one))).array
+    rows = grid_of("IQ1_S" if dtype.startswith("iq1") else dtype.upper()).astype(np.float64)
+    if dtype.startswith("iq1"):
+        rows = np.concatenate([8 * rows + 1, 8 * rows - 1])
+    parts = x.reshape(4, -1, rows.shape[1]).astype(np.float64)
+    parts = parts if dtype.startswith("iq1") else np.abs(parts)
+    steps = np.repeat(scales, parts.shape[1] // scales.shape[1], axis=1)[..., None, None]
+    least = ((parts[:, :, None] - steps * rows) ** 2).sum(-1).min(-1).sum()
+    slack = 1.03
+    if dtype in ("iq2_xxs", "iq2_xs", "iq3_xxs"):
+        slack = 1.3  # a sign of eight is not free
+    elif dtype == "iq1_s":
+        slack = 1.15  # 32 elements move one way
+    assert 0.999 * least <= error(x, dtype) <= slack * least
+
+
+@pytest.mark.parametrize("dtype", ENCODERS)
+def test_zeros_stay_zeros_and_extremes_are_finite(dtype: str) -> None:
     zeros = np.zeros((2, 256), np.float32)
     assert not decode(quantize(zeros, dtype), dtype).any()
+    largest = 2600.0 if dtype == "nvfp4" else 60000.0
+    with np.errstate(divide="raise", over="raise", invalid="raise"):
+        tiny = quantize(np.full((1, 256), 1e-30, np.float32), dtype)
+        large = quantize(np.full((1, 256), largest, np.float32), dtype)
+    assert np.abs(decode(tiny, dtype)).max() < 1e-6
+    assert np.linalg.norm(decode(large, dtype) / largest - 1) < 0.5 * np.sqrt(256)
+
+
+@pytest.mark.parametrize("dtype", FINE)
+def test_degenerate_blocks(dtype: str) -> None:
+    zeros = np.zeros((2, 256), np.float32)
     spike = zeros.copy()
     spike[0, 100], spike[1, 200] = -4.0, 4.0
     assert np.abs(decode(quantize(spike, dtype), dtype) - spike).max() < 0.2
-    with np.errstate(divide="raise", over="raise", invalid="raise"):
-        tiny = quantize(np.full((1, 256), 1e-30, np.float32), dtype)
-        large = quantize(np.full((1, 256), 60000.0, np.float32), dtype)
-    assert np.abs(decode(tiny, dtype)).max() < 1e-6
+    large = quantize(np.full((1, 256), 60000.0, np.float32), dtype)
     np.testing.assert_allclose(decode(large, dtype), 60000.0, rtol=0.05)
 
 
@@ -156,6 +209,8 @@ def test_refusals() -> None:
         quantize(x, "iq4_nl")
     with pytest.raises(FusecError, match="not all finite"):
         quantize(np.full((1, 32), np.nan), "q8_0")
+    with pytest.raises(FusecError, match="nvfp4: values beyond 2688"):
+        quantize(np.full((1, 64), 3000), "nvfp4")
     with pytest.raises(FusecError, match="values beyond 65504"):
         quantize(np.full((1, 32), 1e9), "iq4_nl")
 
@@ -186,10 +241,48 @@ SMOLLM2_135M = Mix("IQ4_XS", layers=30, heads_per_kv=3, tied=True)
         (Mix("Q8_0", 30, 8, True), "blk.0.ffn_down.weight", (576, 1536), "q8_0"),
         (Mix("F16", 30, 3, True), "token_embd.weight", (49152, 576), "f16"),
         (Mix("BF16", 30, 3, True), "output_norm.weight", (576,), "f32"),
+        (Mix("Q4_K_M", 32, 4, False), "blk.3.ffn_down.weight", (4096, 14336), "q6_k"),
+        (Mix("Q4_K_M", 32, 4, False), "blk.4.ffn_down.weight", (4096, 14336), "q4_k"),
+        (Mix("Q4_K_M", 32, 4, False), "blk.6.attn_v.weight", (1024, 4096), "q6_k"),
+        (Mix("Q4_K_M", 32, 4, False), "blk.28.attn_v.weight", (1024, 4096), "q6_k"),
+        (Mix("Q4_K_M", 32, 4, False), "blk.4.attn_q.weight", (4096, 4096), "q4_k"),
+        (Mix("Q4_K_M", 32, 4, False), "output.weight", (128256, 4096), "q6_k"),
+        (Mix("Q4_K_M", 30, 3, True), "blk.9.attn_q.weight", (576, 576), "q5_0"),
+        (Mix("Q4_K_M", 30, 3, True), "blk.0.attn_v.weight", (192, 576), "q8_0"),
+        (Mix("Q4_K_S", 32, 4, False), "blk.3.attn_v.weight", (1024, 4096), "q5_k"),
+        (Mix("Q4_K", 32, 4, False), "blk.4.attn_v.weight", (1024, 4096), "q4_k"),
+        (Mix("Q5_K_M", 30, 3, True), "blk.9.attn_q.weight", (576, 576), "q5_1"),
+        (Mix("Q3_K_M", 32, 4, False), "blk.1.ffn_down.weight", (4096, 14336), "q5_k"),
+        (Mix("Q3_K_M", 32, 4, False), "blk.2.ffn_down.weight", (4096, 14336), "q4_k"),
+        (Mix("Q3_K_L", 32, 4, False), "blk.9.attn_output.weight", (4096, 4096), "q5_k"),
+        (Mix("Q2_K", 32, 4, False), "blk.9.attn_v.weight", (1024, 4096), "q4_k"),
+        (Mix("Q2_K", 30, 3, True), "blk.9.attn_q.weight", (576, 576), "q4_0"),
+        (Mix("Q2_K_S", 32, 1, False), "blk.3.ffn_down.weight", (4096, 11008), "q4_k"),
+        (Mix("IQ3_M", 32, 4, False), "blk.9.attn_output.weight", (4096, 4096), "q4_k"),
+        (Mix("IQ3_M", 32, 4, False), "blk.9.ffn_up.weight", (14336, 4096), "iq3_s"),
+        (Mix("IQ3_XS", 32, 4, False), "blk.9.ffn_up.weight", (14336, 4096), "iq3_xxs"),
+        (Mix("IQ3_XS", 32, 4, False), "blk.29.ffn_up.weight", (14336, 4096), "iq3_s"),
+        (Mix("IQ3_XXS", 32, 1, False), "blk.9.attn_q.weight", (4096, 4096), "iq2_s"),
+        (Mix("IQ3_XXS", 32, 1, False), "output.weight", (32000, 4096), "q5_k"),
+        (Mix("IQ2_S", 32, 4, False), "blk.9.ffn_up.weight", (14336, 4096), "iq2_xs"),
+        (Mix("IQ2_M", 32, 1, False), "blk.9.attn_v.weight", (4096, 4096), "iq3_s"),
+        (Mix("IQ2_XXS", 32, 4, False), "token_embd.weight", (32000, 4096), "q2_k"),
+        (Mix("IQ1_S", 32, 4, False), "blk.9.attn_output.weight", (4096, 4096), "iq2_xxs"),
+        (Mix("IQ1_M", 30, 3, True), "blk.9.attn_q.weight", (576, 576), "iq4_nl"),
+        (Mix("TQ1_0", 32, 4, False), "token_embd.weight", (32000, 4096), "q4_k"),
+        (Mix("Q5_0", 30, 3, True), "blk.0.attn_q.weight", (576, 100), "f16"),
+        (Mix("MXFP4", 30, 3, True), "token_embd.weight", (49152, 576), "q8_0"),
+        (Mix("MXFP4_MOE", 30, 3, True), "blk.0.ffn_up.weight", (1536, 576), "q8_0"),
+        (Mix("NVFP4", 30, 3, True), "blk.0.ffn_up.weight", (1536, 576), "nvfp4"),
     ],
 )
 def test_mix_follows_llama_cpp(mix: Mix, tensor: str, shape: tuple[int, ...], dtype: str) -> None:
     assert mix.dtype(tensor, shape) == dtype
+
+
+def test_every_type_has_a_mix_and_a_number() -> None:
+    assert {Mix(name, 1, 1, True).file_type for name in MIXES} >= {*range(4), *range(7, 33), 36, 37}
+    assert {name.lower() for name in MIXES} >= set(formats.FORMATS) - {"q3_k", "q4_k", "q5_k"}
 
 
 def test_unknown_mix() -> None:

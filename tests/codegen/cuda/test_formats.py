@@ -1,0 +1,99 @@
+"""Weight formats in CUDA kernels: matvecs of every format, and what ptxas makes of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fusec.codegen import formats
+from fusec.codegen.cuda.build import compile_many
+from fusec.codegen.cuda.emit import emit
+from fusec.codegen.cuda.toolchain import CudaKernel
+from fusec.ir import Builder, Graph
+from fusec.passes.lower import lower
+from fusec.passes.pipeline import passes_of, run_passes
+from tests.codegen.cuda.kernels import needs_compiler
+from tests.codegen.cuda.twin_session import TwinSession, random_weights, reference
+from tests.graphs import Types, llama_graph
+from tests.targets import ANY
+
+NAMES = sorted(formats.FORMATS)
+QUANTIZED = [n for n in NAMES if formats.get(n).quantized]
+
+
+def matvec(name: str, rows: int, columns: int) -> Graph:
+    b = Builder("matvec")
+    return b.build(b.matvec(b.input("x", (1, columns)), b.weight("w", (rows, columns), name)))
+
+
+def kernel_of(graph: Graph) -> CudaKernel:
+    (kernel,) = lower(run_passes(graph, passes_of(0), ANY)[-1].graph, "sm_90a", 0).kernels
+    return emit(kernel)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("columns", [256, 1536])
+def test_a_matvec_is_exact_but_for_its_activations(name: str, columns: int) -> None:
+    graph = matvec(name, 9, columns)
+    weights = random_weights(graph)
+    x = np.random.default_rng(0).normal(size=(1, columns)).astype(np.float32)
+    got = TwinSession(graph, weights, 0).step(x=x)["0"]
+    wanted = reference(graph, weights).step(x=x)["0"]
+    assert np.linalg.norm(got - wanted) < 5e-7 * np.linalg.norm(wanted)
+
+
+@pytest.mark.parametrize("name", ["mxfp4", "nvfp4", "q4_0", "q2_k", "iq1_m", "tq1_0", "iq3_s"])
+def test_every_code_of_a_span_keeps_its_place(name: str) -> None:
+    """A vector with a single one picks a column: the weights come back as the file has them."""
+    fmt = formats.get(name)
+    graph = matvec(name, 3, 256)
+    weights = random_weights(graph, seed=5)
+    session = TwinSession(graph, weights, 0)
+    decoded = fmt.decode(weights["@w"])
+    for column in range(0, 256, 7):
+        x = np.zeros((1, 256), np.float32)
+        x[0, column] = 1
+        np.testing.assert_allclose(session.step(x=x)["0"][0], decoded[:, column], rtol=1e-6)
+
+
+def test_all_formats_in_one_model_agree_at_every_level() -> None:
+    kinds = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+    places = [f"blk.{layer}.{kind}.weight" for layer in range(3) for kind in kinds]
+    types = Types("q4_k", **dict(zip(places, QUANTIZED, strict=False)), unused="f32")
+    shape = {"width": 256, "ffn": 256, "heads": 4, "kv_heads": 1, "layers": 4, "vocab": 24}
+    graph = llama_graph(types=types, kv="f32", **shape)
+    assert {w.dtype for w in graph.weights} >= set(QUANTIZED[:21])
+    weights = random_weights(graph)
+    given = {"token": np.array([1]), "pos": np.array([0])}
+    one, other = (TwinSession(graph, weights, level).step(**given)["logits"] for level in (0, 2))
+    assert one.tobytes() == other.tobytes()
+    wanted = reference(graph, weights).step(**given)["logits"]
+    assert np.linalg.norm(one - wanted) < 5e-6 * np.linalg.norm(wanted)
+
+
+def test_a_factor_of_a_whole_matrix_is_applied_where_rows_end() -> None:
+    b = Builder("scaled")
+    x = b.input("x", (1, 64))
+    y = b.matvec(x, b.weight("w", (40, 64), "nvfp4"), b.weight("s", (1,)))
+    graph = b.build(b.add(y, b.weight("r", (40,))))
+    weights = random_weights(graph)
+    weights["@s"] = np.array([0.125], np.float32)
+    x_values = np.random.default_rng(3).normal(size=(1, 64)).astype(np.float32)
+    wanted = reference(graph, weights).step(x=x_values)
+    for level in (0, 2):
+        got = TwinSession(graph, weights, level).step(x=x_values)
+        np.testing.assert_allclose(got["1"], wanted["1"], rtol=1e-6, atol=3e-6)
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_matvecs_of_every_format_assemble_without_spills() -> None:
+    kernels = [
+        kernel_of(matvec(name, rows, columns))
+        for name in NAMES
+        for rows, columns in ((2048, 8192), (3072, 768))
+    ]
+    for cubin in compile_many(kernels, "sm_90a"):
+        assert cubin.spill_stores == cubin.spill_loads == 0, cubin.name
+        assert ".f64" not in cubin.ptx, cubin.name
+        assert cubin.registers <= 80, cubin.name
