@@ -1,0 +1,255 @@
+"""Every weight format on a GPU: one matvec of each, tokens a second of each mix, and Q8_0 at load.
+
+    python benchmarks/formats.py prepare [--mixes Q4_K_M,...]   cubins into the cache; needs no GPU
+    python benchmarks/formats.py matvec                         a 2048x8192 matvec of every format
+    python benchmarks/formats.py tokens [--mixes ...] [-O 2]    tokens a second of every mix
+    python benchmarks/formats.py at-load [--mixes ...] [-O 2]   the same models turned into Q8_0
+    python benchmarks/formats.py render                         the tables of docs/formats.md
+
+Measurements go to one JSON file (--json), each command under its own name. Kernels are compiled
+through the content cache (FUSEC_CACHE_DIR), so a machine with a warm cache needs no compiler.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import fusec
+from fusec import Builder, bench, gpu
+from fusec.bench.gpu import read_bandwidth
+from fusec.codegen import targets
+from fusec.codegen.formats import FORMATS, Format
+from fusec.driver import Compiled
+from fusec.ir.plan import Arg
+from fusec.models.quant_mix import MIXES
+from fusec.models.requantize import requantize
+from fusec.models.synth import synthesize
+from fusec.runtime.cuda.session import CudaSession
+
+ROWS, COLUMNS = 2048, 8192
+COPIES_BYTES = 1 << 30  # many times the L2, so that weights come from memory
+REPEATS = 20
+SHAPE = "smollm2-135m"
+AT_LOAD = ("F16", "IQ4_XS", "Q4_K_M")
+RESULTS = Path(__file__).parent / "results" / "h200-formats.json"
+PAGE = Path(__file__).parents[1] / "docs" / "formats.md"
+
+
+def bits(fmt: Format) -> float:
+    """Bits per weight in the file."""
+    return 8 * fmt.dtype.block_bytes / fmt.dtype.block
+
+
+def compiled_matvec(fmt: Format, target: str) -> Compiled:
+    """A graph of one matvec, compiled like any other."""
+    b = Builder(f"matvec_{fmt.name}")
+    y = b.matvec(b.input("x", (1, COLUMNS)), b.weight("w", (ROWS, COLUMNS), fmt.name), name="y")
+    return fusec.compile(b.build(y), target=target, level=0)
+
+
+def random_matrix(fmt: Format) -> np.ndarray:
+    """Raw rows of random bytes: what they decode to does not change how long it takes."""
+    random = np.random.default_rng(0)
+    size = (ROWS, fmt.row_bytes(COLUMNS))
+    return random.integers(0, 256, size, dtype=np.uint8)
+
+
+def measure_matvec(fmt: Format, target: str, bandwidth: float) -> dict[str, Any]:
+    """Time of one matvec within a captured graph of many, each over another copy of the matrix."""
+    compiled = compiled_matvec(fmt, target)
+    (cubin,) = compiled.build().values()
+    raw = random_matrix(fmt)
+    if fmt.name == "f32":  # a session takes f32 weights as floats
+        raw = raw.view(np.float32).reshape(ROWS, COLUMNS)
+    session = compiled.session({"w": raw})
+    assert isinstance(session, CudaSession)
+    workspace = session.workspace
+    packed = fmt.cuda_repack(raw.view(np.uint8).reshape(ROWS, -1))
+    room = -(-packed.nbytes // 256) * 256
+    count = max(COPIES_BYTES // room, 2)
+    base = workspace.memory.empty(room * count, "copies of the matrix")
+    for k in range(count):
+        workspace.memory.write(base + k * room, packed)
+    (launch,) = session.plan.launches
+    own = workspace.address(Arg("weight", "@w"))
+    pointers = [workspace.address(arg) for arg in launch.args]
+
+    def enqueue() -> None:
+        for k in range(count):
+            here = [base + k * room if p == own else p for p in pointers]
+            workspace.launch(launch.kernel, here)
+
+    graph = workspace.capture(enqueue)
+    times = []
+    driver, stream = workspace.driver, workspace.stream
+    for _ in range(REPEATS):
+        start, end = driver.event(), driver.event()
+        driver.record(start, stream)
+        driver.replay(graph, stream)
+        driver.record(end, stream)
+        driver.synchronize(stream)
+        times.append(driver.seconds_between(start, end) / count)
+    session.close()
+    seconds = statistics.median(times[1:])
+    gb_s = packed.nbytes / seconds / 1e9
+    return {
+        "format": fmt.name,
+        "bits": bits(fmt),
+        "bits_packed": 8 * packed.nbytes / (ROWS * COLUMNS),
+        "registers": cubin.registers,
+        "spill_bytes": cubin.spill_stores + cubin.spill_loads,
+        "us": 1e6 * seconds,
+        "gb_s": gb_s,
+        "share": gb_s / bandwidth,
+    }
+
+
+def models(mixes: list[str], folder: Path) -> Iterator[tuple[str, Path]]:
+    """Synthetic models, one at a time."""
+    for mix in mixes:
+        path = synthesize(SHAPE, folder / f"{mix}.gguf", quant=mix)
+        yield mix, path
+        path.unlink()
+
+
+def tokens_of(path: Path, level: int, target: str) -> dict[str, Any]:
+    """Tokens a second, the median of several runs."""
+    plan = bench.Plan(lengths=(128,), levels=(level,), target=target)
+    (row,) = bench.run(path, plan)["results"]
+    keys = ("tok_s", "us_per_token", "spread", "gb_s", "dispatches")
+    return {key: row[key] for key in keys} | {"megabytes": path.stat().st_size / 1e6}
+
+
+def prepare(options: argparse.Namespace) -> None:
+    """Compile every kernel that the other commands launch."""
+    from fusec.codegen.cuda import probe
+
+    for fmt in FORMATS.values():
+        compiled_matvec(fmt, options.target).build()
+    measuring = [probe.read(), *probe.stamps()]
+    gpu.build({kernel.name: kernel for kernel in measuring}, options.target)
+    with tempfile.TemporaryDirectory() as folder:
+        for mix, path in models(list(dict.fromkeys([*options.mixes, "Q8_0"])), Path(folder)):
+            fusec.compile(path, target=options.target, level=options.level).build()
+            print(f"{mix}: kernels of -O{options.level} are in the cache", flush=True)
+
+
+def matvec(options: argparse.Namespace) -> Any:
+    bandwidth = read_bandwidth(options.target)
+    rows = []
+    for fmt in sorted(FORMATS.values(), key=bits):
+        rows.append(measure_matvec(fmt, options.target, bandwidth))
+        print(json.dumps(rows[-1]), flush=True)
+    return {"rows": ROWS, "columns": COLUMNS, "bandwidth_gb_s": bandwidth, "results": rows}
+
+
+def tokens(options: argparse.Namespace) -> Any:
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for mix, path in models(options.mixes, Path(folder)):
+            rows.append({"mix": mix} | tokens_of(path, options.level, options.target))
+            print(json.dumps(rows[-1]), flush=True)
+    return {"model": SHAPE, "level": options.level, "results": rows}
+
+
+def at_load(options: argparse.Namespace) -> Any:
+    """Every matrix turned into Q8_0 before it is uploaded, and what that costs."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for mix, path in models(options.mixes, Path(folder)):
+            native = tokens_of(path, options.level, options.target)
+            start = time.perf_counter()
+            turned = requantize(path, path.with_suffix(".q8_0"), "Q8_0", search="quick", again=True)
+            seconds = time.perf_counter() - start
+            converted = tokens_of(turned, options.level, options.target)
+            turned.unlink()
+            rows.append({"mix": mix, "seconds": seconds, "native": native, "q8_0": converted})
+            print(json.dumps(rows[-1]), flush=True)
+    return {"model": SHAPE, "level": options.level, "results": rows}
+
+
+# --- tables --------------------------------------------------------------------------------------
+
+
+def table(head: str, rows: list[str]) -> str:
+    columns = head.count("|") + 1
+    return "\n".join([f"| {head} |", "|---" * columns + "|", *(f"| {row} |" for row in rows)])
+
+
+def matvec_table(found: dict[str, Any]) -> str:
+    rows = [
+        f"{r['format'].upper()} | {r['bits']:.4g} | {r['bits_packed']:.4g} | {r['registers']} | "
+        f"{r['us']:.2f} | {r['gb_s']:,.0f} | {100 * r['share']:.0f}% | "
+        f"{ROWS * COLUMNS / r['us'] / 1e6:.2f}"
+        for r in found["results"]
+    ]
+    head = "type | bits per weight | on the GPU | registers | us | GB/s | of bandwidth | Tweights/s"
+    note = f"Measured read bandwidth: {found['bandwidth_gb_s']:,.0f} GB/s."
+    return f"{table(head, rows)}\n\n{note}"
+
+
+def tokens_table(found: dict[str, Any]) -> str:
+    rows = [
+        f"{r['mix']} | {r['megabytes']:.0f} | {r['dispatches']} | {r['us_per_token']:.0f} | "
+        f"{r['tok_s']:,.0f} | {r['gb_s']:,.0f}"
+        for r in sorted(found["results"], key=lambda r: -r["tok_s"])
+    ]
+    head = "mix | MB | dispatches | us per token | tok/s | GB/s"
+    return f"{table(head, rows)}\n\n`{found['model']}`, -O{found['level']}."
+
+
+def at_load_table(found: dict[str, Any]) -> str:
+    rows = [
+        f"{r['mix']} | {r['native']['megabytes']:.0f} | {r['native']['tok_s']:,.0f} | "
+        f"{r['q8_0']['megabytes']:.0f} | {r['q8_0']['tok_s']:,.0f} | {r['seconds']:.1f}"
+        for r in found["results"]
+    ]
+    head = "file | MB | tok/s | MB as Q8_0 | tok/s as Q8_0 | seconds to convert"
+    return f"{table(head, rows)}\n\n`{found['model']}`, -O{found['level']}."
+
+
+def render(options: argparse.Namespace) -> None:
+    """Put the tables between their markers in the page."""
+    found = json.loads(options.json.read_text())
+    text = PAGE.read_text()
+    makers = {"matvec": matvec_table, "tokens": tokens_table, "at-load": at_load_table}
+    for name, make in makers.items():
+        if name in found:
+            begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+            before, rest = text.split(begin)
+            text = f"{before}{begin}\n{make(found[name])}\n{end}{rest.split(end)[1]}"
+    PAGE.write_text(text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="every weight format on a GPU")
+    commands = {"matvec": matvec, "tokens": tokens, "at-load": at_load}
+    parser.add_argument("command", choices=["prepare", *commands, "render"])
+    parser.add_argument("--target", default="sm_90a")
+    parser.add_argument("--mixes", type=lambda text: text.split(","))
+    parser.add_argument("-O", "--level", type=int, default=2)
+    parser.add_argument("--json", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    assert targets.get(options.target).is_cuda
+    options.mixes = options.mixes or list(AT_LOAD if options.command == "at-load" else MIXES)
+    if options.command in commands:
+        found = json.loads(options.json.read_text()) if options.json.exists() else {}
+        machine = bench.machine(is_cuda=True)
+        found[options.command] = machine | commands[options.command](options)
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(found, indent=1) + "\n")
+    else:
+        {"prepare": prepare, "render": render}[options.command](options)
+
+
+if __name__ == "__main__":
+    main()
