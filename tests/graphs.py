@@ -7,6 +7,7 @@ from gguf import GGMLQuantizationType
 from gguf.quants import dequantize
 from hypothesis import strategies as st
 
+from fusec.codegen.formats import FORMATS
 from fusec.ir import Builder, Graph
 from fusec.models.llama import LlamaConfig, decode_graph
 from fusec.models.quantize import quantize
@@ -44,6 +45,18 @@ def llama_graph(
         tied=tied,
     )
     return decode_graph(config, Types() if types is None else types, tokens, context, kv)
+
+
+def graph_of_every_format() -> Graph:
+    """A decode graph in which each matrix has another quantised type, and all types are."""
+    kinds = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+    places = [f"blk.{layer}.{kind}.weight" for layer in range(3) for kind in kinds]
+    quantized = sorted(name for name, fmt in FORMATS.items() if fmt.quantized)
+    types = dict(zip([*places, "token_embd.weight", "output.weight"], quantized, strict=True))
+    return llama_graph(
+        types=Types("f32", **types), kv="f32", width=256, ffn=256, kv_heads=1, layers=3, vocab=24,
+        tied=False,
+    )  # fmt: skip
 
 
 def weights_for(graph: Graph, seed: int = 0) -> dict[str, np.ndarray]:

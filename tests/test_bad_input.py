@@ -293,6 +293,16 @@ OTHERS: dict[str, tuple[list[str], str]] = {
         ["synth", "tiny", "-o", "OUT", "--quant", "Q1"],
         "unknown quantisation 'Q1', known: F",
     ),
+    "quantize mix": (
+        ["quantize", "MODEL", "OUT", "Q1"],
+        "unknown quantisation 'Q1', known: F",
+    ),
+    "quantize again": (["quantize", "MODEL", "OUT", "Q4_0"], "is iq4_nl already, and to quantise"),
+    "quantize none": (["quantize", "NONE", "OUT", "Q4_0"], "/none: no such file"),
+    "quantize into itself": (
+        ["quantize", "MODEL", "MODEL", "Q8_0"],
+        "it is the model that is read",
+    ),
     "synth context": (["synth", "tiny", "-o", "OUT", "--context", "0"], "context is 0, expected"),
     "tokenizer": (["synth", "tiny", "-o", "OUT", "--tokenizer", "NONE"], "/none: no such file"),
     "tokenizer json": (

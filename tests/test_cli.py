@@ -404,11 +404,23 @@ def test_synth_writes_the_same_file_for_the_same_seed(tmp_path: Path) -> None:
     assert fusec("inspect", paths[0], "--context", 99, "--json").json["context"] == 99
 
 
+def test_quantize_writes_a_model_that_runs(tmp_path: Path) -> None:
+    plain, small = tmp_path / "f16.gguf", tmp_path / "q.gguf"
+    assert fusec("synth", "tiny", "-o", plain, "--quant", "F16").code == 0
+    ran = fusec("quantize", plain, small, "q5_k_m", "--quick")
+    assert ran.code == 0
+    assert re.fullmatch(rf"{re.escape(str(small))}: 0\.\d MB, from 1\.\d MB\n", ran.out)
+    assert sorted(tmp_path.iterdir()) == [plain, small]
+    types = fusec("inspect", small, "--stage", "decode-graph").out
+    assert "@blk.7.ffn_down.weight: q6_k" in types
+    assert "@blk.7.attn_q.weight: q5_1" in types
+
+
 def test_help_explains_every_command_and_option() -> None:
     main = fusec("--help")
     assert main.code == 0
     assert fusec().out == main.out
-    for command in ("compile", "run", "inspect", "verify", "perplexity", "synth"):
+    for command in ("compile", "run", "inspect", "verify", "perplexity", "synth", "quantize"):
         assert re.search(rf"\b{command}\b +\S+ \S+", main.out)
         text = fusec(command, "--help").out
         assert f"Usage: fusec {command} [OPTIONS]" in text

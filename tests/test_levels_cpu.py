@@ -18,7 +18,14 @@ from fusec.ir import Builder, Graph, Reference
 from fusec.models.synth import PRESETS, synthesize
 from fusec.passes.pipeline import LEVELS
 from fusec.verifier import Verdict, check
-from tests.graphs import Types, encoded, llama_graph, random_graphs, weights_for
+from tests.graphs import (
+    Types,
+    encoded,
+    graph_of_every_format,
+    llama_graph,
+    random_graphs,
+    weights_for,
+)
 
 BOUND = 1e-4  # relative error with f32 states
 
@@ -161,6 +168,11 @@ def test_more_random_graphs(graph: Graph) -> None:
 @pytest.mark.parametrize("matrix", ["f32", "f16", "bf16", "q8_0", "iq4_nl"])
 def test_decode_graphs_of_every_format(matrix: str) -> None:
     agree(llama_graph(layers=1, types=Types(matrix), kv="f32"), steps=3)
+
+
+@pytest.mark.slow
+def test_every_quantised_format_in_one_model() -> None:
+    agree(graph_of_every_format(), steps=2)
 
 
 def test_types_may_be_mixed_within_a_fused_matrix() -> None:

@@ -33,6 +33,15 @@ MIXED_TYPES = {
     "blk.0.attn_v.weight": "q5_k",
     "blk.0.ffn_up.weight": "q6_k",
 }
+SMALL_TYPES = {
+    "blk.0.attn_q.weight": "iq2_xs",
+    "blk.0.attn_k.weight": "nvfp4",
+    "blk.0.attn_v.weight": "q2_k",
+    "blk.0.attn_output.weight": "iq1_m",
+    "blk.0.ffn_gate.weight": "iq3_s",
+    "blk.0.ffn_up.weight": "tq1_0",
+    "blk.0.ffn_down.weight": "q3_k",
+}
 
 
 def kernels_of(
@@ -59,8 +68,9 @@ def kernels_of(
         (PRESETS["tiny"], "IQ4_XS", {}),
         (PRESETS["smollm2-135m"], "IQ4_XS", {}),
         (MIXED, "IQ4_XS", MIXED_TYPES),
+        (MIXED, "Q4_K_M", SMALL_TYPES),
     ],
-    ids=["stories260k", "tiny", "smollm2-135m", "mixed"],
+    ids=["stories260k", "tiny", "smollm2-135m", "mixed", "small types"],
 )
 def test_kernels_assemble_without_spills(
     config: LlamaConfig, quant: str, other: dict[str, str]

@@ -14,11 +14,10 @@ from fusec.passes.lower import lower
 from fusec.passes.pipeline import passes_of, run_passes
 from tests.codegen.cuda.kernels import needs_compiler
 from tests.codegen.cuda.twin_session import TwinSession, random_weights, reference
-from tests.graphs import Types, llama_graph
+from tests.graphs import graph_of_every_format
 from tests.targets import ANY
 
 NAMES = sorted(formats.FORMATS)
-QUANTIZED = [n for n in NAMES if formats.get(n).quantized]
 
 
 def matvec(name: str, rows: int, columns: int) -> Graph:
@@ -57,12 +56,7 @@ def test_every_code_of_a_span_keeps_its_place(name: str) -> None:
 
 
 def test_all_formats_in_one_model_agree_at_every_level() -> None:
-    kinds = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
-    places = [f"blk.{layer}.{kind}.weight" for layer in range(3) for kind in kinds]
-    types = Types("q4_k", **dict(zip(places, QUANTIZED, strict=False)), unused="f32")
-    shape = {"width": 256, "ffn": 256, "heads": 4, "kv_heads": 1, "layers": 4, "vocab": 24}
-    graph = llama_graph(types=types, kv="f32", **shape)
-    assert {w.dtype for w in graph.weights} >= set(QUANTIZED[:21])
+    graph = graph_of_every_format()
     weights = random_weights(graph)
     given = {"token": np.array([1]), "pos": np.array([0])}
     one, other = (TwinSession(graph, weights, level).step(**given)["logits"] for level in (0, 2))
