@@ -158,6 +158,7 @@ def check_chart(path: Path) -> None:
 def draw(data: dict[str, Any], path: Path) -> None:
     """The walls as stacked bars, a bar for each way to run the token, its own time as a line."""
     check_chart(path)
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     shown = bars(data)
@@ -181,7 +182,10 @@ def draw(data: dict[str, Any], path: Path) -> None:
     where = data["gpu"] or f"{data['threads']} CPU threads"
     figure.suptitle(f"{data['model']} at -O{data['level']} on {where}", fontsize=11)
     figure.legend(loc="outside lower center", ncols=5, fontsize=8, frameon=False)
+    words = {"svg.fonttype": "none", "svg.hashsalt": "fusec"}  # text stays text, ids the same
+    date = {"Date": None} if path.suffix == ".svg" else {}
     try:
-        figure.savefig(path, dpi=150)
+        with rc_context(words):
+            figure.savefig(path, dpi=150, metadata=date)
     except OSError as error:
         raise FusecError(f"{path}: cannot write here: {error.strerror}") from None

@@ -25,6 +25,7 @@ Note = Callable[[str], None]
 NEAR_BYTES = 16 << 20  # inside any L2 of the GPUs we know that have a large one
 CHASE_NEAR, CHASE_FAR = 4 << 20, 512 << 20
 LINK = 128  # bytes between two links of a chase: a cache line each
+EAGER = 1000  # launches outside of a graph: enough for the host to wake up
 COPIES = 8  # of the straight-line kernel, so that code is fetched as in a token
 TURN_BYTES = 64  # that a thread of `stream` reads in a turn
 
@@ -119,19 +120,19 @@ def _launches(watch: Stopwatch, sms: int) -> dict[str, float]:
         return enqueue
 
     found["touch"] = watch.node(ping("touch"))
-    found["early"] = found["boundary"]
+    found["early"], found["early_touch"] = found["boundary"], found["touch"]
     if "early" in watch.kernels:
         overlapping = watch.function("early", sms, microbench.THREADS)
         how = [watch.driver.early()]
         found["early"] = watch.node(lambda _: watch.launch(overlapping, data, attributes=how))
         found["early_touch"] = watch.node(ping("early_touch", how))
     times = []
-    for _ in range(5):
+    for _ in range(9):
         start = time.perf_counter()
-        for _ in range(400):
+        for _ in range(EAGER):
             watch.launch(nothing, data)
         watch.driver.synchronize(watch.stream)
-        times.append((time.perf_counter() - start) / 400)
+        times.append((time.perf_counter() - start) / EAGER)
     found["eager"] = 1e6 * statistics.median(times)
     times = []
     for _ in range(200):

@@ -45,7 +45,7 @@ def measure(compiled: Compiled, tokens: int, note: Note) -> Measured:
         note("compute")
         kernels = bench.kernels(per_kernel)
         note("launch by launch")
-        launch = bench.launches()
+        launch = bench.launches(kernels)
         return Measured(token, device, between, empties, streaming, cached, launch, kernels, naive)
     finally:
         engine.close()
@@ -157,23 +157,23 @@ class _Bench:
             found[name] = KernelTime(count, alone, empty[name])
         return found
 
-    def launches(self) -> list[float]:
+    def launches(self, kernels: dict[str, KernelTime]) -> list[float]:
         """Each launch where it stands in the token: how much longer a graph is that ends with it.
 
-        The first is the difference that repeating it makes.
+        The first, in front of which there is only the gap, is taken to last as long as alone.
         """
         bound = [
             (launch.kernel, [self.workspace.address(arg) for arg in launch.args], launch.early)
             for launch in self.plan.launches
         ]
 
-        def until(end: int, again: int = 0) -> float:
+        def until(end: int) -> float:
             def enqueue() -> None:
-                for name, pointers, early in [*bound[:again], *bound[:end]]:
+                for name, pointers, early in bound[:end]:
                     self.workspace.launch(name, pointers, early)
 
             return self.watch.graph(enqueue, replays=8, repeats=3)
 
         ends = [until(end) for end in range(1, len(bound) + 1)]
-        first = until(1, again=1) - ends[0]
+        first = kernels[bound[0][0]].alone
         return [first, *(after - before for before, after in pairwise(ends))]

@@ -10,9 +10,10 @@ class Gpu:
     """Sizes, rates and latencies of one GPU. Times are microseconds, rates are 1e9 a second.
 
     `boundary`: from one kernel's end to the next one's start in a captured graph, measured with
-    kernels that do nothing; `early`: the same with dependent launch; `touch`: the boundary of
-    kernels that load and store a vector. `eager`: a launch outside of a graph, `gap`: from one
-    graph to the next. `load`: a load that hits L2, `far_load`: one that goes to memory. `tree`: a
+    kernels that do nothing and have as many blocks as there are multiprocessors; `block`: what one
+    more adds. `touch`: the boundary of kernels that load and store a vector. `early` and
+    `early_touch`: the same two with dependent launch. `gap`: from one graph to the
+    next. `load`: a load that hits L2, `far_load`: one that goes to memory. `tree`: a
     sum over the lanes of a warp. `barrier`: of a block. `instruction`: one more instruction in code
     that runs once. `memory_bytes`, `cache_bytes`, `sm_bytes`: bytes read from memory, from L2, and
     by one multiprocessor. `instructions`: integer instructions of single threads.
@@ -29,9 +30,10 @@ class Gpu:
     sm_bytes: float
     instructions: float
     boundary: float
+    block: float
     touch: float
     early: float
-    eager: float
+    early_touch: float
     gap: float
     load: float
     far_load: float

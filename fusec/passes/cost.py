@@ -39,12 +39,14 @@ CHUNK = {  # weight type -> elements a lane takes at once, and instructions for 
     "f32": (4, 19), "f16": (8, 23), "bf16": (8, 23), "q8_0": (32, 45), "q5_k": (32, 93),
 }  # fmt: skip
 QUANTISED = (32, 85)
+FETCH = 0.6  # share of those that load and decode
 ELEMENT = {"silu": 40, "gelu": 50, "softcap": 45, "rope": 25, "kv_append": 10}
 PLAIN, INDEX = 4, 15  # any other element-wise op; finding one's element
 HEAD_WARPS, POSITIONS = 16, 16  # of a block that attends; positions that a warp takes at once
 POSITION_CHUNK, FOLD = 330, 8  # instructions for those, and for folding them into the result
-COMBINE = 300  # instructions that put the parts of a split attention together, besides the folds
+COMBINE, COMBINE_TURN = 60, 250  # instructions to combine one span, and each four more
 SCALAR_WARPS, SCALAR = 32, 14  # of a reduction's block; instructions for each element
+MIX = 4 / 3  # of integer instructions and others, which go at twice their rate, half each
 FITS = 0.8  # share of L2 that weights may fill and stay
 
 
@@ -68,8 +70,9 @@ class Cost:
 class Work:
     """What a segment asks of a multiprocessor: instructions of a warp, warps, and waiting.
 
-    `loads`, `trees` and `barriers` follow one another; `blocks` run at once; `shared` are bytes
-    that come from L2 whatever is resident, `own` those of weights and KV cache.
+    `before`: instructions that need nothing of the launch in front. `loads`, `trees` and `barriers`
+    follow one another; `blocks` run at once; `shared` are bytes that come from L2 whatever is
+    resident, `own` those of weights and KV cache.
     """
 
     instructions: float
@@ -80,6 +83,7 @@ class Work:
     loads: int = 0
     trees: int = 0
     barriers: int = 0
+    before: float = 0.0
 
 
 def launch_us(
@@ -99,19 +103,22 @@ def launch_us(
     work = works(region, gpu, position)
     own, shared = sum(w.own for w in work), sum(w.shared for w in work)
     blocks = sum(w.blocks for w in work)
+    boundary, touch = (gpu.early, gpu.early_touch) if early else (gpu.boundary, gpu.touch)
     few = min(blocks, gpu.sms) * gpu.sm_bytes
     reached = min(gpu.memory_bytes if far else gpu.cache_bytes, few)
     memory = (own / reached + shared / min(gpu.cache_bytes, few)) / 1e3
-    memory += (gpu.far_load - gpu.load) if far and own else 0.0
-    issued = gpu.instructions / gpu.sms * 1e3  # thread instructions a microsecond
+    if far and own and not early:  # early, the first bytes are on their way before the wait
+        memory += gpu.far_load - gpu.load
+    issued = MIX * gpu.instructions / gpu.sms * 1e3  # thread instructions a microsecond
     compute = max(
-        max(w.instructions * gpu.instruction, w.instructions * w.warps * WARP / issued)
+        (w.instructions - early * w.before) * max(gpu.instruction, w.warps * WARP / issued)
         for w in work
     )
-    chain = gpu.touch - gpu.boundary + max(
+    chain = touch - boundary + max(
         w.loads * gpu.load + w.trees * gpu.tree + w.barriers * gpu.barrier for w in work
     )  # fmt: skip
-    return Cost(gpu.early if early else gpu.boundary, chain, memory, compute, own + shared)
+    boundary += gpu.block * (blocks - gpu.sms)
+    return Cost(boundary, chain, memory, compute, own + shared)
 
 
 def works(region: Graph, gpu: Gpu, position: int = POSITION) -> list[Work]:
@@ -141,15 +148,9 @@ def token_costs(plan: LaunchPlan, gpu: Gpu, *, position: int = POSITION) -> list
     return found
 
 
-def token_us(plan: LaunchPlan, gpu: Gpu, *, position: int = POSITION, eager: bool = False) -> float:
-    """A token: its launches, the one that makes the chosen token the next input, and the gap.
-
-    `eager`: launched one by one by the host, which is slower than the kernels or waits for them.
-    """
-    times = [cost.total for cost in token_costs(plan, gpu, position=position)] + [gpu.touch]
-    if eager:
-        return sum(max(time, gpu.eager) for time in times)
-    return sum(times) + gpu.gap
+def token_us(plan: LaunchPlan, gpu: Gpu, *, position: int = POSITION) -> float:
+    """A token: its launches, the one that makes the chosen token the next input, and the gap."""
+    return sum(c.total for c in token_costs(plan, gpu, position=position)) + gpu.touch + gpu.gap
 
 
 def moved(region: Graph | Node, position: int = POSITION) -> int:
@@ -206,9 +207,10 @@ def _matvecs(shape: KernelShape, segments: Iterable[Segment], gpu: Gpu, position
     blocks = min(gpu.sms * 2, -(-units // WARPS[0]))
     own = sum(n.inputs[1].nbytes for n in anchors)
     whole = sum(v.nbytes for v in vectors.values())
+    before = FETCH * max(sum(_row(n) for n in s.nodes if n.op == "matvec") for s in segments)
     return Work(
         instructions, warps, blocks, own, blocks * whole,
-        int(any(n.op == "embed" for n in shape.prologue)), 2 + _norms(shape), 1,
+        int(any(n.op == "embed" for n in shape.prologue)), 2 + _norms(shape), 1, before,
     )  # fmt: skip
 
 
@@ -240,8 +242,8 @@ def _prologue(shape: KernelShape, threads: int, position: int) -> float:
         if node.op in NORMS:
             count += NORM + NORM_QUAD * -(-n // 128)
         elif node.op == "attention_combine":
-            spans = position // int(node["span"]) + 1
-            count += COMBINE + spans * FOLD * -(-n // (4 * threads))
+            more = -(-(position // int(node["span"])) // 4)
+            count += (COMBINE + COMBINE_TURN * more) * -(-n // (4 * threads))
         else:
             count += (INDEX + _elements([node])) * -(-n // (4 * threads))
     return count
@@ -283,7 +285,7 @@ def _scalar(segment: Segment) -> Work:
     (node,) = segment.nodes
     x = node.inputs[0]
     each = -(-x.shape[-1] // (SCALAR_WARPS * WARP))
-    return Work(BASE + each * SCALAR, SCALAR_WARPS, 1, 0, x.nbytes, -(-each // 8) - 1, 2, 1)
+    return Work(BASE + each * SCALAR, SCALAR_WARPS, 1, 0, x.nbytes, 0, 2, 1)
 
 
 def _elements(nodes: Iterable[Node]) -> int:

@@ -40,7 +40,8 @@ def walls(subject: Subject) -> str:
     shown = bars(profile)
     scale = BAR / max(max(token, sum(w.values())) for token, w in shown.values())
     key = "".join(
-        f'<span class="bar" style="width:12px;background:{colour}"></span> {wall} &nbsp; '
+        f'<span class="key-word"><span class="bar" style="width:12px;background:{colour}"></span> '
+        f"{wall}</span> "
         for wall, colour in COLOURS.items()
     )
     rows = []
