@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,8 @@ from fusec.codegen.cuda.build import compile_many
 from fusec.codegen.cuda.emit import emit
 from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.ir import Builder, Graph
+from fusec.models.llama import decode_graph
+from fusec.models.synth import PRESETS
 from fusec.passes.lower import lower
 from fusec.passes.pipeline import passes_of, run_passes
 from tests.codegen.cuda.kernels import needs_compiler
@@ -77,6 +81,26 @@ def test_a_factor_of_a_whole_matrix_is_applied_where_rows_end() -> None:
     for level in (0, 2):
         got = TwinSession(graph, weights, level).step(x=x_values)
         np.testing.assert_allclose(got["1"], wanted["1"], rtol=1e-6, atol=3e-6)
+
+
+def test_a_model_with_factors_is_the_same_at_every_level() -> None:
+    kinds = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+    config = replace(
+        PRESETS["tiny"], layers=1, width=64, ffn_width=64, heads=4, kv_heads=2, head_dim=16,
+        rope_dims=16, vocab=40, scaled=frozenset(f"blk.0.{kind}" for kind in kinds),
+    )  # fmt: skip
+    types = {n: "nvfp4" if len(s) > 1 else "f32" for n, s in config.tensor_shapes()}
+    graph = decode_graph(config, types, 1, 32, "f32")
+    assert sum(len(node.inputs) == 3 for node in graph.nodes if node.op == "matvec") == 7
+    weights = random_weights(graph)
+    for k, name in enumerate(name for name in weights if name.endswith(".scale")):
+        weights[name] = np.array([0.03 + 0.01 * k], np.float32)
+    checked = reference(graph, weights)
+    given = {"token": np.array([3]), "pos": np.array([0])}
+    wanted = checked.step(**given)["logits"]
+    found = [TwinSession(graph, weights, level).step(**given)["logits"] for level in (0, 1, 2, 3)]
+    assert np.linalg.norm(found[0] - wanted) < 2e-6 * np.linalg.norm(wanted)
+    assert len({logits.tobytes() for logits in found}) == 1
 
 
 @needs_compiler
