@@ -485,8 +485,8 @@ def test_damaged_folders(folder: Path, damage: Callable[[Path], object], reason:
 
 
 def test_damaged_folders_are_not_inspected(folder: Path) -> None:
-    (folder / "stages" / "09-schedule.ir").write_text("graph")
-    assert "09-schedule.ir: not as fusec compile wrote it" in refused("inspect", folder)
+    (folder / "stages" / "10-schedule.ir").write_text("graph")
+    assert "10-schedule.ir: not as fusec compile wrote it" in refused("inspect", folder)
     assert "no stage 'none': there are decode-graph, " in refused(
         "inspect", folder, "--stage", "none"
     )

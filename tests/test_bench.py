@@ -133,4 +133,4 @@ def test_measuring_kernels_assemble(arch):
     for cubin in compile_many([probe.read(), *probe.stamps()], arch):
         assert cubin.spill_loads == 0
         assert "f64" not in cubin.ptx
-        assert ("ld.global.nc" in cubin.ptx) == (cubin.name == "read")
+        assert ("ld.global.L1::no_allocate" in cubin.ptx) == (cubin.name == "read")
