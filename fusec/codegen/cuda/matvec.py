@@ -14,7 +14,14 @@ from fusec.codegen import formats
 from fusec.codegen.cuda.elements import Elements, Indices
 from fusec.codegen.cuda.prologue import Prologue
 from fusec.codegen.cuda.scope import Scope, identifier
-from fusec.codegen.cuda.shape import REGISTERS, WARP, anchors, chunks, registers
+from fusec.codegen.cuda.shape import (
+    REGISTERS,
+    WARP,
+    anchors,
+    chunk_registers,
+    chunks,
+    registers,
+)
 from fusec.codegen.formats import FloatFormat, QuantFormat
 from fusec.ir.graph import Node
 from fusec.ir.region import Segment
@@ -263,13 +270,26 @@ class Matvec:
         w = self.scope.w
         for rounds in sorted({self._rounds_of(a) for a in self.anchors}):
             rows = [row for row in self.rows if self._rounds_of(row[0]) == rounds]
-            with w.block(f"for turn in range({rounds}):"):
-                self._chunk("", f"turn * {WARP} + lane")
-                for row in rows:
-                    self._fetch(row, "")
-                self._activations("")
-                for row in rows:
-                    self._accumulate(row, "")
+            held = sum(chunk_registers(anchor.inputs[1]) for anchor, _, _ in rows)
+            together = max(1, min(MOST_UNROLLED, rounds, REGISTERS // held))
+            turns = rounds // together
+            with w.block(f"for turn in range({turns}):"):
+                self._together(
+                    rows, [f"(turn * {together} + {k}) * {WARP}" for k in range(together)]
+                )
+            if rest := range(turns * together, rounds):
+                self._together(rows, [f"{r * WARP}" for r in rest])
+
+    def _together(self, rows: Sequence[tuple[Node, str, str]], starts: Sequence[str]) -> None:
+        """Some chunks of the rows, all on their way before the first is used: memory is far."""
+        for k, start in enumerate(starts):
+            self._chunk(str(k), f"{start} + lane")
+            for row in rows:
+                self._fetch(row, str(k))
+        for k in range(len(starts)):
+            self._activations(str(k))
+            for row in rows:
+                self._accumulate(row, str(k))
 
     def _across_lanes(self) -> None:
         """Add the lanes' sums up; several rows take turns, so that none waits for itself."""

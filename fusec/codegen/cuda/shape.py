@@ -60,11 +60,15 @@ def chunks(weight: Value) -> int:
     return -(-columns // fmt.cuda_chunk) if isinstance(fmt, FloatFormat) else columns // 32
 
 
-def registers(weight: Value) -> int:
-    """Registers that hold what a lane loads of one row before it is used."""
+def chunk_registers(weight: Value) -> int:
+    """Registers that hold what a lane loads of one chunk before it is used."""
     fmt = formats.get(weight.dtype)
-    words = 4 if isinstance(fmt, FloatFormat) else 1 + 8 * fmt.dtype.block_bytes // fmt.dtype.block
-    return words * -(-chunks(weight) // WARP)
+    return 4 if isinstance(fmt, FloatFormat) else 1 + 8 * fmt.dtype.block_bytes // fmt.dtype.block
+
+
+def registers(weight: Value) -> int:
+    """The same of all its chunks of one row."""
+    return chunk_registers(weight) * -(-chunks(weight) // WARP)
 
 
 def plan(shape: KernelShape) -> Geometry:
