@@ -18,6 +18,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -116,12 +117,22 @@ def measure_matvec(fmt: Format, target: str, bandwidth: float) -> dict[str, Any]
     }
 
 
-def models(mixes: list[str], folder: Path) -> Iterator[tuple[str, Path]]:
-    """Synthetic models, one at a time."""
-    for mix in mixes:
-        path = synthesize(SHAPE, folder / f"{mix}.gguf", quant=mix)
-        yield mix, path
-        path.unlink()
+@contextmanager
+def models(options: argparse.Namespace, *more: str) -> Iterator[Iterator[tuple[str, Path]]]:
+    """Synthetic models of the mixes, made as they are asked for; those of --models are taken."""
+
+    def each() -> Iterator[tuple[str, Path]]:
+        for mix in dict.fromkeys([*options.mixes, *more]):
+            made = options.models / f"{mix}.gguf"
+            if made.exists():
+                yield mix, made
+            else:
+                path = synthesize(SHAPE, Path(folder) / made.name, quant=mix)
+                yield mix, path
+                path.unlink()
+
+    with tempfile.TemporaryDirectory() as folder:
+        yield each()
 
 
 def tokens_of(path: Path, level: int, target: str) -> dict[str, Any]:
@@ -140,8 +151,8 @@ def prepare(options: argparse.Namespace) -> None:
         compiled_matvec(fmt, options.target).build()
     measuring = [probe.read(), *probe.stamps()]
     gpu.build({kernel.name: kernel for kernel in measuring}, options.target)
-    with tempfile.TemporaryDirectory() as folder:
-        for mix, path in models(list(dict.fromkeys([*options.mixes, "Q8_0"])), Path(folder)):
+    with models(options, "Q8_0") as found:
+        for mix, path in found:
             fusec.compile(path, target=options.target, level=options.level).build()
             print(f"{mix}: kernels of -O{options.level} are in the cache", flush=True)
 
@@ -157,8 +168,8 @@ def matvec(options: argparse.Namespace) -> Any:
 
 def tokens(options: argparse.Namespace) -> Any:
     rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        for mix, path in models(options.mixes, Path(folder)):
+    with models(options) as found:
+        for mix, path in found:
             rows.append({"mix": mix} | tokens_of(path, options.level, options.target))
             print(json.dumps(rows[-1]), flush=True)
     return {"model": SHAPE, "level": options.level, "results": rows}
@@ -167,11 +178,12 @@ def tokens(options: argparse.Namespace) -> Any:
 def at_load(options: argparse.Namespace) -> Any:
     """Every matrix turned into Q8_0 before it is uploaded, and what that costs."""
     rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        for mix, path in models(options.mixes, Path(folder)):
+    with models(options) as found, tempfile.TemporaryDirectory() as folder:
+        for mix, path in found:
             native = tokens_of(path, options.level, options.target)
             start = time.perf_counter()
-            turned = requantize(path, path.with_suffix(".q8_0"), "Q8_0", search="quick", again=True)
+            turned = Path(folder) / "turned.gguf"
+            requantize(path, turned, "Q8_0", search="quick", again=True)
             seconds = time.perf_counter() - start
             converted = tokens_of(turned, options.level, options.target)
             turned.unlink()
@@ -239,6 +251,7 @@ def main() -> None:
     parser.add_argument("command", choices=["prepare", *commands, "render"])
     parser.add_argument("--target", default="sm_90a")
     parser.add_argument("--mixes", type=lambda text: text.split(","))
+    parser.add_argument("--models", type=Path, default=Path(), help="folder of MIX.gguf files")
     parser.add_argument("-O", "--level", type=int, default=2)
     parser.add_argument("--json", type=Path, default=RESULTS)
     options = parser.parse_args()
