@@ -97,7 +97,7 @@ class Tuned:
         }
 
 
-def prepare(path: Path, target: str, level: int, context: int | None, kv: str) -> Compiled:
+def prepare(path: Path, target: str, level: int | None, context: int | None, kv: str) -> Compiled:
     """The model with every kernel as it is by default. Raises FusecError for a CPU target."""
     if not targets.get(target).is_cuda:
         raise FusecError(f"tuning is for GPUs: expected a GPU's architecture, found '{target}'")
@@ -106,11 +106,15 @@ def prepare(path: Path, target: str, level: int, context: int | None, kv: str) -
 
 def count_of(compiled: Compiled) -> int:
     """How many kernels `build` compiles."""
-    return sum(len(variants(kernel)) for kernel in compiled.plan.kernels)
+    return len(compiled.kernels) + sum(len(variants(kernel)) for kernel in compiled.plan.kernels)
 
 
 def build(compiled: Compiled, note: Note | None = None) -> Variants:
-    """Every variant of every kernel, compiled or from the cache; those that spill are left out."""
+    """Every variant of every kernel, compiled or from the cache; those that spill are left out.
+
+    The token loop's own kernels are made ready as well, since `run` needs them.
+    """
+    compiled.build(note)
     asked = {(k.name, c): emit(replace(k, choice=c))
              for k in compiled.plan.kernels for c in variants(k)}  # fmt: skip
     cubins = compile_many(list(asked.values()), compiled.options.target, note)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from fusec.bench.search import Choices
 from fusec.errors import FusecError
-from fusec.ir.plan import Arg, Choice, Launch
+from fusec.ir.plan import Arg, Choice, LaunchPlan
 from fusec.runtime.cuda.driver import Executable, Handle
 from fusec.runtime.cuda.engine import CudaEngine
 from fusec.runtime.cuda.session import CudaSession
@@ -37,14 +38,10 @@ class TokenBench:
         if context < least:
             raise FusecError(f"tuning needs a context of {least} positions, found {context}")
         self._first = min(POSITION, context - least)
-        self._addresses = [
-            tuple(self.workspace.address(arg) for arg in launch.args)
-            for launch in self.plan.launches
-        ]
         self._loaded: dict[str, Choice] = {}
         self._graphs: dict[frozenset[tuple[str, Choice]], Handle] = {}
         self._tokens = TOKENS
-        once = self._time(self.workspace.capture(self._enqueue))
+        once = self._time(self._graph(self.plan))
         self._tokens = max(4, min(TOKENS, int(RUN_US / max(once, 1.0))))
 
     def measure(self, choices: Choices) -> float:
@@ -52,16 +49,13 @@ class TokenBench:
         key = frozenset(choices.items())
         if key not in self._graphs:
             self._load(choices)
-            self._graphs[key] = self.workspace.capture(self._enqueue)
+            self._graphs[key] = self._graph(self.plan)
         return self._time(self._graphs[key])
 
     def share(self, kernel: str, choices: Choices) -> float:
         """Microseconds by which a token is shorter without a kernel's launches."""
         self._load(choices)
-        whole, without = (
-            self.workspace.capture(lambda name=name: self._enqueue(name))  # type: ignore[misc]
-            for name in ("", kernel)
-        )
+        whole, without = (self._graph(plan) for plan in (self.plan, _without(self.plan, kernel)))
         saved = [self._time(whole) - self._time(without) for _ in range(SHARE_REPEATS)]
         return float(np.median(saved))
 
@@ -83,15 +77,15 @@ class TokenBench:
                 self.workspace.add(self.variants[name, choice])
                 self._loaded[name] = choice
 
-    def _enqueue(self, without: str = "") -> None:
-        """One token; a launch whose predecessor is left out follows the one before that."""
-        front: Launch | None = None
-        for launch, pointers in zip(self.plan.launches, self._addresses, strict=True):
-            if launch.kernel != without:
-                early = launch.early and front is not None
-                self.workspace.launch(launch.kernel, pointers, early)
-                front = launch
-        self.engine.loop.enqueue_control(CONTROL)
+    def _graph(self, plan: LaunchPlan) -> Handle:
+        """One token of a plan, captured."""
+        session = CudaSession(plan, self.workspace)
+
+        def enqueue() -> None:
+            session.enqueue()
+            self.engine.loop.enqueue_control(CONTROL)
+
+        return self.workspace.capture(enqueue)
 
     def _time(self, graph: Handle) -> float:
         workspace, driver = self.workspace, self.workspace.driver
@@ -109,3 +103,9 @@ class TokenBench:
         driver.forget(start)
         driver.forget(end)
         return 1e6 * seconds / self._tokens
+
+
+def _without(plan: LaunchPlan, kernel: str) -> LaunchPlan:
+    """The plan less a kernel's launches: a launch behind them follows the one in front of them."""
+    first, *rest = (launch for launch in plan.launches if launch.kernel != kernel)
+    return replace(plan, launches=(replace(first, early=False), *rest))

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from fusec.cli.console import out, progress, write_text
-from fusec.cli.options import Context, Kv, Level, ModelArg
+from fusec.cli.options import Context, Kv, MaybeLevel, ModelArg
 from fusec.errors import FusecError
 
 TABLE_WIDTH = 150
@@ -18,7 +18,7 @@ TABLE_WIDTH = 150
 
 def tune(
     model: ModelArg,
-    level: Level = 3,
+    level: MaybeLevel = None,
     context: Context = None,
     kv: Kv = "f16",
     seconds: Annotated[float, typer.Option(help="Stop searching after about this long.")] = 60.0,

@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-VERSION = 3
+VERSION = 4
 APART = {"embed": "embed", "argmax": "sample", "sample": "sample"}
 """Ops that the forward pass proper is counted without, and the group they are counted in."""
 RELEASES = ("wait", "barrier", "load")

@@ -202,8 +202,11 @@ def test_candidates_are_compiled_ahead_for_another_machine(compiled, tiny_model,
         return [Cubin(k.name, ARCH, b"", "", 32, 8 * bad, 0, 0)
                 for k, bad in zip(kernels, spills, strict=True)]  # fmt: skip
 
+    ready = []
     monkeypatch.setattr(tune, "compile_many", compile_many)
+    monkeypatch.setattr(gpu, "build", lambda kernels, *_: ready.extend(kernels))
     built = tune.build(compiled)
+    assert {"advance", "feed", *(k.name for k in compiled.plan.kernels)} <= set(ready)
     left = {name: {c for n, c in built if n == name} for name, _ in built}
     for kernel in compiled.plan.kernels:
         wanted = set(variants(kernel))
