@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 
 from fusec.codegen import targets
+from fusec.codegen.cuda import tuning as tunings
 from fusec.codegen.cuda.toolchain import Cubin
+from fusec.codegen.cuda.tuning import Tuning
 from fusec.codegen.kernel import KernelSource
 from fusec.codegen.targets import AnyKernel
 from fusec.errors import FusecError
@@ -46,13 +48,17 @@ def default_level(target: str) -> int:
 
 @dataclass(frozen=True)
 class Options:
-    """How to compile. `rules` are run after the level's own; `disable` names rules to leave out."""
+    """How to compile. `rules` are run after the level's own; `disable` names rules to leave out.
+
+    `tuning`: shapes of kernels that were measured, for a GPU.
+    """
 
     target: str
     level: int
     rules: tuple[Rule, ...] = ()
     disable: tuple[str, ...] = ()
     stop_after: str | None = None
+    tuning: Tuning = field(default_factory=Tuning)
 
 
 @dataclass(frozen=True)
@@ -178,17 +184,21 @@ def compile(
     disable: Iterable[str] = (),
     stop_after: str | None = None,
     observe: Callable[[Stage], None] | None = None,
+    tuning: Tuning | None = None,
 ) -> Compiled:
     """Compile a GGUF file's decode graph, or a graph built by hand.
 
     `level`: default 3 on a GPU, 2 on the CPU. `context`: positions of the KV cache (default: 512,
     or what the model was trained for if that is less); `kv`: its element type, f16 or f32; both are
-    for model files. `observe` is handed every stage as it is done. Raises FusecError for whatever
-    is wrong with the input.
+    for model files. `observe` is handed every stage as it is done. `tuning`: shapes of a GPU's
+    kernels; by default those that `fusec tune` chose for this machine's GPU, if `target` asks for
+    that one, or what FUSEC_TUNING says. Raises FusecError for whatever is wrong with the input.
     """
     known = targets.get(target)  # "native" becomes the architecture of this machine's GPU
     level = default_level(known.name) if level is None else level
-    options = Options(known.name, level, tuple(rules), tuple(disable), stop_after)
+    if tuning is None:
+        tuning = tunings.wanted(known.name, targets.gpu_of(target)) if known.is_cuda else Tuning()
+    options = Options(known.name, level, tuple(rules), tuple(disable), stop_after, tuning)
     if isinstance(source, Graph):
         stages, plan = compile_graph(source, options, observe)
         return Compiled(options, stages, plan)
@@ -239,7 +249,7 @@ def compile_graph(
     plan = lower(stages[-1].graph, options.target, options.level)
     if options.level >= OVERLAPPED and limits.overlaps:
         plan = prefetch(overlap(plan))
-    return stages, plan
+    return stages, options.tuning.apply(plan)
 
 
 def bind(
@@ -290,4 +300,5 @@ def at_level(compiled: Compiled, level: int) -> Compiled:
         context=compiled.context,
         kv=compiled.kv,
         rules=compiled.options.rules,
+        tuning=compiled.options.tuning,
     )

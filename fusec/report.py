@@ -28,6 +28,7 @@ def summary(compiled: Compiled) -> dict[str, Any]:
         "dispatches": plan.dispatches,
         "critical_path": critical_path(graph),
         "kernels": kernel_counts(plan),
+        "tuned": {k.name: str(k.choice) for k in plan.kernels if k.choice},
         "stages": [stage_data(stage) for stage in compiled.stages],
         "arena_bytes": plan.arena_bytes,
         "weights_bytes": plan.weights_bytes,
@@ -97,8 +98,11 @@ def plan_table(data: dict[str, Any]) -> Table:
     table = make_table("plan")
     table.add_column("kernel", overflow="fold")
     table.add_column("launches", justify="right")
+    tuned = data.get("tuned", {})  # folders of earlier versions have none
+    if tuned:
+        table.add_column("tuned", overflow="fold")
     for name, count in data["kernels"].items():
-        table.add_row(name, str(count))
+        table.add_row(name, str(count), *([tuned.get(name, "")] if tuned else []))
     return table
 
 

@@ -23,6 +23,7 @@ from fusec.cli.quantize import quantize
 from fusec.cli.roofline import roofline
 from fusec.cli.run import run
 from fusec.cli.synth import synth
+from fusec.cli.tune import tune
 from fusec.cli.verify import verify
 from fusec.errors import FusecError
 
@@ -49,7 +50,8 @@ def fusec(
 
 app.command("compile")(compile_command)
 COMMANDS = (
-    run, inspect, diff, verify, perplexity, bench, profile, roofline, calibrate, synth, quantize
+    run, inspect, diff, verify, perplexity, bench, profile, roofline, calibrate, tune, synth,
+    quantize,
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(command)

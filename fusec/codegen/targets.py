@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fusec.codegen.cuda.arch import ARCHS, native_arch
+from fusec.codegen.cuda.arch import ARCHS, native_arch, native_name
 from fusec.codegen.cuda.shape import SPAN
 from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.codegen.formats import FORMATS
@@ -37,6 +37,11 @@ class CodeTarget:
     def is_cuda(self) -> bool:
         """Whether its kernels run on an NVIDIA GPU."""
         return self.name in ARCHS
+
+
+def gpu_of(name: str) -> str | None:
+    """The GPU that a target's name asks for, which is the one here; None for an architecture."""
+    return native_name() if name in NATIVE else None
 
 
 def _emit_cpu(kernel: Kernel) -> KernelSource:

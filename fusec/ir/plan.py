@@ -12,9 +12,12 @@ from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-VERSION = 2
+VERSION = 4
 APART = {"embed": "embed", "argmax": "sample", "sample": "sample"}
 """Ops that the forward pass proper is counted without, and the group they are counted in."""
+RELEASES = ("wait", "barrier", "load")
+"""Right behind the wait; behind the barrier that ends the prologue; behind the loads, before the
+wait."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +49,47 @@ class Launch:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """What a GPU kernel may vary without changing a byte of any result; `fusec tune` measures it.
+
+    `warps` of a block; how many rows a warp makes together (`rows_at_once`) and in turn (`steps`);
+    `min_blocks` that should fit one processor at once, which bounds the registers; `release`: where
+    a kernel that overlaps lets the next launch begin (see `fusec.passes.overlap`).
+    Raises ValueError for what no kernel can be.
+    """
+
+    warps: int
+    rows_at_once: int = 1
+    steps: int = 1
+    min_blocks: int = 1
+    release: str = "wait"
+
+    def __post_init__(self) -> None:
+        counts = (self.warps, self.rows_at_once, self.steps, self.min_blocks)
+        if not all(type(n) is int and n > 0 for n in counts) or self.warps > 32:
+            raise ValueError(f"expected counts from 1, at most 32 warps, found {self}")
+        if self.release not in RELEASES:
+            raise ValueError(f"expected a release of {', '.join(RELEASES)}, found {self.release!r}")
+
+    def __str__(self) -> str:
+        counts = {"rows at once": self.rows_at_once, "steps": self.steps,
+                  "blocks a processor": self.min_blocks}  # fmt: skip
+        parts = [f"{self.warps} warps", *(f"{n} {what}" for what, n in counts.items() if n > 1)]
+        return ", ".join(parts if self.release == "wait" else [*parts, f"next at {self.release}"])
+
+
+@dataclass(frozen=True)
 class Kernel:
     """A kernel that launches share: the canonical region it computes, as printed IR.
 
     `overlaps`: its code waits for the launch in front of it, and lets the next one start early.
+    `choice`: its shape where it was measured; None leaves it to the emitter.
     """
 
     name: str
     region: str
     overlaps: bool = False
+    choice: Choice | None = None
 
 
 @dataclass(frozen=True)
@@ -157,6 +192,10 @@ def from_json(text: str) -> LaunchPlan:
     def tensors(key: str) -> dict[str, Tensor]:
         return {n: Tensor(t["dtype"], tuple(t["shape"])) for n, t in raw[key].items()}
 
+    def kernel(item: dict[str, Any]) -> Kernel:
+        choice = item["choice"]
+        return Kernel(**{**item, "choice": None if choice is None else Choice(**choice)})
+
     def launch(item: dict[str, Any]) -> Launch:
         lists = {key: tuple(item[key]) for key in ("writes", "waits", "prefetch")}
         return Launch(**{**item, **lists, "args": tuple(Arg(**a) for a in item["args"])})
@@ -168,7 +207,7 @@ def from_json(text: str) -> LaunchPlan:
         **{
             **raw,
             **parts,
-            "kernels": tuple(Kernel(**k) for k in raw["kernels"]),
+            "kernels": tuple(map(kernel, raw["kernels"])),
             "launches": tuple(launch(item) for item in raw["launches"]),
         }
     )

@@ -2,14 +2,20 @@
 
 A kernel that overlaps has two parts. The first needs nothing that a launch of this plan makes anew:
 it loads weights, table entries, the position, and cache rows of earlier tokens. Then it waits until
-the launch in front of it is complete, and only behind that wait it reads activations and writes. It
-lets the launch behind it begin only when it has waited itself, so at most two launches run at once.
-See "Programmatic Dependent Launch" in the CUDA programming guide, `griddepcontrol` in the PTX ISA.
+the launch in front of it is complete, and only behind that wait it reads activations and writes.
+
+It lets the launch behind it begin when it has waited itself (`release` of its `Choice`: wait,
+barrier), so that two launches run at once, or before it waits (load). Then launches queue up, as
+many as there is room for: each has started and waits for the one in front. Nothing but time depends
+on it. A launch that has waited finds all others in front of it complete, since the one in front had
+waited too; and what a launch does before its wait no launch in front disturbs, however many of them
+still run. See "Programmatic Dependent Launch" in the CUDA programming guide, `griddepcontrol` in
+the PTX ISA.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from fusec.ir.plan import Kernel, Launch, LaunchPlan
@@ -39,13 +45,22 @@ def why_not(launches: Sequence[Launch], kernels: Mapping[str, Kernel], i: int) -
     if not kernels[launch.kernel].overlaps:
         return f"its kernel {launch.kernel} does not wait for what it reads"
     read = {arg.name for arg in launch.args if arg.kind in EARLY_READS}
-    if hit := sorted(read & set(front.writes)):
-        return f"it reads {hit[0]} before it waits, and {front.node} in front of it writes that"
+    for other in _started_beside(launches, i):
+        if hit := sorted(read & set(other.writes)):
+            return f"it reads {hit[0]} before it waits, and {other.node} in front of it writes that"
     running = _running_beside(launches, kernels, i - 1)
     if clash := sorted(running & set(launch.waits)):
         name = launches[clash[0]].node
         return f"{name} may still run: {front.node} in front of it does not wait for {name}"
     return None
+
+
+def _started_beside(launches: Sequence[Launch], i: int) -> Iterator[Launch]:
+    """Launches in front of `i` that may still run when it starts, wherever they release it."""
+    for j in range(i - 1, -1, -1):
+        yield launches[j]
+        if not launches[j].early:
+            return
 
 
 def _running_beside(launches: Sequence[Launch], kernels: Mapping[str, Kernel], i: int) -> set[int]:

@@ -92,6 +92,16 @@ def native_arch(device: int = 0) -> Arch:
     return arch_for(*numbers)
 
 
+def native_name(device: int = 0) -> str:
+    """The name of the GPU that `native_arch` found, as its driver gives it."""
+    from cuda.bindings import driver
+
+    status, name = driver.cuDeviceGetName(256, device)
+    if status != driver.CUresult.CUDA_SUCCESS:
+        raise FusecError(f"--target native: the GPU has no name ({status.name})")
+    return str(name.split(b"\0")[0].decode())
+
+
 def missing_extra() -> FusecError:
     """The error for work that needs the optional CUDA packages."""
     return FusecError("the CUDA target needs its compiler: pip install 'fusec[cuda]'")

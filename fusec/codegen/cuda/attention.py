@@ -76,6 +76,7 @@ class Attention:
             return
         if self.waits:
             self.scope.wait()
+            self.scope.behind_barrier()
         w.line("head = unit")
         self._place()
         w.line("state = (float32(-(1 << 30)), float32(0), float32(0))", "of no span")
@@ -113,6 +114,8 @@ class Attention:
         with w.block("if some(warp < uint32(turns * 4)):"):
             self._chunk()
         w.line("barrier()")
+        if self.waits and self.split:
+            self.scope.behind_barrier()
         with w.block(f"if some(thread < uint32({-(-self.head_dim // WARP) * WARP})):"):
             given = f"{self.maxima}, {self.sums}, {self.outs}, {self.stride}"
             w.line(f"found = fold_chunks({given}, uniform(turns), element, lane)")

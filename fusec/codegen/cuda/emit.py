@@ -18,7 +18,7 @@ from fusec.codegen.cuda.imports import format_functions, import_lines
 from fusec.codegen.cuda.matvec import Matvec
 from fusec.codegen.cuda.prologue import Prologue
 from fusec.codegen.cuda.scope import WAIT, Scope
-from fusec.codegen.cuda.shape import plan, units
+from fusec.codegen.cuda.shape import plan, units, why_not
 from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.errors import FusecError
 from fusec.ir.graph import Graph, Value
@@ -41,7 +41,9 @@ def emit(kernel: Kernel) -> CudaKernel:
             )
     if region.nodes and any(v.shape[0] != 1 for v in region.inputs):
         raise FusecError(f"kernel {kernel.name}: a CUDA kernel takes one token a step")
-    return _Emitter(region, shape, kernel.overlaps).emit()
+    if kernel.choice is not None and (reason := why_not(shape, kernel.choice)):
+        raise FusecError(f"kernel {kernel.name}: {reason}")
+    return _Emitter(region, shape, kernel).emit()
 
 
 @dataclass(frozen=True)
@@ -62,10 +64,10 @@ class Alike:
 
 
 class _Emitter:
-    def __init__(self, region: Graph, shape: KernelShape, overlaps: bool) -> None:
+    def __init__(self, region: Graph, shape: KernelShape, kernel: Kernel) -> None:
         self.region, self.shape = region, shape
-        self.geometry = plan(shape)
-        self.scope = Scope(region, self.geometry, overlaps)
+        self.geometry = plan(shape, kernel.choice)
+        self.scope = Scope(region, self.geometry, kernel.overlaps)
         self.prologue = Prologue(self.scope, shape)
         self.alike = self._classes()
 

@@ -111,6 +111,7 @@ class Prologue:
             self._over_quads(form, f"{k}_" if k else "")
         if pending:
             w.line("barrier()")
+        self.scope.behind_barrier()
         for s in self.squares.values():
             total = f"sum_in_order({s.partials}, {s.groups})"
             fraction = f"float32({1 / s.n!r})"

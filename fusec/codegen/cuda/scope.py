@@ -38,9 +38,19 @@ class Scope:
         self._shared: list[str] = []
 
     def wait(self) -> None:
-        """Behind this, what the launch in front made may be read, and the launch behind begins."""
+        """Behind this, what the launch in front made may be read."""
+        self._release("load")
         if self.overlaps:
             self.w.line(WAIT)
+        self._release("wait")
+
+    def behind_barrier(self) -> None:
+        """The first barrier behind the wait, or the wait itself where there is none."""
+        self._release("barrier")
+
+    def _release(self, where: str) -> None:
+        """Let the launch behind begin, if it is to begin here."""
+        if self.overlaps and self.geometry.release == where:
             self.w.line("griddep_launch()")
 
     def shared(self, prefix: str, nbytes: int) -> str:

@@ -1,18 +1,19 @@
 """How a kernel is spread over the GPU: which blocks compute which segment, and with how many warps.
 
 A warp makes rows of a matvec one by one or a few at a time; which warp makes a row, and beside
-which others, never changes its bits.
+which others, never changes its bits. So `plan` takes any `Choice` there is a reason for: the
+`default`, or one that was measured.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fusec.codegen import formats
 from fusec.codegen.formats import FloatFormat
 from fusec.ir.graph import Node, Value
 from fusec.ir.ops import op
+from fusec.ir.plan import Choice
 from fusec.ir.region import KernelShape, Segment
 
 PROCESSORS = 132  # of an H200; other sizes run the same grid in more or fewer waves
@@ -28,6 +29,7 @@ class Geometry:
     """`rows_at_once` and `steps`: how many rows (or row pairs) a warp makes together and in turn.
 
     `blocks` has the number of blocks of each segment, which follow one another in the grid.
+    `release`: where the next launch may begin, if the kernel overlaps.
     """
 
     threads: int
@@ -36,6 +38,7 @@ class Geometry:
     steps: int
     blocks: tuple[int, ...]
     grid: int
+    release: str
 
     @property
     def warps(self) -> int:
@@ -71,12 +74,11 @@ def registers(weight: Value) -> int:
     return chunk_registers(weight) * -(-chunks(weight) // WARP)
 
 
-def plan(shape: KernelShape) -> Geometry:
-    """Choose a geometry."""
-    rows = [s for s in shape.segments if s.role == "rows"]
-    threads, min_blocks, at_once, steps = _matvecs(rows) if rows else (_threads(shape), 1, 1, 1)
-    if any(s.role == "heads" for s in shape.segments):
-        threads = max(threads, CHUNKS * WARP)
+def plan(shape: KernelShape, choice: Choice | None = None) -> Geometry:
+    """The geometry of a choice, or of the default; `why_not` says which choices there are not."""
+    if choice is None:
+        choice = default(shape)
+    threads = choice.warps * WARP
 
     def blocks(segment: Segment) -> int:
         if segment.role == "heads":
@@ -84,37 +86,72 @@ def plan(shape: KernelShape) -> Geometry:
             return int(node["heads"]) * (int(node["spans"]) if node.op == "attention_spans" else 1)
         if segment.role == "scalar":
             return 1
-        share = threads // WARP * at_once * steps if segment.role == "rows" else threads
-        return -(-units(segment) // share)
+        rows = choice.warps * choice.rows_at_once * choice.steps
+        return -(-units(segment) // (rows if segment.role == "rows" else threads))
 
     counts = tuple(blocks(s) for s in shape.segments)
     longest = max((v.shape[-1] for v in shape.stores), default=1)
     grid = sum(counts) or -(-longest // (4 * threads))
-    return Geometry(threads, min_blocks, at_once, steps, counts, grid)
+    return Geometry(
+        threads, choice.min_blocks, choice.rows_at_once, choice.steps, counts, grid, choice.release
+    )
 
 
-def _matvecs(segments: Sequence[Segment]) -> tuple[int, int, int, int]:
-    """Threads, blocks a processor should hold, rows at once and steps for these matvecs.
+def why_not(shape: KernelShape, choice: Choice) -> str | None:
+    """The reason a kernel of this shape cannot have that choice, or None if it can."""
+    if has_heads(shape) and choice.warps < CHUNKS:
+        return f"expected a warp for each of {CHUNKS} chunks at once, found {choice.warps}"
+    if any(s.rope for s in shape.segments) and choice.rows_at_once > 1:
+        return f"expected one pair of rows at once, found {choice.rows_at_once}"
+    if choice.rows_at_once > WARP:
+        return f"expected at most a row at once for each lane, found {choice.rows_at_once}"
+    return None
+
+
+def default(shape: KernelShape) -> Choice:
+    """The choice for a GPU that nobody has measured.
 
     Few rows: one a warp, in as few blocks as fill the GPU once. Many: eight warps a block, two
     blocks a processor, and each warp takes several rows at once as long as registers last.
     """
+    rows = matvecs(shape)
+    if not rows:
+        return Choice(max(_warps(shape), CHUNKS if has_heads(shape) else 1))
+    least = CHUNKS if has_heads(shape) else 1
     for warps in (8, 12, 16):
-        if sum(-(-units(s) // warps) for s in segments) <= PROCESSORS:
-            return warps * WARP, 1, 1, 1
-    share = -(-sum(map(units, segments)) // (2 * 8 * PROCESSORS))
-    if any(s.rope for s in segments):
-        return 8 * WARP, 2, 1, share
-    a_row = max(sum(registers(a.inputs[1]) for a in anchors(s)) for s in segments)
-    at_most = max(1, min(6, REGISTERS // a_row))
-    steps = -(-share // at_most)
-    return 8 * WARP, 2, -(-share // steps), steps
+        if sum(-(-units(s) // warps) for s in rows) <= PROCESSORS:
+            return Choice(max(warps, least))
+    return many_rows(shape, max(8, least), 2, REGISTERS)
 
 
-def _threads(shape: KernelShape) -> int:
-    """Threads of a kernel without matvecs."""
+def many_rows(shape: KernelShape, warps: int, min_blocks: int, held: int) -> Choice:
+    """One wave of blocks, `min_blocks` a processor, whose warps share the rows evenly.
+
+    A warp makes as many at once as `held` registers have room for, at most six.
+    """
+    rows = matvecs(shape)
+    share = -(-sum(map(units, rows)) // (min_blocks * warps * PROCESSORS))
+    if any(s.rope for s in rows):
+        return Choice(warps, 1, share, min_blocks)
+    a_row = max(sum(registers(a.inputs[1]) for a in anchors(s)) for s in rows)
+    steps = -(-share // max(1, min(6, held // a_row)))
+    return Choice(warps, -(-share // steps), steps, min_blocks)
+
+
+def matvecs(shape: KernelShape) -> list[Segment]:
+    """The segments that go by rows of matrices."""
+    return [s for s in shape.segments if s.role == "rows"]
+
+
+def has_heads(shape: KernelShape) -> bool:
+    """Whether there is attention in the kernel."""
+    return any(s.role == "heads" for s in shape.segments)
+
+
+def _warps(shape: KernelShape) -> int:
+    """Warps of a kernel without matvecs."""
     work = [v.shape[-1] // 4 for v in shape.stores]
     work += [units(s) for s in shape.segments if s.role == "element"]
     scalars = [s.nodes[0].inputs[0].shape[-1] for s in shape.segments if s.role == "scalar"]
     wanted = max([min(128, n) for n in work] + [min(1024, n) for n in scalars], default=1)
-    return max(1, -(-wanted // WARP)) * WARP
+    return max(1, -(-wanted // WARP))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import numpy as np
 
 from fusec.codegen import formats
 from fusec.codegen.cuda.emit import emit
 from fusec.codegen.cuda.twins import run_grid
 from fusec.ir import Graph
+from fusec.ir.plan import Choice, Kernel
 from fusec.ir.reference import Reference
 from fusec.ir.tables import make_table
 from fusec.ir.target import Target
@@ -51,11 +55,12 @@ class TwinSession:
         level: int,
         rules: tuple[Rule, ...] = (),
         target: Target = ANY,
+        choose: Callable[[Kernel], Choice | None] = lambda _: None,
     ) -> None:
         self.graph = run_passes(graph, passes_of(level, rules), target)[-1].graph
         plan = lower(self.graph, "cuda", level)
         self.plan = overlap(plan) if target.overlaps else plan
-        self.kernels = {k.name: emit(k) for k in self.plan.kernels}
+        self.kernels = {k.name: emit(replace(k, choice=choose(k))) for k in self.plan.kernels}
         self.memory: dict[str, np.ndarray] = {}
         values = (v for n in self.graph.nodes for v in (*n.inputs, *n.outputs))
         for value in (*self.graph.inputs, *values):

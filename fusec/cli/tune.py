@@ -1,0 +1,76 @@
+"""`fusec tune`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from fusec.cli.console import out, progress, write_text
+from fusec.cli.options import Context, Kv, MaybeLevel, ModelArg
+from fusec.errors import FusecError
+
+TABLE_WIDTH = 150
+
+
+def tune(
+    model: ModelArg,
+    level: MaybeLevel = None,
+    context: Context = None,
+    kv: Kv = "f16",
+    seconds: Annotated[float, typer.Option(help="Stop searching after about this long.")] = 60.0,
+    json_file: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="Write times and choices there as well."),
+    ] = None,
+    build_only: Annotated[
+        bool, typer.Option("--build-only", help="Compile the candidates into the cache, no more.")
+    ] = False,
+    target: Annotated[
+        str, typer.Option(help="With --build-only: an architecture such as sm_90a.")
+    ] = "native",
+) -> None:
+    """Choose the shapes of a GPU's kernels by measuring: every later --target native uses them.
+
+    FUSEC_TUNING=off leaves them out, FUSEC_TUNING=FILE takes them from a file of --json.
+    """
+    from fusec.bench import tune as measuring
+    from fusec.codegen import targets
+
+    if seconds <= 0:
+        raise FusecError(f"--seconds: expected a number above 0, found {seconds:g}")
+    if target not in targets.NATIVE and not build_only:
+        raise FusecError(
+            "tuning measures on the GPU of this machine: leave out --target, or add --build-only"
+        )
+    try:
+        targets.get(target)
+    except FusecError as error:
+        if target not in targets.NATIVE:
+            raise
+        reason = str(error).partition(";")[0].removeprefix("--target native: ")
+        raise FusecError(
+            f"tuning measures on the GPU of this machine: {reason}; --build-only --target sm_90a "
+            f"compiles what another machine will measure"
+        ) from None
+    compiled = measuring.prepare(model, target, level, context, kv)
+    if json_file is not None and not build_only:
+        write_text(json_file, "{}\n")  # say that it cannot be written before the long work
+    with progress("compiling", measuring.count_of(compiled)) as advance:
+        built = measuring.build(compiled, advance)
+    if build_only:
+        out.print(f"{len(built)} variants of {len(compiled.plan.kernels)} kernels are ready")
+        return
+    with progress("tuning") as advance:
+        tuned = measuring.run(compiled, built, seconds, advance)
+    data = tuned.as_data()
+    if json_file is not None:
+        write_text(json_file, json.dumps(data, indent=1) + "\n")
+    path = tuned.save()
+    wide = Console(file=out.file, width=max(out.width, TABLE_WIDTH))
+    wide.print(measuring.table(data))
+    out.print(measuring.line(data))
+    out.print(f"written to {path}")

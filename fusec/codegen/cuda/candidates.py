@@ -1,0 +1,71 @@
+"""Shapes worth trying for a kernel: a handful, all of which give the same bytes (see `shape`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from fusec.codegen.common import open_region
+from fusec.codegen.cuda.shape import (
+    REGISTERS,
+    anchors,
+    default,
+    has_heads,
+    many_rows,
+    matvecs,
+    registers,
+)
+from fusec.ir.plan import RELEASES, Choice, Kernel
+from fusec.ir.region import KernelShape
+
+FEW_ROWS = (4, 6, 8, 12, 16)
+"""Warps a block where every warp makes its rows in one step."""
+MANY_ROWS = ((4, 4), (8, 3), (8, 4), (16, 1), (16, 2))
+"""Warps a block and blocks a processor where rows outnumber the warps."""
+WITHOUT_ROWS = {"scalar": (8, 16, 32), "element": (1, 2, 4, 8)}
+"""Warps a block of reductions, and of element-wise work."""
+LANES = 512
+"""Of a processor; with more of them running, each has fewer registers to hold weights."""
+
+
+def candidates(shape: KernelShape) -> tuple[Choice, ...]:
+    """Geometries, the default first; what they release when is another question."""
+    usual = default(shape)
+    return tuple(dict.fromkeys((usual, *_others(shape, usual))))
+
+
+def releases(kernel: Kernel) -> tuple[str, ...]:
+    """Where a kernel may let the next one begin: one place if it does not overlap."""
+    return RELEASES if kernel.overlaps else RELEASES[:1]
+
+
+def default_of(kernel: Kernel) -> Choice:
+    """The choice of a kernel that nobody has measured."""
+    return default(open_region(kernel)[1])
+
+
+def variants(kernel: Kernel) -> tuple[Choice, ...]:
+    """Every geometry with every release: what a search may ask for."""
+    geometries = candidates(open_region(kernel)[1])
+    return tuple(replace(g, release=r) for r in releases(kernel) for g in geometries)
+
+
+def _others(shape: KernelShape, usual: Choice) -> Iterator[Choice]:
+    rows = matvecs(shape)
+    if has_heads(shape) or not shape.segments:
+        return  # attention has a warp for each chunk; without segments there is little to spread
+    if not rows:
+        for warps in WITHOUT_ROWS[shape.segments[0].role]:
+            yield Choice(warps)
+        return
+    if usual.min_blocks == 1:
+        for warps in FEW_ROWS:
+            yield Choice(warps)
+        two = 2 * sum(registers(a.inputs[1]) for s in rows for a in anchors(s)) <= REGISTERS
+        if two and not any(s.rope for s in rows):
+            yield from (Choice(4, 2), Choice(8, 2))
+        return
+    yield many_rows(shape, usual.warps, usual.min_blocks, REGISTERS // 2)
+    for warps, blocks in MANY_ROWS:
+        lanes = 32 * warps * blocks
+        yield many_rows(shape, warps, blocks, REGISTERS * LANES // max(lanes, LANES))

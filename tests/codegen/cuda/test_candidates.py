@@ -1,0 +1,158 @@
+"""What a kernel may vary: no byte of any result changes, and what cannot be is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from fusec import driver
+from fusec.codegen.common import open_region
+from fusec.codegen.cuda.build import compile_many
+from fusec.codegen.cuda.candidates import candidates, default_of, variants
+from fusec.codegen.cuda.emit import emit
+from fusec.codegen.cuda.toolchain import CudaKernel
+from fusec.errors import FusecError
+from fusec.ir import Builder, Graph
+from fusec.ir.plan import RELEASES, Choice, Kernel
+from fusec.models.llama import decode_graph
+from fusec.models.quant_mix import Mix
+from fusec.models.synth import PRESETS
+from tests.codegen.cuda.kernels import needs_compiler
+from tests.codegen.cuda.twin_session import TwinSession, random_weights
+from tests.graphs import Types, llama_graph
+from tests.targets import ANY, SPLIT
+
+RNG = np.random.default_rng(3)
+
+
+def many_rows() -> Graph:
+    """More rows than the GPU has warps, not a multiple of anything."""
+    b = Builder("many")
+    x = b.input("x", (1, 64))
+    normed = b.rms_norm(x, b.weight("g", (64,)), eps=1e-5)
+    return b.build(b.matvec(normed, b.weight("w", (2311, 64), "q8_0"), name="y"))
+
+
+def model(matrix: str) -> Graph:
+    return llama_graph(
+        layers=2, width=64, ffn=96, heads=4, kv_heads=2, vocab=50, context=300,
+        types=Types(matrix, unused="f32"),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("graph", "level", "target"),
+    [
+        (model("iq4_nl"), 3, SPLIT),
+        (model("q8_0"), 2, ANY),
+        (model("f16"), 0, ANY),
+        (many_rows(), 1, replace(SPLIT, late_norms=True)),
+    ],
+    ids=["split", "fused", "naive", "many-rows"],
+)
+def test_no_choice_changes_a_byte(graph: Graph, level: int, target) -> None:
+    """Every geometry of every kernel is in one of the sessions."""
+    weights = random_weights(graph)
+    usual = TwinSession(graph, weights, level, target=target)
+    kinds = {k.name: candidates(open_region(k)[1]) for k in usual.plan.kernels}
+    assert any(len(found) > 1 for found in kinds.values())
+    inputs = {v.name[1:]: np.ones(1) for v in graph.inputs if v.dtype == "i32"}
+    inputs |= {v.name[1:]: RNG.normal(size=v.shape) for v in graph.inputs if v.dtype == "f32"}
+    wanted = usual.step(**inputs)
+    for turn in range(1, max(map(len, kinds.values()))):
+        other = TwinSession(
+            graph, weights, level, target=target,
+            choose=lambda k, turn=turn: kinds[k.name][turn % len(kinds[k.name])],
+        )  # fmt: skip
+        found = other.step(**inputs)
+        for name, value in wanted.items():
+            assert found[name].tobytes() == value.tobytes(), (name, turn)
+        for state in usual.plan.states:
+            assert other.memory[state].tobytes() == usual.memory[state].tobytes(), (state, turn)
+
+
+def kernels(level: int = 3) -> dict[str, Kernel]:
+    """A small model's kernels for Hopper, by the kind in their names."""
+    plan = driver.compile(llama_graph(layers=2, context=300), target="sm_90a", level=level).plan
+    return {k.name.split("_")[0]: k for k in plan.kernels}
+
+
+def test_the_default_is_the_first_variant_and_gives_the_same_source() -> None:
+    for kernel in kernels().values():
+        assert variants(kernel)[0] == default_of(kernel)
+        assert emit(replace(kernel, choice=default_of(kernel))) == emit(kernel)
+        assert len(variants(kernel)) == len(set(variants(kernel)))
+
+
+@pytest.mark.parametrize("kind", ["embed", "attention", "combine", "norm", "matvec", "argmax"])
+@pytest.mark.parametrize("release", RELEASES)
+def test_the_next_launch_begins_where_the_choice_says(kind: str, release: str) -> None:
+    kernel = kernels()[kind]
+    source = emit(replace(kernel, choice=replace(default_of(kernel), release=release))).source
+    body = [line.strip() for line in source.partition("def ")[2].splitlines()]
+    assert body.count("griddep_launch()") == body.count("griddep_wait()") == 1
+    wait, begins = body.index("griddep_wait()"), body.index("griddep_launch()")
+    assert (begins < wait) == (release == "load")
+    between = body[min(wait, begins) : max(wait, begins)]
+    assert ("barrier()" in between) == (release == "barrier" and kind != "argmax")
+
+
+def test_kernels_that_do_not_overlap_have_no_releases() -> None:
+    for kernel in kernels(level=2).values():
+        assert {choice.release for choice in variants(kernel)} == {"wait"}
+        source = emit(replace(kernel, choice=replace(default_of(kernel), release="load"))).source
+        assert "griddep" not in source
+
+
+@pytest.mark.parametrize(
+    ("kind", "choice", "reason"),
+    [
+        ("attention", Choice(8), "expected a warp for each of 16 chunks at once, found 8"),
+        ("embed", Choice(8, rows_at_once=2), "expected one pair of rows at once, found 2"),
+        (
+            "combine",
+            Choice(8, rows_at_once=33),
+            "expected at most a row at once for each lane, found 33",
+        ),
+    ],
+)
+def test_choices_that_a_kernel_cannot_have(kind: str, choice: Choice, reason: str) -> None:
+    kernel = kernels()[kind]
+    with pytest.raises(FusecError, match=f"kernel {kernel.name}: {reason}"):
+        emit(replace(kernel, choice=choice))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"warps": 0}, {"warps": 33}, {"warps": 8.0}, {"warps": True}, {"warps": 8, "steps": 0},
+     {"warps": 8, "release": "never"}],
+)  # fmt: skip
+def test_choices_that_no_kernel_can_have(fields: dict) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        Choice(**fields)
+
+
+def of_135m() -> list[CudaKernel]:
+    """The variants that hold several rows, or share a processor: those short of registers."""
+    config = PRESETS["smollm2-135m"]
+    mix = Mix("IQ4_XS", config.layers, config.heads // config.kv_heads, config.tied)
+    types = {name: mix.dtype(name, shape) for name, shape in config.tensor_shapes()}
+    plan = driver.compile(
+        decode_graph(config, types, 1, 512, "f16"), target="sm_90a", level=3
+    ).plan  # fmt: skip
+    found = {}
+    for kernel in plan.kernels:
+        for choice in variants(kernel):
+            crowded = choice.rows_at_once > 1 or choice.min_blocks > 1
+            if crowded and choice.release == "wait":
+                found[kernel.name, choice] = emit(replace(kernel, choice=choice))
+    return list(found.values())
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_the_largest_variants_assemble_without_spills() -> None:
+    for cubin in compile_many(of_135m(), "sm_90a"):
+        assert cubin.spill_stores == cubin.spill_loads == 0, cubin.name
