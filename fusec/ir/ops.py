@@ -10,16 +10,25 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from fusec.errors import FusecError
+from fusec.ir import op_attention
 from fusec.ir.dtypes import dtype
-from fusec.ir.graph import Attr, Node, Value
-
-Array = np.ndarray[Any, Any]
-Type = tuple[str, tuple[int, ...]]
+from fusec.ir.graph import Attr, Node
+from fusec.ir.op_checks import (
+    Array,
+    Type,
+    TypeMismatch,
+    activation,
+    elements_of,
+    matrix,
+    per_token,
+    types_of,
+    want,
+)
 
 Role = Literal["element", "pair", "store", "vector", "rows", "heads", "scalar"]
 """How an op's result depends on its operands, which decides what may share a kernel: element i on
@@ -47,46 +56,13 @@ class Op:
                 raise TypeError(f"op table entry '{self.name}' is incomplete")
 
 
-class TypeMismatch(FusecError):
-    """Operands that an op cannot take; the message says what it wanted."""
-
-
-def _want(condition: bool, wanted: str, found: object) -> None:
-    if not condition:
-        raise TypeMismatch(f"expected {wanted}, found {found}")
-
-
-def _types(node: Node) -> str:
-    return f"({', '.join(v.type for v in node.inputs)})"
-
-
-def _activation(value: Value, what: str = "x") -> tuple[int, int]:
-    _want(value.dtype == "f32" and len(value.shape) == 2, f"{what}: f32[T, n]", value.type)
-    return value.shape[0], value.shape[1]
-
-
-def _per_token(value: Value, tokens: int, what: str) -> None:
-    _want(value.dtype == "i32" and value.shape == (tokens,), f"{what}: i32[{tokens}]", value.type)
-
-
-def _matrix(value: Value) -> tuple[int, int]:
-    _want(len(value.shape) == 2, "a weight matrix [rows, columns]", value.type)
-    block = dtype(value.dtype).block
-    _want(value.shape[1] % block == 0, f"rows of whole {value.dtype} blocks of {block}", value.type)
-    return value.shape[0], value.shape[1]
-
-
-def _elements(node: Node) -> int:
-    return math.prod(node.outputs[0].shape)
-
-
 # --- embed ---------------------------------------------------------------------------------------
 
 
 def _infer_embed(node: Node) -> list[Type]:
     token, table = node.inputs
-    _want(token.dtype == "i32" and len(token.shape) == 1, "token: i32[T]", token.type)
-    return [("f32", (token.shape[0], _matrix(table)[1]))]
+    want(token.dtype == "i32" and len(token.shape) == 1, "token: i32[T]", token.type)
+    return [("f32", (token.shape[0], matrix(table)[1]))]
 
 
 def _embed(token: Array, table: Array) -> Array:
@@ -103,8 +79,8 @@ def _embed_bytes(node: Node) -> int:
 
 def _infer_rms_norm(node: Node) -> list[Type]:
     x, w = node.inputs
-    tokens, n = _activation(x)
-    _want(w.dtype == "f32" and w.shape == (n,), f"w: f32[{n}]", w.type)
+    tokens, n = activation(x)
+    want(w.dtype == "f32" and w.shape == (n,), f"w: f32[{n}]", w.type)
     return [("f32", (tokens, n))]
 
 
@@ -131,11 +107,11 @@ def is_factored(matvec: Node) -> bool:
 
 def _infer_matvec(node: Node) -> list[Type]:
     x, w, *factor = node.inputs
-    tokens, n = _activation(x)
-    rows, columns = _matrix(w)
-    _want(n in (columns, columns + 1), f"w: [rows, {n}] or [rows, {n - 1}]", w.type)
+    tokens, n = activation(x)
+    rows, columns = matrix(w)
+    want(n in (columns, columns + 1), f"w: [rows, {n}] or [rows, {n - 1}]", w.type)
     for s in factor:
-        _want(s.is_weight and s.dtype == "f32" and s.shape == (1,), "factor: f32[1]", s.type)
+        want(s.is_weight and s.dtype == "f32" and s.shape == (1,), "factor: f32[1]", s.type)
     return [("f32", (tokens, rows))]
 
 
@@ -153,15 +129,15 @@ def _matvec(x: Array, w: Array, factor: Array | None = None) -> Array:
 
 def _infer_rope(node: Node) -> list[Type]:
     x, pos = node.inputs[:2]
-    tokens, n = _activation(x)
-    _per_token(pos, tokens, "pos")
+    tokens, n = activation(x)
+    per_token(pos, tokens, "pos")
     head, dims = int(node["head_dim"]), int(node["dims"])
-    _want(n % head == 0, f"whole heads of {head}", x.type)
-    _want(dims % 2 == 0 and 0 < dims <= head, f"an even number of rotary dims up to {head}", dims)
-    _want(node["pairing"] in ("adjacent", "halves"), "pairing adjacent or halves", node["pairing"])
+    want(n % head == 0, f"whole heads of {head}", x.type)
+    want(dims % 2 == 0 and 0 < dims <= head, f"an even number of rotary dims up to {head}", dims)
+    want(node["pairing"] in ("adjacent", "halves"), "pairing adjacent or halves", node["pairing"])
     if len(node.inputs) == 3:
         factors = node.inputs[2]
-        _want(factors.shape == (dims // 2,), f"factors: f32[{dims // 2}]", factors.type)
+        want(factors.shape == (dims // 2,), f"factors: f32[{dims // 2}]", factors.type)
     return [("f32", (tokens, n))]
 
 
@@ -204,153 +180,19 @@ def _rope(
     return out.reshape(x.shape)
 
 
-# --- KV cache and attention ----------------------------------------------------------------------
-
-
-def _infer_kv_append(node: Node) -> list[Type]:
-    state, x, pos = node.inputs
-    _want(
-        state.is_state and len(state.shape) == 3, "state: [context, kv_heads, head_dim]", state.type
-    )
-    tokens, n = _activation(x)
-    _want(n == math.prod(state.shape[1:]), f"x: f32[T, {math.prod(state.shape[1:])}]", x.type)
-    _per_token(pos, tokens, "pos")
-    return [(state.dtype, state.shape)]
-
-
-def _kv_append(state: Array, x: Array, pos: Array) -> Array:
-    out = state.copy()
-    out[pos] = x.reshape(len(x), *state.shape[1:])
-    return out
-
-
-def _infer_attention(node: Node) -> list[Type]:
-    q, k, v, pos = node.inputs
-    tokens, n = _activation(q, "q")
-    heads, kv_heads = int(node["heads"]), int(node["kv_heads"])
-    _want(heads % kv_heads == 0, "heads a multiple of kv_heads", f"{heads} and {kv_heads}")
-    wanted = (kv_heads, n // heads)
-    for cache in (k, v):
-        _want(
-            cache.is_state and cache.shape[1:] == wanted,
-            f"state [context, {wanted[0]}, {wanted[1]}]",
-            cache.type,
-        )
-    _want(n % heads == 0, f"q: f32[T, {heads} heads]", q.type)
-    _per_token(pos, tokens, "pos")
-    return [("f32", (tokens, n))]
-
-
-def _attention(
-    q: Array, k: Array, v: Array, pos: Array, *, heads: int, kv_heads: int, scale: float
-) -> Array:
-    """Causal grouped-query attention (Ainslie et al. 2023): token t sees positions 0..pos[t]."""
-    head_dim = q.shape[1] // heads
-    out = np.empty_like(q).reshape(len(q), heads, head_dim)
-    grouped = q.reshape(len(q), kv_heads, heads // kv_heads, head_dim)
-    for t, last in enumerate(pos):
-        keys, values = k[: last + 1], v[: last + 1]
-        scores = np.einsum("hgd,phd->hgp", grouped[t], keys) * q.dtype.type(scale)
-        weights = np.exp(scores - scores.max(-1, keepdims=True))
-        weights /= weights.sum(-1, keepdims=True)
-        out[t] = np.einsum("hgp,phd->hgd", weights, values).reshape(heads, head_dim)
-    return out.reshape(q.shape)
-
-
-def _attention_bytes(node: Node) -> int:
-    """Both caches whole: the most one step can read."""
-    return sum(v.nbytes for v in (*node.inputs, *node.outputs))
-
-
-def _attention_flops(node: Node) -> int:
-    context = node.inputs[1].shape[0]
-    return 4 * context * _elements(node)
-
-
-# --- attention split over the context ------------------------------------------------------------
-
-
-def _infer_attention_spans(node: Node) -> list[Type]:
-    ((_, (tokens, n)),) = _infer_attention(node)
-    heads, span, spans = (int(node[key]) for key in ("heads", "span", "spans"))
-    context = node.inputs[1].shape[0]
-    _want(span > 0 and spans * span >= context, f"spans that hold {context} positions", spans)
-    return [("f32", (tokens, spans * (n + 2 * heads)))]
-
-
-def _attention_spans(
-    q: Array,
-    k: Array,
-    v: Array,
-    pos: Array,
-    *,
-    heads: int,
-    kv_heads: int,
-    scale: float,
-    span: int,
-    spans: int,
-) -> Array:
-    """Attention over each `span` positions, not divided by the sum of weights yet.
-
-    A row is [spans, heads * head_dim] sums of weighted values, then [spans, heads, 2] exponents
-    and sums of weights: a weight is exp(score) / 2**exponent, with the exponent of the span's
-    largest score to the base of 2, rounded. A span behind the position is zeros.
-    """
-    head_dim = q.shape[1] // heads
-    values = np.zeros((len(q), spans, heads, head_dim), q.dtype)
-    sums = np.zeros((len(q), spans, heads, 2), q.dtype)
-    query = q.reshape(len(q), heads, head_dim)
-    for t, last in enumerate(pos):
-        for s in range(last // span + 1):
-            part = slice(s * span, min((s + 1) * span, last + 1))
-            keys, rows = (np.repeat(x[part], heads // kv_heads, axis=1) for x in (k, v))
-            scores = np.einsum("hd,phd->hp", query[t], keys) * q.dtype.type(scale)
-            top = np.rint(scores.max(-1) / q.dtype.type(math.log(2)))
-            weights = np.exp(scores - top[:, None] * q.dtype.type(math.log(2)))
-            values[t, s] = np.einsum("hp,phd->hd", weights, rows)
-            sums[t, s] = np.stack([top, weights.sum(-1)], axis=-1)
-    return np.concatenate([values.reshape(len(q), -1), sums.reshape(len(q), -1)], axis=1)
-
-
-def _infer_attention_combine(node: Node) -> list[Type]:
-    partials, pos = node.inputs
-    tokens, n = _activation(partials, "partials")
-    heads, span, spans = (int(node[key]) for key in ("heads", "span", "spans"))
-    _want(n % (spans * heads) == 0, f"{spans} spans of {heads} heads", partials.type)
-    head_dim = n // (spans * heads) - 2
-    _want(head_dim > 0 and span > 0, "spans of at least one position", partials.type)
-    _per_token(pos, tokens, "pos")
-    return [("f32", (tokens, heads * head_dim))]
-
-
-def _attention_combine(partials: Array, pos: Array, *, heads: int, span: int, spans: int) -> Array:
-    """The attention that the partial results of `attention_spans` add up to."""
-    tokens = len(partials)
-    sums = partials[:, -2 * spans * heads :].reshape(tokens, spans, heads, 2)
-    values = partials[:, : -2 * spans * heads].reshape(tokens, spans, heads, -1)
-    out = np.empty_like(values[:, 0])
-    for t, last in enumerate(pos):
-        live = slice(last // span + 1)
-        top, total = sums[t, live, :, 0], sums[t, live, :, 1]
-        weights = np.exp2(top - top.max(0))
-        out[t] = np.einsum("sh,shd->hd", weights, values[t, live])
-        out[t] /= (weights * total).sum(0)[:, None]
-    return out.reshape(tokens, -1)
-
-
 # --- element by element --------------------------------------------------------------------------
 
 
 def _infer_binary(node: Node) -> list[Type]:
     a, b = node.inputs
-    tokens, n = _activation(a, "a")
+    tokens, n = activation(a, "a")
     same = b.dtype == "f32" and b.shape in (a.shape, (n,) if b.is_weight else a.shape)
-    _want(same, f"b: f32[{tokens}, {n}], or a weight f32[{n}]", b.type)
+    want(same, f"b: f32[{tokens}, {n}], or a weight f32[{n}]", b.type)
     return [("f32", a.shape)]
 
 
 def _infer_unary(node: Node) -> list[Type]:
-    return [("f32", _activation(node.inputs[0]))]
+    return [("f32", activation(node.inputs[0]))]
 
 
 def _silu(x: Array) -> Array:
@@ -371,7 +213,7 @@ def _softcap(x: Array, cap: float) -> Array:
 
 
 def _infer_argmax(node: Node) -> list[Type]:
-    return [("i32", (_activation(node.inputs[0])[0],))]
+    return [("i32", (activation(node.inputs[0])[0],))]
 
 
 def _argmax(x: Array) -> Array:
@@ -387,66 +229,67 @@ OPS: dict[str, Op] = {
         ),
         Op(
             "rms_norm", "vector", "x: f32[T, n], w: f32[n]", (2, 2),
-            _infer_rms_norm, _rms_norm, lambda n: 4 * _elements(n), {"eps": float},
+            _infer_rms_norm, _rms_norm, lambda n: 4 * elements_of(n), {"eps": float},
         ),
         Op(
             "rms_factors", "vector", "x: f32[T, n], w: f32[n]", (2, 2),
-            _infer_rms_factors, _rms_factors, lambda n: 4 * _elements(n), {"eps": float},
+            _infer_rms_factors, _rms_factors, lambda n: 4 * elements_of(n), {"eps": float},
         ),
         Op(
             "matvec", "rows", "x: f32[T, n] or f32[T, n + 1], w: [rows, n], factor: f32[1]",
-            (2, 3), _infer_matvec, _matvec, lambda n: 2 * _elements(n) * n.inputs[1].shape[1],
+            (2, 3), _infer_matvec, _matvec, lambda n: 2 * elements_of(n) * n.inputs[1].shape[1],
         ),
         Op(
             "rope", "pair", "x: f32[T, n], pos: i32[T], factors: f32[dims/2]", (2, 3),
-            _infer_rope, _rope, lambda n: 3 * _elements(n),
+            _infer_rope, _rope, lambda n: 3 * elements_of(n),
             {"base": float, "head_dim": int, "dims": int, "pairing": "adjacent", "scale": 1.0},
         ),
         Op(
             "kv_append", "store", "state: [context, kv_heads, head_dim], x: f32[T, n], pos: i32[T]",
-            (3, 3), _infer_kv_append, _kv_append, lambda n: 0,
+            (3, 3), op_attention.infer_kv_append, op_attention.kv_append, lambda n: 0,
             bytes=lambda n: 2 * n.inputs[1].nbytes,
         ),
         Op(
             "attention", "heads", "q: f32[T, n], k: state, v: state, pos: i32[T]", (4, 4),
-            _infer_attention, _attention, _attention_flops,
-            {"heads": int, "kv_heads": int, "scale": float}, bytes=_attention_bytes,
+            op_attention.infer_attention, op_attention.attention, op_attention.attention_flops,
+            {"heads": int, "kv_heads": int, "scale": float}, bytes=op_attention.attention_bytes,
         ),
         Op(
             "attention_spans", "heads", "q: f32[T, n], k: state, v: state, pos: i32[T]", (4, 4),
-            _infer_attention_spans, _attention_spans, _attention_flops,
+            op_attention.infer_attention_spans, op_attention.attention_spans,
+            op_attention.attention_flops,
             {"heads": int, "kv_heads": int, "scale": float, "span": int, "spans": int},
-            bytes=_attention_bytes,
+            bytes=op_attention.attention_bytes,
         ),
         Op(
             "attention_combine", "vector", "partials: f32[T, spans * (n + 2 heads)], pos: i32[T]",
-            (2, 2), _infer_attention_combine, _attention_combine,
-            lambda n: 2 * int(n["spans"]) * _elements(n),
+            (2, 2), op_attention.infer_attention_combine, op_attention.attention_combine,
+            lambda n: 2 * int(n["spans"]) * elements_of(n),
             {"heads": int, "span": int, "spans": int},
         ),
         Op(
             "add", "element", "a: f32[T, n], b: f32[T, n]", (2, 2),
-            _infer_binary, np.add, _elements,
+            _infer_binary, np.add, elements_of,
         ),
         Op(
             "mul", "element", "a: f32[T, n], b: f32[T, n]", (2, 2),
-            _infer_binary, np.multiply, _elements,
+            _infer_binary, np.multiply, elements_of,
         ),
         Op(
             "silu", "element", "x: f32[T, n]", (1, 1), _infer_unary, _silu,
-            lambda n: 4 * _elements(n),
+            lambda n: 4 * elements_of(n),
         ),
         Op(
             "gelu", "element", "x: f32[T, n]", (1, 1), _infer_unary, _gelu,
-            lambda n: 8 * _elements(n),
+            lambda n: 8 * elements_of(n),
         ),
         Op(
             "scale", "element", "x: f32[T, n]", (1, 1), _infer_unary,
-            lambda x, factor: x * x.dtype.type(factor), _elements, {"factor": float},
+            lambda x, factor: x * x.dtype.type(factor), elements_of, {"factor": float},
         ),
         Op(
             "softcap", "element", "x: f32[T, n]", (1, 1), _infer_unary, _softcap,
-            lambda n: 6 * _elements(n), {"cap": float},
+            lambda n: 6 * elements_of(n), {"cap": float},
         ),
         Op(
             "argmax", "scalar", "x: f32[T, n]", (1, 1), _infer_argmax, _argmax,
@@ -469,16 +312,16 @@ def infer(node: Node) -> list[Type]:
     entry = op(node.op)
     low, high = entry.arity
     try:
-        _want(low <= len(node.inputs) <= high, f"operands ({entry.operands})", _types(node))
+        want(low <= len(node.inputs) <= high, f"operands ({entry.operands})", types_of(node))
         given = dict(node.attrs)
-        _want(
+        want(
             set(given) == set(entry.attributes),
             f"attributes {sorted(entry.attributes)}",
             sorted(given),
         )
         for key, kind in entry.attributes.items():
             wanted = kind if isinstance(kind, type) else type(kind)
-            _want(type(given[key]) is wanted, f"{key} to be {wanted.__name__}", repr(given[key]))
+            want(type(given[key]) is wanted, f"{key} to be {wanted.__name__}", repr(given[key]))
         return entry.infer(node)
     except TypeMismatch as error:
         raise FusecError(f"{node.op} making {node.name}: {error}") from None
