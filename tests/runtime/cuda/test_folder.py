@@ -47,7 +47,7 @@ def without_a_gpu() -> None:
 def test_the_folder_has_all_that_a_gpu_needs(folder, tiny_model):
     manifest = json.loads((folder / "fusec.json").read_text())
     plan = driver.compile(tiny_model, target=ARCH).plan
-    names = {kernel.name for kernel in plan.kernels} | {"advance", "feed", "sample"}
+    names = {kernel.name for kernel in plan.kernels} | {"advance", "feed", "sample", "prefetch"}
     assert set(manifest["cubins"]) == names
     for name, kernel in manifest["cubins"].items():
         assert kernel["spill_bytes"] == 0
@@ -139,5 +139,5 @@ def test_the_model_may_lie_beside_the_folder(tiny_model, tmp_path):
 
 def test_unknown_l2_modes_are_refused_on_every_target(tiny_model):
     message = refused("run", tiny_model, "--prompt-ids", "1", "--l2", "on")
-    assert message == "unknown L2 mode 'on': known are off, window, auto"
+    assert message == "unknown L2 mode 'on': known are off, window, prefetch, auto"
     assert "unknown L2 mode 'on'" in refused("bench", tiny_model, "--l2", "on", "-n", 4)

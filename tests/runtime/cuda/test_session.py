@@ -193,7 +193,9 @@ def test_without_the_window_launches_have_no_attribute(compiled):
 
 
 def test_an_unknown_l2_mode(compiled):
-    with pytest.raises(FusecError, match="unknown L2 mode 'on': known are off, window, auto"):
+    with pytest.raises(
+        FusecError, match="unknown L2 mode 'on': known are off, window, prefetch, auto"
+    ):
         Machine(compiled, l2="on")
 
 
