@@ -26,7 +26,10 @@ def executable(name: str, threads: int = 32) -> Executable:
 @pytest.fixture
 def made_up(tiny_model, monkeypatch):
     """The tiny model on a GPU whose kernels take 1, 2, ... us, and COLD more on other weights."""
-    compiled = driver.compile(tiny_model, target="sm_90a", context=64)
+    return profiled(driver.compile(tiny_model, target="sm_90a", level=2, context=64), monkeypatch)
+
+
+def profiled(compiled, monkeypatch):
     measuring = microbench.kernels("sm_90a")
     durations = {k.name: 1.0 + n for n, k in enumerate(compiled.plan.kernels)}
     last: dict[str, tuple[int, ...]] = {}
@@ -43,7 +46,7 @@ def made_up(tiny_model, monkeypatch):
         return of
 
     times = Times(kernels={name: duration(name) for name in durations})
-    quiet = dict.fromkeys([*durations, *measuring, "stamp_begin", "stamp_end"], lambda *_: None)
+    quiet = dict.fromkeys(compiled.kernels | measuring, lambda *_: None)
     api = TimedDriver(quiet | fake.CONTROL, times)
     monkeypatch.setattr(gpu, "Driver", lambda: Driver(api))
     monkeypatch.setattr(gpu, "build", lambda *_: {})
@@ -73,6 +76,17 @@ def test_a_made_up_gpu_is_found_again(made_up):
     assert sum(found.launch) == pytest.approx(found.streaming - api.times.gap)
     assert found.between == 2.5
     assert api.used == 0
+
+
+def test_launches_that_start_early_have_their_own_empty_ones(tiny_model, monkeypatch):
+    compiled = driver.compile(tiny_model, target="sm_90a", level=3, context=64)
+    compiled, _, api, found = profiled(compiled, monkeypatch)
+    launches = compiled.plan.launches
+    assert compiled.plan.overlaps
+    assert found.empties == pytest.approx(api.times.early * (len(launches) + 1))
+    for kernel in found.kernels.values():
+        assert kernel.empty == pytest.approx(api.times.early)
+    assert sum(found.launch) == pytest.approx(found.streaming - api.times.gap)
 
 
 def test_walls_of_a_made_up_gpu(made_up):

@@ -151,7 +151,7 @@ def resident(plan: LaunchPlan) -> LaunchPlan:
         source = first.setdefault(launch.kernel, launch.args)
         pairs = zip(launch.args, source, strict=True)
         args = tuple(theirs if arg.kind in ("weight", "state") else arg for arg, theirs in pairs)
-        return replace(launch, args=args)
+        return replace(launch, args=args, prefetch=())
 
     return replace(plan, launches=tuple(map(rebind, plan.launches)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from itertools import pairwise
 
 import numpy as np
@@ -14,8 +15,10 @@ from fusec.bench.stopwatch import Stopwatch, executables
 from fusec.driver import Compiled
 from fusec.errors import FusecError
 from fusec.ir.plan import Arg, LaunchPlan
+from fusec.runtime.cuda.driver import Executable
 from fusec.runtime.cuda.engine import CudaEngine
 from fusec.runtime.cuda.session import CudaSession
+from fusec.runtime.cuda.workspace import Workspace
 from fusec.runtime.engine import Engine
 
 RUNS = 5  # of a generation
@@ -84,6 +87,14 @@ def _naive(compiled: Compiled, tokens: int) -> dict[str, float]:
         engine.close()
 
 
+class _Watch(Stopwatch):
+    """Captures as the workspace does, with what runs beside the plan's launches."""
+
+    def __init__(self, workspace: Workspace, kernels: Mapping[str, Executable]) -> None:
+        super().__init__(workspace.driver, workspace.stream, workspace.memory, kernels)
+        self.capture, self.release = workspace.capture, workspace.release  # type: ignore[method-assign]
+
+
 class _Bench:
     """Graphs of the plan's launches, of parts of it, and of kernels that stand for them."""
 
@@ -92,7 +103,7 @@ class _Bench:
         self.workspace = engine.workspace
         workspace = self.workspace
         known = executables(workspace.driver)
-        self.watch = Stopwatch(workspace.driver, workspace.stream, workspace.memory, known)
+        self.watch = _Watch(workspace, known)
         self.shapes = {
             name: (kernel.grid, kernel.threads)  # type: ignore[union-attr]
             for name, kernel in compiled.kernels.items()
@@ -163,17 +174,23 @@ class _Bench:
         The first, in front of which there is only the gap, is taken to last as long as alone.
         """
         bound = [
-            (launch.kernel, [self.workspace.address(arg) for arg in launch.args], launch.early)
+            (
+                launch.kernel,
+                [self.workspace.address(arg) for arg in launch.args],
+                launch.early,
+                self.workspace.stretches(launch.prefetch),
+            )
             for launch in self.plan.launches
         ]
 
         def until(end: int) -> float:
             def enqueue() -> None:
-                for name, pointers, early in bound[:end]:
+                for name, pointers, early, ahead in bound[:end]:
                     self.workspace.launch(name, pointers, early)
+                    self.workspace.prefetch(ahead)
 
             return self.watch.graph(enqueue, replays=8, repeats=3)
 
         ends = [until(end) for end in range(1, len(bound) + 1)]
-        first = kernels[bound[0][0]].alone
+        first = kernels[self.plan.launches[0].kernel].alone
         return [first, *(after - before for before, after in pairwise(ends))]

@@ -68,7 +68,7 @@ class Stopwatch:
         self, enqueue: Callable[[], None], replays: int = 10, repeats: int = REPEATS
     ) -> float:
         """What one replay of `enqueue`, captured, takes if `replays` of them follow one another."""
-        captured = self.driver.capture(self.stream, enqueue)
+        captured = self.capture(enqueue)
 
         def replay() -> None:
             for _ in range(replays):
@@ -77,7 +77,15 @@ class Stopwatch:
         try:
             return self.once(replay, repeats) / replays
         finally:
-            self.driver.release(captured)
+            self.release(captured)
+
+    def capture(self, enqueue: Callable[[], None]) -> Handle:
+        """What `enqueue` puts on the stream, as a graph."""
+        return self.driver.capture(self.stream, enqueue)
+
+    def release(self, graph: Handle) -> None:
+        """Give back a graph."""
+        self.driver.release(graph)
 
     def node(self, enqueue: Callable[[int], None], few: int = 40, many: int = 240) -> float:
         """What one more node costs in a captured graph; `enqueue(i)` launches the i-th."""

@@ -135,14 +135,15 @@ def token_costs(plan: LaunchPlan, gpu: Gpu, *, position: int = POSITION) -> list
     """The cost of every launch of a plan, in order."""
     regions = {kernel.name: parse(kernel.region) for kernel in plan.kernels}
     far = not resident(plan, gpu)
-    known: dict[tuple[str, bool], Cost] = {}
+    ahead = {name for launch in plan.launches for name in launch.prefetch}
+    known: dict[tuple[str, bool, bool], Cost] = {}
     found = []
     for launch in plan.launches:
-        early = launch.early
-        key = launch.kernel, early
+        read = {arg.name for arg in launch.args if arg.kind == "weight"}
+        key = launch.kernel, launch.early, far and not read <= ahead
         if key not in known:
             known[key] = launch_us(
-                regions[launch.kernel], gpu, position=position, far=far, early=early
+                regions[launch.kernel], gpu, position=position, far=key[2], early=launch.early
             )
         found.append(known[key])
     return found

@@ -126,6 +126,8 @@ def _residency(subject: Subject) -> str:
         if resident(subject.plan, subject.gpu)
         else f"more than {FITS:.0%} of its L2, so every token reads them from memory"
     )
+    if subject.plan.prefetches:
+        held += ", those of a layer beside the layer in front of it"
     return f"Weights as {escape(subject.gpu.name)} holds them, those of layers in front: {held}."
 
 

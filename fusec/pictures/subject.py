@@ -57,6 +57,11 @@ class Subject:
         return frozenset(launch.node for launch in self.plan.launches if launch.early)
 
     @cached_property
+    def _ahead(self) -> dict[str, tuple[str, ...]]:
+        """Node -> weights that are brought into L2 beside its launch."""
+        return {x.node: x.prefetch for x in self.plan.launches if x.prefetch}
+
+    @cached_property
     def measured(self) -> dict[str, float]:
         """Node -> microseconds in the token, where it was profiled."""
         found = self.profile["launches"] if self.profile else []
@@ -92,6 +97,9 @@ class Subject:
             if nodes[0].name in self.early:
                 words.append("starts early")
             lines += [", ".join(words)] if words else []
+            if names := self._ahead.get(nodes[0].name):
+                nbytes = {v.name: v.nbytes for v in self.graph.weights}
+                lines.append(f"fetches {size(sum(nbytes[n] for n in names))} of weights ahead")
         parts = [size(sum(cost.moved(n, self.position) for n in nodes))]
         if self.gpu is not None:
             parts.append(f"{sum(map(self._predict, nodes)):.2f} us predicted")

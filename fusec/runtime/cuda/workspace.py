@@ -140,6 +140,11 @@ class Workspace:
         self._graphs.append(graph)
         return graph
 
+    def release(self, graph: Handle) -> None:
+        """Give back one of `capture`'s graphs before the end."""
+        self._graphs.remove(graph)
+        self.driver.release(graph)
+
     def close(self) -> None:
         """Give back memory, graphs and kernels; a second call does nothing."""
         if self.closed:

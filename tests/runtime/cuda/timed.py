@@ -38,7 +38,7 @@ class Times:
 class TimedDriver(FakeDriver):
     """`now`: microseconds that the stream has been busy."""
 
-    CUevent_flags = SimpleNamespace(CU_EVENT_DEFAULT=0)
+    CUevent_flags = SimpleNamespace(CU_EVENT_DEFAULT=0, CU_EVENT_DISABLE_TIMING=2)
 
     def __init__(self, kernels: Kernels, times: Times, **options):
         super().__init__(kernels, **options)
@@ -49,6 +49,9 @@ class TimedDriver(FakeDriver):
             "CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE": 1 << 22,
         }
         self.CUlaunchAttributeValue = lambda: SimpleNamespace(clusterDim=SimpleNamespace())
+
+    def _cuStreamWaitEvent(self, _stream, _event, _flags):
+        return self._nothing()
 
     def _cuEventCreate(self, _flags):
         return [0.0]
@@ -81,6 +84,8 @@ class TimedDriver(FakeDriver):
 
     def _duration(self, name: str, config, pointers) -> float:  # noqa: PLR0911
         t = self.times
+        if name == "prefetch":  # beside the stream
+            return 0.0
         if name in t.kernels:
             return t.kernels[name](*pointers)
         if name == "stream":
