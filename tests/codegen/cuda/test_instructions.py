@@ -35,7 +35,7 @@ def test_what_reads_other_kernels_data_is_a_fence_for_the_compiler() -> None:
         if (
             touches
             and not any(word in entry.name for word in ("weight", "table"))
-            and not entry.name.startswith(("prefetch", "map"))
+            and not entry.name.startswith(("prefetch", "map", "low_word"))  # addresses alone
         ):
             assert entry.memory and entry.volatile, entry.name
 
