@@ -24,7 +24,7 @@ from tests.command import fusec, refused
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "demo.json").read_text(encoding="utf-8"))
 GREEDY = ("--temp", "0", "--json")
 
-pytestmark = pytest.mark.xdist_group("cli")
+pytestmark = pytest.mark.xdist_group("demo")  # they share the demo model's kernels
 
 
 # --- its text ------------------------------------------------------------------------------------
