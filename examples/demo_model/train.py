@@ -48,7 +48,7 @@ class Shape:
 class Settings:
     """How to train. A step sees `batch` windows of the context's length."""
 
-    steps: int = 9000
+    steps: int = 12_000
     batch: int = 128
     peak_rate: float = 3e-3
     warmup: int = 200
