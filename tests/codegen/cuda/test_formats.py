@@ -114,4 +114,5 @@ def test_matvecs_of_every_format_assemble_without_spills() -> None:
     for cubin in compile_many(kernels, "sm_90a"):
         assert cubin.spill_stores == cubin.spill_loads == 0, cubin.name
         assert ".f64" not in cubin.ptx, cubin.name
-        assert cubin.registers <= 80, cubin.name
+        # four chunks of a row are on their way; 128 fit one block of 512 threads a processor
+        assert cubin.registers <= 104, cubin.name
