@@ -121,6 +121,16 @@ def test_compile_into_an_empty_folder_and_a_new_path(tiny_model: Path, tmp_path:
         assert (folder / "plan.json").is_file()
 
 
+@pytest.mark.parametrize(("level", "early"), [(2, 0), (3, 41)])  # all but the first of 42
+def test_dot_marks_the_launches_that_start_early(
+    tiny_model: Path, tmp_path: Path, level: int, early: int
+) -> None:
+    file = tmp_path / "plan.dot"
+    options = ("--target", "sm_90a", "-O", level, "--dot", file)
+    assert fusec("inspect", tiny_model, *options).code == 0
+    assert file.read_text().count("arrowhead=none") == early
+
+
 def test_dot_is_that_of_the_folder(compiled: Path, tiny_model: Path, tmp_path: Path) -> None:
     options = ("--context", 64, "--kv", "f32", "--dot", tmp_path / "plan.dot")
     assert fusec("compile", tiny_model, *options).code == 0

@@ -152,6 +152,11 @@ class LaunchPlan:
         return any(kernel.overlaps for kernel in self.kernels)
 
     @property
+    def early(self) -> frozenset[str]:
+        """Nodes whose launch starts while the one in front of it runs."""
+        return frozenset(launch.node for launch in self.launches if launch.early)
+
+    @property
     def prefetches(self) -> bool:
         """Whether weights are brought into L2 ahead of their readers."""
         return any(launch.prefetch for launch in self.launches)

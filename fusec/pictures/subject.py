@@ -54,7 +54,7 @@ class Subject:
     @cached_property
     def early(self) -> frozenset[str]:
         """Nodes whose launch starts while the one in front of it runs."""
-        return frozenset(launch.node for launch in self.plan.launches if launch.early)
+        return self.plan.early
 
     @cached_property
     def _ahead(self) -> dict[str, tuple[str, ...]]:
