@@ -5,6 +5,7 @@
 A kernel's share is what the token takes with all its launches less what it takes without them,
 divided by their number: the boundary and everything the launch behind has to wait for count. What
 is left over is what all of them hide of one another. Numbers computed meanwhile mean nothing.
+Weights are not fetched ahead here (`--l2 off`).
 """
 
 from __future__ import annotations
