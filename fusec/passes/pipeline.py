@@ -127,9 +127,8 @@ def run_passes(
             verify(after)
         except FusecError as error:
             raise FusecError(f"pass {step.name} broke the graph: {error}") from error
-        equation = getattr(step, "equation", "")
         counts = len(before.nodes), len(after.nodes)
-        stages.append(Stage(step.name, after, *counts, ms, equation, hits, refused))
+        stages.append(Stage(step.name, after, *counts, ms, step.equation, hits, refused))
         if observe:
             observe(stages[-1])
     return tuple(stages)

@@ -20,6 +20,7 @@ class Schedule:
     """
 
     name: str = "schedule"
+    equation: str = ""
 
     def run(self, graph: Graph, target: Target) -> tuple[Graph, int, tuple[Refusal, ...]]:
         """The same nodes in launch order."""

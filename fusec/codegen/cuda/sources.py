@@ -72,49 +72,6 @@ class Shared(Source):
 
 
 @dataclass
-class Normed(Source):
-    """RMS norm of a source in memory: x * inverse * weight, the inverse made once by every warp."""
-
-    x: Memory | Shared
-    weight: str
-    eps: float
-    inverse: str
-    is_ready: bool = False
-
-    def __post_init__(self) -> None:
-        self.n = self.x.n
-
-    def quad(self, i: str) -> str:
-        """See `Source.quad`."""
-        return (
-            f"normed({self.x.quad(i)}, {self.inverse}, quad_weight({self.weight}, {i}, {self.n}))"
-        )
-
-    def element(self, i: str) -> str:
-        """See `Source.element`."""
-        return f"{self.x.element(i)} * {self.inverse} * load_weight_f32(at({self.weight}, {i}))"
-
-    def fetch_weights(self, w: Writer, i: str, tag: str) -> None:
-        """See `Source.fetch_weights`."""
-        w.line(f"gain{tag} = quad_weight({self.weight}, {i}, {self.n})")
-
-    def fetch(self, w: Writer, i: str, tag: str) -> str:
-        """See `Source.fetch`: the loads do not wait for the norm."""
-        w.line(f"quad{tag} = {self.x.quad(i)}")
-        return f"normed(quad{tag}, {self.inverse}, gain{tag})"
-
-    def ready(self, w: Writer) -> None:
-        """See `Source.ready`."""
-        if not self.is_ready:
-            where, address = ("_shared", self.x.address) if isinstance(self.x, Shared) else (
-                "", self.x.pointer)  # fmt: skip
-            squares = f"sum_squares{where}({address}, {self.n})"
-            fraction = f"float32({1 / self.n!r})"
-            w.line(f"{self.inverse} = inverse_rms({squares}, {fraction}, float32({self.eps!r}))")
-        self.is_ready = True
-
-
-@dataclass
 class Gained(Source):
     """A norm's first factor: x * weight of a source in memory."""
 
@@ -124,9 +81,13 @@ class Gained(Source):
     def __post_init__(self) -> None:
         self.n = self.x.n
 
+    def made_of(self, x: str, gain: str) -> str:
+        """Expression of a quad, from those of x and of the weights."""
+        return f"gained({x}, {gain})"
+
     def quad(self, i: str) -> str:
         """See `Source.quad`."""
-        return f"gained({self.x.quad(i)}, quad_weight({self.weight}, {i}, {self.n}))"
+        return self.made_of(self.x.quad(i), f"quad_weight({self.weight}, {i}, {self.n})")
 
     def element(self, i: str) -> str:
         """See `Source.element`."""
@@ -139,7 +100,37 @@ class Gained(Source):
     def fetch(self, w: Writer, i: str, tag: str) -> str:
         """See `Source.fetch`; the quad of x is left in `quad{tag}`."""
         w.line(f"quad{tag} = {self.x.quad(i)}")
-        return f"gained(quad{tag}, gain{tag})"
+        return self.made_of(f"quad{tag}", f"gain{tag}")
+
+
+@dataclass
+class Normed(Gained):
+    """RMS norm of a source in memory: x * inverse * weight, the inverse made once by every warp.
+
+    The loads of a quad do not wait for the norm.
+    """
+
+    eps: float
+    inverse: str
+    is_ready: bool = False
+
+    def made_of(self, x: str, gain: str) -> str:
+        """See `Gained.made_of`."""
+        return f"normed({x}, {self.inverse}, {gain})"
+
+    def element(self, i: str) -> str:
+        """See `Source.element`."""
+        return f"{self.x.element(i)} * {self.inverse} * load_weight_f32(at({self.weight}, {i}))"
+
+    def ready(self, w: Writer) -> None:
+        """See `Source.ready`."""
+        if not self.is_ready:
+            where, address = ("_shared", self.x.address) if isinstance(self.x, Shared) else (
+                "", self.x.pointer)  # fmt: skip
+            squares = f"sum_squares{where}({address}, {self.n})"
+            fraction = f"float32({1 / self.n!r})"
+            w.line(f"{self.inverse} = inverse_rms({squares}, {fraction}, float32({self.eps!r}))")
+        self.is_ready = True
 
 
 @dataclass

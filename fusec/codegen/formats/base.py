@@ -155,7 +155,7 @@ class QuantFormat(Format):
 
     def codes(self, block: Block, span: int) -> Any:
         """The stored integers of elements `32 * span` to `32 * span + 31`, u8 lanes in order."""
-        raise NotImplementedError
+        raise TypeError(f"{self.name} has no codes")
 
     def levels(self, block: Block, span: int) -> Any:
         """The levels of the same elements, 32 i8 lanes."""
