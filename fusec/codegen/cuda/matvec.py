@@ -162,6 +162,14 @@ class Matvec:
     def _name(anchor: Node, suffix: str) -> str:
         return f"{identifier(anchor.inputs[1])}_{suffix}"
 
+    def _levels(self, row: tuple[Node, str, str], r: str) -> str:
+        """The variable of a chunk's levels, the same in every segment of the kernel.
+
+        A block has rows of one segment, so the same registers do for all of them; they would not
+        be shared by different variables.
+        """
+        return f"levels{self.rows.index(row)}_{r}"
+
     def _activations(self, r: str) -> None:
         """This lane's chunk of every vector that is in fixed point."""
         w = self.scope.w
@@ -186,7 +194,7 @@ class Matvec:
         loaded = f"{self._name(anchor, suffix)}_{r}"
         if isinstance(fmt, QuantFormat):
             w = self.scope.w
-            w.line(f"{loaded}_levels = levels_{fmt.name}({loaded})")
+            w.line(f"{self._levels(row, r)} = levels_{fmt.name}({loaded})")
             w.line(f"{loaded}_scale = scale_{fmt.name}({loaded})")
             if fmt.has_min:
                 w.line(f"{loaded}_min = min_{fmt.name}({loaded})")
@@ -194,10 +202,10 @@ class Matvec:
     def _settle(self) -> None:
         """Where the wait comes next, decoding is done by then."""
         words = [
-            f"all_words({self._name(anchor, suffix)}_{r}_levels)"
+            f"all_words({self._levels(row, str(r))})"
             for r in range(self.rounds)
-            for anchor, _, suffix in self.rows
-            if r < self._rounds_of(anchor) and anchor in self._quantised()
+            for row in self.rows
+            if r < self._rounds_of(row[0]) and row[0] in self._quantised()
         ]
         if words and self.scope.overlaps:
             self.scope.w.line(f"settle({' ^ '.join(words)})")
@@ -219,7 +227,7 @@ class Matvec:
         digits, scale = f"{vector}_digits{r}", f"{vector}_scale{r}"
         if not self.early:
             self._decode(row, r)
-        levels = f"{loaded}_levels"
+        levels = self._levels(row, r)
         if fmt.group == 16:
             w.line(f"low, high = {loaded}_scale")
             w.line(f"{s} = fma(dot_low({levels}, {digits}), low * {scale}, {s})")

@@ -36,10 +36,10 @@ class FixedPoint:
 
 @dataclass(frozen=True)
 class Squares:
-    """Where sums of squares of a vector's groups of 128 go, and the factor they make."""
+    """Where sums of squares of a vector's quads go, and the factor they make."""
 
     partials: str
-    groups: int
+    quads: int
     factor: str
     eps: float
     n: int
@@ -113,7 +113,7 @@ class Prologue:
             w.line("barrier()")
         self.scope.behind_barrier()
         for s in self.squares.values():
-            total = f"sum_in_order({s.partials}, {s.groups})"
+            total = f"sum_of_quads({s.partials}, {s.quads}, lane)"
             fraction = f"float32({1 / s.n!r})"
             w.line(f"{s.factor} = inverse_rms({total}, {fraction}, float32({s.eps!r}))")
         for value in self.shape.stores:
@@ -186,10 +186,10 @@ class Prologue:
         x = self.source(node.inputs[0])
         if not isinstance(x, (Memory, Shared)):
             x = self._materialise(node.inputs[0], x)
-        name, groups = node.outputs[0].name, -(-x.n // 128)
+        name, quads = node.outputs[0].name, -(-x.n // 4)
         factor = self.factors[name] = f"factor{len(self.factors)}"
-        partials = self.scope.shared("squares", 4 * groups)
-        self.squares[name] = Squares(partials, groups, factor, float(str(node["eps"])), x.n)
+        partials = self.scope.shared("squares", 4 * quads)
+        self.squares[name] = Squares(partials, quads, factor, float(str(node["eps"])), x.n)
         return Gained(x, self.scope.pointers[node.inputs[1].name])
 
     def _combined(self, node: Node) -> Combined:
@@ -308,7 +308,7 @@ class Prologue:
         if form.line:
             w.line(form.line.format(quad=quad, i=i))
         if s is not None:
-            w.line(f"store_squares({plain}, {i}, {s.groups}, {s.partials})")
+            w.line(f"store_squares({plain}, {i}, {s.quads}, {s.partials})")
 
     def _store(self, value: Value) -> None:
         """Write a vector that somebody outside needs, its quads spread over the grid."""

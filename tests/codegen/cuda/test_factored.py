@@ -20,33 +20,34 @@ def factored(b: Builder, x, gain: str = "g"):
 
 
 def sum_in_canonical_order(x: np.ndarray) -> np.float32:
-    """Groups of 128 elements; in a group four sums by place, a butterfly; groups in order."""
+    """A quad's squares; every 32nd quad in order, for each lane; a butterfly."""
     padded = np.zeros(-(-x.size // 128) * 128, np.float32)
     padded[: x.size] = x
-    total = None
-    for squares in (padded * padded).reshape(-1, 32, 4):
-        lanes = (squares[:, 0] + squares[:, 1]) + (squares[:, 2] + squares[:, 3])
-        for distance_ in (16, 8, 4, 2, 1):
-            lanes = lanes + lanes[np.arange(32) ^ distance_]
-        assert (lanes == lanes[0]).all()
-        total = lanes[0] if total is None else total + lanes[0]
-    return total
+    quads = [(q[0] + q[1]) + (q[2] + q[3]) for q in (padded * padded).reshape(-1, 4)]
+    lanes = np.zeros(32, np.float32)
+    for row in np.array(quads, np.float32).reshape(-1, 32):
+        lanes = lanes + row
+    for distance_ in (16, 8, 4, 2, 1):
+        lanes = lanes + lanes[np.arange(32) ^ distance_]
+    assert (lanes == lanes[0]).all()
+    return lanes[0]
 
 
 @pytest.mark.parametrize("n", [4, 7, 128, 130, 576, 1000])
 def test_squares_are_added_up_in_the_canonical_order(n: int) -> None:
-    groups = -(-n // 128)
+    quads, threads = -(-n // 4), -(-n // 128) * 32
     source = (
         "from numba import uint32\n"
         "from fusec.codegen.cuda.device import at, barrier, shared_bytes, store_f32, thread_index\n"
-        "from fusec.codegen.cuda.lib.vectors import quad, store_squares, sum_in_order\n"
+        "from fusec.codegen.cuda.lib.vectors import quad, store_squares, sum_of_quads\n"
         "def squares(x, y):\n"
-        f"    partials = shared_bytes({4 * groups})\n"
-        f"    store_squares(quad(x, thread_index(), {n}), thread_index(), {groups}, partials)\n"
+        f"    partials = shared_bytes({4 * quads})\n"
+        f"    store_squares(quad(x, thread_index(), {n}), thread_index(), {quads}, partials)\n"
         "    barrier()\n"
-        f"    store_f32(at(y, thread_index()), sum_in_order(partials, {groups}))\n"
+        f"    total = sum_of_quads(partials, {quads}, uint32(thread_index() & uint32(31)))\n"
+        "    store_f32(at(y, thread_index()), total)\n"
     )
-    x, threads = RNG.normal(size=n).astype(np.float32), 32 * groups
+    x = RNG.normal(size=n).astype(np.float32)
     y = np.zeros(threads, np.float32)
     Launch(1, threads).run(CudaKernel("squares", source, ("f32*", "f32*"), threads), x, y)
     assert (y == sum_in_canonical_order(x)).all()

@@ -135,22 +135,22 @@ def of_quad(s):
 
 
 @inline
-def store_squares(x, i, groups, partials):
-    """Write the sum of squares of 32 quads, whose lanes take part; `i`: the number of the quad."""
+def store_squares(x, i, quads, partials):
+    """Write the sum of squares of quad i."""
     zero = float32(0)
-    s = warp_sum(of_quad(add_squares((zero, zero, zero, zero), x)))
-    group = uint32(i >> uint32(5))
-    first = uint32(i & uint32(31)) == uint32(0)
-    store_shared_f32_if(uint32(partials + group * 4), s, first & (group < uint32(groups)))
+    s = of_quad(add_squares((zero, zero, zero, zero), x))
+    store_shared_f32_if(uint32(partials + i * 4), s, i < uint32(quads))
 
 
 @inline
-def sum_in_order(partials, count):
-    """Floats in shared memory, added up from the first on."""
-    s = load_shared_f32(partials)
-    for k in range(1, count):
-        s = s + load_shared_f32(uint32(partials + uint32(4 * k)))
-    return s
+def sum_of_quads(partials, quads, lane):
+    """Add up what `store_squares` wrote: lanes take every 32nd quad, then `warp_sum`."""
+    s = float32(0)
+    for step in range((quads + 31) // 32):
+        i = uint32(step * 32 + lane)
+        there = load_shared_f32(uint32(partials + min_u32(i, uint32(quads - 1)) * 4))
+        s = s + (there if step < quads // 32 else only(i < uint32(quads), there))
+    return warp_sum(s)
 
 
 @inline
