@@ -2,7 +2,8 @@
 
 The canonical order, whatever the grid: lane l of a warp takes chunks l, l + 32, ... of a row and
 adds their products to its running sum (for plain floats: four sums, by place in a quad); then the
-lanes' sums are added over distances 16, 8, 4, 2, 1.
+lanes' sums are added over distances 1, 2, 4, 8, 16: a balanced tree, in which a head's blocks are a
+branch (`projection` makes branches apart).
 """
 
 from __future__ import annotations
@@ -301,7 +302,7 @@ class Matvec:
         sums = [f"sum_{self._name(anchor, suffix)}" for anchor, _, suffix in self.rows]
         if len(sums) == 1:
             w.line(f"{sums[0]} = warp_sum({sums[0]})")
-        for distance in (16, 8, 4, 2, 1) if len(sums) > 1 else ():
+        for distance in (1, 2, 4, 8, 16) if len(sums) > 1 else ():
             for s in sums:
                 w.line(f"{s} = add_across({s}, uint32({distance}))")
         for (anchor, _, _), s in zip(self.rows, sums, strict=True):

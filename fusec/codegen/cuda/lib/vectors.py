@@ -112,9 +112,9 @@ def add_across(s, distance):
 
 @inline
 def warp_sum(s):
-    """The sum over the warp's lanes, in every lane: distances 16, 8, 4, 2, 1."""
-    s = add_across(add_across(s, uint32(16)), uint32(8))
-    return add_across(add_across(add_across(s, uint32(4)), uint32(2)), uint32(1))
+    """The sum over the warp's lanes, in every lane: distances 1, 2, 4, 8, 16."""
+    s = add_across(add_across(s, uint32(1)), uint32(2))
+    return add_across(add_across(add_across(s, uint32(4)), uint32(8)), uint32(16))
 
 
 @inline
