@@ -43,6 +43,11 @@ def emit(kernel: Kernel) -> CudaKernel:
         raise FusecError(f"kernel {kernel.name}: a CUDA kernel takes one token a step")
     if kernel.choice is not None and (reason := why_not(shape, kernel.choice)):
         raise FusecError(f"kernel {kernel.name}: {reason}")
+    if len(shape.segments) > 1 and any(n.op == "attention_project" for n in region.nodes):
+        raise FusecError(
+            f"kernel {kernel.name}: expected nothing beside attention_project, whose blocks come in "
+            f"clusters, found {len(shape.segments)} segments"
+        )
     return _Emitter(region, shape, kernel).emit()
 
 
@@ -125,9 +130,10 @@ class _Emitter:
                     self._hold(kernel)
                 kernel.line(line)
         geometry = self.geometry
+        clusters = f", {geometry.cluster} blocks a cluster" if geometry.cluster > 1 else ""
         head = (
             f'"""{str(self.region).rstrip()}\n\nEmitted by fusec for CUDA: {geometry.grid} blocks '
-            f'of {geometry.threads} threads.\n"""\n\n'
+            f'of {geometry.threads} threads{clusters}.\n"""\n\n'
         )
         functions = format_functions(kernel.text)
         text = f"{functions}\n\n{kernel.text}" if functions else kernel.text
@@ -139,6 +145,7 @@ class _Emitter:
             geometry.threads,
             geometry.min_blocks,
             geometry.grid,
+            geometry.cluster,
         )
 
     def _hold(self, w: Writer) -> None:

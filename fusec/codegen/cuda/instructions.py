@@ -117,9 +117,8 @@ ptx_op("load_u16", "ld.global.u16 $0, [$1];", "u32", "ptr", memory=True)
 _STORES = {"u32": ("u32", "u32"), "f32": ("f32", "f32"), "u16": ("u16", "u32")}
 
 
-def _stores(space: str, address: str) -> None:
+def _stores(space: str, address: str, prefix: str, since: int = 80) -> None:
     """Stores of one, two and four values, each with a twin that a condition guards (`_if`)."""
-    prefix = "store" if space == "global" else "store_shared"
     for suffix, (ptx_type, kind) in _STORES.items():
         for width in (1, 2, 4) if suffix != "u16" else (1,):
             vector = "" if width == 1 else f".v{width}"
@@ -128,22 +127,26 @@ def _stores(space: str, address: str) -> None:
             name = f"{prefix}_{suffix}" + (f"x{width}" if width > 1 else "")
             statement = f"st.{space}{vector}.{ptx_type} [$0], {value};"
             kinds = f"{address} {width}*{kind}"
-            ptx_op(name, statement, "", kinds, memory=True)
+            ptx_op(name, statement, "", kinds, memory=True, since=since)
             guarded = f"{{ .reg .pred q; setp.ne.u32 q, ${width + 1}, 0; @q {statement} }}"
-            ptx_op(f"{name}_if", guarded, "", f"{kinds} pred", memory=True)
+            ptx_op(f"{name}_if", guarded, "", f"{kinds} pred", memory=True, since=since)
 
 
-_stores("global", "ptr")
+_stores("global", "ptr", "store")
 
 # -- shared memory ---------------------------------------------------------------------------------
 
 for _kind in ("u32", "f32"):
     ptx_op(f"load_shared_{_kind}", f"ld.shared.{_kind} $0, [$1];", _kind, "shared", memory=True)
     ptx_op(
+        f"load_shared_{_kind}x2", f"ld.shared.v2.{_kind} {{$0, $1}}, [$2];", f"2*{_kind}", "shared",
+        memory=True,
+    )  # fmt: skip
+    ptx_op(
         f"load_shared_{_kind}x4", f"ld.shared.v4.{_kind} {{$0, $1, $2, $3}}, [$4];", f"4*{_kind}",
         "shared", memory=True,
     )  # fmt: skip
-_stores("shared", "shared")
+_stores("shared", "shared", "store_shared")
 ptx_op(
     "atomic_add_shared_u32_if",
     "{ .reg .pred q; setp.ne.u32 q, $3, 0; mov.u32 $0, 0; @q atom.shared.add.u32 $0, [$1], $2; }",
@@ -258,5 +261,4 @@ ptx_op("map_shared", "mapa.shared::cluster.u32 $0, $1, $2;", "cluster", "shared 
 for _kind in ("u32", "f32"):
     ptx_op(f"load_cluster_{_kind}", f"ld.shared::cluster.{_kind} $0, [$1];", _kind, "cluster",
            memory=True, since=90)  # fmt: skip
-    ptx_op(f"store_cluster_{_kind}", f"st.shared::cluster.{_kind} [$0], $1;", "",
-           f"cluster {_kind}", memory=True, since=90)  # fmt: skip
+_stores("shared::cluster", "cluster", "store_cluster", since=90)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 
 from fusec.codegen import formats
+from fusec.codegen.cuda.block_products import accumulate, decode
 from fusec.codegen.cuda.elements import Elements, Indices
 from fusec.codegen.cuda.prologue import Prologue
 from fusec.codegen.cuda.scope import Scope, identifier
@@ -184,13 +185,8 @@ class Matvec:
         """What needs no activations of a chunk's products."""
         anchor, _, suffix = row
         fmt = formats.get(anchor.inputs[1].dtype)
-        loaded = f"{self._name(anchor, suffix)}_{r}"
         if isinstance(fmt, QuantFormat):
-            w = self.scope.w
-            w.line(f"{loaded}_levels = levels_{fmt.name}({loaded})")
-            w.line(f"{loaded}_scale = scale_{fmt.name}({loaded})")
-            if fmt.has_min:
-                w.line(f"{loaded}_min = min_{fmt.name}({loaded})")
+            decode(self.scope.w, fmt, f"{self._name(anchor, suffix)}_{r}")
 
     def _settle(self) -> None:
         """Where the wait comes next, decoding is done by then."""
@@ -216,23 +212,11 @@ class Matvec:
             w.line(f"{s} = accumulate_{size}({given})")
             return
         assert isinstance(fmt, QuantFormat)
-        vector = f"x{x.name[1:]}"
-        digits, scale = f"{vector}_digits{r}", f"{vector}_scale{r}"
         if not self.early:
             self._decode(row, r)
-        levels = f"{loaded}_levels"
-        if fmt.group == 16:
-            w.line(f"low, high = {loaded}_scale")
-            w.line(f"{s} = fma(dot_low({levels}, {digits}), low * {scale}, {s})")
-            w.line(f"{s} = fma(dot_high({levels}, {digits}), high * {scale}, {s})")
-            if fmt.has_min:
-                w.line(f"low, high = {loaded}_min")
-                w.line(f"{s} = fma(sum_low({digits}), -low * {scale}, {s})")
-                w.line(f"{s} = fma(sum_high({digits}), -high * {scale}, {s})")
-            return
-        w.line(f"{s} = fma(dot({levels}, {digits}), {loaded}_scale * {scale}, {s})")
-        if fmt.has_min:
-            w.line(f"{s} = fma({vector}_sum{r}, -{loaded}_min * {scale}, {s})")
+        vector = f"x{x.name[1:]}"
+        given = (f"{vector}_{what}{r}" for what in ("digits", "scale", "sum"))
+        accumulate(w, fmt, s, loaded, *given)
 
     # --- one step --------------------------------------------------------------------------------
 

@@ -273,3 +273,20 @@ def fold_chunks(maxima, sums, outs, stride, turns, element, lane):
             total = fma(weight, totals[c], total)
             result = fma(weight, value, result)
     return s32_to_f32(top), total, result
+
+
+@inline
+def fold_quads(maxima, sums, outs, stride, turns, own, lane):
+    """`fold_chunks` of the four elements of quad `own`."""
+    slots = min_u32(uint32(lane & uint32(15)), uint32(turns * 4 - 1))
+    top = warp_max_s32(int32(load_shared_u32(uint32(maxima + slots * 4))))
+    total, result = float32(0), (float32(0), float32(0), float32(0), float32(0))
+    for turn in range(turns):
+        four = load_shared_u32x4(uint32(maxima + turn * 16))
+        totals = load_shared_f32x4(uint32(sums + turn * 16))
+        for c in range(4):
+            weight = two_to(int32(int32(four[c]) - top))
+            values = load_shared_f32x4(uint32(outs + (turn * 4 + c) * (stride * 4) + own * 16))
+            total = fma(weight, totals[c], total)
+            result = axpy_4(result, weight, values)
+    return s32_to_f32(top), total, result
