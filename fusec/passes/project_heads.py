@@ -52,23 +52,18 @@ class ProjectHeads:
 
 def why_not(graph: Graph, combine: Node, target: Target) -> str | None:
     """The reason a projection must stay apart from its attention, or None if it may move."""
-    partials = combine.inputs[0]
-    spans = graph.producers.get(partials.name)
     if target.head_sums is None:
         return f"no sums by heads: {target.name} has no clusters of blocks"
-    if spans is None or spans.op != "attention_spans":
-        return f"no attention: {partials.name} is not made by attention_spans"
-    if other := _other_user(graph, partials.name) or _other_user(graph, combine.name):
-        return other
+    if reason := _other_users(graph, combine):
+        return reason
     (product,) = graph.users.get(combine.name, (combine,))
     if product.kind != "matvec_residual" or _parts_of(product)[0].inputs[0] != combine.outputs[0]:
         return f"no projection: expected a matvec_residual to multiply {combine.name}"
-    _, residual, total = _parts_of(product)
-    if residual is None or residual.is_weight or residual == combine.outputs[0]:
-        return f"no residual: expected another activation to be added to {product.name}"
-    if _name(total) in graph.producers or _name(total) in {v.name for v in graph.inputs}:
-        return f"a name is taken: {_name(total)}"
-    return _unfit(spans, product, target.head_sums) or _homeless(graph, total)
+    return (
+        _no_sum(graph, combine, product)
+        or _unfit(graph.producers[combine.inputs[0].name], product, target.head_sums)
+        or _homeless(graph, product.outputs[0])
+    )
 
 
 def project(spans: Node, product: Node) -> tuple[Node, Node]:
@@ -85,32 +80,52 @@ def project(spans: Node, product: Node) -> tuple[Node, Node]:
     )
 
 
+def _other_users(graph: Graph, combine: Node) -> str | None:
+    """The attention must be one that is split, and nobody else may read it."""
+    partials = combine.inputs[0].name
+    if partials not in graph.producers or graph.producers[partials].op != "attention_spans":
+        return f"no attention: {partials} is not made by attention_spans"
+    for name in (partials, combine.name):
+        if name in graph.needed:
+            return f"a second user: {name} is an output of the graph"
+        if len(users := graph.users.get(name, ())) > 1:
+            return f"a second user: {name} is also read by {users[-1].name}"
+    return None
+
+
+def _no_sum(graph: Graph, combine: Node, product: Node) -> str | None:
+    """What is wrong with the residual, or with the name of the parts."""
+    _, residual, total = _parts_of(product)
+    if residual is None or residual.is_weight or residual == combine.outputs[0]:
+        return f"no residual: expected another activation to be added to {product.name}"
+    if _name(total) in graph.producers or _name(total) in {v.name for v in graph.inputs}:
+        return f"a name is taken: {_name(total)}"
+    return None
+
+
 def _unfit(spans: Node, product: Node, sums: HeadSums) -> str | None:
     """What is wrong with the sizes or the format."""
     matvec, _, _ = _parts_of(product)
     weight, heads, count = matvec.inputs[1], int(spans["heads"]), int(spans["spans"])
     rows, columns = weight.shape
-    if len(matvec.inputs) > 2:
-        return f"a factor of the whole matrix: {weight.name} has {matvec.inputs[2].name}"
-    if weight.dtype not in sums.formats:
-        return f"no blocks of {sums.block}: {weight.name} is {weight.dtype}"
-    if count > sums.cluster:
-        return f"too many spans: {count}, of which {sums.cluster} can exchange"
     branch, rest = divmod(columns // heads, sums.block)
-    if rest or branch & (branch - 1):
-        return (
-            f"heads are no branches of a sum: {columns // heads} elements in blocks of {sums.block}"
-        )
-    if heads * branch > sums.lanes:
-        return f"too long a row: {heads * branch} blocks for {sums.lanes} lanes"
-    if rows % 4:
-        return f"rows that are no quads: {weight.name} has {rows}"
-    if rows * branch > count * sums.held:
-        return (
-            f"too many weights: {rows * branch} blocks for a head, "
-            f"{count * sums.held} are held by its {count} thread blocks"
-        )
-    return None
+    reasons = {
+        f"a factor of the whole matrix: {weight.name} has one": len(matvec.inputs) > 2,
+        f"no blocks of {sums.block}: {weight.name} is {weight.dtype}": (
+            weight.dtype not in sums.formats
+        ),
+        f"too many spans: {count}, of which {sums.cluster} can exchange": count > sums.cluster,
+        f"no branches of a sum: heads of {columns // heads} in blocks of {sums.block}": (
+            rest or branch & (branch - 1)
+        ),
+        f"too long a row: {heads * branch} blocks for {sums.lanes} lanes": (
+            heads * branch > sums.lanes
+        ),
+        f"rows that are no quads: {weight.name} has {rows}": rows % 4,
+        f"too many weights: {rows * branch} blocks for a head, whose thread blocks hold "
+        f"{count * sums.held}": rows * branch > count * sums.held,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
 
 
 def _homeless(graph: Graph, total: Value) -> str | None:
@@ -119,15 +134,6 @@ def _homeless(graph: Graph, total: Value) -> str | None:
         if user.kind in READERS and any(total in n.inputs for n in user.ops if n.op in NORMS):
             return None
     return f"nobody to add the parts up: expected one of {', '.join(READERS)} to read {total.name}"
-
-
-def _other_user(graph: Graph, name: str) -> str | None:
-    users = graph.users.get(name, ())
-    if name in graph.needed:
-        return f"a second user: {name} is an output of the graph"
-    if len(users) > 1:
-        return f"a second user: {name} is also read by {users[-1].name}"
-    return None
 
 
 def _parts_of(product: Node) -> tuple[Node, Value | None, Value]:

@@ -6,8 +6,7 @@ its weighted sum of values in shared memory, where they are folded, one thread a
 
 `attention` goes over all spans in one block a head. `attention_spans` gives each span a block of
 its own and keeps what that finds for `attention_combine`; the sums and their order are the same.
-In `attention_project` the blocks of a head are a cluster: each gives what it finds to all of them,
-and multiplies the head's attention by its share of the output matrix (see `projection`).
+`attention_project` has a block for each span too (see `attention_project`).
 
 All that a block of a span needs of the launch right in front of it is the query and the newest row
 of the caches. If it may start early, it reads the older rows, waits, and reads those two.
@@ -15,16 +14,13 @@ of the caches. If it may start early, it reads the older rows, waits, and reads 
 
 from __future__ import annotations
 
-from fusec.codegen.cuda.projection import Projection
 from fusec.codegen.cuda.scope import Scope
 from fusec.codegen.cuda.shape import CHUNK, CHUNKS, SPAN, WARP
 from fusec.errors import FusecError
 from fusec.ir.graph import Node
-from fusec.ir.region import Segment
 
 ROWS = CHUNK // 4  # rows that a group of eight lanes takes
-HELD = 64  # registers that keys and values may fill before the query is known
-HELD_IN_ALL = 80  # the same, with the weights of a projection
+HELD = 64  # registers that a lane may fill with keys and values
 MOST_ELEMENTS = 256  # of a head: larger ones would not fit the registers
 ZEROS = {2: "(float32(0), float32(0))", 4: "(float32(0), float32(0), float32(0), float32(0))"}
 ZEROS[8] = f"({ZEROS[4]}, {ZEROS[4]})"
@@ -33,15 +29,15 @@ ZEROS[8] = f"({ZEROS[4]}, {ZEROS[4]})"
 class Attention:
     """One segment of role 'heads'. A lane holds `parts` pieces of `piece` elements of a row.
 
-    `waits`: it is for this code to wait for the launch in front.
+    `waits`: it is for this code to wait for the launch in front. `held`: registers that keys and
+    values may fill before the query is known.
     """
 
-    def __init__(self, scope: Scope, node: Node, waits: bool) -> None:
+    def __init__(self, scope: Scope, node: Node, waits: bool, held: int = HELD) -> None:
         self.scope, self.w, self.node = scope, scope.w, node
         self.q, self.k, self.v, self.pos = node.inputs[:4]
         self.heads, self.kv_heads = int(node["heads"]), int(node["kv_heads"])
         self.head_dim = self.q.shape[-1] // self.heads
-        self.projection = Projection(scope, node) if node.op == "attention_project" else None
         self.split = node.op in ("attention_spans", "attention_project")
         self._check()
         self.piece = next(n for n in (8, 4, 2) if self.head_dim % n == 0)
@@ -49,9 +45,7 @@ class Attention:
         self.parts = -(-self.pieces // 8)
         self.stride = self.parts * 8 * self.piece  # floats of a chunk's result
         words = self.piece if self.v.dtype == "f32" else self.piece // 2
-        rows = 2 * self.parts * ROWS * words
-        weights = self.projection.registers if self.projection else 0
-        self.held = rows <= HELD and rows + weights <= HELD_IN_ALL
+        self.held = 2 * self.parts * ROWS * words <= held
         self.waits = waits and scope.overlaps
         self.early = self.waits and self.split and self.held
         self.maxima = scope.shared("maxima", 4 * CHUNKS)
@@ -74,9 +68,6 @@ class Attention:
         w = self.w
         w.line(f"unit = uint32(block - {first})" if first != "0" else "unit = block")
         w.line(f"n = uint32(load_u32({self.scope.pointers[self.pos.name]}) + uint32(1))")
-        if self.projection:
-            self._project(self.projection)
-            return
         if self.split:
             w.line(f"span = uint32(unit // uint32({self.heads}))")
             w.line(f"head = uint32(unit - span * {self.heads})")
@@ -90,66 +81,11 @@ class Attention:
         w.line("head = unit")
         self._place()
         w.line("state = (float32(-(1 << 30)), float32(0), float32(0))", "of no span")
-        with w.block(f"for span in range(uniform({_quotient('n', SPAN)})):"):
+        with w.block(f"for span in range(uniform({quotient('n', SPAN)})):"):
             self._span()
             w.line("barrier()")
         out = f"{self.scope.pointers[self.node.name]}, uint32(head * {self.head_dim} + element)"
         w.line(f"store_result({out}, state, thread < uint32({self.head_dim}))")
-
-    def _project(self, projection: Projection) -> None:
-        """A block for each span, and the spans of a head in a cluster.
-
-        Blocks whose span lies behind the position wait and multiply like the others. Nobody leaves
-        before all others have given it their span, so none writes into a block that has left.
-        """
-        w, spans, quads = self.w, projection.spans, self.head_dim // 4
-        w.line(f"head = uint32(unit // uint32({spans}))")
-        w.line(f"span = uint32(unit - head * {spans})")
-        if spans > 1:
-            values, pairs = self._room(spans)
-            w.line("cluster_arrive()", "all blocks are there before one writes to another")
-        projection.load()
-        w.line(f"begin = uint32(span * {SPAN})")
-        w.line("live = begin < n")
-        w.line(f"left = select_u32(live, min_u32(uint32(n - begin), uint32({SPAN})), uint32(0))")
-        w.line(f"turns = {_quotient('left', 4 * CHUNK)}")
-        w.line(f"start = uint32(begin + warp * {CHUNK})", "of this warp's chunk")
-        self._place()
-        projection.decode()
-        if spans > 1:
-            w.line("cluster_wait()")
-        with w.block("if some(warp < uint32(turns * 4)):"):
-            self._chunk()
-        if self.waits:
-            with w.block("else:"):
-                self.scope.wait()
-        w.line("barrier()")
-        if self.waits:
-            self.scope.behind_barrier()
-        mine = f"if some(thread < uint32({-(-quads // WARP) * WARP})):"
-        w.line(f"own = min_u32(thread, uint32({quads - 1}))", "quad of the head")
-        with w.block(mine):
-            given = f"{self.maxima}, {self.sums}, {self.outs}, {self.stride}"
-            w.line(f"state = fold_quads({given}, uniform(turns), own, lane)")
-            if spans > 1:
-                given = f"{values}, {pairs}, span, {spans}, {quads}"
-                w.line(f"give_span({given}, state, live, thread)")
-            else:
-                projection.store_digits("divided(state)")
-        if spans > 1:
-            w.line("cluster_arrive()")
-            w.line("cluster_wait()")
-            w.line(f"last = uniform(uint32(uint32(n - uint32(1)) // uint32({SPAN})))")
-            with w.block(mine):
-                w.line(f"state = take_spans({values}, {pairs}, {quads}, last, own)")
-                projection.store_digits("divided(state)")
-        w.line("barrier()")
-        projection.finish()
-
-    def _room(self, spans: int) -> tuple[str, str]:
-        """Shared memory for the values of every span, and for its pair of top and sum."""
-        values = self.scope.shared("values", 4 * spans * self.head_dim)
-        return values, self.scope.shared("pairs", 8 * spans)
 
     def _place(self) -> None:
         """Which elements of a row this lane has."""
@@ -174,8 +110,8 @@ class Attention:
         """
         w = self.w
         w.line(f"start = uint32(span * {SPAN} + warp * {CHUNK})", "of this warp's chunk")
-        chunks = _quotient(f"(n - span * {SPAN})", CHUNK)
-        w.line(f"turns = {_quotient(f'min_u32({chunks}, uint32({CHUNKS}))', 4)}")
+        chunks = quotient(f"(n - span * {SPAN})", CHUNK)
+        w.line(f"turns = {quotient(f'min_u32({chunks}, uint32({CHUNKS}))', 4)}")
         with w.block("if some(warp < uint32(turns * 4)):"):
             self._chunk()
         w.line("barrier()")
@@ -279,11 +215,6 @@ class Attention:
         w.line(f"store_weights(top, {total}, {self.maxima}, {self.sums}, warp, lane)")
 
 
-def emit_attention(scope: Scope, segment: Segment, first: str, waits: bool) -> None:
-    """Emit a segment of role 'heads'."""
-    Attention(scope, segment.nodes[0], waits).emit(first)
-
-
-def _quotient(value: str, divisor: int) -> str:
+def quotient(value: str, divisor: int) -> str:
     """value / divisor, rounded up."""
     return f"uint32(uint32({value} + uint32({divisor - 1})) // uint32({divisor}))"

@@ -36,7 +36,8 @@ class Instruction:
     def mnemonic(self) -> str:
         """The instruction's own name: what must be found in the PTX."""
         statements = [part.strip() for part in self.asm.strip("{} ").split(";") if part.strip()]
-        return re.sub(r"^@\w+ ", "", statements[-1]).split(" ")[0]
+        plain = [re.sub(r"^(@!?\w+|\w+:) ", "", statement) for statement in statements]
+        return next(s for s in reversed(plain) if not s.startswith("bra ")).split(" ")[0]
 
 
 def ptx_op(
@@ -117,8 +118,9 @@ ptx_op("load_u16", "ld.global.u16 $0, [$1];", "u32", "ptr", memory=True)
 _STORES = {"u32": ("u32", "u32"), "f32": ("f32", "f32"), "u16": ("u16", "u32")}
 
 
-def _stores(space: str, address: str, prefix: str, since: int = 80) -> None:
+def _stores(space: str, address: str) -> None:
     """Stores of one, two and four values, each with a twin that a condition guards (`_if`)."""
+    prefix = "store" if space == "global" else "store_shared"
     for suffix, (ptx_type, kind) in _STORES.items():
         for width in (1, 2, 4) if suffix != "u16" else (1,):
             vector = "" if width == 1 else f".v{width}"
@@ -127,12 +129,12 @@ def _stores(space: str, address: str, prefix: str, since: int = 80) -> None:
             name = f"{prefix}_{suffix}" + (f"x{width}" if width > 1 else "")
             statement = f"st.{space}{vector}.{ptx_type} [$0], {value};"
             kinds = f"{address} {width}*{kind}"
-            ptx_op(name, statement, "", kinds, memory=True, since=since)
+            ptx_op(name, statement, "", kinds, memory=True)
             guarded = f"{{ .reg .pred q; setp.ne.u32 q, ${width + 1}, 0; @q {statement} }}"
-            ptx_op(f"{name}_if", guarded, "", f"{kinds} pred", memory=True, since=since)
+            ptx_op(f"{name}_if", guarded, "", f"{kinds} pred", memory=True)
 
 
-_stores("global", "ptr", "store")
+_stores("global", "ptr")
 
 # -- shared memory ---------------------------------------------------------------------------------
 
@@ -146,7 +148,7 @@ for _kind in ("u32", "f32"):
         f"load_shared_{_kind}x4", f"ld.shared.v4.{_kind} {{$0, $1, $2, $3}}, [$4];", f"4*{_kind}",
         "shared", memory=True,
     )  # fmt: skip
-_stores("shared", "shared", "store_shared")
+_stores("shared", "shared")
 ptx_op(
     "atomic_add_shared_u32_if",
     "{ .reg .pred q; setp.ne.u32 q, $3, 0; mov.u32 $0, 0; @q atom.shared.add.u32 $0, [$1], $2; }",
@@ -255,10 +257,34 @@ ptx_op("atomic_add_u32", "atom.acq_rel.gpu.global.add.u32 $0, [$1], $2;", "u32",
        memory=True)  # fmt: skip
 ptx_op("atomic_max_u64", "atom.acq_rel.gpu.global.max.u64 $0, [$1], $2;", "u64", "ptr u64",
        memory=True)  # fmt: skip
-ptx_op("cluster_arrive", "barrier.cluster.arrive.aligned;", memory=True, since=90)
+# what was written before is not seen by the others for it, which would take a fence
+ptx_op("cluster_arrive", "barrier.cluster.arrive.relaxed.aligned;", memory=True, since=90)
 ptx_op("cluster_wait", "barrier.cluster.wait.aligned;", memory=True, since=90)
 ptx_op("map_shared", "mapa.shared::cluster.u32 $0, $1, $2;", "cluster", "shared u32", since=90)
 for _kind in ("u32", "f32"):
     ptx_op(f"load_cluster_{_kind}", f"ld.shared::cluster.{_kind} $0, [$1];", _kind, "cluster",
            memory=True, since=90)  # fmt: skip
-_stores("shared::cluster", "cluster", "store_cluster", since=90)
+    ptx_op(f"store_cluster_{_kind}", f"st.shared::cluster.{_kind} [$0], $1;", "",
+           f"cluster {_kind}", memory=True, since=90)  # fmt: skip
+# A mailbox counts the bytes that blocks of the cluster have sent to its block; used once a launch.
+ptx_op(
+    "mailbox_open",
+    "{ .reg .pred q; setp.ne.u32 q, $2, 0; @q mbarrier.init.shared::cta.b64 [$0], 1; "
+    "@q fence.mbarrier_init.release.cluster; "
+    "@q mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], $1; }",
+    "", "shared u32 pred", memory=True, since=90,
+)  # fmt: skip
+ptx_op(
+    "mailbox_wait",
+    "{ .reg .pred q; again: mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 q, [$0], 0; "
+    "@!q bra again; }",
+    "", "shared", memory=True, since=90,
+)  # fmt: skip
+for _width in (2, 4):
+    _values = ", ".join(f"${n + 1}" for n in range(_width))
+    ptx_op(
+        f"send_f32x{_width}_if",
+        f"{{ .reg .pred q; setp.ne.u32 q, ${_width + 2}, 0; @q st.async.shared::cluster"
+        f".mbarrier::complete_tx::bytes.v{_width}.f32 [$0], {{{_values}}}, [${_width + 1}]; }}",
+        "", f"cluster {_width}*f32 cluster pred", memory=True, since=90,
+    )  # fmt: skip

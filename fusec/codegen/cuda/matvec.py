@@ -215,8 +215,8 @@ class Matvec:
         if not self.early:
             self._decode(row, r)
         vector = f"x{x.name[1:]}"
-        given = (f"{vector}_{what}{r}" for what in ("digits", "scale", "sum"))
-        accumulate(w, fmt, s, loaded, *given)
+        digits, scale, total = (f"{vector}_{what}{r}" for what in ("digits", "scale", "sum"))
+        accumulate(w, fmt, s, loaded, digits, scale, total)
 
     # --- one step --------------------------------------------------------------------------------
 

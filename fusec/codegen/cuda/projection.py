@@ -3,11 +3,11 @@
 A head has `branch` blocks of 32 elements, a power of two of them, so each `branch` neighbouring
 lanes take a row of those columns, a block each, and their first distances of the canonical order
 (see `matvec`) sum the row up. The sums, one vector of all rows for each head, are the parts that
-`Summed` adds up. Where the lanes of a whole row outnumber its blocks, the canonical order adds zeros,
-which makes no difference but to -0; the part has one added here.
+`Summed` adds up. Where the lanes of a whole row outnumber its blocks, the canonical order adds
+zeros, which matters to nothing but -0: here, one is added to every part.
 
-The rows are dealt to the lanes of the head's blocks, one block of the grid a span. Weights are loaded
-and decoded in front of the wait.
+The rows are dealt to the lanes of all of the head's thread blocks. Weights are loaded and decoded
+in front of the wait.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ BLOCK = 32  # elements in fixed point with one scale
 
 
 class Projection:
-    """The part of an `attention_project` that multiplies; variables of a lane's k-th row end in k."""
+    """What multiplies in an `attention_project`; a lane's variables of its k-th row end in k."""
 
     def __init__(self, scope: Scope, node: Node) -> None:
         self.scope, self.w, self.node = scope, scope.w, node
@@ -50,8 +50,8 @@ class Projection:
         branch, rest = divmod(columns // self.heads, BLOCK)
         if rest or branch & (branch - 1) or self.blocks > WARP:
             raise FusecError(
-                f"{self.node.name}: expected heads of {BLOCK} elements times a power of two, in rows "
-                f"of at most {WARP * BLOCK}, found {self.heads} heads in {columns}"
+                f"{self.node.name}: expected heads of {BLOCK} elements times a power of two, in "
+                f"rows of at most {WARP * BLOCK}, found {self.heads} heads in {columns}"
             )
         return branch
 

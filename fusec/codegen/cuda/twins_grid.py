@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier, BrokenBarrierError
+from threading import Barrier, BrokenBarrierError, Lock
 from typing import Any
 
 import numpy as np
@@ -44,26 +44,45 @@ class _Block:
     """One block of a cluster, which takes the place of such a block in all clusters in turn."""
 
     def __init__(self, kernel: CudaKernel, rank: int, barrier: Barrier) -> None:
-        self.kernel, self.rank, self.barrier, self.number = kernel, rank, barrier, rank
+        self.kernel, self.rank, self.barrier, self.lock = kernel, rank, barrier, Lock()
+        self.number = self.wanted = self.received = 0
         self.launch = Launch(1, kernel.threads)
         device = self.launch.modules["fusec.codegen.cuda.device"]
         device.block_index = lambda: np.uint32(self.number)
         device.block_count = lambda: np.uint32(kernel.grid)
         device.cluster_rank = lambda: np.uint32(rank)
         device.cluster_wait = barrier.wait
+        device.mailbox_open = self._open
+        device.mailbox_wait = self._wait
 
     def meet(self, blocks: list[_Block]) -> None:
         """Let this block write to the others."""
         device = self.launch.modules["fusec.codegen.cuda.device"]
         for name in TABLE:
-            if name.startswith("store_cluster_"):
-                setattr(device, name, _store_to(blocks, name))
+            if name.startswith("send_"):
+                setattr(device, name, _send(blocks, name))
         self.function = self.launch._function(self.kernel)
 
     def begin(self, first: int) -> None:
         """Become a block of the cluster that starts with block `first`."""
         self.number = first + self.rank
         self.launch.shared = np.zeros((1, 0), np.uint8)
+        self.wanted = self.received = 0
+
+    def _open(self, _mailbox: Any, nbytes: Any, live: Any) -> None:
+        self.wanted += int(np.sum(np.where(live, nbytes, 0)))
+
+    def _wait(self, _mailbox: Any) -> None:
+        """All blocks have sent what they send once they wait themselves."""
+        self.barrier.wait()
+        if self.received != self.wanted:
+            raise ValueError(f"a mailbox for {self.wanted} bytes was sent {self.received}")
+
+    def receive(self, name: str, address: Any, values: Any, live: Any) -> None:
+        """What a block of the cluster sends to this one."""
+        self.launch.functions[name](address, *values, live)
+        with self.lock:
+            self.received += 4 * len(values) * int(np.sum(live))
 
     def run(self, *arguments: Any) -> None:
         """Execute the block."""
@@ -74,15 +93,16 @@ class _Block:
             raise
 
 
-def _store_to(blocks: list[_Block], name: str) -> Callable[..., None]:
+def _send(blocks: list[_Block], name: str) -> Callable[..., None]:
     """The twin of a store to mapped addresses, which may name another block in every thread."""
-    own = name.replace("cluster", "shared").removesuffix("_if") + "_if"
+    own = name.replace("send", "store_shared")
 
-    def store(address: Any, *values: Any) -> None:
-        *values, live = values if name.endswith("_if") else (*values, True)
-        address = np.asarray(address, np.int64)
-        ranks, local = (address >> CLUSTER_SHIFT) - 1, address & ((1 << CLUSTER_SHIFT) - 1)
+    def send(address: Any, *given: Any) -> None:
+        values, (mailbox, live) = given[:-2], given[-2:]
+        ranks, local = np.divmod(np.asarray(address, np.int64), 1 << CLUSTER_SHIFT)
+        if np.any((np.asarray(mailbox, np.int64) >> CLUSTER_SHIFT) != ranks):
+            raise ValueError("data for one block of the cluster, counted in another's mailbox")
         for rank in np.unique(ranks):
-            blocks[rank].launch.functions[own](local, *values, live & (ranks == rank))
+            blocks[rank - 1].receive(own, local, values, live & (ranks == rank))
 
-    return store
+    return send

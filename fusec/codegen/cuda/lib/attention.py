@@ -26,6 +26,7 @@ from fusec.codegen.cuda.device import (
     select_s32,
     shuffle_from_f32,
     shuffle_xor_f32,
+    some,
     store_shared_f32_if,
     store_shared_f32x2,
     store_shared_u32_if,
@@ -281,7 +282,9 @@ def fold_quads(maxima, sums, outs, stride, turns, own, lane):
     slots = min_u32(uint32(lane & uint32(15)), uint32(turns * 4 - 1))
     top = warp_max_s32(int32(load_shared_u32(uint32(maxima + slots * 4))))
     total, result = float32(0), (float32(0), float32(0), float32(0), float32(0))
-    for turn in range(turns):
+    for turn in range(4):
+        if some(uint32(turn) >= turns):
+            continue
         four = load_shared_u32x4(uint32(maxima + turn * 16))
         totals = load_shared_f32x4(uint32(sums + turn * 16))
         for c in range(4):

@@ -27,8 +27,8 @@ from fusec.codegen.cuda.device import (
     mul_u32,
     select_f32,
     select_u32,
-    store_cluster_f32x2_if,
-    store_cluster_f32x4_if,
+    send_f32x2_if,
+    send_f32x4_if,
     store_f32_if,
     store_f32x2_if,
 )
@@ -92,36 +92,28 @@ def divided(state):
 
 
 @inline
-def give_span(values, pairs, span, spans, quads, state, live, thread):
-    """Give a span's state to every block of the cluster; a thread has one quad of it.
+def give_span(values, pairs, mailbox, span, spans, quads, state, live, thread):
+    """Send a span's state to every block of the cluster; a thread has one quad of it.
 
-    `values` and `pairs`, [spans, quads] and [spans] in shared memory, are the same in all blocks.
-    A span that is not `live` has the `top` of none.
+    `values` and `pairs`, [spans, quads] and [spans] in shared memory, and the mailbox that counts
+    them have the same place in all blocks. A span that is not `live` has the `top` of none.
     """
     top, total, x = state
     top = select_f32(live, top, NOTHING)
     place = uint32(values + (span * quads + min_u32(thread, uint32(quads - 1))) * 16)
     for rank in range(spans):
-        to = map_shared(place, uint32(rank))
-        store_cluster_f32x4_if(to, x[0], x[1], x[2], x[3], thread < uint32(quads))
-    to = map_shared(uint32(pairs + span * 8), min_u32(thread, uint32(spans - 1)))
-    store_cluster_f32x2_if(to, top, total, thread < uint32(spans))
+        to, counted = map_shared(place, uint32(rank)), map_shared(mailbox, uint32(rank))
+        send_f32x4_if(to, x[0], x[1], x[2], x[3], counted, thread < uint32(quads))
+    rank = min_u32(thread, uint32(spans - 1))
+    to, counted = map_shared(uint32(pairs + span * 8), rank), map_shared(mailbox, rank)
+    send_f32x2_if(to, top, total, counted, thread < uint32(spans))
 
 
 @inline
 def taken(values, pairs, quads, span, own):
-    """What `give_span` left of a span, for quad `own`."""
+    """A span's state as `give_span` sent it, for quad `own`."""
     top, total = load_shared_f32x2(uint32(pairs + span * 8))
     return top, total, load_shared_f32x4(uint32(values + (span * quads + own) * 16))
-
-
-@inline
-def take_spans(values, pairs, quads, last, own):
-    """The spans up to `last` put together in order, for quad `own`."""
-    state = taken(values, pairs, quads, uint32(0), own)
-    for turn in range(last):
-        state = fold_four(state, taken(values, pairs, quads, uint32(turn + 1), own))
-    return state
 
 
 @inline
