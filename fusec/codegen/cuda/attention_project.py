@@ -50,7 +50,7 @@ class ProjectedAttention(Attention):
         projection.decode()
         if self.spans > 1:
             w.line("cluster_wait()", "all mailboxes are open")
-        if self.waits:
+        if self.waits and self.held:  # otherwise registers are dearer than finding addresses again
             self.scope.hold()
         with w.block("if some(warp < uint32(turns * 4)):"):
             self._chunk()
