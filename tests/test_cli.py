@@ -321,7 +321,7 @@ def test_inspect_json(tiny_model: Path, level: int) -> None:
 def test_inspect_of_the_135m_shape(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     assert fusec("synth", "smollm2-135m", "-o", path).code == 0
-    for level, forward in ((0, 542), (1, 301), (2, 181), (3, 151)):
+    for level, forward in ((0, 542), (1, 301), (2, 181), (3, 121)):
         data = fusec("inspect", path, f"-O{level}", "--json").json
         assert data["dispatches"]["forward"] == forward
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
 from fusec.ir.graph import Node
-from fusec.ir.op_checks import Array, Type, activation, elements_of, per_token, want
+from fusec.ir.op_checks import Array, Type, activation, elements_of, matrix, per_token, want
 
 
 def infer_kv_append(node: Node) -> list[Type]:
@@ -145,3 +146,60 @@ def attention_combine(partials: Array, pos: Array, *, heads: int, span: int, spa
         out[t] = np.einsum("sh,shd->hd", weights, values[t, live])
         out[t] /= (weights * total).sum(0)[:, None]
     return out.reshape(tokens, -1)
+
+
+# --- attention and its output projection, head by head -------------------------------------------
+
+
+def infer_attention_project(node: Node) -> list[Type]:
+    """As many parts of the projection as there are heads."""
+    infer_attention_spans(replace(node, inputs=node.inputs[:4]))
+    tokens, n = activation(node.inputs[0], "q")
+    rows, columns = matrix(node.inputs[4])
+    want(columns == n, f"w: [rows, {n}]", node.inputs[4].type)
+    return [("f32", (tokens, int(node["heads"]) * rows))]
+
+
+def attention_project(
+    q: Array,
+    k: Array,
+    v: Array,
+    pos: Array,
+    w: Array,
+    *,
+    heads: int,
+    kv_heads: int,
+    scale: float,
+    span: int,
+    spans: int,
+) -> Array:
+    """Each head's attention times its columns of w: [T, heads, rows], head after head.
+
+    The sum over the heads is w @ attention, because a product is linear in its vector.
+    """
+    a = attention(q, k, v, pos, heads=heads, kv_heads=kv_heads, scale=scale)
+    columns = w.reshape(len(w), heads, -1)
+    parts = np.einsum("thd,rhd->thr", a.reshape(len(q), heads, -1), columns)
+    return parts.reshape(len(q), -1)
+
+
+def attention_project_flops(node: Node) -> int:
+    """Attention to the whole context, then every weight once."""
+    context, tokens = node.inputs[1].shape[0], node.inputs[0].shape[0]
+    return 4 * context * math.prod(node.inputs[0].shape) + 2 * tokens * math.prod(
+        node.inputs[4].shape
+    )
+
+
+def infer_add_parts(node: Node) -> list[Type]:
+    """f32[T, n], as the residual."""
+    parts, residual = node.inputs
+    tokens, n = activation(residual, "residual")
+    whole = parts.dtype == "f32" and parts.shape[:1] == (tokens,) and parts.shape[1] % n == 0
+    want(len(parts.shape) == 2 and whole, f"parts: f32[{tokens}, heads * {n}]", parts.type)
+    return [("f32", (tokens, n))]
+
+
+def add_parts(parts: Array, residual: Array) -> Array:
+    """The residual plus the sum of the parts that `attention_project` made."""
+    return residual + parts.reshape(len(residual), -1, residual.shape[1]).sum(1)

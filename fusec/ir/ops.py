@@ -268,6 +268,19 @@ OPS: dict[str, Op] = {
             {"heads": int, "span": int, "spans": int},
         ),
         Op(
+            "attention_project", "heads",
+            "q: f32[T, n], k: state, v: state, pos: i32[T], w: [rows, n]", (5, 5),
+            op_attention.infer_attention_project, op_attention.attention_project,
+            op_attention.attention_project_flops,
+            {"heads": int, "kv_heads": int, "scale": float, "span": int, "spans": int},
+            bytes=op_attention.attention_bytes,
+        ),
+        Op(
+            "add_parts", "vector", "parts: f32[T, heads * n], residual: f32[T, n]", (2, 2),
+            op_attention.infer_add_parts, op_attention.add_parts,
+            lambda n: math.prod(n.inputs[0].shape),
+        ),
+        Op(
             "add", "element", "a: f32[T, n], b: f32[T, n]", (2, 2),
             _infer_binary, np.add, elements_of,
         ),

@@ -15,7 +15,7 @@ measures. Nothing here is fitted to a kernel's time.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fusec.ir.dtypes import dtype
 from fusec.ir.gpu import Gpu
@@ -45,6 +45,9 @@ PLAIN, INDEX = 4, 15  # any other element-wise op; finding one's element
 HEAD_WARPS, POSITIONS = 16, 16  # of a block that attends; positions that a warp takes at once
 POSITION_CHUNK, FOLD = 330, 8  # instructions for those, and for folding them into the result
 COMBINE, COMBINE_TURN = 60, 250  # instructions to combine one span, and each four more
+HEAD_LANES = 512  # of a block that attends, and then multiplies by its share of a matrix
+EXCHANGE = 0.25  # microseconds until the blocks of a cluster have what they send each other (H200)
+PART = 5  # instructions for four elements of a part that is added to others
 SCALAR_WARPS, SCALAR = 32, 14  # of a reduction's block; instructions for each element
 MIX = 4 / 3  # of integer instructions and others, which go at twice their rate, half each
 FITS = 0.8  # share of L2 that weights may fill and stay
@@ -71,8 +74,8 @@ class Work:
     """What a segment asks of a multiprocessor: instructions of a warp, warps, and waiting.
 
     `before`: instructions that need nothing of the launch in front. `loads`, `trees` and `barriers`
-    follow one another; `blocks` run at once; `shared` are bytes that come from L2 whatever is
-    resident, `own` those of weights and KV cache.
+    follow one another, as do `exchanges` in clusters; `blocks` run at once; `shared` are bytes that
+    come from L2 whatever is resident, `own` those of weights and KV cache.
     """
 
     instructions: float
@@ -84,6 +87,7 @@ class Work:
     trees: int = 0
     barriers: int = 0
     before: float = 0.0
+    exchanges: int = 0
 
 
 def launch_us(
@@ -114,9 +118,17 @@ def launch_us(
         (w.instructions - early * w.before) * max(gpu.instruction, w.warps * WARP / issued)
         for w in work
     )
-    chain = touch - boundary + max(
-        w.loads * gpu.load + w.trees * gpu.tree + w.barriers * gpu.barrier for w in work
-    )  # fmt: skip
+    chain = (
+        touch
+        - boundary
+        + max(
+            w.loads * gpu.load
+            + w.trees * gpu.tree
+            + w.barriers * gpu.barrier
+            + w.exchanges * EXCHANGE
+            for w in work
+        )
+    )
     boundary += gpu.block * (blocks - gpu.sms)
     return Cost(boundary, chain, memory, compute, own + shared)
 
@@ -207,7 +219,7 @@ def _matvecs(shape: KernelShape, segments: Iterable[Segment], gpu: Gpu, position
         instructions += _form(value, anchors, threads)
     blocks = min(gpu.sms * 2, -(-units // WARPS[0]))
     own = sum(n.inputs[1].nbytes for n in anchors)
-    whole = sum(v.nbytes for v in vectors.values())
+    whole = sum(v.nbytes for v in vectors.values()) + _parts(shape)
     before = FETCH * max(sum(_row(n) for n in s.nodes if n.op == "matvec") for s in segments)
     return Work(
         instructions, warps, blocks, own, blocks * whole,
@@ -245,16 +257,23 @@ def _prologue(shape: KernelShape, threads: int, position: int) -> float:
         elif node.op == "attention_combine":
             more = -(-(position // int(node["span"])) // 4)
             count += (COMBINE + COMBINE_TURN * more) * -(-n // (4 * threads))
+        elif node.op == "add_parts":
+            count += (INDEX + PART * (node.inputs[0].shape[-1] // n)) * -(-n // (4 * threads))
         else:
             count += (INDEX + _elements([node])) * -(-n // (4 * threads))
     return count
+
+
+def _parts(shape: KernelShape) -> int:
+    """Bytes of the parts that the prologue adds up."""
+    return sum(n.inputs[0].nbytes for n in shape.prologue if n.op == "add_parts")
 
 
 def _prologue_alone(shape: KernelShape, position: int) -> Work:
     """An embedding or a norm that is a kernel of its own."""
     threads = 128
     longest = max(v.shape[-1] for v in shape.stores)
-    nbytes = sum(v.nbytes for v in shape.stores) * 2
+    nbytes = sum(v.nbytes for v in shape.stores) * 2 + _parts(shape)
     own = sum(dtype(n.inputs[1].dtype).nbytes((n.outputs[0].shape[-1],))
               for n in shape.prologue if n.op == "embed")  # fmt: skip
     loads = int(any(n.op == "embed" for n in shape.prologue))
@@ -266,6 +285,11 @@ def _prologue_alone(shape: KernelShape, position: int) -> Work:
 def _heads(segment: Segment, position: int) -> Work:
     """Attention, a block a head or a span of one: chunks by its warps in turn, then folded."""
     (node,) = segment.nodes
+    work = _attention(node, position)
+    return _projected(node, work) if node.op == "attention_project" else work
+
+
+def _attention(node: Node, position: int) -> Work:
     heads, state = int(node["heads"]), node.inputs[1]
     span = int(node.get("span", position + 1))
     blocks = heads * (position // span + 1)
@@ -279,6 +303,25 @@ def _heads(segment: Segment, position: int) -> Work:
         instructions, min(chunks, HEAD_WARPS), blocks, (position + 1) * a_position,
         2 * node.outputs[0].nbytes, turns, 2, 2,
     )  # fmt: skip
+
+
+def _projected(node: Node, attention: Work) -> Work:
+    """The same with a projection: the blocks of a head share the columns of the head."""
+    weight, heads, spans = node.inputs[4], int(node["heads"]), int(node["spans"])
+    blocks = weight.shape[0] * weight.shape[1] // (heads * QUANTISED[0])
+    each = -(-blocks // (spans * HEAD_LANES)) * QUANTISED[1]
+    together = COMBINE + COMBINE_TURN / 4 * (attention.blocks // heads - 1) if spans > 1 else 0
+    return replace(
+        attention,
+        instructions=attention.instructions + together + DIGITS + each,
+        blocks=heads * spans,
+        own=attention.own + weight.nbytes,
+        shared=node.outputs[0].nbytes,
+        trees=attention.trees + 1,
+        barriers=attention.barriers + 1,
+        before=FETCH * each,
+        exchanges=int(spans > 1),
+    )
 
 
 def _scalar(segment: Segment) -> Work:

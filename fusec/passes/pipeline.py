@@ -12,6 +12,7 @@ from fusec.ir.target import Target
 from fusec.ir.verify import verify
 from fusec.passes.factor_norms import FactorNorms
 from fusec.passes.fuse import Fuse, Refusal
+from fusec.passes.project_heads import ProjectHeads
 from fusec.passes.rule import Rule
 from fusec.passes.rules import (
     combine_matvec,
@@ -22,6 +23,7 @@ from fusec.passes.rules import (
     norm_qkv_rope,
     norm_swiglu,
     pair_ropes,
+    parts_norm_matvec,
     rope_kv_write,
     stack_matvecs,
     swiglu,
@@ -29,7 +31,7 @@ from fusec.passes.rules import (
 from fusec.passes.schedule import Schedule
 from fusec.passes.split_attention import SplitAttention
 
-Pass = Fuse | FactorNorms | SplitAttention | Schedule
+Pass = Fuse | FactorNorms | SplitAttention | ProjectHeads | Schedule
 
 NAIVE: tuple[Pass, ...] = (FactorNorms(),)  # sums of squares and products wait for each other less
 PAIRED = (
@@ -51,6 +53,8 @@ DEEP = (
     Fuse(norm_qkv_rope.RULE),  # a launch of a few hundred elements less in each layer
     Fuse(embed_norm_qkv.RULE),  # the row is read from L2 faster than a launch hands it on
     SplitAttention(),  # one block a head leaves the GPU idle, and takes longer with every token
+    ProjectHeads(),  # a launch is dearer than a few hundred rows in blocks that are there anyway
+    Fuse(parts_norm_matvec.RULE),  # parts are read as fast as the vector they add up to
     Fuse(combine_matvec.RULE),  # a handful of spans is read as fast as the vector they make
 )
 LEVELS: dict[int, tuple[Pass, ...]] = {0: NAIVE, 1: PAIRED, 2: FUSED, 3: DEEP}

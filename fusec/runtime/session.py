@@ -19,7 +19,7 @@ Array = np.ndarray[Any, Any]
 STATELESS_POSITIONS = 4096  # length of the tables of angles where no state sets it
 INDEX_OPERAND = {
     "embed": 0, "rope": 1, "kv_append": 2, "attention": 3, "attention_spans": 3,
-    "attention_combine": 1,
+    "attention_combine": 1, "attention_project": 3,
 }  # fmt: skip
 """Op -> which of its operands kernels index memory with."""
 

@@ -6,8 +6,9 @@ its weighted sum of values in shared memory, where they are folded, one thread a
 
 `attention` goes over all spans in one block a head. `attention_spans` gives each span a block of
 its own and keeps what that finds for `attention_combine`; the sums and their order are the same.
+`attention_project` has a block for each span too (see `attention_project`).
 
-All that `attention_spans` needs of the launch right in front of it is the query and the newest row
+All that a block of a span needs of the launch right in front of it is the query and the newest row
 of the caches. If it may start early, it reads the older rows, waits, and reads those two.
 """
 
@@ -17,10 +18,9 @@ from fusec.codegen.cuda.scope import Scope
 from fusec.codegen.cuda.shape import CHUNK, CHUNKS, SPAN, WARP
 from fusec.errors import FusecError
 from fusec.ir.graph import Node
-from fusec.ir.region import Segment
 
 ROWS = CHUNK // 4  # rows that a group of eight lanes takes
-HELD = 64  # registers that keys and values may fill before the query is known
+HELD = 64  # registers that a lane may fill with keys and values
 MOST_ELEMENTS = 256  # of a head: larger ones would not fit the registers
 ZEROS = {2: "(float32(0), float32(0))", 4: "(float32(0), float32(0), float32(0), float32(0))"}
 ZEROS[8] = f"({ZEROS[4]}, {ZEROS[4]})"
@@ -29,22 +29,23 @@ ZEROS[8] = f"({ZEROS[4]}, {ZEROS[4]})"
 class Attention:
     """One segment of role 'heads'. A lane holds `parts` pieces of `piece` elements of a row.
 
-    `waits`: it is for this code to wait for the launch in front.
+    `waits`: it is for this code to wait for the launch in front. `held`: registers that keys and
+    values may fill before the query is known.
     """
 
-    def __init__(self, scope: Scope, node: Node, waits: bool) -> None:
+    def __init__(self, scope: Scope, node: Node, waits: bool, held: int = HELD) -> None:
         self.scope, self.w, self.node = scope, scope.w, node
-        self.q, self.k, self.v, self.pos = node.inputs
+        self.q, self.k, self.v, self.pos = node.inputs[:4]
         self.heads, self.kv_heads = int(node["heads"]), int(node["kv_heads"])
         self.head_dim = self.q.shape[-1] // self.heads
-        self.split = node.op == "attention_spans"
+        self.split = node.op in ("attention_spans", "attention_project")
         self._check()
         self.piece = next(n for n in (8, 4, 2) if self.head_dim % n == 0)
         self.pieces = self.head_dim // self.piece
         self.parts = -(-self.pieces // 8)
         self.stride = self.parts * 8 * self.piece  # floats of a chunk's result
         words = self.piece if self.v.dtype == "f32" else self.piece // 2
-        self.held = 2 * self.parts * ROWS * words <= HELD
+        self.held = 2 * self.parts * ROWS * words <= held
         self.waits = waits and scope.overlaps
         self.early = self.waits and self.split and self.held
         self.maxima = scope.shared("maxima", 4 * CHUNKS)
@@ -80,7 +81,7 @@ class Attention:
         w.line("head = unit")
         self._place()
         w.line("state = (float32(-(1 << 30)), float32(0), float32(0))", "of no span")
-        with w.block(f"for span in range(uniform({_quotient('n', SPAN)})):"):
+        with w.block(f"for span in range(uniform({quotient('n', SPAN)})):"):
             self._span()
             w.line("barrier()")
         out = f"{self.scope.pointers[self.node.name]}, uint32(head * {self.head_dim} + element)"
@@ -109,8 +110,8 @@ class Attention:
         """
         w = self.w
         w.line(f"start = uint32(span * {SPAN} + warp * {CHUNK})", "of this warp's chunk")
-        chunks = _quotient(f"(n - span * {SPAN})", CHUNK)
-        w.line(f"turns = {_quotient(f'min_u32({chunks}, uint32({CHUNKS}))', 4)}")
+        chunks = quotient(f"(n - span * {SPAN})", CHUNK)
+        w.line(f"turns = {quotient(f'min_u32({chunks}, uint32({CHUNKS}))', 4)}")
         with w.block("if some(warp < uint32(turns * 4)):"):
             self._chunk()
         w.line("barrier()")
@@ -214,11 +215,6 @@ class Attention:
         w.line(f"store_weights(top, {total}, {self.maxima}, {self.sums}, warp, lane)")
 
 
-def emit_attention(scope: Scope, segment: Segment, first: str, waits: bool) -> None:
-    """Emit a segment of role 'heads'."""
-    Attention(scope, segment.nodes[0], waits).emit(first)
-
-
-def _quotient(value: str, divisor: int) -> str:
+def quotient(value: str, divisor: int) -> str:
     """value / divisor, rounded up."""
     return f"uint32(uint32({value} + uint32({divisor - 1})) // uint32({divisor}))"

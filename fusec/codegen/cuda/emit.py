@@ -12,12 +12,13 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 from fusec.codegen.common import open_region
-from fusec.codegen.cuda.attention import emit_attention
+from fusec.codegen.cuda.attention import Attention
+from fusec.codegen.cuda.attention_project import ProjectedAttention
 from fusec.codegen.cuda.elements import Elements, Indices
 from fusec.codegen.cuda.imports import format_functions, import_lines
 from fusec.codegen.cuda.matvec import Matvec
 from fusec.codegen.cuda.prologue import Prologue
-from fusec.codegen.cuda.scope import WAIT, Scope
+from fusec.codegen.cuda.scope import HOLD, WAIT, Scope
 from fusec.codegen.cuda.shape import plan, units, why_not
 from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.errors import FusecError
@@ -43,6 +44,11 @@ def emit(kernel: Kernel) -> CudaKernel:
         raise FusecError(f"kernel {kernel.name}: a CUDA kernel takes one token a step")
     if kernel.choice is not None and (reason := why_not(shape, kernel.choice)):
         raise FusecError(f"kernel {kernel.name}: {reason}")
+    if len(shape.segments) > 1 and any(n.op == "attention_project" for n in region.nodes):
+        raise FusecError(
+            f"kernel {kernel.name}: expected attention_project alone, because its blocks come in "
+            f"clusters, found {len(shape.segments)} segments"
+        )
     return _Emitter(region, shape, kernel).emit()
 
 
@@ -121,13 +127,15 @@ class _Emitter:
             for line in self.scope.declarations:
                 kernel.line(line)
             for line in body.text.splitlines():
-                if line == WAIT:
+                if line in (WAIT, HOLD):
                     self._hold(kernel)
-                kernel.line(line)
+                if line != HOLD:
+                    kernel.line(line)
         geometry = self.geometry
+        clusters = f", {geometry.cluster} blocks a cluster" if geometry.cluster > 1 else ""
         head = (
             f'"""{str(self.region).rstrip()}\n\nEmitted by fusec for CUDA: {geometry.grid} blocks '
-            f'of {geometry.threads} threads.\n"""\n\n'
+            f'of {geometry.threads} threads{clusters}.\n"""\n\n'
         )
         functions = format_functions(kernel.text)
         text = f"{functions}\n\n{kernel.text}" if functions else kernel.text
@@ -139,6 +147,7 @@ class _Emitter:
             geometry.threads,
             geometry.min_blocks,
             geometry.grid,
+            geometry.cluster,
         )
 
     def _hold(self, w: Writer) -> None:
@@ -277,7 +286,9 @@ class _Emitter:
         segment, role = alike.members[0][0], self._role(alike)
         limit, first, _ = self._size(alike)
         if role == "heads":
-            emit_attention(self.scope, segment, first, self.waits_inside)
+            (node,) = segment.nodes
+            kind = ProjectedAttention if node.op == "attention_project" else Attention
+            kind(self.scope, node, self.waits_inside).emit(first)
         elif role == "scalar":
             self._scalar(segment)
         else:

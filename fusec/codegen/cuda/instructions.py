@@ -36,7 +36,8 @@ class Instruction:
     def mnemonic(self) -> str:
         """The instruction's own name: what must be found in the PTX."""
         statements = [part.strip() for part in self.asm.strip("{} ").split(";") if part.strip()]
-        return re.sub(r"^@\w+ ", "", statements[-1]).split(" ")[0]
+        plain = [re.sub(r"^(@!?\w+|\w+:) ", "", statement) for statement in statements]
+        return next(s for s in reversed(plain) if not s.startswith("bra ")).split(" ")[0]
 
 
 def ptx_op(
@@ -139,6 +140,10 @@ _stores("global", "ptr")
 
 for _kind in ("u32", "f32"):
     ptx_op(f"load_shared_{_kind}", f"ld.shared.{_kind} $0, [$1];", _kind, "shared", memory=True)
+    ptx_op(
+        f"load_shared_{_kind}x2", f"ld.shared.v2.{_kind} {{$0, $1}}, [$2];", f"2*{_kind}", "shared",
+        memory=True,
+    )  # fmt: skip
     ptx_op(
         f"load_shared_{_kind}x4", f"ld.shared.v4.{_kind} {{$0, $1, $2, $3}}, [$4];", f"4*{_kind}",
         "shared", memory=True,
@@ -252,7 +257,8 @@ ptx_op("atomic_add_u32", "atom.acq_rel.gpu.global.add.u32 $0, [$1], $2;", "u32",
        memory=True)  # fmt: skip
 ptx_op("atomic_max_u64", "atom.acq_rel.gpu.global.max.u64 $0, [$1], $2;", "u64", "ptr u64",
        memory=True)  # fmt: skip
-ptx_op("cluster_arrive", "barrier.cluster.arrive.aligned;", memory=True, since=90)
+# what was written before is not seen by the others for it, which would take a fence
+ptx_op("cluster_arrive", "barrier.cluster.arrive.relaxed.aligned;", memory=True, since=90)
 ptx_op("cluster_wait", "barrier.cluster.wait.aligned;", memory=True, since=90)
 ptx_op("map_shared", "mapa.shared::cluster.u32 $0, $1, $2;", "cluster", "shared u32", since=90)
 for _kind in ("u32", "f32"):
@@ -260,3 +266,25 @@ for _kind in ("u32", "f32"):
            memory=True, since=90)  # fmt: skip
     ptx_op(f"store_cluster_{_kind}", f"st.shared::cluster.{_kind} [$0], $1;", "",
            f"cluster {_kind}", memory=True, since=90)  # fmt: skip
+# A mailbox counts the bytes that blocks of the cluster have sent to its block; used once a launch.
+ptx_op(
+    "mailbox_open",
+    "{ .reg .pred q; setp.ne.u32 q, $2, 0; @q mbarrier.init.shared::cta.b64 [$0], 1; "
+    "@q fence.mbarrier_init.release.cluster; "
+    "@q mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], $1; }",
+    "", "shared u32 pred", memory=True, since=90,
+)  # fmt: skip
+ptx_op(
+    "mailbox_wait",
+    "{ .reg .pred q; again: mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 q, [$0], 0; "
+    "@!q bra again; }",
+    "", "shared", memory=True, since=90,
+)  # fmt: skip
+for _width in (2, 4):
+    _values = ", ".join(f"${n + 1}" for n in range(_width))
+    ptx_op(
+        f"send_f32x{_width}_if",
+        f"{{ .reg .pred q; setp.ne.u32 q, ${_width + 2}, 0; @q st.async.shared::cluster"
+        f".mbarrier::complete_tx::bytes.v{_width}.f32 [$0], {{{_values}}}, [${_width + 1}]; }}",
+        "", f"cluster {_width}*f32 cluster pred", memory=True, since=90,
+    )  # fmt: skip

@@ -2,7 +2,8 @@
 
 The canonical order, whatever the grid: lane l of a warp takes chunks l, l + 32, ... of a row and
 adds their products to its running sum (for plain floats: four sums, by place in a quad); then the
-lanes' sums are added over distances 16, 8, 4, 2, 1.
+lanes' sums are added over distances 1, 2, 4, 8, 16: a balanced tree, in which a head's blocks are a
+branch (`projection` makes branches apart).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 
 from fusec.codegen import formats
+from fusec.codegen.cuda.block_products import accumulate, decode
 from fusec.codegen.cuda.elements import Elements, Indices
 from fusec.codegen.cuda.prologue import Prologue
 from fusec.codegen.cuda.scope import Scope, identifier
@@ -191,13 +193,9 @@ class Matvec:
         """What needs no activations of a chunk's products."""
         anchor, _, suffix = row
         fmt = formats.get(anchor.inputs[1].dtype)
-        loaded = f"{self._name(anchor, suffix)}_{r}"
         if isinstance(fmt, QuantFormat):
-            w = self.scope.w
-            w.line(f"{self._levels(row, r)} = levels_{fmt.name}({loaded})")
-            w.line(f"{loaded}_scale = scale_{fmt.name}({loaded})")
-            if fmt.has_min:
-                w.line(f"{loaded}_min = min_{fmt.name}({loaded})")
+            loaded = f"{self._name(anchor, suffix)}_{r}"
+            decode(self.scope.w, fmt, loaded, self._levels(row, r))
 
     def _settle(self) -> None:
         """Where the wait comes next, decoding is done by then."""
@@ -223,23 +221,11 @@ class Matvec:
             w.line(f"{s} = accumulate_{size}({given})")
             return
         assert isinstance(fmt, QuantFormat)
-        vector = f"x{x.name[1:]}"
-        digits, scale = f"{vector}_digits{r}", f"{vector}_scale{r}"
         if not self.early:
             self._decode(row, r)
-        levels = self._levels(row, r)
-        if fmt.group == 16:
-            w.line(f"low, high = {loaded}_scale")
-            w.line(f"{s} = fma(dot_low({levels}, {digits}), low * {scale}, {s})")
-            w.line(f"{s} = fma(dot_high({levels}, {digits}), high * {scale}, {s})")
-            if fmt.has_min:
-                w.line(f"low, high = {loaded}_min")
-                w.line(f"{s} = fma(sum_low({digits}), -low * {scale}, {s})")
-                w.line(f"{s} = fma(sum_high({digits}), -high * {scale}, {s})")
-            return
-        w.line(f"{s} = fma(dot({levels}, {digits}), {loaded}_scale * {scale}, {s})")
-        if fmt.has_min:
-            w.line(f"{s} = fma({vector}_sum{r}, -{loaded}_min * {scale}, {s})")
+        vector = f"x{x.name[1:]}"
+        digits, scale, total = (f"{vector}_{what}{r}" for what in ("digits", "scale", "sum"))
+        accumulate(w, fmt, s, loaded, self._levels(row, r), digits, scale, total)
 
     # --- one step --------------------------------------------------------------------------------
 
@@ -309,7 +295,7 @@ class Matvec:
         sums = [f"sum_{self._name(anchor, suffix)}" for anchor, _, suffix in self.rows]
         if len(sums) == 1:
             w.line(f"{sums[0]} = warp_sum({sums[0]})")
-        for distance in (16, 8, 4, 2, 1) if len(sums) > 1 else ():
+        for distance in (1, 2, 4, 8, 16) if len(sums) > 1 else ():
             for s in sums:
                 w.line(f"{s} = add_across({s}, uint32({distance}))")
         for (anchor, _, _), s in zip(self.rows, sums, strict=True):

@@ -14,7 +14,16 @@ from fusec.codegen import formats
 from fusec.codegen.cuda.elements import Elements, Indices
 from fusec.codegen.cuda.scope import Scope, identifier
 from fusec.codegen.cuda.shape import WARP
-from fusec.codegen.cuda.sources import Combined, Embedded, Gained, Memory, Normed, Shared, Source
+from fusec.codegen.cuda.sources import (
+    Combined,
+    Embedded,
+    Gained,
+    Memory,
+    Normed,
+    Shared,
+    Source,
+    Summed,
+)
 from fusec.codegen.formats import FloatFormat, QuantFormat
 from fusec.ir.graph import Node, Value
 from fusec.ir.ops import is_factored
@@ -47,12 +56,16 @@ class Squares:
 
 @dataclass(frozen=True)
 class Pending:
-    """What to make of a source's first `count` quads: `line` writes `{quad}` at index `{i}`."""
+    """What to make of a source's first `count` quads: `line` writes `{quad}` at index `{i}`.
+
+    `kept`: a vector among `KernelShape.stores` whose quads are made on the way.
+    """
 
     source: Source
     count: int
     line: str = ""
     squares: Squares | None = None
+    kept: str = ""
 
 
 class Prologue:
@@ -86,11 +99,7 @@ class Prologue:
         are not: they are loaded before it where nothing has to be computed first.
         """
         w = self.scope.w
-        by_quads = all(
-            n.op in ("rms_norm", "rms_factors", "attention_combine")
-            and n.inputs[0].name not in self.scope.region.producers
-            for n in self.shape.prologue
-        )
+        by_quads = all(map(self._by_quads, self.shape.prologue))
         if not by_quads:
             self.scope.wait()
             behind_wait()
@@ -116,8 +125,18 @@ class Prologue:
             total = f"sum_of_quads({s.partials}, {s.quads}, lane)"
             fraction = f"float32({1 / s.n!r})"
             w.line(f"{s.factor} = inverse_rms({total}, {fraction}, float32({s.eps!r}))")
+        kept = [form.kept for form in pending]
         for value in self.shape.stores:
-            self._store(value)
+            if value.name not in kept:
+                self._store(value)
+
+    def _by_quads(self, node: Node) -> bool:
+        """Whether a vector is made quad by quad as it is read: nothing has to be computed first."""
+        maker = self.scope.region.producers.get(node.inputs[0].name)
+        if node.op == "rms_factors" and maker is not None:
+            return maker.op == "add_parts"
+        quads = node.op in ("rms_norm", "rms_factors", "attention_combine", "add_parts")
+        return quads and not any(v.name in self.scope.region.producers for v in node.inputs)
 
     def _forms(self) -> list[Pending]:
         """What the matvecs want of their vectors, and the squares that norms want."""
@@ -142,6 +161,17 @@ class Prologue:
                 pending.append(Pending(source, -(-source.n // 4), squares=squares))
             else:
                 pending[at] = replace(pending[at], squares=squares)
+        return self._keeping(pending)
+
+    def _keeping(self, pending: list[Pending]) -> list[Pending]:
+        """Sums of parts that somebody outside needs are written where their quads are made."""
+        for value in self.shape.stores:
+            made = self.sources[value.name]
+            for at, form in enumerate(pending):
+                x = form.source.x if isinstance(form.source, Gained) else form.source
+                if x is made and isinstance(x, Summed) and x.n % 4 == 0:
+                    pending[at] = replace(form, kept=value.name)
+                    break
         return pending
 
     def _factors_in_memory(self) -> list[tuple[str, str]]:
@@ -179,12 +209,16 @@ class Prologue:
                 self._materialise(out, source)
         elif node.op == "attention_combine":
             self.sources[out.name] = self._combined(node)
+        elif node.op == "add_parts":
+            parts, heads = node.inputs[0], node.inputs[0].shape[-1] // out.shape[-1]
+            residual = self.source(node.inputs[1])
+            self.sources[out.name] = Summed(residual, self.scope.pointers[parts.name], heads)
         else:
             self._elementwise(node)
 
     def _gained(self, node: Node) -> Gained:
         x = self.source(node.inputs[0])
-        if not isinstance(x, (Memory, Shared)):
+        if not isinstance(x, (Memory, Shared, Summed)):
             x = self._materialise(node.inputs[0], x)
         name, quads = node.outputs[0].name, -(-x.n // 4)
         factor = self.factors[name] = f"factor{len(self.factors)}"
@@ -303,12 +337,15 @@ class Prologue:
                 self._write(form, quad, f"own{number}", f"quad{number}")
 
     def _write(self, form: Pending, quad: str, i: str, plain: str) -> None:
-        """One quad: into the form, and its squares if a norm wants them."""
+        """One quad: into the form, its squares if a norm wants them, and itself if it is kept."""
         w, s = self.scope.w, form.squares
         if form.line:
             w.line(form.line.format(quad=quad, i=i))
         if s is not None:
             w.line(f"store_squares({plain}, {i}, {s.quads}, {s.partials})")
+        if form.kept:
+            where = f"{self.scope.pointers[form.kept]}, {plain}, {i}, {form.source.n}"
+            w.line(f"keep_quad({where}, block == uint32(0))")
 
     def _store(self, value: Value) -> None:
         """Write a vector that somebody outside needs, its quads spread over the grid."""

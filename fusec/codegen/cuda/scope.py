@@ -9,6 +9,7 @@ from fusec.ir.tables import tables_of
 from fusec.writer import Writer
 
 WAIT = "griddep_wait()"
+HOLD = "hold()"
 POINTERS = {"f32": "f32*", "f16": "u16*", "i32": "u32*"}
 
 
@@ -43,6 +44,11 @@ class Scope:
         if self.overlaps:
             self.w.line(WAIT)
         self._release("wait")
+
+    def hold(self) -> None:
+        """Mark where a wait comes next that is inside a branch."""
+        if self.overlaps:
+            self.w.line(HOLD)
 
     def behind_barrier(self) -> None:
         """The first barrier behind the wait, or the wait itself where there is none."""

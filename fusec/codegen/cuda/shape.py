@@ -10,11 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fusec.codegen import formats
-from fusec.codegen.formats import FloatFormat
+from fusec.codegen.formats import FORMATS, FloatFormat, QuantFormat
 from fusec.ir.graph import Node, Value
 from fusec.ir.ops import op
 from fusec.ir.plan import Choice
 from fusec.ir.region import KernelShape, Segment
+from fusec.ir.target import HeadSums
 
 PROCESSORS = 132  # of an H200; other sizes run the same grid in more or fewer waves
 REGISTERS = 56  # that a lane may fill with weights before it uses them
@@ -22,6 +23,8 @@ WARP = 32
 SPAN = 256  # positions that attention sums up together, in chunks of 16: part of the sums' order
 CHUNK = 16  # positions a warp takes
 CHUNKS = SPAN // CHUNK
+CLUSTER = 8  # blocks: as many as every GPU with clusters has room for
+HELD_BLOCKS = 4  # blocks of 32 weights that a lane keeps while its block attends
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,8 @@ class Geometry:
     """`rows_at_once` and `steps`: how many rows (or row pairs) a warp makes together and in turn.
 
     `blocks` has the number of blocks of each segment, which follow one another in the grid.
-    `release`: where the next launch may begin, if the kernel overlaps.
+    `release`: where the next launch may begin, if the kernel overlaps. `cluster`: how many blocks
+    exchange what they made.
     """
 
     threads: int
@@ -39,6 +43,7 @@ class Geometry:
     blocks: tuple[int, ...]
     grid: int
     release: str
+    cluster: int
 
     @property
     def warps(self) -> int:
@@ -74,6 +79,12 @@ def registers(weight: Value) -> int:
     return chunk_registers(weight) * -(-chunks(weight) // WARP)
 
 
+def head_sums() -> HeadSums:
+    """What the passes have to know to let a head's blocks multiply by their columns of a matrix."""
+    quantised = frozenset(name for name, fmt in FORMATS.items() if isinstance(fmt, QuantFormat))
+    return HeadSums(quantised, 32, WARP, HELD_BLOCKS * CHUNKS * WARP, CLUSTER)
+
+
 def plan(shape: KernelShape, choice: Choice | None = None) -> Geometry:
     """The geometry of a choice, or of the default; `why_not` says which choices there are not."""
     if choice is None:
@@ -83,7 +94,7 @@ def plan(shape: KernelShape, choice: Choice | None = None) -> Geometry:
     def blocks(segment: Segment) -> int:
         if segment.role == "heads":
             node = segment.nodes[0]
-            return int(node["heads"]) * (int(node["spans"]) if node.op == "attention_spans" else 1)
+            return int(node["heads"]) * int(node.get("spans", 1))
         if segment.role == "scalar":
             return 1
         rows = choice.warps * choice.rows_at_once * choice.steps
@@ -92,8 +103,16 @@ def plan(shape: KernelShape, choice: Choice | None = None) -> Geometry:
     counts = tuple(blocks(s) for s in shape.segments)
     longest = max((v.shape[-1] for v in shape.stores), default=1)
     grid = sum(counts) or -(-longest // (4 * threads))
+    together = [n for s in shape.segments for n in s.nodes if n.op == "attention_project"]
     return Geometry(
-        threads, choice.min_blocks, choice.rows_at_once, choice.steps, counts, grid, choice.release
+        threads,
+        choice.min_blocks,
+        choice.rows_at_once,
+        choice.steps,
+        counts,
+        grid,
+        choice.release,
+        int(together[0]["spans"]) if together else 1,
     )
 
 

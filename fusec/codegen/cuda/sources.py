@@ -72,10 +72,62 @@ class Shared(Source):
 
 
 @dataclass
-class Gained(Source):
-    """A norm's first factor: x * weight of a source in memory."""
+class Summed(Source):
+    """A residual plus parts of a vector, one a head, that lie one after the other in memory.
 
-    x: Memory | Shared
+    The parts are added up as a balanced tree, as `Matvec` adds lanes up. None of them is -0 where
+    the tree has room for more (see `fusec.codegen.cuda.projection`), so one without a partner goes
+    up as it is.
+    """
+
+    residual: Source
+    parts: str
+    heads: int
+
+    def __post_init__(self) -> None:
+        self.n = self.residual.n
+
+    def _part(self, h: int) -> str:
+        return f"at({self.parts}, uint32({h * self.n}))"
+
+    def quad(self, i: str) -> str:
+        """See `Source.quad`."""
+        parts = [f"quad({self._part(h)}, {i}, {self.n})" for h in range(self.heads)]
+        return f"plus({self.residual.quad(i)}, {_tree(parts, 'plus({}, {})')})"
+
+    def element(self, i: str) -> str:
+        """See `Source.element`."""
+        parts = [f"load_f32(at({self._part(h)}, {i}))" for h in range(self.heads)]
+        return f"({self.residual.element(i)} + {_tree(parts, '({} + {})')})"
+
+    def fetch(self, w: Writer, i: str, tag: str) -> str:
+        """See `Source.fetch`: the loads of all parts are on their way before the first is used."""
+        if self.n % 4 or not isinstance(self.residual, Memory):
+            return super().fetch(w, i, tag)
+        w.line(f"where{tag} = uint32(min_u32({i}, uint32({self.n // 4 - 1})) * 4)")
+        w.line(f"first{tag} = at({self.parts}, where{tag})")
+        parts = [f"part{tag}_{h}" for h in range(self.heads)]
+        for h, part in enumerate(parts):
+            w.line(f"{part} = load_f32x4(at(first{tag}, uint32({h * self.n})))")
+        w.line(f"before{tag} = load_f32x4(at({self.residual.pointer}, where{tag}))")
+        total = f"plus(before{tag}, {_tree(parts, 'plus({}, {})')})"
+        w.line(f"quad{tag} = only_quad({i} < uint32({self.n // 4}), {total})")
+        return f"quad{tag}"
+
+
+def _tree(terms: list[str], plus: str) -> str:
+    """The expression that adds neighbours, then neighbours of these sums, and so on."""
+    while len(terms) > 1:
+        pairs = [plus.format(*terms[k : k + 2]) for k in range(0, len(terms) - 1, 2)]
+        terms = pairs + terms[2 * len(pairs) :]
+    return terms[0]
+
+
+@dataclass
+class Gained(Source):
+    """A norm's first factor: x * weight of a source whose quads are cheap to come by."""
+
+    x: Memory | Shared | Summed
     weight: str
 
     def __post_init__(self) -> None:
@@ -99,8 +151,7 @@ class Gained(Source):
 
     def fetch(self, w: Writer, i: str, tag: str) -> str:
         """See `Source.fetch`; the quad of x is left in `quad{tag}`."""
-        w.line(f"quad{tag} = {self.x.quad(i)}")
-        return self.made_of(f"quad{tag}", f"gain{tag}")
+        return self.made_of(self.x.fetch(w, i, tag), f"gain{tag}")
 
 
 @dataclass
@@ -125,6 +176,7 @@ class Normed(Gained):
     def ready(self, w: Writer) -> None:
         """See `Source.ready`."""
         if not self.is_ready:
+            assert not isinstance(self.x, Summed)
             where, address = ("_shared", self.x.address) if isinstance(self.x, Shared) else (
                 "", self.x.pointer)  # fmt: skip
             squares = f"sum_squares{where}({address}, {self.n})"

@@ -36,7 +36,8 @@ class CudaKernel:
     `source` is a Python module that defines the function `name`; `signature` types its arguments:
     `f32* u64* u32* u16* u8*` for pointers, `f32 u32 s32 u64` for scalars. `threads` is the block
     size the kernel is launched with, `min_blocks` how many blocks should fit one multiprocessor;
-    together they bound the registers. `grid`: how many blocks it is launched with.
+    together they bound the registers. `grid`: how many blocks it is launched with, of which each
+    `cluster` in a row exchange through shared memory.
     """
 
     name: str
@@ -45,6 +46,7 @@ class CudaKernel:
     threads: int
     min_blocks: int = 1
     grid: int = 1
+    cluster: int = 1
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def _to_ptx(kernel: CudaKernel, arch: Arch, path: str) -> str:
     kernel_fixup(entry, False)
     nvvm.set_launch_bounds(entry, (kernel.threads, kernel.min_blocks))
     (ptx,) = library.get_asm_strs(cc=arch.cc)
-    return canonical(ptx, symbol, kernel.name)
+    return _clustered(canonical(ptx, symbol, kernel.name), kernel.cluster)
 
 
 def _load_function(kernel: CudaKernel, path: str) -> Callable[..., Any]:
@@ -127,6 +129,14 @@ def canonical(ptx: str, symbol: str, name: str) -> str:
     ptx = re.sub(r"^\.common \.global [^\n]*NumbaEnv[^\n]*\n", "", ptx, flags=re.MULTILINE)
     ptx = ptx.replace(symbol, name)
     return re.sub(r"^//[^\n]*\n", "", ptx, flags=re.MULTILINE).lstrip("\n")
+
+
+def _clustered(ptx: str, cluster: int) -> str:
+    """The kernel with its cluster's size, so that no launch has to give it; libNVVM writes none."""
+    if cluster == 1:
+        return ptx
+    size = f".explicitcluster\n.reqnctapercluster {cluster}, 1, 1\n"
+    return re.sub(r"^\.maxntid[^\n]*\n", lambda found: found[0] + size, ptx, flags=re.MULTILINE)
 
 
 def _assemble(name: str, ptx: str, arch: Arch) -> Cubin:

@@ -27,10 +27,11 @@ from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.codegen.cuda.twins_arithmetic import ARITHMETIC, Lanes
 
 _ELEMENT = {"u8": "u1", "s8": "i1", "u16": "u2", "u32": "u4", "s32": "i4", "u64": "u8", "f32": "f4"}
-_CLUSTER_SHIFT = 24  # a mapped shared address has the rank plus one above it
+CLUSTER_SHIFT = 24  # a mapped shared address has the rank plus one above it
 # lock step needs no synchronisation, and caches do not show
 _SILENT = (
     *("barrier", "barrier_named", "warp_barrier", "cluster_arrive", "cluster_wait"),
+    *("mailbox_open", "mailbox_wait"),
     *("settle", "griddep_wait", "griddep_launch", "copy_async_commit", "copy_async_wait"),
     *("prefetch_l2", "prefetch_l2_bulk"),
 )
@@ -181,10 +182,10 @@ class Launch:
         else:
             offset = np.broadcast_to(np.asarray(address, np.int64), shape)
             own = np.arange(self.blocks)[:, None]
-            mapped = offset >> _CLUSTER_SHIFT
+            mapped = offset >> CLUSTER_SHIFT
             first = own // self.cluster * self.cluster
             block = np.where(mapped > 0, first + mapped - 1, own)
-            local = offset & ((1 << _CLUSTER_SHIFT) - 1)
+            local = offset & ((1 << CLUSTER_SHIFT) - 1)
             size = self.shared.shape[1]
             if np.any((local + nbytes > size) if live is None else (local + nbytes > size) & live):
                 raise IndexError("shared-memory access beyond what the kernel declared")
@@ -242,22 +243,6 @@ class Launch:
         )
 
 
-def run_grid(kernel: CudaKernel, *arguments: Any) -> None:
-    """Execute a kernel's blocks one after the other.
-
-    So the block's number, and what `uniform` gives, are plain numbers that the kernel may branch on
-    and count loops by.
-    """
-    launch, current = Launch(1, kernel.threads), 0
-    device = launch.modules["fusec.codegen.cuda.device"]
-    device.block_index = lambda: np.uint32(current)
-    device.block_count = lambda: np.uint32(kernel.grid)
-    function = launch._function(kernel)
-    for current in range(kernel.grid):  # noqa: B007  read by block_index
-        launch.shared = np.zeros((1, 0), np.uint8)
-        launch._call(function, kernel, arguments)
-
-
 @functools.cache
 def _library_code(module: str) -> CodeType:
     spec = importlib.util.find_spec(module)
@@ -278,7 +263,7 @@ def _nothing(*_arguments: Any) -> None:
 
 
 def _map_shared(address: Any, rank: Any) -> Lanes:
-    mapped: Lanes = np.asarray(address) | ((np.asarray(rank, np.uint32) + 1) << _CLUSTER_SHIFT)
+    mapped: Lanes = np.asarray(address) | ((np.asarray(rank, np.uint32) + 1) << CLUSTER_SHIFT)
     return mapped
 
 

@@ -80,6 +80,12 @@ class Program:
     def _dominators(self) -> dict[int, int]:
         return nx.immediate_dominators(self.flow, 0)
 
+    def only_behind(self, statement: str, other: int) -> bool:
+        """Whether every path to `other` has gone through one of these statements."""
+        without = self.flow.copy()
+        without.remove_nodes_from(set(self.find(statement)) - {other})
+        return not nx.has_path(without, 0, other)
+
     def can_follow(self, first: int, other: int) -> bool:
         """Whether some path leads from `first` to `other`."""
         return other in nx.descendants(self.flow, first)

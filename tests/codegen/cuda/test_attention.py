@@ -8,6 +8,7 @@ import pytest
 from fusec.codegen.cuda import twins
 from fusec.codegen.cuda.build import compile_many
 from fusec.codegen.cuda.emit import emit
+from fusec.codegen.cuda.twins_grid import run_grid
 from fusec.errors import FusecError
 from fusec.ir import Builder, Graph
 from fusec.ir.graph import attrs, outside
@@ -143,7 +144,7 @@ def test_what_the_launch_in_front_makes_is_read_behind_the_wait(
     monkeypatch.setitem(twins.ARITHMETIC, "griddep_wait", appear)
     for launch in session.plan.launches:
         arguments = (session.memory[a.name] for a in launch.args)
-        twins.run_grid(session.kernels[launch.kernel], *arguments)
+        run_grid(session.kernels[launch.kernel], *arguments)
     assert session.memory["%a"].tobytes() == wanted.tobytes()
 
 

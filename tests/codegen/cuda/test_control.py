@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from fusec.codegen.cuda import control
-from fusec.codegen.cuda.twins import Launch, run_grid
+from fusec.codegen.cuda.twins import Launch
+from fusec.codegen.cuda.twins_grid import run_grid
 from fusec.errors import FusecError
 
 RNG = np.random.default_rng(3)

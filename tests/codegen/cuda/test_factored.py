@@ -27,7 +27,7 @@ def sum_in_canonical_order(x: np.ndarray) -> np.float32:
     lanes = np.zeros(32, np.float32)
     for row in np.array(quads, np.float32).reshape(-1, 32):
         lanes = lanes + row
-    for distance_ in (16, 8, 4, 2, 1):
+    for distance_ in (1, 2, 4, 8, 16):
         lanes = lanes + lanes[np.arange(32) ^ distance_]
     assert (lanes == lanes[0]).all()
     return lanes[0]

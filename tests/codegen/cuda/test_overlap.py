@@ -27,7 +27,10 @@ from tests.codegen.cuda.ptx import Program
 from tests.graphs import llama_graph
 
 WAIT, LAUNCH, BARRIER = "griddepcontrol.wait;", "griddepcontrol.launch_dependents;", "bar.sync 0;"
-LOADS_ALL_FIRST = {"norm_qkv_rope", "combine_matvec", "norm_swiglu", "matvec_residual"}
+LOADS_ALL_FIRST = {
+    "norm_qkv_rope", "combine_matvec", "norm_swiglu", "matvec_residual", "parts_norm_matvec",
+}  # fmt: skip
+ATTENDS = ("attention_spans", "attention_project")
 
 pytestmark = pytest.mark.xdist_group("overlap")
 
@@ -42,11 +45,17 @@ def decode_graph_135m() -> Graph:
 
 @cache
 def assembled() -> list[tuple[str, Graph, Program, Cubin]]:
-    """Kind, region and code of every kernel of SmolLM2-135M's plan at -O3."""
-    compiled = driver.compile(decode_graph_135m(), target="sm_90a", level=3)
-    kinds = {x.kernel: compiled.graph.producers[x.node].kind for x in compiled.plan.launches}
-    regions = {kernel.name: parse(kernel.region) for kernel in compiled.plan.kernels}
-    cubins = compile_many([compiled.kernels[name] for name in regions], "sm_90a")
+    """Kind, region and code of every kernel of SmolLM2-135M's plans at -O3.
+
+    The second plan has the projection apart from attention, as in a longer context.
+    """
+    kinds, regions, kernels = {}, {}, {}
+    for disable in ([], ["project-heads"]):
+        compiled = driver.compile(decode_graph_135m(), target="sm_90a", level=3, disable=disable)
+        kinds |= {x.kernel: compiled.graph.producers[x.node].kind for x in compiled.plan.launches}
+        regions |= {kernel.name: parse(kernel.region) for kernel in compiled.plan.kernels}
+        kernels |= compiled.kernels
+    cubins = compile_many([kernels[name] for name in regions], "sm_90a")
     return [(kinds[c.name], regions[c.name], Program(c.ptx), c) for c in cubins]
 
 
@@ -79,28 +88,30 @@ def test_kernels_assemble_without_spills() -> None:
 @pytest.mark.slow
 def test_all_kernels_wait_once_and_then_let_the_next_begin() -> None:
     for kind, _, program, _ in assembled():
-        (wait,), (launch,) = program.find(WAIT), program.find(LAUNCH)
-        assert program.dominates(wait, launch), kind
+        waits, launches = program.find(WAIT), program.find(LAUNCH)
+        assert len(waits) == len(launches) == (2 if kind == "attention_project" else 1), kind
+        for wait, launch in zip(waits, launches, strict=True):
+            assert program.dominates(wait, launch), kind
         if kind != "attention_spans":  # blocks of spans behind the position have nothing to do
-            assert all(program.dominates(wait, end) for end in program.find("ret;")), kind
+            assert all(program.only_behind(WAIT, end) for end in program.find("ret;")), kind
 
 
 @needs_compiler
 @pytest.mark.slow
 def test_activations_and_results_are_only_touched_behind_the_wait() -> None:
     for kind, region, program, _ in assembled():
-        (wait,) = program.find(WAIT)
         fixed, states = fixed_numbers(region)
         assert program.accesses, kind
         for access in program.accesses:
             assert access.parameters, (kind, program.lines[access.index])
             if access.kind == "ld" and access.parameters <= fixed:
                 continue
-            if kind == "attention_spans" and access.kind == "ld" and access.parameters <= states:
+            if kind in ATTENDS and access.kind == "ld" and access.parameters <= states:
                 continue  # rows of earlier tokens; the newest is read again behind the wait
-            behind = program.dominates(wait, access.index)
+            behind = program.only_behind(WAIT, access.index)
             if kind == "attention_spans" and access.kind == "st":
                 # only warps with a chunk wait, and the others meet them at a barrier
+                (wait,) = program.find(WAIT)
                 behind = any(
                     program.can_follow(wait, barrier) and program.dominates(barrier, access.index)
                     for barrier in program.find(BARRIER)
@@ -113,12 +124,13 @@ def test_activations_and_results_are_only_touched_behind_the_wait() -> None:
 def test_weights_are_loaded_before_the_wait() -> None:
     seen = set()
     for kind, region, program, _ in assembled():
-        if kind not in {*LOADS_ALL_FIRST, "embed_norm_qkv"}:
+        if kind not in {*LOADS_ALL_FIRST, "embed_norm_qkv", "attention_project"}:
             continue
         seen.add(kind)
-        (wait,) = program.find(WAIT)
         bound = parameters(region)
         matrices = {n.inputs[1].name for n in region.nodes if n.op == "matvec"}
+        if kind == "attention_project":
+            matrices = {v.name for v in bound if v.is_weight}
         first = {i for i, v in enumerate(bound) if v.name in matrices}
         if kind in LOADS_ALL_FIRST:  # there is no embedding to wait for
             first, _ = fixed_numbers(region)
@@ -126,18 +138,19 @@ def test_weights_are_loaded_before_the_wait() -> None:
         loaded = set().union(*(a.parameters for a in loads))
         assert {i for i, v in enumerate(bound) if v.is_weight and i in first} <= loaded, kind
         for access in loads:
-            late = program.can_follow(wait, access.index)
+            late = any(program.can_follow(wait, access.index) for wait in program.find(WAIT))
             assert not late, (kind, program.lines[access.index])
-    assert seen == {*LOADS_ALL_FIRST, "embed_norm_qkv"}
+    assert seen == {*LOADS_ALL_FIRST, "embed_norm_qkv", "attention_project"}
 
 
 @needs_compiler
 @pytest.mark.slow
-def test_the_newest_row_is_read_again_behind_the_wait() -> None:
-    ((_, region, program, _),) = (found for found in assembled() if found[0] == "attention_spans")
-    (wait,), (_, states) = program.find(WAIT), fixed_numbers(region)
+@pytest.mark.parametrize("kind", ATTENDS)
+def test_the_newest_row_is_read_again_behind_the_wait(kind: str) -> None:
+    ((_, region, program, _),) = (found for found in assembled() if found[0] == kind)
+    _, states = fixed_numbers(region)
     reads = [a for a in program.accesses if a.kind == "ld" and a.parameters <= states]
-    after = [a for a in reads if program.dominates(wait, a.index)]
+    after = [a for a in reads if program.only_behind(WAIT, a.index)]
     assert len(states) == 2 and len(reads) == 2 * len(after) > 0
     for state in states:
         assert any(a.parameters == {state} for a in after)

@@ -9,7 +9,7 @@ import numpy as np
 
 from fusec.codegen import formats
 from fusec.codegen.cuda.emit import emit
-from fusec.codegen.cuda.twins import run_grid
+from fusec.codegen.cuda.twins_grid import run_grid
 from fusec.ir import Graph
 from fusec.ir.plan import Choice, Kernel
 from fusec.ir.reference import Reference

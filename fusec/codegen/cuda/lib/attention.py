@@ -26,6 +26,7 @@ from fusec.codegen.cuda.device import (
     select_s32,
     shuffle_from_f32,
     shuffle_xor_f32,
+    some,
     store_shared_f32_if,
     store_shared_f32x2,
     store_shared_u32_if,
@@ -272,4 +273,23 @@ def fold_chunks(maxima, sums, outs, stride, turns, element, lane):
             value = load_shared_f32(uint32(outs + ((turn * 4 + c) * stride + element) * 4))
             total = fma(weight, totals[c], total)
             result = fma(weight, value, result)
+    return s32_to_f32(top), total, result
+
+
+@inline
+def fold_quads(maxima, sums, outs, stride, turns, own, lane):
+    """`fold_chunks` of the four elements of quad `own`."""
+    slots = min_u32(uint32(lane & uint32(15)), uint32(turns * 4 - 1))
+    top = warp_max_s32(int32(load_shared_u32(uint32(maxima + slots * 4))))
+    total, result = float32(0), (float32(0), float32(0), float32(0), float32(0))
+    for turn in range(4):
+        if some(uint32(turn) >= turns):
+            continue
+        four = load_shared_u32x4(uint32(maxima + turn * 16))
+        totals = load_shared_f32x4(uint32(sums + turn * 16))
+        for c in range(4):
+            weight = two_to(int32(int32(four[c]) - top))
+            values = load_shared_f32x4(uint32(outs + (turn * 4 + c) * (stride * 4) + own * 16))
+            total = fma(weight, totals[c], total)
+            result = axpy_4(result, weight, values)
     return s32_to_f32(top), total, result

@@ -19,11 +19,16 @@ from fusec.codegen.cuda.device import (
     load_f32,
     load_f32x2,
     load_f32x4,
+    load_shared_f32x2,
+    load_shared_f32x4,
+    map_shared,
     max_f32,
     min_u32,
     mul_u32,
     select_f32,
     select_u32,
+    send_f32x2_if,
+    send_f32x4_if,
     store_f32_if,
     store_f32x2_if,
 )
@@ -80,6 +85,38 @@ def fold_four(state, span):
 
 
 @inline
+def divided(state):
+    """A quad of the attention: weighted values over weights."""
+    values, inverse = state[2], reciprocal(state[1])
+    return values[0] * inverse, values[1] * inverse, values[2] * inverse, values[3] * inverse
+
+
+@inline
+def give_span(values, pairs, mailbox, span, spans, quads, state, live, thread):
+    """Send a span's state to every block of the cluster; a thread has one quad of it.
+
+    `values` and `pairs`, [spans, quads] and [spans] in shared memory, and the mailbox that counts
+    them have the same place in all blocks. A span that is not `live` has the `top` of none.
+    """
+    top, total, x = state
+    top = select_f32(live, top, NOTHING)
+    place = uint32(values + (span * quads + min_u32(thread, uint32(quads - 1))) * 16)
+    for rank in range(spans):
+        to, counted = map_shared(place, uint32(rank)), map_shared(mailbox, uint32(rank))
+        send_f32x4_if(to, x[0], x[1], x[2], x[3], counted, thread < uint32(quads))
+    rank = min_u32(thread, uint32(spans - 1))
+    to, counted = map_shared(uint32(pairs + span * 8), rank), map_shared(mailbox, rank)
+    send_f32x2_if(to, top, total, counted, thread < uint32(spans))
+
+
+@inline
+def taken(values, pairs, quads, span, own):
+    """A span's state as `give_span` sent it, for quad `own`."""
+    top, total = load_shared_f32x2(uint32(pairs + span * 8))
+    return top, total, load_shared_f32x4(uint32(values + (span * quads + own) * 16))
+
+
+@inline
 def load_span(partials, pair, j, span, last, heads, n, wide):
     """A span's (top, sum of weights, elements j to j + 3), or j four times, unless `wide`.
 
@@ -112,8 +149,7 @@ def combined(partials, last, j, heads, head_dim, spans, wide):
         c = load_span(partials, pair, j, uint32(first + 2), last, heads, n, wide)
         d = load_span(partials, pair, j, uint32(first + 3), last, heads, n, wide)
         state = fold_four(fold_four(fold_four(fold_four(state, a), b), c), d)
-    found, inverse = state[2], reciprocal(state[1])
-    return found[0] * inverse, found[1] * inverse, found[2] * inverse, found[3] * inverse
+    return divided(state)
 
 
 @inline

@@ -88,6 +88,23 @@ def only(condition, value):
 
 
 @inline
+def only_quad(condition, x):
+    """The quad where the condition holds, else zeros."""
+    return (
+        only(condition, x[0]),
+        only(condition, x[1]),
+        only(condition, x[2]),
+        only(condition, x[3]),
+    )
+
+
+@inline
+def plus(a, b):
+    """Two quads, element by element."""
+    return a[0] + b[0], a[1] + b[1], a[2] + b[2], a[3] + b[3]
+
+
+@inline
 def normed(x, inverse, weight):
     """A quad of an RMS norm."""
     return (
@@ -112,9 +129,9 @@ def add_across(s, distance):
 
 @inline
 def warp_sum(s):
-    """The sum over the warp's lanes, in every lane: distances 16, 8, 4, 2, 1."""
-    s = add_across(add_across(s, uint32(16)), uint32(8))
-    return add_across(add_across(add_across(s, uint32(4)), uint32(2)), uint32(1))
+    """The sum over the warp's lanes, in every lane: distances 1, 2, 4, 8, 16."""
+    s = add_across(add_across(s, uint32(1)), uint32(2))
+    return add_across(add_across(add_across(s, uint32(4)), uint32(8)), uint32(16))
 
 
 @inline
@@ -278,6 +295,13 @@ def store_floats(x, i, count, floats):
     """Write quad i of `count` as it is."""
     where = uint32(floats + i * 16)
     store_shared_f32x4_if(where, x[0], x[1], x[2], x[3], i < uint32(count))
+
+
+@inline
+def keep_quad(out, x, i, n, here):
+    """`store_quad` by some threads only, of an n that is a multiple of four."""
+    live = here & (i < uint32(n // 4))
+    store_f32x4_if(at(out, uint32(i * 4)), x[0], x[1], x[2], x[3], live)
 
 
 @inline

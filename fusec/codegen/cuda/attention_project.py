@@ -1,0 +1,98 @@
+"""Attention and its output projection in one kernel: a block for each span of each head.
+
+The blocks of a head are a cluster. Each finds the sums of its span, as `attention_spans` does, and
+sends them to all blocks of the cluster, through shared memory. Then each puts the spans together in
+order, like the others, and multiplies the head's attention by its share of the head's columns (see
+`projection`). A block whose span lies behind the position does everything but attend.
+
+What is sent is counted where it arrives, in a mailbox (an mbarrier of the PTX ISA), which needs no
+fence, unlike a barrier of the cluster. Nobody leaves before all spans have arrived, so no block is
+sent anything when it has left.
+"""
+
+from __future__ import annotations
+
+from fusec.codegen.cuda.attention import Attention, quotient
+from fusec.codegen.cuda.projection import Projection
+from fusec.codegen.cuda.scope import Scope
+from fusec.codegen.cuda.shape import CHUNK, SPAN, WARP
+from fusec.ir.graph import Node
+
+HELD = 80  # registers that a lane may fill with keys, values and the projection's weights
+
+
+class ProjectedAttention(Attention):
+    """One segment of role 'heads', alone in its kernel."""
+
+    def __init__(self, scope: Scope, node: Node, waits: bool) -> None:
+        self.projection = Projection(scope, node)
+        super().__init__(scope, node, waits, HELD - self.projection.registers)
+        self.spans, self.quads = self.projection.spans, self.head_dim // 4
+        if self.spans > 1:
+            self.values = scope.shared("values", 4 * self.spans * self.head_dim)
+            self.pairs = scope.shared("pairs", 8 * self.spans)
+            self.mailbox = scope.shared("mailbox", 8)
+
+    def emit(self, first: str) -> None:
+        """The blocks from `first` on."""
+        w, projection = self.w, self.projection
+        w.line(f"unit = uint32(block - {first})" if first != "0" else "unit = block")
+        w.line(f"n = uint32(load_u32({self.scope.pointers[self.pos.name]}) + uint32(1))")
+        w.line(f"head = uint32(unit // uint32({self.spans}))")
+        w.line(f"span = uint32(unit - head * {self.spans})")
+        if self.spans > 1:
+            nbytes = self.spans * (4 * self.head_dim + 8)
+            w.line(f"mailbox_open({self.mailbox}, uint32({nbytes}), thread == uint32(0))")
+            w.line("cluster_arrive()")
+        projection.load()
+        self._extent()
+        self._place()
+        projection.decode()
+        if self.spans > 1:
+            w.line("cluster_wait()", "all mailboxes are open")
+        if self.waits and self.held:  # otherwise registers are dearer than finding addresses again
+            self.scope.hold()
+        with w.block("if some(warp < uint32(turns * 4)):"):
+            self._chunk()
+        if self.waits:
+            with w.block("else:"):
+                self.scope.wait()
+        w.line("barrier()")
+        if self.waits:
+            self.scope.behind_barrier()
+        self._attended()
+        w.line("barrier()")
+        projection.finish()
+
+    def _extent(self) -> None:
+        """How many positions the span has, if any, and where this warp's chunk of them begins."""
+        w = self.w
+        w.line(f"begin = uint32(span * {SPAN})")
+        w.line("live = begin < n")
+        w.line(f"left = select_u32(live, min_u32(uint32(n - begin), uint32({SPAN})), uint32(0))")
+        w.line(f"turns = {quotient('left', 4 * CHUNK)}")
+        w.line(f"start = uint32(begin + warp * {CHUNK})")
+
+    def _attended(self) -> None:
+        """The head's attention in fixed point, from the chunks of all spans."""
+        w, quads = self.w, self.quads
+        w.line(f"own = min_u32(thread, uint32({quads - 1}))", "quad of the head")
+        mine = f"if some(thread < uint32({-(-quads // WARP) * WARP})):"
+        with w.block(mine):
+            given = f"{self.maxima}, {self.sums}, {self.outs}, {self.stride}"
+            w.line(f"state = fold_quads({given}, uniform(turns), own, lane)")
+            if self.spans == 1:
+                self.projection.store_digits("divided(state)")
+                return
+            given = f"{self.values}, {self.pairs}, {self.mailbox}, span, {self.spans}, {quads}"
+            w.line(f"give_span({given}, state, live, thread)")
+        w.line(f"last = uniform(uint32(uint32(n - uint32(1)) // uint32({SPAN})))")
+        w.line(f"mailbox_wait({self.mailbox})")
+        with w.block(mine):
+            for s in range(self.spans):
+                w.line(f"span{s} = taken({self.values}, {self.pairs}, {quads}, {s}, own)")
+            w.line("state = span0")
+            for s in range(1, self.spans):
+                with w.block(f"if some(last >= uint32({s})):"):
+                    w.line(f"state = fold_four(state, span{s})")
+            self.projection.store_digits("divided(state)")

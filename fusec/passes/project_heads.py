@@ -1,0 +1,147 @@
+"""The blocks that attend multiply what they made by their columns of the output matrix.
+
+    %a.spans = attention_spans(%q, $k', $v', %pos)
+    %a = attention_combine(%a.spans, %pos)
+    %z = fused matvec_residual(%a, @w, %r)
+                    =>     %z.parts = attention_project(%q, $k', $v', %pos, @w)
+                           %z = add_parts(%z.parts, %r)
+
+A product is linear in its vector: w @ a is the sum over heads of w's columns of a head times that
+head's attention. So one launch makes these parts, and whoever reads all of %z adds them up on the
+way. No sum changes its order, if the target adds a row up as a tree in which each head is a branch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fusec.ir.graph import Graph, Node, Value
+from fusec.ir.ops import infer
+from fusec.ir.target import HeadSums, Target
+from fusec.passes.cost import NORMS
+from fusec.passes.fuse import Refusal
+from fusec.passes.rules.parts_norm_matvec import READERS
+
+
+@dataclass(frozen=True)
+class ProjectHeads:
+    """The pass. It runs behind `split-attention`."""
+
+    name: str = "project-heads"
+    equation: str = (
+        "attention_spans -> attention_combine -> matvec_residual => attention_project -> add_parts"
+    )
+
+    def run(self, graph: Graph, target: Target) -> tuple[Graph, int, tuple[Refusal, ...]]:
+        """The graph with every output projection among the heads that may be there."""
+        made: dict[str, tuple[Node, ...]] = {}
+        refused = []
+        for node in graph.nodes:
+            if node.op != "attention_combine":
+                continue
+            if reason := why_not(graph, node, target):
+                refused.append(Refusal(self.equation, (node.name,), reason))
+                continue
+            (product,) = graph.users[node.name]
+            spans = graph.producers[node.inputs[0].name]
+            parts, total = project(spans, product)
+            made |= {spans.name: (parts,), node.name: (), product.name: (total,)}
+        nodes = [new for node in graph.nodes for new in made.get(node.name, (node,))]
+        return graph.replace_nodes(nodes), len(made) // 3, tuple(refused)
+
+
+def why_not(graph: Graph, combine: Node, target: Target) -> str | None:
+    """The reason a projection must stay apart from its attention, or None if it may move."""
+    if target.head_sums is None:
+        return f"no sums by heads: {target.name} has no clusters of blocks"
+    if reason := _other_users(graph, combine):
+        return reason
+    (product,) = graph.users.get(combine.name, (combine,))
+    if product.kind != "matvec_residual" or _parts_of(product)[0].inputs[0] != combine.outputs[0]:
+        return f"no projection: expected a matvec_residual to multiply {combine.name}"
+    return (
+        _no_sum(graph, combine, product)
+        or _unfit(graph.producers[combine.inputs[0].name], product, target.head_sums)
+        or _homeless(graph, product.outputs[0])
+    )
+
+
+def project(spans: Node, product: Node) -> tuple[Node, Node]:
+    """Attention with its projection, and the sum under the name it had."""
+    matvec, residual, total = _parts_of(product)
+    assert residual is not None
+    inputs = (*spans.inputs, matvec.inputs[1])
+    draft = Node("attention_project", inputs, (Value(_name(total), "f32", ()),), spans.attrs)
+    ((dtype, shape),) = infer(draft)
+    parts = Value(_name(total), dtype, shape)
+    return (
+        Node(draft.op, inputs, (parts,), spans.attrs),
+        Node("add_parts", (parts, residual), (total,)),
+    )
+
+
+def _other_users(graph: Graph, combine: Node) -> str | None:
+    """The attention must be one that is split, and nobody else may read it."""
+    partials = combine.inputs[0].name
+    if partials not in graph.producers or graph.producers[partials].op != "attention_spans":
+        return f"no attention: {partials} is not made by attention_spans"
+    for name in (partials, combine.name):
+        if name in graph.needed:
+            return f"a second user: {name} is an output of the graph"
+        if len(users := graph.users.get(name, ())) > 1:
+            return f"a second user: {name} is also read by {users[-1].name}"
+    return None
+
+
+def _no_sum(graph: Graph, combine: Node, product: Node) -> str | None:
+    """What is wrong with the residual, or with the name of the parts."""
+    _, residual, total = _parts_of(product)
+    if residual is None or residual.is_weight or residual == combine.outputs[0]:
+        return f"no residual: expected another activation to be added to {product.name}"
+    if _name(total) in graph.producers or _name(total) in {v.name for v in graph.inputs}:
+        return f"a name is taken: {_name(total)}"
+    return None
+
+
+def _unfit(spans: Node, product: Node, sums: HeadSums) -> str | None:
+    """What is wrong with the sizes or the format."""
+    matvec, _, _ = _parts_of(product)
+    weight, heads, count = matvec.inputs[1], int(spans["heads"]), int(spans["spans"])
+    rows, columns = weight.shape
+    branch, rest = divmod(columns // heads, sums.block)
+    reasons = {
+        f"a factor of the whole matrix: {weight.name} has one": len(matvec.inputs) > 2,
+        f"no blocks of {sums.block}: {weight.name} is {weight.dtype}": (
+            weight.dtype not in sums.formats
+        ),
+        f"too many spans: {count}, of which {sums.cluster} can exchange": count > sums.cluster,
+        f"no branches of a sum: heads of {columns // heads} in blocks of {sums.block}": (
+            rest or branch & (branch - 1)
+        ),
+        f"too long a row: {heads * branch} blocks for {sums.lanes} lanes": (
+            heads * branch > sums.lanes
+        ),
+        f"rows that are no quads: {weight.name} has {rows}": rows % 4,
+        f"too many weights: {rows * branch} blocks for a head, whose thread blocks hold "
+        f"{count * sums.held}": rows * branch > count * sums.held,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def _homeless(graph: Graph, total: Value) -> str | None:
+    """Adding the parts up must cost no launch of its own."""
+    for user in graph.users.get(total.name, ()):
+        if user.kind in READERS and any(total in n.inputs for n in user.ops if n.op in NORMS):
+            return None
+    return f"nobody to add the parts up: expected one of {', '.join(READERS)} to read {total.name}"
+
+
+def _parts_of(product: Node) -> tuple[Node, Value | None, Value]:
+    """The matvec of a matvec_residual, what else is added to it, and their sum."""
+    matvec, add = product.ops
+    residual = next((v for v in add.inputs if v.name != matvec.name), None)
+    return matvec, residual, add.outputs[0]
+
+
+def _name(total: Value) -> str:
+    return f"{total.name}.parts"

@@ -1,0 +1,16 @@
+"""The parts of a projection are added up, with the residual, by every block that reads the sum.
+
+%z = add_parts(%z.parts, %r)
+%h = fused norm_swiglu(%z, ...)    =>     %z, %h = fused parts_norm_matvec(%z.parts, %r, ...)
+
+The residual behind the feed-forward network reads %z as well, so it is still written, by one block.
+"""
+
+from fusec.passes.rule import Rule, pattern
+
+READERS = ("norm_matvec", "norm_swiglu")
+
+RULE = Rule(
+    "add_parts -> norm_matvec => parts_norm_matvec",
+    pattern("sum -> products", kept="sum", sum="add_parts", products=" ".join(READERS)),
+)

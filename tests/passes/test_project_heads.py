@@ -1,0 +1,205 @@
+"""The output projection among the heads: what the pass makes, what it keeps, what it leaves."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from fusec.errors import FusecError
+from fusec.ir import Builder, Reference
+from fusec.ir.ops import OPS
+from fusec.passes.fuse import Fuse
+from fusec.passes.lower import lower
+from fusec.passes.pipeline import passes_of, run_passes
+from fusec.passes.project_heads import ProjectHeads
+from fusec.passes.rules import matvec_residual, norm_matvec
+from tests.graphs import Types, llama_graph, weights_for
+from tests.targets import AMPERE, ANY, HOPPER
+
+RANDOM = np.random.default_rng(4)
+SUMS = HOPPER.head_sums
+FLOATS = replace(HOPPER, head_sums=replace(SUMS, formats=frozenset({"f32"})))
+"""The pass does not care what a format is, and the reference reads floats."""
+
+
+def block(
+    heads=2, head_dim=32, rows=64, matrix="iq4_nl", context=600, residual="x", reader="norm",
+    also="", taken="", factor=False, source="spans",
+):  # fmt: skip
+    """Attention split already, its projection with a residual, and who reads the sum."""
+    b, n = Builder("g"), heads * head_dim
+    q, pos, x = b.input("q", (1, n)), b.input("pos", (1,), "i32"), b.input("x", (1, rows))
+    if taken:
+        b.input(taken, (1, 1))
+    k, v = (b.state(name, (context, 1, head_dim), "f16") for name in "kv")
+    sizes = {"heads": heads, "span": 256, "spans": -(-context // 256)}
+    spans = b.input("spans", (1, sizes["spans"] * (n + 2 * heads)))
+    if source == "spans":
+        spans = b.attention_spans(q, k, v, pos, kv_heads=1, scale=0.2, name="s", **sizes)
+    a = b.attention_combine(spans, pos, name="a", **sizes)
+    w = b.weight("w", (rows, n), matrix)
+    y = b.matvec(a, w, *([b.weight("f", (1,))] if factor else []), name="y")
+    others = {"x": x, "weight": b.weight("r", (rows,)), "itself": y, "attention": a}
+    outputs = []
+    if residual:
+        y = b.add(y, others[residual], name="z")
+    if reader == "norm":
+        norm = b.rms_factors(y, b.weight("g", (rows,)), eps=1e-5)
+        outputs.append(b.matvec(norm, b.weight("u", (8, rows)), name="h"))
+    outputs.append(b.silu(y, name="t"))
+    for name, value in {"spans": spans, "a": a}.items():
+        if name in also.split():
+            outputs.append(value if "output" in also else b.silu(value, name="other"))
+    graph = b.build(*outputs)
+    for rule in (matvec_residual.RULE, norm_matvec.RULE):
+        graph = Fuse(rule).run(graph, ANY)[0]
+    return graph
+
+
+def reasons(graph, target=HOPPER):
+    after, hits, refused = ProjectHeads().run(graph, target)
+    assert (after == graph) == (hits == 0)
+    return hits, [r.reason for r in refused]
+
+
+# --- what it makes -------------------------------------------------------------------------------
+
+
+def test_three_nodes_become_two():
+    graph, hits, refused = ProjectHeads().run(block(), HOPPER)
+    assert (hits, refused) == (1, ())
+    attention, total = graph.nodes[:2]
+    assert (attention.op, attention.name) == ("attention_project", "%z.parts")
+    assert [v.name for v in attention.inputs] == ["%q", "$k", "$v", "%pos", "@w"]
+    assert attention.outputs[0].shape == (1, 2 * 64)
+    assert (attention["span"], attention["spans"]) == (256, 3)
+    assert (total.op, total.name) == ("add_parts", "%z")
+    assert [v.name for v in total.inputs] == ["%z.parts", "%x"]
+
+
+def test_a_layer_is_four_launches():
+    for target, forward in ((HOPPER, 121), (AMPERE, 151)):
+        graph = llama_graph(layers=30, heads=2, kv_heads=1)
+        plan = lower(run_passes(graph, passes_of(3), target)[-1].graph, "any", 3)
+        assert plan.dispatches["forward"] == forward
+
+
+def test_a_model_keeps_its_meaning():
+    graph = llama_graph(types=Types("f32"), context=300, heads=2, kv_heads=1)
+    stages = run_passes(graph, passes_of(3), FLOATS)
+    kinds = [node.kind for node in stages[-1].graph.nodes]
+    assert kinds.count("attention_project") == kinds.count("parts_norm_matvec") == 2
+    weights = weights_for(graph)
+    caches = {s.name: RANDOM.standard_normal(s.shape) for s in graph.states}
+    results = []
+    for stage in (stages[0], stages[-1]):
+        checked = Reference(stage.graph, weights)
+        checked.states |= {name: values.copy() for name, values in caches.items()}
+        results.append(checked.step(token=np.array([3]), pos=np.array([280]))["logits"])
+    assert np.abs(results[1] - results[0]).max() < 1e-12 * np.abs(results[0]).max()
+
+
+def test_the_parts_are_written_where_nobody_takes_them_in():
+    graph = llama_graph(layers=1, heads=2, kv_heads=1)
+    rules = ["parts-norm-matvec"]
+    kinds = {n.kind for n in run_passes(graph, passes_of(3, disable=rules), HOPPER)[-1].graph.nodes}
+    assert {"attention_project", "add_parts", "norm_swiglu"} <= kinds
+
+
+# --- what it leaves alone ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", [ANY, AMPERE], ids=lambda t: t.name)
+def test_a_target_without_clusters(target):
+    assert reasons(block(), target) == (
+        0, [f"no sums by heads: {target.name} has no clusters of blocks"],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"source": ""}, "no attention: %spans is not made by attention_spans"),
+        ({"also": "spans"}, "a second user: %s is also read by %other"),
+        ({"also": "a"}, "a second user: %a is also read by %other"),
+        ({"also": "spans output"}, "a second user: %s is an output of the graph"),
+        ({"also": "a output"}, "a second user: %a is an output of the graph"),
+        ({"residual": ""}, "no projection: expected a matvec_residual to multiply %a"),
+        ({"residual": "weight"}, "no residual: expected another activation to be added to %z"),
+        ({"residual": "itself"}, "no residual: expected another activation to be added to %z"),
+        ({"residual": "attention"}, "no residual: expected another activation to be added to %z"),
+        ({"taken": "z.parts"}, "a name is taken: %z.parts"),
+        ({"factor": True}, "a factor of the whole matrix: @w has one"),
+        ({"matrix": "f16"}, "no blocks of 32: @w is f16"),
+        ({"context": 2049}, "too many spans: 9, of which 8 can exchange"),
+        ({"head_dim": 16}, "no branches of a sum: heads of 16 in blocks of 32"),
+        ({"head_dim": 96}, "no branches of a sum: heads of 96 in blocks of 32"),
+        ({"heads": 33}, "too long a row: 33 blocks for 32 lanes"),
+        ({"rows": 66}, "rows that are no quads: @w has 66"),
+        (
+            {"rows": 6148},
+            "too many weights: 6148 blocks for a head, whose thread blocks hold 6144",
+        ),
+        (
+            {"reader": ""},
+            "nobody to add the parts up: expected one of norm_matvec, norm_swiglu to read %z",
+        ),
+    ],
+    ids=str,
+)
+def test_a_reason_to_leave_it(change, reason):
+    assert reasons(block(**change)) == (0, [reason])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"context": 2048},
+        {"head_dim": 128},
+        {"heads": 32},
+        {"rows": 6144},
+        {"rows": 68},
+        {"matrix": "q4_0"},
+    ],
+    ids=str,
+)
+def test_right_at_the_edge_it_applies(change):
+    assert reasons(block(**change)) == (1, [])
+
+
+# --- the ops -------------------------------------------------------------------------------------
+
+
+def test_the_parts_and_the_residual_are_the_projection():
+    q = RANDOM.standard_normal((3, 32))
+    k, v = RANDOM.standard_normal((2, 70, 2, 8))
+    w, x = RANDOM.standard_normal((20, 32)), RANDOM.standard_normal((3, 20))
+    pos = np.array([0, 31, 65])
+    given = {"heads": 4, "kv_heads": 2, "scale": 0.7}
+    wanted = x + OPS["attention"].reference(q, k, v, pos, **given) @ w.T
+    parts = OPS["attention_project"].reference(q, k, v, pos, w, span=32, spans=3, **given)
+    assert parts.shape == (3, 4 * 20)
+    assert np.abs(OPS["add_parts"].reference(parts, x) - wanted).max() < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("shape", "change", "message"),
+    [
+        ((20, 64), {}, r"expected w: \[rows, 32\], found f32\[20, 64\]"),
+        ((20, 32), {"spans": 2}, "spans that hold 600 positions, found 2"),
+        ((20, 32), {"heads": 3}, "heads a multiple of kv_heads, found 3 and 2"),
+    ],
+)
+def test_operands_of_the_projection(shape, change, message):
+    b = Builder("g")
+    q, pos = b.input("q", (1, 32)), b.input("pos", (1,), "i32")
+    k, v = (b.state(x, (600, 2, 8), "f16") for x in "kv")
+    given = {"heads": 4, "kv_heads": 2, "scale": 1.0, "span": 256, "spans": 3} | change
+    with pytest.raises(FusecError, match=message):
+        b.attention_project(q, k, v, pos, b.weight("w", shape), **given)
+
+
+def test_parts_must_be_whole_vectors():
+    b = Builder("g")
+    with pytest.raises(FusecError, match=r"expected parts: f32\[1, heads \* 8\], found f32\[1, 20"):
+        b.add_parts(b.input("parts", (1, 20)), b.input("x", (1, 8)))
