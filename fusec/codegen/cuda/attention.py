@@ -45,7 +45,8 @@ class Attention:
         self.parts = -(-self.pieces // 8)
         self.stride = self.parts * 8 * self.piece  # floats of a chunk's result
         words = self.piece if self.v.dtype == "f32" else self.piece // 2
-        self.held = 2 * self.parts * ROWS * words <= held
+        self.rows_held = 2 * self.parts * ROWS * words
+        self.held = self.rows_held <= held
         self.waits = waits and scope.overlaps
         self.early = self.waits and self.split and self.held
         self.maxima = scope.shared("maxima", 4 * CHUNKS)

@@ -19,6 +19,10 @@ from fusec.codegen.cuda.shape import CHUNK, SPAN, WARP
 from fusec.ir.graph import Node
 
 HELD = 80  # registers that a lane may fill with keys, values and the projection's weights
+FEW, REGISTERS = 60, 80
+"""Where those are few, a thread is kept to registers that leave room for a block of the launch in
+front on the same multiprocessor: 8 warps with 96 registers a thread, of 65,536 in all. Otherwise
+blocks would not be there to load their weights before that launch ends."""
 
 
 class ProjectedAttention(Attention):
@@ -27,6 +31,8 @@ class ProjectedAttention(Attention):
     def __init__(self, scope: Scope, node: Node, waits: bool) -> None:
         self.projection = Projection(scope, node)
         super().__init__(scope, node, waits, HELD - self.projection.registers)
+        if self.rows_held + self.projection.registers <= FEW:
+            scope.registers = REGISTERS
         self.spans, self.quads = self.projection.spans, self.head_dim // 4
         if self.spans > 1:
             self.values = scope.shared("values", 4 * self.spans * self.head_dim)
@@ -51,7 +57,7 @@ class ProjectedAttention(Attention):
         if self.spans > 1:
             w.line("cluster_wait()", "all mailboxes are open")
         if self.waits and self.held:  # otherwise registers are dearer than finding addresses again
-            self.scope.hold()
+            self.scope.hold(self.q, self.node.outputs[0])
         with w.block("if some(warp < uint32(turns * 4)):"):
             self._chunk()
         if self.waits:

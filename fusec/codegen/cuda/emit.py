@@ -7,7 +7,7 @@ do the same. Weights are loaded before anything that another kernel made.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ from fusec.codegen.cuda.elements import Elements, Indices
 from fusec.codegen.cuda.imports import format_functions, import_lines
 from fusec.codegen.cuda.matvec import Matvec
 from fusec.codegen.cuda.prologue import Prologue
-from fusec.codegen.cuda.scope import HOLD, WAIT, Scope
+from fusec.codegen.cuda.scope import HOLD, SHARED, WAIT, Scope
 from fusec.codegen.cuda.shape import plan, units, why_not
 from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.errors import FusecError
@@ -124,12 +124,16 @@ class _Emitter:
                 kernel.line(f"# {name}: {what}")
             kernel.line("thread, block = thread_index(), block_index()")
             kernel.line("lane, warp = uint32(thread & uint32(31)), uint32(thread >> uint32(5))")
-            for line in self.scope.declarations:
-                kernel.line(line)
+            for line in (self.scope.declaration, *self.scope.places):
+                if line:
+                    kernel.line(line)
             for line in body.text.splitlines():
-                if line in (WAIT, HOLD):
-                    self._hold(kernel)
-                if line != HOLD:
+                if line == WAIT:
+                    bound = (v for v in parameters(self.region) if not v.is_weight)
+                    self._hold(kernel, [self.scope.pointers[v.name] for v in bound])
+                if line.startswith(f"{HOLD}("):
+                    self._hold(kernel, line[len(HOLD) + 1 : -1].split(", "))
+                else:
                     kernel.line(line)
         geometry = self.geometry
         clusters = f", {geometry.cluster} blocks a cluster" if geometry.cluster > 1 else ""
@@ -148,18 +152,20 @@ class _Emitter:
             geometry.min_blocks,
             geometry.grid,
             geometry.cluster,
+            self.scope.registers,
         )
 
-    def _hold(self, w: Writer) -> None:
+    def _hold(self, w: Writer, pointers: Iterable[str]) -> None:
         """Addresses that are used behind the wait are in registers before it."""
-        pointers = [self.scope.pointers[v.name] for v in parameters(self.region) if not v.is_weight]
-        shared = [line.split(" = ")[0] for line in self.scope.declarations]
         w.line("nothing = zero()")
         for name in pointers:
             w.line(f"{name} = at({name}, nothing)")
-        for name in shared:
-            w.line(f"{name} = uint32({name} + nothing)")
-        words = [*(f"low_word({name})" for name in pointers), *shared]
+        words = [f"low_word({name})" for name in pointers]
+        if places := self.scope.places:
+            w.line(f"{SHARED} = uint32({SHARED} + nothing)")
+            for line in places:
+                w.line(line)
+            words.append(SHARED)
         w.line(f"settle({' ^ '.join(words)})")
 
     # --- segments that are alike -----------------------------------------------------------------

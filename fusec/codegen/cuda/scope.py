@@ -9,12 +9,17 @@ from fusec.ir.tables import tables_of
 from fusec.writer import Writer
 
 WAIT = "griddep_wait()"
-HOLD = "hold()"
+HOLD = "hold"
+SHARED = "shared"
+ALIGNMENT = 16  # bytes: of what a lane stores or loads at most
 POINTERS = {"f32": "f32*", "f16": "u16*", "i32": "u32*"}
 
 
 class Scope:
-    """One emission. `pointers`: value name -> the variable that points to its memory."""
+    """One emission. `pointers`: value name -> the variable that points to its memory.
+
+    `registers`: as many as a thread may have; 0 leaves it to the geometry.
+    """
 
     def __init__(self, region: Graph, geometry: Geometry, overlaps: bool = False) -> None:
         self.region, self.geometry, self.overlaps = region, geometry, overlaps
@@ -36,7 +41,9 @@ class Scope:
             self.tables[table] = f"table{len(self.tables)}"
             self.signature.append("f32*")
             self.arguments.append((self.tables[table], table))
-        self._shared: list[str] = []
+        self.registers = 0
+        self._shared: dict[str, int] = {}  # variable -> where in shared memory
+        self._shared_bytes = 0
 
     def wait(self) -> None:
         """Behind this, what the launch in front made may be read."""
@@ -45,10 +52,13 @@ class Scope:
             self.w.line(WAIT)
         self._release("wait")
 
-    def hold(self) -> None:
-        """Mark where a wait comes next that is inside a branch."""
+    def hold(self, *values: Value) -> None:
+        """Have the addresses of values in registers, and that of shared memory.
+
+        Where a wait is inside a branch, this comes before it.
+        """
         if self.overlaps:
-            self.w.line(HOLD)
+            self.w.line(f"{HOLD}({', '.join(self.pointers[v.name] for v in values)})")
 
     def behind_barrier(self) -> None:
         """The first barrier behind the wait, or the wait itself where there is none."""
@@ -62,13 +72,19 @@ class Scope:
     def shared(self, prefix: str, nbytes: int) -> str:
         """A variable with the address of new shared memory, declared at the kernel's start."""
         name = f"{prefix}{sum(line.startswith(prefix) for line in self._shared)}"
-        self._shared.append(f"{name} = shared_bytes({nbytes})")
+        self._shared[name] = self._shared_bytes
+        self._shared_bytes += -(-nbytes // ALIGNMENT) * ALIGNMENT
         return name
 
     @property
-    def declarations(self) -> tuple[str, ...]:
-        """The lines that reserve shared memory."""
-        return tuple(self._shared)
+    def declaration(self) -> str:
+        """The line that reserves shared memory; empty where there is none."""
+        return f"{SHARED} = shared_bytes({self._shared_bytes})" if self._shared else ""
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The lines that say what lies where in it: one address in a register serves all."""
+        return tuple(f"{name} = uint32({SHARED} + {at})" for name, at in self._shared.items())
 
 
 def identifier(value: Value) -> str:

@@ -36,8 +36,8 @@ class CudaKernel:
     `source` is a Python module that defines the function `name`; `signature` types its arguments:
     `f32* u64* u32* u16* u8*` for pointers, `f32 u32 s32 u64` for scalars. `threads` is the block
     size the kernel is launched with, `min_blocks` how many blocks should fit one multiprocessor;
-    together they bound the registers. `grid`: how many blocks it is launched with, of which each
-    `cluster` in a row exchange through shared memory.
+    together they bound the registers, unless `registers` does, where it is not 0. `grid`: how many
+    blocks it is launched with, of which each `cluster` in a row exchange through shared memory.
     """
 
     name: str
@@ -47,6 +47,7 @@ class CudaKernel:
     min_blocks: int = 1
     grid: int = 1
     cluster: int = 1
+    registers: int = 0
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def _to_ptx(kernel: CudaKernel, arch: Arch, path: str) -> str:
     kernel_fixup(entry, False)
     nvvm.set_launch_bounds(entry, (kernel.threads, kernel.min_blocks))
     (ptx,) = library.get_asm_strs(cc=arch.cc)
-    return _clustered(canonical(ptx, symbol, kernel.name), kernel.cluster)
+    return _directed(canonical(ptx, symbol, kernel.name), kernel)
 
 
 def _load_function(kernel: CudaKernel, path: str) -> Callable[..., Any]:
@@ -131,12 +132,18 @@ def canonical(ptx: str, symbol: str, name: str) -> str:
     return re.sub(r"^//[^\n]*\n", "", ptx, flags=re.MULTILINE).lstrip("\n")
 
 
-def _clustered(ptx: str, cluster: int) -> str:
-    """The kernel with its cluster's size, so that no launch has to give it; libNVVM writes none."""
-    if cluster == 1:
-        return ptx
-    size = f".explicitcluster\n.reqnctapercluster {cluster}, 1, 1\n"
-    return re.sub(r"^\.maxntid[^\n]*\n", lambda found: found[0] + size, ptx, flags=re.MULTILINE)
+def _directed(ptx: str, kernel: CudaKernel) -> str:
+    """The kernel with the directives that libNVVM does not write.
+
+    With its cluster's size in the code, no launch has to give it.
+    """
+    if kernel.cluster > 1:
+        size = f".explicitcluster\n.reqnctapercluster {kernel.cluster}, 1, 1\n"
+        ptx = re.sub(r"^\.maxntid .*\n", lambda found: found[0] + size, ptx, flags=re.MULTILINE)
+    if kernel.registers:
+        most = f".maxnreg {kernel.registers}"
+        ptx = re.sub(r"^\.minnctapersm .*", most, ptx, flags=re.MULTILINE)
+    return ptx
 
 
 def _assemble(name: str, ptx: str, arch: Arch) -> Cubin:
