@@ -15,14 +15,17 @@ from __future__ import annotations
 from fusec.codegen.cuda.attention import Attention, quotient
 from fusec.codegen.cuda.projection import Projection
 from fusec.codegen.cuda.scope import Scope
-from fusec.codegen.cuda.shape import CHUNK, SPAN, WARP
+from fusec.codegen.cuda.shape import CHUNK, PROCESSORS, SPAN, WARP
 from fusec.ir.graph import Node
 
 HELD = 80  # registers that a lane may fill with keys, values and the projection's weights
-FEW, REGISTERS = 60, 80
-"""Where those are few, a thread is kept to registers that leave room for a block of the launch in
-front on the same multiprocessor: 8 warps with 96 registers a thread, of 65,536 in all. Otherwise
-blocks would not be there to load their weights before that launch ends."""
+BESIDES = 20  # registers for all else
+FEW, MOST = 64, 80
+"""Bounds on registers that leave room on a multiprocessor, which has 65,536, beside 16 warps: for
+12 warps with 80 each, as the launch behind has them, or for 8 with 96, as that in front. A block
+for which there is no room loads its weights when the launch in front of it has ended. With few
+blocks of attention, most of the GPU is free for the launch behind.
+"""
 
 
 class ProjectedAttention(Attention):
@@ -31,8 +34,9 @@ class ProjectedAttention(Attention):
     def __init__(self, scope: Scope, node: Node, waits: bool) -> None:
         self.projection = Projection(scope, node)
         super().__init__(scope, node, waits, HELD - self.projection.registers)
-        if self.rows_held + self.projection.registers <= FEW:
-            scope.registers = REGISTERS
+        most = FEW if 2 * scope.geometry.grid > PROCESSORS else MOST
+        if self.rows_held + self.projection.registers + BESIDES <= most:
+            scope.registers = most
         self.spans, self.quads = self.projection.spans, self.head_dim // 4
         if self.spans > 1:
             self.values = scope.shared("values", 4 * self.spans * self.head_dim)
