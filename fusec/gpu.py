@@ -63,6 +63,7 @@ def describe(
         name: {
             "arch": cubins[name].arch,
             "grid": kernel.grid,
+            "cluster": kernel.cluster,
             "threads": kernel.threads,
             "registers": cubins[name].registers,
             "spill_bytes": cubins[name].spill_stores + cubins[name].spill_loads,

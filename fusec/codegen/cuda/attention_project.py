@@ -53,7 +53,7 @@ class ProjectedAttention(Attention):
         if self.spans > 1:
             nbytes = self.spans * (4 * self.head_dim + 8)
             w.line(f"mailbox_open({self.mailbox}, uint32({nbytes}), thread == uint32(0))")
-            w.line("cluster_arrive()")
+            w.line("cluster_arrive_relaxed()")
         projection.load()
         self._extent()
         self._place()

@@ -257,8 +257,9 @@ ptx_op("atomic_add_u32", "atom.acq_rel.gpu.global.add.u32 $0, [$1], $2;", "u32",
        memory=True)  # fmt: skip
 ptx_op("atomic_max_u64", "atom.acq_rel.gpu.global.max.u64 $0, [$1], $2;", "u64", "ptr u64",
        memory=True)  # fmt: skip
-# what was written before is not seen by the others for it, which would take a fence
-ptx_op("cluster_arrive", "barrier.cluster.arrive.relaxed.aligned;", memory=True, since=90)
+ptx_op("cluster_arrive", "barrier.cluster.arrive.aligned;", memory=True, since=90)
+# does not show the others what was written before, which takes a fence
+ptx_op("cluster_arrive_relaxed", "barrier.cluster.arrive.relaxed.aligned;", memory=True, since=90)
 ptx_op("cluster_wait", "barrier.cluster.wait.aligned;", memory=True, since=90)
 ptx_op("map_shared", "mapa.shared::cluster.u32 $0, $1, $2;", "cluster", "shared u32", since=90)
 for _kind in ("u32", "f32"):

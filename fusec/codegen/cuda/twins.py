@@ -30,8 +30,8 @@ _ELEMENT = {"u8": "u1", "s8": "i1", "u16": "u2", "u32": "u4", "s32": "i4", "u64"
 CLUSTER_SHIFT = 24  # a mapped shared address has the rank plus one above it
 # lock step needs no synchronisation, and caches do not show
 _SILENT = (
-    *("barrier", "barrier_named", "warp_barrier", "cluster_arrive", "cluster_wait"),
-    *("mailbox_open", "mailbox_wait"),
+    *("barrier", "barrier_named", "warp_barrier", "cluster_arrive", "cluster_arrive_relaxed"),
+    *("cluster_wait", "mailbox_open", "mailbox_wait"),
     *("settle", "griddep_wait", "griddep_launch", "copy_async_commit", "copy_async_wait"),
     *("prefetch_l2", "prefetch_l2_bulk"),
 )

@@ -215,7 +215,7 @@ def test_the_cpu_target_has_no_kernel_for_it() -> None:
 
 EXCHANGE = """\
 from numba import float32, uint32
-from fusec.codegen.cuda.device import at, block_index, bits_f32, cluster_arrive, cluster_wait
+from fusec.codegen.cuda.device import at, block_index, cluster_arrive_relaxed, cluster_wait
 from fusec.codegen.cuda.device import load_shared_f32, mailbox_open, mailbox_wait, map_shared
 from fusec.codegen.cuda.device import send_f32x2_if, shared_bytes, store_f32, thread_index
 
@@ -224,7 +224,7 @@ def exchange(out):
     thread, block = thread_index(), block_index()
     room, mailbox = shared_bytes(256), shared_bytes(8)
     mailbox_open(mailbox, uint32({nbytes}), thread == uint32(0))
-    cluster_arrive()
+    cluster_arrive_relaxed()
     cluster_wait()
     other = uint32((block & uint32(1)) ^ uint32(1))
     value = float32(uint32(block * 100 + thread))
