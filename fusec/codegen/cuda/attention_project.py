@@ -86,7 +86,7 @@ class ProjectedAttention(Attention):
     def _attended(self) -> None:
         """The head's attention in fixed point, from the chunks of all spans."""
         w, quads = self.w, self.quads
-        w.line(f"own = min_u32(thread, uint32({quads - 1}))", "quad of the head")
+        w.line(f"own = uint32(thread & uint32({quads - 1}))", "quad of the head")
         mine = f"if some(thread < uint32({-(-quads // WARP) * WARP})):"
         with w.block(mine):
             given = f"{self.maxima}, {self.sums}, {self.outs}, {self.stride}"
@@ -95,10 +95,10 @@ class ProjectedAttention(Attention):
                 self.projection.store_digits("divided(state)")
                 return
             given = f"{self.values}, {self.pairs}, {self.mailbox}, span, {self.spans}, {quads}"
-            w.line(f"give_span({given}, state, live, thread)")
+            w.line(f"give_span({given}, {max(1, WARP // quads)}, own, state, live, thread)")
         w.line(f"last = uniform(uint32(uint32(n - uint32(1)) // uint32({SPAN})))")
-        w.line(f"mailbox_wait({self.mailbox})")
         with w.block(mine):
+            w.line(f"mailbox_wait({self.mailbox})")
             for s in range(self.spans):
                 w.line(f"span{s} = taken({self.values}, {self.pairs}, {quads}, {s}, own)")
             w.line("state = span0")

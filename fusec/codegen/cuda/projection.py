@@ -58,7 +58,7 @@ class Projection:
     @property
     def registers(self) -> int:
         """What a lane's weights fill."""
-        scales = self.fmt.group // 16 % 2 + 1  # one, or two for groups of 16
+        scales = 2 if self.fmt.group == 16 else 1
         return len(self.held) * (8 + scales * (1 + self.fmt.has_min))
 
     def load(self) -> None:

@@ -92,18 +92,22 @@ def divided(state):
 
 
 @inline
-def give_span(values, pairs, mailbox, span, spans, quads, state, live, thread):
-    """Send a span's state to every block of the cluster; a thread has one quad of it.
+def give_span(values, pairs, mailbox, span, spans, quads, at_once, own, state, live, thread):
+    """Send a span's state to every block of the cluster, to `at_once` of them at a time.
 
-    `values` and `pairs`, [spans, quads] and [spans] in shared memory, and the mailbox that counts
-    them have the same place in all blocks. A span that is not `live` has the `top` of none.
+    Each `quads` threads in a row have the whole state, a thread its quad `own`. `values` and
+    `pairs`, [spans, quads] and [spans] in shared memory, and the mailbox that counts them have the
+    same place in all blocks. A span that is not `live` has the `top` of none.
     """
     top, total, x = state
     top = select_f32(live, top, NOTHING)
-    place = uint32(values + (span * quads + min_u32(thread, uint32(quads - 1))) * 16)
-    for rank in range(spans):
-        to, counted = map_shared(place, uint32(rank)), map_shared(mailbox, uint32(rank))
-        send_f32x4_if(to, x[0], x[1], x[2], x[3], counted, thread < uint32(quads))
+    place = uint32(values + (span * quads + own) * 16)
+    group, all_lanes = uint32(thread // uint32(quads)), thread < uint32(quads * at_once)
+    for first in range(0, spans, at_once):
+        other = uint32(first + group)
+        rank = min_u32(other, uint32(spans - 1))
+        to, counted = map_shared(place, rank), map_shared(mailbox, rank)
+        send_f32x4_if(to, x[0], x[1], x[2], x[3], counted, all_lanes & (other < uint32(spans)))
     rank = min_u32(thread, uint32(spans - 1))
     to, counted = map_shared(uint32(pairs + span * 8), rank), map_shared(mailbox, rank)
     send_f32x2_if(to, top, total, counted, thread < uint32(spans))
