@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from fusec.errors import FusecError
-from fusec.models.synth import synthesize
+from fusec.models.synth import PRESETS, synthesize
 from fusec.runtime.cuda.driver import Driver
 
 
@@ -28,6 +29,14 @@ def gpu() -> None:
 @pytest.fixture(scope="session")
 def stories(shared_data: Path) -> Path:
     return shared_data / "stories260K.gguf"
+
+
+@pytest.fixture(scope="session")
+def projecting(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with heads that project what they attend to at -O3."""
+    sizes = {"width": 192, "heads": 3, "kv_heads": 1, "head_dim": 64, "rope_dims": 64}
+    config = replace(PRESETS["tiny"], layers=2, context=2048, **sizes)
+    return synthesize(config, tmp_path_factory.mktemp("models") / "projecting.gguf")
 
 
 @pytest.fixture(scope="session")

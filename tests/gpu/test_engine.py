@@ -66,6 +66,20 @@ def test_stories_levels_agree_too(stories, kv):
     check_levels(stories, IDS, kv)
 
 
+@pytest.mark.parametrize("context", [256, 600, 2048])
+@pytest.mark.parametrize("kv", sorted(BOUNDS))
+def test_projecting_attention_changes_no_byte(projecting, kv, context):
+    """One, three and eight spans; the last token of the longer prompt is in the second."""
+    ids = IDS if context == 256 else [*IDS] * 7
+    wanted = None
+    for level, eager in ((0, False), (3, False), (3, True)):
+        engine = load(projecting, level, kv=kv, context=context, eager=eager)
+        found = engine.logits(ids)
+        engine.close()
+        wanted = found if wanted is None else wanted
+        assert found.tobytes() == wanted.tobytes(), f"-O{level}, eager: {eager}"
+
+
 @pytest.mark.slow
 def test_a_full_size_model(smollm2):
     check_levels(smollm2, IDS[:24], "f16")
