@@ -114,6 +114,9 @@ class Attention:
         chunks = quotient(f"(n - span * {SPAN})", CHUNK)
         w.line(f"turns = {quotient(f'min_u32({chunks}, uint32({CHUNKS}))', 4)}")
         with w.block("if some(warp < uint32(turns * 4)):"):
+            self._older_rows()
+            if self.split and self.waits:
+                self.scope.wait()
             self._chunk()
         w.line("barrier()")
         if self.waits and self.split:
@@ -130,15 +133,16 @@ class Attention:
 
     # --- one chunk -------------------------------------------------------------------------------
 
+    def _older_rows(self) -> None:
+        """Loads of a chunk's keys and values that do not wait: all but the newest row."""
+        self.w.line("here = uint32(start + group)")
+        if self.early:  # the first token has no older row: it reads whatever is there, and again
+            self.w.line("last = uint32(max_u32(n, uint32(2)) - uint32(2))", "but for the newest")
+            self._keys_and_values()
+
     def _chunk(self) -> None:
         """One warp's 16 positions; group g has positions g, g + 4, ... of them."""
         w, parts = self.w, range(self.parts)
-        w.line("here = uint32(start + group)")
-        if self.early:  # the first token has no older row: it reads whatever is there, and again
-            w.line("last = uint32(max_u32(n, uint32(2)) - uint32(2))", "but for the newest")
-            self._keys_and_values()
-        if self.split and self.waits:
-            self.scope.wait()
         w.line("last = uint32(n - uint32(1))")
         for c in parts if self.held else ():
             self._query(c)

@@ -3,7 +3,8 @@
 The blocks of a head are a cluster. Each finds the sums of its span, as `attention_spans` does, and
 sends them to all blocks of the cluster, through shared memory. Then each puts the spans together in
 order, like the others, and multiplies the head's attention by its share of the head's columns (see
-`projection`). A block whose span lies behind the position does everything but attend.
+`projection`). A block whose span lies behind the position does everything but attend. As long as
+there is but one span, all blocks attend to it, and nothing is sent.
 
 What is sent is counted where it arrives, in a mailbox (an mbarrier of the PTX ISA), which needs no
 fence, unlike a barrier of the cluster. Nobody leaves before all spans have arrived, so no block is
@@ -57,16 +58,16 @@ class ProjectedAttention(Attention):
         projection.load()
         self._extent()
         self._place()
+        attends = "if some(warp < uint32(turns * 4)):"
+        with w.block(attends):
+            self._older_rows()
         projection.decode()
         if self.spans > 1:
             w.line("cluster_wait()", "all mailboxes are open")
-        if self.waits and self.held:  # otherwise registers are dearer than finding addresses again
-            self.scope.hold(self.q, self.node.outputs[0])
-        with w.block("if some(warp < uint32(turns * 4)):"):
-            self._chunk()
         if self.waits:
-            with w.block("else:"):
-                self.scope.wait()
+            self.scope.wait()
+        with w.block(attends):
+            self._chunk()
         w.line("barrier()")
         if self.waits:
             self.scope.behind_barrier()
@@ -78,6 +79,9 @@ class ProjectedAttention(Attention):
         """How many positions the span has, if any, and where this warp's chunk of them begins."""
         w = self.w
         w.line(f"begin = uint32(span * {SPAN})")
+        if self.spans > 1:
+            w.line(f"alone = n <= uint32({SPAN})", "the first span is the only one: all make it")
+            w.line("begin = select_u32(alone, uint32(0), begin)")
         w.line("live = begin < n")
         w.line(f"left = select_u32(live, min_u32(uint32(n - begin), uint32({SPAN})), uint32(0))")
         w.line(f"turns = {quotient('left', 4 * CHUNK)}")
@@ -94,15 +98,22 @@ class ProjectedAttention(Attention):
             if self.spans == 1:
                 self.projection.store_digits("divided(state)")
                 return
-            given = f"{self.values}, {self.pairs}, {self.mailbox}, span, {self.spans}, {quads}"
-            w.line(f"give_span({given}, {max(1, WARP // quads)}, own, state, live, thread)")
+            with w.block("if some(alone):"):
+                self.projection.store_digits("divided(state)")
+            with w.block("else:"):
+                self._exchange()
+
+    def _exchange(self) -> None:
+        """The same where there are several spans, of which this block has made one."""
+        w, quads = self.w, self.quads
+        given = f"{self.values}, {self.pairs}, {self.mailbox}, span, {self.spans}, {quads}"
+        w.line(f"give_span({given}, {max(1, WARP // quads)}, own, state, live, thread)")
+        w.line(f"mailbox_wait({self.mailbox})")
         w.line(f"last = uniform(uint32(uint32(n - uint32(1)) // uint32({SPAN})))")
-        with w.block(mine):
-            w.line(f"mailbox_wait({self.mailbox})")
-            for s in range(self.spans):
-                w.line(f"span{s} = taken({self.values}, {self.pairs}, {quads}, {s}, own)")
-            w.line("state = span0")
-            for s in range(1, self.spans):
-                with w.block(f"if some(last >= uint32({s})):"):
-                    w.line(f"state = fold_four(state, span{s})")
-            self.projection.store_digits("divided(state)")
+        for s in range(self.spans):
+            w.line(f"span{s} = taken({self.values}, {self.pairs}, {quads}, {s}, own)")
+        w.line("state = span0")
+        for s in range(1, self.spans):
+            with w.block(f"if some(last >= uint32({s})):"):
+                w.line(f"state = fold_four(state, span{s})")
+        self.projection.store_digits("divided(state)")

@@ -7,7 +7,7 @@ do the same. Weights are loaded before anything that another kernel made.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ from fusec.codegen.cuda.elements import Elements, Indices
 from fusec.codegen.cuda.imports import format_functions, import_lines
 from fusec.codegen.cuda.matvec import Matvec
 from fusec.codegen.cuda.prologue import Prologue
-from fusec.codegen.cuda.scope import HOLD, SHARED, WAIT, Scope
+from fusec.codegen.cuda.scope import SHARED, WAIT, Scope
 from fusec.codegen.cuda.shape import plan, units, why_not
 from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.errors import FusecError
@@ -129,12 +129,8 @@ class _Emitter:
                     kernel.line(line)
             for line in body.text.splitlines():
                 if line == WAIT:
-                    bound = (v for v in parameters(self.region) if not v.is_weight)
-                    self._hold(kernel, [self.scope.pointers[v.name] for v in bound])
-                if line.startswith(f"{HOLD}("):
-                    self._hold(kernel, line[len(HOLD) + 1 : -1].split(", "))
-                else:
-                    kernel.line(line)
+                    self._hold(kernel)
+                kernel.line(line)
         geometry = self.geometry
         clusters = f", {geometry.cluster} blocks a cluster" if geometry.cluster > 1 else ""
         head = (
@@ -155,8 +151,9 @@ class _Emitter:
             self.scope.registers,
         )
 
-    def _hold(self, w: Writer, pointers: Iterable[str]) -> None:
+    def _hold(self, w: Writer) -> None:
         """Addresses that are used behind the wait are in registers before it."""
+        pointers = [self.scope.pointers[v.name] for v in parameters(self.region) if not v.is_weight]
         w.line("nothing = zero()")
         for name in pointers:
             w.line(f"{name} = at({name}, nothing)")

@@ -9,7 +9,6 @@ from fusec.ir.tables import tables_of
 from fusec.writer import Writer
 
 WAIT = "griddep_wait()"
-HOLD = "hold"
 SHARED = "shared"
 ALIGNMENT = 16  # bytes: of what a lane stores or loads at most
 POINTERS = {"f32": "f32*", "f16": "u16*", "i32": "u32*"}
@@ -51,14 +50,6 @@ class Scope:
         if self.overlaps:
             self.w.line(WAIT)
         self._release("wait")
-
-    def hold(self, *values: Value) -> None:
-        """Have the addresses of values in registers, and that of shared memory.
-
-        Where a wait is inside a branch, this comes before it.
-        """
-        if self.overlaps:
-            self.w.line(f"{HOLD}({', '.join(self.pointers[v.name] for v in values)})")
 
     def behind_barrier(self) -> None:
         """The first barrier behind the wait, or the wait itself where there is none."""
