@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fusec.codegen.cuda.arch import ARCHS, native_arch, native_name
-from fusec.codegen.cuda.shape import SPAN
+from fusec.codegen.cuda.shape import PARTS, SPAN
 from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.codegen.formats import FORMATS
 from fusec.codegen.kernel import KernelSource
@@ -71,6 +71,7 @@ def get(name: str) -> CodeTarget:
     # a block keeps its prologue in static shared memory
     overlaps = arch.number >= 90
     limits = Target(
-        arch.name, frozenset(FORMATS), 48 << 10, span=SPAN, overlaps=overlaps, late_norms=True
-    )
+        arch.name, frozenset(FORMATS), 48 << 10, span=SPAN, parts=PARTS, overlaps=overlaps,
+        late_norms=True,
+    )  # fmt: skip
     return CodeTarget(limits, _emit_cuda, prefill_tokens=1)

@@ -19,6 +19,7 @@ from fusec.passes.rules import (
     kv_write,
     matvec_residual,
     norm_matvec,
+    norm_matvec_argmax,
     norm_qkv_rope,
     norm_swiglu,
     pair_ropes,
@@ -27,9 +28,10 @@ from fusec.passes.rules import (
     swiglu,
 )
 from fusec.passes.schedule import Schedule
+from fusec.passes.split_argmax import SplitArgmax
 from fusec.passes.split_attention import SplitAttention
 
-Pass = Fuse | FactorNorms | SplitAttention | Schedule
+Pass = Fuse | FactorNorms | SplitArgmax | SplitAttention | Schedule
 
 NAIVE: tuple[Pass, ...] = (FactorNorms(),)  # sums of squares and products wait for each other less
 PAIRED = (
@@ -52,6 +54,8 @@ DEEP = (
     Fuse(embed_norm_qkv.RULE),  # the row is read from L2 faster than a launch hands it on
     SplitAttention(),  # one block a head leaves the GPU idle, and takes longer with every token
     Fuse(combine_matvec.RULE),  # a handful of spans is read as fast as the vector they make
+    SplitArgmax(),  # one block reads a vocabulary's logits longer than all take to compare theirs
+    Fuse(norm_matvec_argmax.RULE),  # the row's owner has the logit in a register already
 )
 LEVELS: dict[int, tuple[Pass, ...]] = {0: NAIVE, 1: PAIRED, 2: FUSED, 3: DEEP}
 LEVEL_NAMES = {0: "naive", 1: "paired", 2: "fused", 3: "deep"}

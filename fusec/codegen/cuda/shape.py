@@ -22,6 +22,7 @@ WARP = 32
 SPAN = 256  # positions that attention sums up together, in chunks of 16: part of the sums' order
 CHUNK = 16  # positions a warp takes
 CHUNKS = SPAN // CHUNK
+PARTS = 1024  # of a search for a row's largest element: more than there are blocks
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,11 @@ def units(segment: Segment) -> int:
     return segment.size // (2 if segment.rope else 1)
 
 
+def parts(segment: Segment) -> int | None:
+    """How many blocks may take part in its folds, if it has any."""
+    return min((int(n["parts"]) for n in segment.nodes if op(n.op).role == "fold"), default=None)
+
+
 def chunks(weight: Value) -> int:
     """What lanes take of a row in turn: blocks of 32, or 16 bytes of plain floats."""
     columns = weight.shape[-1]
@@ -86,8 +92,10 @@ def plan(shape: KernelShape, choice: Choice | None = None) -> Geometry:
             return int(node["heads"]) * (int(node["spans"]) if node.op == "attention_spans" else 1)
         if segment.role == "scalar":
             return 1
-        rows = choice.warps * choice.rows_at_once * choice.steps
-        return -(-units(segment) // (rows if segment.role == "rows" else threads))
+        if segment.role == "rows":
+            return -(-units(segment) // (choice.warps * choice.rows_at_once * choice.steps))
+        wanted = -(-units(segment) // threads)
+        return min(wanted, parts(segment) or wanted)
 
     counts = tuple(blocks(s) for s in shape.segments)
     longest = max((v.shape[-1] for v in shape.stores), default=1)
@@ -105,6 +113,9 @@ def why_not(shape: KernelShape, choice: Choice) -> str | None:
         return f"expected one pair of rows at once, found {choice.rows_at_once}"
     if choice.rows_at_once > WARP:
         return f"expected at most a row at once for each lane, found {choice.rows_at_once}"
+    for segment, blocks in zip(shape.segments, plan(shape, choice).blocks, strict=True):
+        if (most := parts(segment)) and blocks > most:
+            return f"expected a part for each block, found {most} parts and {blocks} blocks"
     return None
 
 
@@ -152,6 +163,10 @@ def _warps(shape: KernelShape) -> int:
     """Warps of a kernel without matvecs."""
     work = [v.shape[-1] // 4 for v in shape.stores]
     work += [units(s) for s in shape.segments if s.role == "element"]
-    scalars = [s.nodes[0].inputs[0].shape[-1] for s in shape.segments if s.role == "scalar"]
-    wanted = max([min(128, n) for n in work] + [min(1024, n) for n in scalars], default=1)
+    scalars = [s.nodes[0] for s in shape.segments if s.role == "scalar"]
+    work = [min(128, n) for n in work]
+    for node in scalars:  # of pairs, a thread takes four at once
+        share = 8 if node.op == "argmax_combine" else 1
+        work.append(min(1024, -(-node.inputs[0].shape[-1] // share)))
+    wanted = max(work, default=1)
     return max(1, -(-wanted // WARP))
