@@ -37,7 +37,7 @@ def argmax_parts(x: Array, *, parts: int) -> Array:
     """[parts, 2] of each row: the largest element of a part, and its index.
 
     Together the parts have every element. Which part has which is up to who computes this, and two
-    may have the same. A part of nothing is a pair of -inf and the last index.
+    may have the same. A part of nothing, or of -inf, is a pair of -inf and 0.
     """
     tokens, n = x.shape
     size = -(-n // parts)
@@ -45,7 +45,8 @@ def argmax_parts(x: Array, *, parts: int) -> Array:
     padded[:, :n] = x
     index = padded.reshape(tokens, parts, size).argmax(-1) + size * np.arange(parts)
     best = np.take_along_axis(padded, index, axis=1)
-    return np.stack([best, np.minimum(index, n - 1)], axis=-1).reshape(tokens, -1)
+    index[best == -np.inf] = 0
+    return np.stack([best, index], axis=-1).reshape(tokens, -1)
 
 
 def infer_argmax_combine(node: Node) -> list[Type]:

@@ -154,11 +154,10 @@ class Elements:
         w.line(f"sin{name} = load_weight_f32(at({table}, uint32(angle + uint32(1))))")
 
     def begin_folds(self) -> None:
-        """Emit what the folds start from: nothing."""
+        """Emit what the folds start from: -inf, and what its index is where there is no more."""
         for node in self._folds:
-            best, last = _best(node), node.inputs[0].shape[-1] - 1
-            nan = "bits_f32(uint32(0x7FC00000))"
-            self.scope.w.line(f"{best}, {best}_at = {nan}, uint32({last})", "none so far")
+            best = _best(node)
+            self.scope.w.line(f"{best}, {best}_at = bits_f32(uint32(0xFF800000)), uint32(0)")
 
     def finish_folds(self, first: str, blocks: int | str) -> None:
         """Emit the folds over the block's threads; it is one of `blocks` from `first` on."""
@@ -202,9 +201,9 @@ class Elements:
                         f"{name} = {ELEMENT[node.op](node, [operand(v, i) for v in node.inputs])}"
                     )
                 elif role == "fold":
+                    # a lane that stores nothing repeats an element, under no lower an index
                     best, x = _best(node), operand(node.inputs[0], i)
-                    given = f"{x}, {i}, {self.live}, {best}, {best}_at"
-                    w.line(f"{best}, {best}_at = better({given})")
+                    w.line(f"{best}, {best}_at = better({x}, {i}, {best}, {best}_at)")
                 if into:
                     w.line(f"store_shared_f32_if(uint32({into} + {i} * 4), {name}, {self.live})")
                 elif role not in ("store", "fold") and node.name in self.scope.outputs:

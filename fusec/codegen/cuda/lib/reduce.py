@@ -1,6 +1,6 @@
 """The index of a row's largest element, by one block or by several and one.
 
-Ties go to the lowest index, and NaN counts as -inf.
+Ties go to the lowest index. NaN counts as -inf, and a row of nothing else has index 0.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
@@ -44,12 +44,6 @@ def of_order(key):
     """The float that `order_of` made this of."""
     positive = uint32(key >> uint32(31)) != uint32(0)
     return bits_f32(select_u32(positive, uint32(key & uint32(0x7FFFFFFF)), uint32(~key)))
-
-
-@inline
-def number(x):
-    """x, or -inf for NaN."""
-    return max_f32(x, bits_f32(uint32(0xFF800000)))
 
 
 @inline
@@ -103,7 +97,7 @@ def place_in_eight(v, wanted, i, stride, n, otherwise):
     for back in range(8):
         k = 7 - back
         here = min_u32(uint32(i + uint32(k * stride)), uint32(n - 1))
-        otherwise = select_u32(number(v[k]) == wanted, here, otherwise)
+        otherwise = select_u32(v[k] == wanted, here, otherwise)
     return otherwise
 
 
@@ -127,18 +121,15 @@ def argmax(x, n, out, threads, keys, indices):
     first, second = eight(x, found, threads, n), eight(x, half, threads, n)
     index = place_in_eight(second, best, half, threads, n, uint32(n - 1))
     index = place_in_eight(first, best, found, threads, n, index)
-    _, index = block_best(order_of(best), index, threads, keys, indices)
+    top, index = block_best(order_of(best), index, threads, keys, indices)
+    index = select_u32(top == uint32(0x007FFFFF), uint32(0), index)  # the order of -inf
     store_u32_if(out, index, thread == uint32(0))
 
 
 @inline
-def better(x, i, live, best, found):
-    """The larger of element i and the best so far, and its index. NaN: there is none so far.
-
-    An element that is not `live` does not count. A thread's elements come in order.
-    """
-    x = number(x)
-    wins = live & ((x > best) | (best != best))
+def better(x, i, best, found):
+    """The larger of element i and the best so far, and its index; a thread's come in order."""
+    wins = x > best
     return select_f32(wins, x, best), select_u32(wins, i, found)
 
 
@@ -150,7 +141,7 @@ def store_part(best, found, pairs, block, blocks, parts, threads, room):
     written. `room` is 256 shared bytes.
     """
     thread = thread_index()
-    top, index = block_best(order_of(number(best)), found, threads, room, uint32(room + 128))
+    top, index = block_best(order_of(best), found, threads, room, uint32(room + 128))
     value, place = of_order(top), s32_to_f32(int32(index))
     for turn in range((parts + blocks * threads - 1) // (blocks * threads)):
         part = uint32(uint32(turn * threads + thread) * uint32(blocks) + block)
@@ -176,7 +167,7 @@ def argmax_combine(pairs, n, out, threads, keys, indices):
     key, index = uint32(0), uint32(0xFFFFFFFF)
     for step in range((count + 4 * threads - 1) // (4 * threads)):
         for pair in four_pairs(pairs, uint32(step * 4 * threads + thread), threads, count):
-            other, place = order_of(number(pair[0])), uint32(f32_to_s32(pair[1]))
+            other, place = order_of(pair[0]), uint32(f32_to_s32(pair[1]))
             wins = (other > key) | ((other == key) & (place < index))
             key, index = select_u32(wins, other, key), select_u32(wins, place, index)
     _, index = block_best(key, index, threads, keys, indices)
