@@ -124,6 +124,8 @@ def _segment(nodes: tuple[Node, ...]) -> Segment:
     for node in nodes:
         if read := sorted(folded & {v.name for v in node.inputs}):
             raise NotOneKernel(f"{node.op} {node.name} needs {read[0]}, which all blocks make")
+    if folded and ropes:
+        raise NotOneKernel(f"{nodes[-1].name}: a fold takes elements in order, a rotation pairs")
     last = nodes[-1]
     source = last.outputs[0]
     if roles[-1] in ON_INPUT:

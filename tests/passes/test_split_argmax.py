@@ -134,6 +134,15 @@ def test_what_reads_the_parts_is_no_part_of_the_kernel(op, wanted):
         analyse(b.build(b.op(op, p, name="z")))
 
 
+def test_a_rotation_takes_elements_in_another_order():
+    b = Builder("g")
+    x, pos = b.input("x", (1, 64)), b.input("pos", (1,), "i32")
+    r = b.rope(x, pos, base=1e4, head_dim=16, dims=16, pairing="halves", name="r")
+    graph = b.build(b.argmax_parts(r, parts=32, name="p"))
+    with pytest.raises(NotOneKernel, match="%p: a fold takes elements in order, a rotation pairs"):
+        analyse(graph)
+
+
 def test_the_cpu_target_has_no_kernels_for_either():
     b = Builder("g")
     p = b.argmax_parts(b.input("x", (1, 64)), parts=4, name="p")

@@ -201,9 +201,9 @@ class Elements:
                         f"{name} = {ELEMENT[node.op](node, [operand(v, i) for v in node.inputs])}"
                     )
                 elif role == "fold":
-                    # a lane that stores nothing repeats an element, under no lower an index
                     best, x = _best(node), operand(node.inputs[0], i)
-                    w.line(f"{best}, {best}_at = better({x}, {i}, {best}, {best}_at)")
+                    given = f"{x}, {i}, {self.live}, {best}, {best}_at"
+                    w.line(f"{best}, {best}_at = better({given})")
                 if into:
                     w.line(f"store_shared_f32_if(uint32({into} + {i} * 4), {name}, {self.live})")
                 elif role not in ("store", "fold") and node.name in self.scope.outputs:

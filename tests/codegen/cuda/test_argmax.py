@@ -131,15 +131,25 @@ def test_pairs_may_come_in_any_order_and_number(warps: int) -> None:
 
 
 def test_elements_are_compared_behind_the_work_on_them() -> None:
-    b = Builder("capped")
+    """A lane without a row of its own has a sum and a bias that do not belong together."""
+    b = Builder("biased")
     y = b.matvec(b.input("x", (1, 4)), b.weight("w", (90, 4)), name="y")
-    pairs = b.argmax_parts(b.softcap(y, cap=2.0, name="s"), parts=64, name="pairs")
-    graph = b.build(b.argmax_combine(pairs, name="next"))
-    whole = Rule("=> capped", pattern("p -> s, s -> b", p="matvec", s="softcap", b="argmax_parts"))
-    logits = RNG.permutation(90) / 40 - 1
-    session, found = choose(graph, logits, 0, rules=(whole,))
-    assert [node.kind for node in session.graph.nodes] == ["capped", "argmax_combine"]
-    assert found["next"] == np.argmax(logits)
+    z = b.add(b.softcap(y, cap=2.0, name="s"), b.input("bias", (1, 90)), name="z")
+    graph = b.build(z, b.argmax_combine(b.argmax_parts(z, parts=64, name="pairs"), name="next"))
+    edges = pattern(
+        "p -> s, s -> z, z -> b", kept="z", p="matvec", s="softcap", z="add", b="argmax_parts"
+    )
+    weights = np.zeros((90, 4), np.float32)
+    weights[:, 0] = RNG.uniform(-2, 2, 90) / SCALE
+    for choice in (Choice(8), Choice(8, 3), Choice(2, 4, 5), Choice(1, 16)):
+        session = TwinSession(
+            graph, {"@w": weights}, 0, (Rule("=> biased", edges),),
+            choose=lambda k, c=choice: c if k.name.startswith("biased") else None,
+        )  # fmt: skip
+        assert [node.kind for node in session.graph.nodes] == ["biased", "argmax_combine"]
+        for _ in range(4):
+            found = session.step(x=X, bias=RNG.uniform(-2, 2, 90))
+            assert found["next"] == found["z"].argmax()
 
 
 def test_two_matrices_of_one_kernel_have_parts_of_their_own() -> None:
@@ -159,20 +169,6 @@ def test_two_matrices_of_one_kernel_have_parts_of_their_own() -> None:
     for name in "ab":
         best = found[f"{name}.pairs"].reshape(-1, 2)
         assert best[best[:, 0].argmax()].tolist() == [69, columns[f"@{name}"][:, 0].argmax()]
-
-
-def test_a_rotated_pair_has_two_elements() -> None:
-    b = Builder("rotated")
-    pos = b.input("pos", (1,), "i32")
-    y = b.matvec(b.input("x", (1, 4)), b.weight("w", (64, 4)))
-    r = b.rope(y, pos, base=1e4, head_dim=16, dims=8, pairing="halves", name="r")
-    graph = fused(b.build(r, b.argmax_parts(r, parts=8, name="pairs")))
-    for seed in range(8):
-        weights = np.random.default_rng(seed).normal(size=(64, 4)).astype(np.float32)
-        session = TwinSession(graph, {"@w": weights}, 0)
-        found = session.step(x=np.ones((1, 4)), pos=np.array([5]))
-        best = found["pairs"].reshape(-1, 2)
-        assert best[best[:, 0].argmax(), 1] == found["r"].argmax()
 
 
 def head_kernel(rows: int, parts: int) -> Kernel:

@@ -127,9 +127,12 @@ def argmax(x, n, out, threads, keys, indices):
 
 
 @inline
-def better(x, i, best, found):
-    """The larger of element i and the best so far, and its index; a thread's come in order."""
-    wins = x > best
+def better(x, i, live, best, found):
+    """The larger of element i, if it is `live`, and the best so far; its index.
+
+    A thread's elements come in the order of their indices.
+    """
+    wins = live & (x > best)
     return select_f32(wins, x, best), select_u32(wins, i, found)
 
 
