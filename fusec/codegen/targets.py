@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fusec.codegen.cuda.arch import ARCHS, native_arch, native_name
-from fusec.codegen.cuda.shape import SPAN, head_sums
+from fusec.codegen.cuda.shape import PARTS, SPAN, head_sums
 from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.codegen.formats import FORMATS
 from fusec.codegen.kernel import KernelSource
@@ -75,6 +75,7 @@ def get(name: str) -> CodeTarget:
         frozenset(FORMATS),
         48 << 10,
         span=SPAN,
+        parts=PARTS,
         head_sums=head_sums() if overlaps else None,  # clusters came with the same generation
         overlaps=overlaps,
         late_norms=True,

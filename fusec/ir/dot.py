@@ -17,6 +17,7 @@ COLOURS = {  # by the heaviest role inside, colour-blind safe (Okabe & Ito 2008)
     "pair": "#f6d9e8",
     "store": "#f6d9e8",
     "scalar": "#ece7a8",
+    "fold": "#ece7a8",
     "element": "#eeeeee",
 }
 EARLY = "#D55E00"

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from fusec.errors import FusecError
-from fusec.ir import op_attention
+from fusec.ir import op_argmax, op_attention
 from fusec.ir.dtypes import dtype
 from fusec.ir.graph import Attr, Node
 from fusec.ir.op_checks import (
@@ -30,10 +30,11 @@ from fusec.ir.op_checks import (
     want,
 )
 
-Role = Literal["element", "pair", "store", "vector", "rows", "heads", "scalar"]
+Role = Literal["element", "pair", "store", "fold", "vector", "rows", "heads", "scalar"]
 """How an op's result depends on its operands, which decides what may share a kernel: element i on
-element i; a pair on the same pair; a store writes element i to state; a vector is cheap and made
-whole; a scalar sums up a whole row; rows: element i on a whole row and on weight row i; heads."""
+element i; a pair on the same pair; a store writes element i to state; a fold sums up the elements a
+block has; a vector is cheap and made whole; a scalar sums up a whole row; rows: element i on a
+whole row and on weight row i; heads."""
 
 
 @dataclass(frozen=True)
@@ -212,14 +213,6 @@ def _softcap(x: Array, cap: float) -> Array:
     return limit * np.tanh(x / limit)
 
 
-def _infer_argmax(node: Node) -> list[Type]:
-    return [("i32", (activation(node.inputs[0])[0],))]
-
-
-def _argmax(x: Array) -> Array:
-    return np.argmax(x, axis=-1).astype(np.int32)
-
-
 OPS: dict[str, Op] = {
     op.name: op
     for op in (
@@ -305,8 +298,17 @@ OPS: dict[str, Op] = {
             lambda n: 6 * elements_of(n), {"cap": float},
         ),
         Op(
-            "argmax", "scalar", "x: f32[T, n]", (1, 1), _infer_argmax, _argmax,
+            "argmax", "scalar", "x: f32[T, n]", (1, 1), op_argmax.infer_argmax, op_argmax.argmax,
             lambda n: math.prod(n.inputs[0].shape),
+        ),
+        Op(
+            "argmax_parts", "fold", "x: f32[T, n]", (1, 1), op_argmax.infer_argmax_parts,
+            op_argmax.argmax_parts, lambda n: math.prod(n.inputs[0].shape), {"parts": int},
+        ),
+        Op(
+            "argmax_combine", "scalar", "pairs: f32[T, 2 parts]", (1, 1),
+            op_argmax.infer_argmax_combine, op_argmax.argmax_combine,
+            lambda n: math.prod(n.inputs[0].shape) // 2,
         ),
     )
 }  # fmt: skip

@@ -13,7 +13,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 VERSION = 4
-APART = {"embed": "embed", "argmax": "sample", "sample": "sample"}
+APART = {
+    "embed": "embed", "argmax": "sample", "argmax_parts": "sample", "argmax_combine": "sample",
+    "sample": "sample",
+}  # fmt: skip
 """Ops that the forward pass proper is counted without, and the group they are counted in."""
 RELEASES = ("wait", "barrier", "load")
 """Right behind the wait; behind the barrier that ends the prologue; behind the loads, before the

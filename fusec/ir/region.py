@@ -6,7 +6,8 @@ A kernel has no exchange between its blocks (threads, on the CPU), so a region f
   something inside reads all of them, and
 - *segments*: index spaces spread over the blocks. A segment holds nodes that agree on the index:
   matvecs of equal rows (the anchors) and the element-wise work before and after them, or one
-  attention over its heads, or one reduction of a whole row to a scalar.
+  attention over its heads, or one reduction of a whole row to a scalar. A fold goes with what it
+  reads: each block folds the elements it has.
 
 The passes ask here whether a merge is possible; the emitters ask here what to emit.
 """
@@ -22,6 +23,7 @@ from fusec.ir.ops import op
 
 WHOLE_READERS = ("vector", "rows", "heads", "scalar")
 LOCAL = ("element", "pair", "store")
+ON_INPUT = ("store", "fold")  # whose index is that of what they read, not of what they make
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,14 @@ def _segment(nodes: tuple[Node, ...]) -> Segment:
     ropes = {(n["pairing"], n["head_dim"], n["dims"]) for n in nodes if n.op == "rope"}
     if len(ropes) > 1:
         raise NotOneKernel(f"{nodes[0].name}: rotations pair elements differently: {sorted(ropes)}")
+    folded = {n.name for n, role in zip(nodes, roles, strict=True) if role == "fold"}
+    for node in nodes:
+        if read := sorted(folded & {v.name for v in node.inputs}):
+            raise NotOneKernel(f"{node.op} {node.name} needs {read[0]}, which all blocks make")
+    if folded and ropes:
+        raise NotOneKernel(f"{nodes[-1].name}: a fold takes elements in order, a rotation pairs")
     last = nodes[-1]
-    source = last.inputs[1] if roles[-1] == "store" else last.outputs[0]
+    source = last.outputs[0]
+    if roles[-1] in ON_INPUT:
+        source = last.inputs[1 if roles[-1] == "store" else 0]
     return Segment(nodes, source.shape[-1] if roles[-1] != "scalar" else 1)

@@ -30,6 +30,7 @@ class Target:
     `span`: positions that one block attends to where attention is split over the context; None if
     it does not pay here. `overlaps`: a launch can start before the one in front of it has ended.
     `head_sums`: how attention is multiplied by its output matrix head by head; None if it is not.
+    `parts`: how many blocks can search a row for its largest element; None if one is to do it.
     `late_norms`: a norm's division is done behind the products (see `fusec.passes.factor_norms`).
     `gpu`: whose constants the cost model predicts with; None where nothing is predicted.
     """
@@ -39,6 +40,7 @@ class Target:
     block_bytes: int
     span: int | None = None
     head_sums: HeadSums | None = None
+    parts: int | None = None
     overlaps: bool = False
     late_norms: bool = False
     gpu: Gpu | None = None

@@ -49,6 +49,7 @@ HEAD_LANES = 512  # of a block that attends, and then multiplies by its share of
 EXCHANGE = 0.25  # microseconds until the blocks of a cluster have what they send each other (H200)
 PART = 5  # instructions for four elements of a part that is added to others
 SCALAR_WARPS, SCALAR = 32, 14  # of a reduction's block; instructions for each element
+BEST = 40  # instructions of a warp for its block's part of a fold
 MIX = 4 / 3  # of integer instructions and others, which go at twice their rate, half each
 FITS = 0.8  # share of L2 that weights may fill and stay
 
@@ -200,7 +201,11 @@ def _work(shape: KernelShape, segment: Segment, gpu: Gpu, position: int) -> Work
     loads = int(any(n.op in ("rope", "kv_append") for n in segment.nodes))  # the position, first
     nbytes = sum(_vector_bytes(n) for n in segment.nodes)
     instructions = INDEX + _elements(segment.nodes) + _prologue(shape, warps * WARP, position)
-    return Work(instructions, warps, blocks, 0, nbytes, loads, _norms(shape))
+    folds = _folds(segment.nodes)
+    return Work(
+        instructions + BEST * folds, warps, blocks, 0, nbytes, loads,
+        _norms(shape) + 2 * folds, folds,
+    )  # fmt: skip
 
 
 def _matvecs(shape: KernelShape, segments: Iterable[Segment], gpu: Gpu, position: int) -> Work:
@@ -220,10 +225,13 @@ def _matvecs(shape: KernelShape, segments: Iterable[Segment], gpu: Gpu, position
     blocks = min(gpu.sms * 2, -(-units // WARPS[0]))
     own = sum(n.inputs[1].nbytes for n in anchors)
     whole = sum(v.nbytes for v in vectors.values()) + _parts(shape)
+    folds = _folds(n for s in segments for n in s.nodes)
+    instructions += BEST * folds
     before = FETCH * max(sum(_row(n) for n in s.nodes if n.op == "matvec") for s in segments)
     return Work(
         instructions, warps, blocks, own, blocks * whole,
-        int(any(n.op == "embed" for n in shape.prologue)), 2 + _norms(shape), 1, before,
+        int(any(n.op == "embed" for n in shape.prologue)), 2 + _norms(shape) + 2 * folds,
+        1 + folds, before,
     )  # fmt: skip
 
 
@@ -334,6 +342,10 @@ def _scalar(segment: Segment) -> Work:
 
 def _elements(nodes: Iterable[Node]) -> int:
     return sum(ELEMENT.get(n.op, PLAIN) for n in nodes if op(n.op).role != "rows")
+
+
+def _folds(nodes: Iterable[Node]) -> int:
+    return sum(op(n.op).role == "fold" for n in nodes)
 
 
 def _norms(shape: KernelShape) -> int:

@@ -20,6 +20,7 @@ from fusec.passes.rules import (
     kv_write,
     matvec_residual,
     norm_matvec,
+    norm_matvec_argmax,
     norm_qkv_rope,
     norm_swiglu,
     pair_ropes,
@@ -29,9 +30,10 @@ from fusec.passes.rules import (
     swiglu,
 )
 from fusec.passes.schedule import Schedule
+from fusec.passes.split_argmax import SplitArgmax
 from fusec.passes.split_attention import SplitAttention
 
-Pass = Fuse | FactorNorms | SplitAttention | ProjectHeads | Schedule
+Pass = Fuse | FactorNorms | ProjectHeads | SplitArgmax | SplitAttention | Schedule
 
 NAIVE: tuple[Pass, ...] = (FactorNorms(),)  # sums of squares and products wait for each other less
 PAIRED = (
@@ -56,6 +58,8 @@ DEEP = (
     ProjectHeads(),  # a launch is dearer than a few hundred rows in blocks that are there anyway
     Fuse(parts_norm_matvec.RULE),  # parts are read as fast as the vector they add up to
     Fuse(combine_matvec.RULE),  # a handful of spans is read as fast as the vector they make
+    SplitArgmax(),  # one block reads a vocabulary's logits longer than all take to compare theirs
+    Fuse(norm_matvec_argmax.RULE),  # the row's owner has the logit in a register already
 )
 LEVELS: dict[int, tuple[Pass, ...]] = {0: NAIVE, 1: PAIRED, 2: FUSED, 3: DEEP}
 LEVEL_NAMES = {0: "naive", 1: "paired", 2: "fused", 3: "deep"}

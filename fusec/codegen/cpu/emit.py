@@ -228,6 +228,7 @@ class _Emitter:
 
         for node in segment.nodes:
             role = op(node.op).role
+            _refuse_unless(role != "fold", node)
             if role == "pair":
                 self.rotate(node, [operand(node.inputs[0], i) for i in indices])
             for i in indices:
@@ -296,6 +297,7 @@ class _Emitter:
     def scalar(self, segment: Segment) -> None:
         """A reduction of each token's row; tokens are shared out."""
         (node,) = segment.nodes
+        _refuse_unless(node.op == "argmax", node)
         (x,) = node.inputs
         with self.tokens("thread, tokens, threads"):
             out = self.vectors[node.name]

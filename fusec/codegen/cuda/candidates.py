@@ -14,6 +14,7 @@ from fusec.codegen.cuda.shape import (
     many_rows,
     matvecs,
     registers,
+    why_not,
 )
 from fusec.ir.plan import RELEASES, Choice, Kernel
 from fusec.ir.region import KernelShape
@@ -31,7 +32,8 @@ LANES = 512
 def candidates(shape: KernelShape) -> tuple[Choice, ...]:
     """Geometries, the default first; what they release when is another question."""
     usual = default(shape)
-    return tuple(dict.fromkeys((usual, *_others(shape, usual))))
+    others = (choice for choice in _others(shape, usual) if why_not(shape, choice) is None)
+    return tuple(dict.fromkeys((usual, *others)))
 
 
 def releases(kernel: Kernel) -> tuple[str, ...]:

@@ -153,6 +153,26 @@ class Elements:
         w.line(f"cos{name} = load_weight_f32(at({table}, angle))")
         w.line(f"sin{name} = load_weight_f32(at({table}, uint32(angle + uint32(1))))")
 
+    def begin_folds(self) -> None:
+        """Emit what the folds start from: -inf, and what its index is where there is no more."""
+        for node in self._folds:
+            best = _best(node)
+            self.scope.w.line(f"{best}, {best}_at = bits_f32(uint32(0xFF800000)), uint32(0)")
+
+    def finish_folds(self, first: str, blocks: int | str) -> None:
+        """Emit the folds over the block's threads; it is one of `blocks` from `first` on."""
+        for node in self._folds:
+            best, pairs = _best(node), self.scope.pointers[node.name]
+            block = f"uint32(block - {first})" if first != "0" else "block"
+            room = self.scope.shared("room", 256)
+            threads = self.scope.geometry.threads
+            where = f"{pairs}, {block}, {blocks}, {node['parts']}, {threads}, {room}"
+            self.scope.w.line(f"store_part({best}, {best}_at, {where})")
+
+    @property
+    def _folds(self) -> list[Node]:
+        return [n for n in self.segment.nodes if op(n.op).role == "fold"]
+
     def compute(self, rows: Mapping[tuple[str, str], str], into: str = "") -> None:
         """Emit the arithmetic and the stores.
 
@@ -180,9 +200,13 @@ class Elements:
                     w.line(
                         f"{name} = {ELEMENT[node.op](node, [operand(v, i) for v in node.inputs])}"
                     )
+                elif role == "fold":
+                    best, x = _best(node), operand(node.inputs[0], i)
+                    given = f"{x}, {i}, {self.live}, {best}, {best}_at"
+                    w.line(f"{best}, {best}_at = better({given})")
                 if into:
                     w.line(f"store_shared_f32_if(uint32({into} + {i} * 4), {name}, {self.live})")
-                elif role != "store" and node.name in self.scope.outputs:
+                elif role not in ("store", "fold") and node.name in self.scope.outputs:
                     where = f"at({self.scope.pointers[node.name]}, {i})"
                     w.line(f"store_f32_if({where}, {name}, {self.live})")
 
@@ -210,12 +234,17 @@ class Elements:
 def _operands(node: Node) -> tuple[Value, ...]:
     """What an element-wise node reads element by element."""
     inputs = node.inputs
-    read = {"element": inputs, "pair": inputs[:1], "store": inputs[1:2]}
+    read = {"element": inputs, "pair": inputs[:1], "store": inputs[1:2], "fold": inputs}
     return read.get(op(node.op).role, ())
 
 
 def _scalar(name: str, i: str) -> str:
     return f"v{name[1:]}{i[1:] and '_' + i[1:]}"
+
+
+def _best(node: Node) -> str:
+    """The variable with the best element of a fold so far; with `_at`, its index."""
+    return f"best{node.name[1:]}"
 
 
 def _remainder(value: str, divisor: int) -> str:

@@ -19,7 +19,7 @@ from fusec.codegen.cuda.imports import format_functions, import_lines
 from fusec.codegen.cuda.matvec import Matvec
 from fusec.codegen.cuda.prologue import Prologue
 from fusec.codegen.cuda.scope import SHARED, WAIT, Scope
-from fusec.codegen.cuda.shape import plan, units, why_not
+from fusec.codegen.cuda.shape import default, plan, units, why_not
 from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.errors import FusecError
 from fusec.ir.graph import Graph, Value
@@ -42,7 +42,7 @@ def emit(kernel: Kernel) -> CudaKernel:
             )
     if region.nodes and any(v.shape[0] != 1 for v in region.inputs):
         raise FusecError(f"kernel {kernel.name}: a CUDA kernel takes one token a step")
-    if kernel.choice is not None and (reason := why_not(shape, kernel.choice)):
+    if reason := why_not(shape, kernel.choice or default(shape)):
         raise FusecError(f"kernel {kernel.name}: {reason}")
     if len(shape.segments) > 1 and any(n.op == "attention_project" for n in region.nodes):
         raise FusecError(
@@ -203,7 +203,7 @@ class _Emitter:
             for n in segment.nodes
         )
         fixed = segment.role in ("heads", "scalar") or any(
-            n.op == "kv_append" for n in segment.nodes
+            op(n.op).role in ("store", "fold") for n in segment.nodes
         )
         return nodes, segment.size if fixed else 0
 
@@ -287,27 +287,35 @@ class _Emitter:
 
     def _others(self, alike: Alike) -> None:
         segment, role = alike.members[0][0], self._role(alike)
-        limit, first, _ = self._size(alike)
         if role == "heads":
             (node,) = segment.nodes
             kind = ProjectedAttention if node.op == "attention_project" else Attention
+            _, first, _ = self._size(alike)
             kind(self.scope, node, self.waits_inside).emit(first)
         elif role == "scalar":
             self._scalar(segment)
         else:
-            self._elements(segment, limit, first)
+            self._elements(alike)
 
-    def _elements(self, segment: Segment, limit: int | str, first: str) -> None:
-        """One unit a thread."""
-        w = self.scope.w
-        block = f"(block - {first})" if first != "0" else "block"
-        w.line(f"unit = uint32({block} * {self.geometry.threads} + thread)")
+    def _elements(self, alike: Alike) -> None:
+        """One unit a thread, or several where there are no more blocks."""
+        w, threads = self.scope.w, self.geometry.threads
+        segment, _, count = alike.members[0]
+        limit, first, blocks = self._size(alike)
         indices = Indices(segment, "unit", limit)
-        indices.emit(w)
         live = f"unit < uint32({limit})"
         elements = Elements(self.scope, segment, indices, live, self.prologue.source)
-        elements.fetch()
-        elements.compute({})
+        elements.begin_folds()
+        steps = -(-units(segment) // (count * threads))
+        block = f"(block - {first})" if first != "0" else "block"
+        if steps > 1:
+            block = f"(step * {blocks} + {block})"
+        with w.block(f"for step in range({steps}):") if steps > 1 else nullcontext():
+            w.line(f"unit = uint32({block} * {threads} + thread)")
+            indices.emit(w)
+            elements.fetch()
+            elements.compute({})
+        elements.finish_folds(first, blocks)
 
     def _scalar(self, segment: Segment) -> None:
         """A reduction of the whole row by one block."""

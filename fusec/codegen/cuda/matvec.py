@@ -96,6 +96,11 @@ class Matvec:
 
     def rest(self) -> None:
         """Everything else."""
+        self.elements.begin_folds()
+        self._rest()
+        self.elements.finish_folds(self.first, self.blocks)
+
+    def _rest(self) -> None:
         w = self.scope.w
         if self.early:
             self._step()

@@ -25,6 +25,7 @@ CHUNK = 16  # positions a warp takes
 CHUNKS = SPAN // CHUNK
 CLUSTER = 8  # blocks: as many as every GPU with clusters has room for
 HELD_BLOCKS = 4  # blocks of 32 weights that a lane keeps while its block attends
+PARTS = 1024  # of a search for a row's largest element: more than there are blocks
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,11 @@ def anchors(segment: Segment) -> list[Node]:
 def units(segment: Segment) -> int:
     """Elements of a segment, or pairs where it rotates."""
     return segment.size // (2 if segment.rope else 1)
+
+
+def parts(segment: Segment) -> int | None:
+    """How many blocks may take part in its folds, if it has any."""
+    return min((int(n["parts"]) for n in segment.nodes if op(n.op).role == "fold"), default=None)
 
 
 def chunks(weight: Value) -> int:
@@ -97,8 +103,10 @@ def plan(shape: KernelShape, choice: Choice | None = None) -> Geometry:
             return int(node["heads"]) * int(node.get("spans", 1))
         if segment.role == "scalar":
             return 1
-        rows = choice.warps * choice.rows_at_once * choice.steps
-        return -(-units(segment) // (rows if segment.role == "rows" else threads))
+        if segment.role == "rows":
+            return -(-units(segment) // (choice.warps * choice.rows_at_once * choice.steps))
+        wanted = -(-units(segment) // threads)
+        return min(wanted, parts(segment) or wanted)
 
     counts = tuple(blocks(s) for s in shape.segments)
     longest = max((v.shape[-1] for v in shape.stores), default=1)
@@ -124,6 +132,9 @@ def why_not(shape: KernelShape, choice: Choice) -> str | None:
         return f"expected one pair of rows at once, found {choice.rows_at_once}"
     if choice.rows_at_once > WARP:
         return f"expected at most a row at once for each lane, found {choice.rows_at_once}"
+    for segment, blocks in zip(shape.segments, plan(shape, choice).blocks, strict=True):
+        if (most := parts(segment)) and blocks > most:
+            return f"expected a part for each block, found {most} parts and {blocks} blocks"
     return None
 
 
@@ -171,6 +182,10 @@ def _warps(shape: KernelShape) -> int:
     """Warps of a kernel without matvecs."""
     work = [v.shape[-1] // 4 for v in shape.stores]
     work += [units(s) for s in shape.segments if s.role == "element"]
-    scalars = [s.nodes[0].inputs[0].shape[-1] for s in shape.segments if s.role == "scalar"]
-    wanted = max([min(128, n) for n in work] + [min(1024, n) for n in scalars], default=1)
+    scalars = [s.nodes[0] for s in shape.segments if s.role == "scalar"]
+    work = [min(128, n) for n in work]
+    for node in scalars:  # of pairs, a thread takes four at once
+        share = 8 if node.op == "argmax_combine" else 1
+        work.append(min(1024, -(-node.inputs[0].shape[-1] // share)))
+    wanted = max(work, default=1)
     return max(1, -(-wanted // WARP))

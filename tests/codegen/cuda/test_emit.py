@@ -194,8 +194,11 @@ def test_argmax_takes_the_first_of_equals(count: int) -> None:
         RNG.integers(-3, 3, count),
         -np.ones(count),
         np.where(np.arange(count) % 2, 0, -0.0),
+        np.full(count, -np.inf),
     ):
         assert session.step(x=values)["0"] == np.argmax(values)
+    values[: count // 2] = np.nan  # counts as -inf
+    assert session.step(x=values)["0"] == 0
 
 
 @pytest.mark.parametrize("name", sorted(formats.FORMATS))

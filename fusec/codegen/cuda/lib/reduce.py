@@ -1,20 +1,28 @@
-"""Reductions of a whole row by one block."""
+"""The index of a row's largest element, by one block or by several and one.
+
+Ties go to the lowest index. NaN counts as -inf, and a row of nothing else has index 0.
+"""
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
 
-from numba import float32, uint32
+from numba import float32, int32, uint32
 
 from fusec.codegen.cuda.device import (
     at,
     barrier,
     bits_f32,
     bits_u32,
+    f32_to_s32,
     inline,
     load_f32,
+    load_f32x2,
     load_shared_u32,
     max_f32,
     min_u32,
+    s32_to_f32,
+    select_f32,
     select_u32,
+    store_f32x2_if,
     store_shared_u32_if,
     store_u32_if,
     thread_index,
@@ -29,6 +37,13 @@ def order_of(x):
     bits = bits_u32(x + float32(0))
     negative = uint32(bits >> uint32(31)) != uint32(0)
     return select_u32(negative, uint32(~bits), uint32(bits | uint32(0x80000000)))
+
+
+@inline
+def of_order(key):
+    """The float that `order_of` made this of."""
+    positive = uint32(key >> uint32(31)) != uint32(0)
+    return bits_f32(select_u32(positive, uint32(key & uint32(0x7FFFFFFF)), uint32(~key)))
 
 
 @inline
@@ -71,7 +86,7 @@ def eight(x, i, stride, n):
 
 @inline
 def largest_of_eight(v):
-    """Their maximum; NaN counts as less than anything."""
+    """Their maximum; NaN if all of them are."""
     low = max_f32(max_f32(v[0], v[1]), max_f32(v[2], v[3]))
     return max_f32(low, max_f32(max_f32(v[4], v[5]), max_f32(v[6], v[7])))
 
@@ -106,5 +121,57 @@ def argmax(x, n, out, threads, keys, indices):
     first, second = eight(x, found, threads, n), eight(x, half, threads, n)
     index = place_in_eight(second, best, half, threads, n, uint32(n - 1))
     index = place_in_eight(first, best, found, threads, n, index)
-    _, index = block_best(order_of(best), index, threads, keys, indices)
+    top, index = block_best(order_of(best), index, threads, keys, indices)
+    index = select_u32(top == uint32(0x007FFFFF), uint32(0), index)  # the order of -inf
+    store_u32_if(out, index, thread == uint32(0))
+
+
+@inline
+def better(x, i, live, best, found):
+    """The larger of element i, if it is `live`, and the best so far; its index.
+
+    A thread's elements come in the order of their indices.
+    """
+    wins = live & (x > best)
+    return select_f32(wins, x, best), select_u32(wins, i, found)
+
+
+@inline
+def store_part(best, found, pairs, block, blocks, parts, threads, room):
+    """The best of a block's elements, and its index, as one of the pairs of `argmax_parts`.
+
+    The block writes it at its own number, and again in steps of `blocks`, so that all `parts` are
+    written. `room` is 256 shared bytes.
+    """
+    thread = thread_index()
+    top, index = block_best(order_of(best), found, threads, room, uint32(room + 128))
+    value, place = of_order(top), s32_to_f32(int32(index))
+    for turn in range((parts + blocks * threads - 1) // (blocks * threads)):
+        part = uint32(uint32(turn * threads + thread) * uint32(blocks) + block)
+        store_f32x2_if(at(pairs, uint32(part * 2)), value, place, part < uint32(parts))
+
+
+@inline
+def four_pairs(pairs, i, stride, count):
+    """Pairs i, i + stride, ... of `count`, all under way at once; behind the end, the last one."""
+    last = uint32(count - 1)
+    return (
+        load_f32x2(at(pairs, uint32(min_u32(i, last) * 2))),
+        load_f32x2(at(pairs, uint32(min_u32(uint32(i + uint32(stride)), last) * 2))),
+        load_f32x2(at(pairs, uint32(min_u32(uint32(i + uint32(2 * stride)), last) * 2))),
+        load_f32x2(at(pairs, uint32(min_u32(uint32(i + uint32(3 * stride)), last) * 2))),
+    )
+
+
+@inline
+def argmax_combine(pairs, n, out, threads, keys, indices):
+    """The index that n // 2 pairs of `argmax_parts` come to, by a block of `threads`."""
+    thread, count = thread_index(), n // 2
+    key, index = uint32(0), uint32(0xFFFFFFFF)
+    for step in range((count + 4 * threads - 1) // (4 * threads)):
+        for pair in four_pairs(pairs, uint32(step * 4 * threads + thread), threads, count):
+            other, place = order_of(pair[0]), uint32(f32_to_s32(pair[1]))
+            wins = (other > key) | ((other == key) & (place < index))
+            key, index = select_u32(wins, other, key), select_u32(wins, place, index)
+    _, index = block_best(key, index, threads, keys, indices)
     store_u32_if(out, index, thread == uint32(0))
