@@ -321,8 +321,9 @@ def test_inspect_json(tiny_model: Path, level: int) -> None:
 def test_inspect_of_the_135m_shape(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     assert fusec("synth", "smollm2-135m", "-o", path).code == 0
-    for level, forward in ((0, 542), (1, 301), (2, 181), (3, 121)):
-        data = fusec("inspect", path, f"-O{level}", "--json").json
+    levels = [("cpu", 0, 542), ("cpu", 1, 301), ("cpu", 2, 181), ("cpu", 3, 151)]
+    for target, level, forward in [*levels, ("sm_80", 3, 151), ("sm_90a", 3, 121)]:
+        data = fusec("inspect", path, f"-O{level}", "--target", target, "--json").json
         assert data["dispatches"]["forward"] == forward
 
 
