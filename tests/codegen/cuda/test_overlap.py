@@ -88,10 +88,8 @@ def test_kernels_assemble_without_spills() -> None:
 @pytest.mark.slow
 def test_all_kernels_wait_once_and_then_let_the_next_begin() -> None:
     for kind, _, program, _ in assembled():
-        waits, launches = program.find(WAIT), program.find(LAUNCH)
-        assert len(waits) == len(launches) == (2 if kind == "attention_project" else 1), kind
-        for wait, launch in zip(waits, launches, strict=True):
-            assert program.dominates(wait, launch), kind
+        (wait,), (launch,) = program.find(WAIT), program.find(LAUNCH)
+        assert program.dominates(wait, launch), kind
         if kind != "attention_spans":  # blocks of spans behind the position have nothing to do
             assert all(program.only_behind(WAIT, end) for end in program.find("ret;")), kind
 
