@@ -16,7 +16,6 @@ from fusec.bench import machine
 from fusec.bench.search import Choices, Found, Subject, gain, search, turns
 from fusec.bench.tune_gpu import TokenBench
 from fusec.codegen import targets
-from fusec.codegen.common import open_region
 from fusec.codegen.cuda import tuning as tunings
 from fusec.codegen.cuda.build import compile_many
 from fusec.codegen.cuda.candidates import candidates, default_of, releases, variants
@@ -172,7 +171,7 @@ def _subjects(
         usable = releases(kernel)
         geometries = tuple(
             choice
-            for choice in candidates(open_region(kernel)[1])
+            for choice in candidates(kernel)
             if all((kernel.name, replace(choice, release=r)) in built for r in usable)
         )
         name = kernel.name

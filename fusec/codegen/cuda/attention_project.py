@@ -62,8 +62,6 @@ class ProjectedAttention(Attention):
         with w.block(attends):
             self._older_rows()
         projection.decode()
-        if self.spans > 1:
-            w.line("cluster_wait()", "all mailboxes are open")
         if self.waits:
             self.scope.wait()
         with w.block(attends):
@@ -107,6 +105,7 @@ class ProjectedAttention(Attention):
         """The same where there are several spans, of which this block has made one."""
         w, quads = self.w, self.quads
         given = f"{self.values}, {self.pairs}, {self.mailbox}, span, {self.spans}, {quads}"
+        w.line("cluster_wait()", "all mailboxes are open")
         w.line(f"give_span({given}, {max(1, WARP // quads)}, own, state, live, thread)")
         w.line(f"mailbox_wait({self.mailbox})")
         w.line(f"last = uniform(uint32(uint32(n - uint32(1)) // uint32({SPAN})))")

@@ -21,6 +21,8 @@ from fusec.ir.region import KernelShape
 
 FEW_ROWS = (4, 6, 8, 12, 16)
 """Warps a block where every warp makes its rows in one step."""
+SEVERAL_ROWS = ((4, 2), (6, 2), (8, 2), (12, 2), (4, 3), (8, 3), (4, 4))
+"""The same where it makes several at once: warps, and rows. Fewer blocks leave processors free."""
 MANY_ROWS = ((4, 4), (8, 3), (8, 4), (16, 1), (16, 2))
 """Warps a block and blocks a processor where rows outnumber the warps."""
 WITHOUT_ROWS = {"scalar": (8, 16, 32), "element": (1, 2, 4, 8)}
@@ -29,26 +31,28 @@ LANES = 512
 """Of a processor; with more of them running, each has fewer registers to hold weights."""
 
 
-def candidates(shape: KernelShape) -> tuple[Choice, ...]:
+def candidates(kernel: Kernel) -> tuple[Choice, ...]:
     """Geometries, the default first; what they release when is another question."""
-    usual = default(shape)
+    shape, usual = open_region(kernel)[1], default_of(kernel)
     others = (choice for choice in _others(shape, usual) if why_not(shape, choice) is None)
-    return tuple(dict.fromkeys((usual, *others)))
+    alike = (replace(choice, release=usual.release) for choice in others)
+    return tuple(dict.fromkeys((usual, *alike)))
 
 
 def releases(kernel: Kernel) -> tuple[str, ...]:
-    """Where a kernel may let the next one begin: one place if it does not overlap."""
-    return RELEASES if kernel.overlaps else RELEASES[:1]
+    """Where a kernel may let the next one begin, the default's place first."""
+    usual = default_of(kernel).release
+    return tuple(dict.fromkeys((usual, *(RELEASES if kernel.overlaps else ()))))
 
 
 def default_of(kernel: Kernel) -> Choice:
     """The choice of a kernel that nobody has measured."""
-    return default(open_region(kernel)[1])
+    return default(open_region(kernel)[1], kernel.overlaps)
 
 
 def variants(kernel: Kernel) -> tuple[Choice, ...]:
     """Every geometry with every release: what a search may ask for."""
-    geometries = candidates(open_region(kernel)[1])
+    geometries = candidates(kernel)
     return tuple(replace(g, release=r) for r in releases(kernel) for g in geometries)
 
 
@@ -63,9 +67,10 @@ def _others(shape: KernelShape, usual: Choice) -> Iterator[Choice]:
     if usual.min_blocks == 1:
         for warps in FEW_ROWS:
             yield Choice(warps)
-        two = 2 * sum(registers(a.inputs[1]) for s in rows for a in anchors(s)) <= REGISTERS
-        if two and not any(s.rope for s in rows):
-            yield from (Choice(4, 2), Choice(8, 2))
+        a_row = sum(registers(a.inputs[1]) for s in rows for a in anchors(s))
+        for warps, at_once in SEVERAL_ROWS:
+            if at_once * a_row <= REGISTERS and not any(s.rope for s in rows):
+                yield Choice(warps, at_once)
         return
     yield many_rows(shape, usual.warps, usual.min_blocks, REGISTERS // 2)
     for warps, blocks in MANY_ROWS:

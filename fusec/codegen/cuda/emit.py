@@ -42,7 +42,7 @@ def emit(kernel: Kernel) -> CudaKernel:
             )
     if region.nodes and any(v.shape[0] != 1 for v in region.inputs):
         raise FusecError(f"kernel {kernel.name}: a CUDA kernel takes one token a step")
-    if reason := why_not(shape, kernel.choice or default(shape)):
+    if reason := why_not(shape, kernel.choice or default(shape, kernel.overlaps)):
         raise FusecError(f"kernel {kernel.name}: {reason}")
     if len(shape.segments) > 1 and any(n.op == "attention_project" for n in region.nodes):
         raise FusecError(
@@ -72,7 +72,7 @@ class Alike:
 class _Emitter:
     def __init__(self, region: Graph, shape: KernelShape, kernel: Kernel) -> None:
         self.region, self.shape = region, shape
-        self.geometry = plan(shape, kernel.choice)
+        self.geometry = plan(shape, kernel.choice or default(shape, kernel.overlaps))
         self.scope = Scope(region, self.geometry, kernel.overlaps)
         self.prologue = Prologue(self.scope, shape)
         self.alike = self._classes()

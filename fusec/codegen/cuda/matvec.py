@@ -297,12 +297,19 @@ class Matvec:
             if anchor not in self._quantised():
                 s = f"sum_{self._name(anchor, suffix)}"
                 w.line(f"{s} = of_quad({s})")
+        vectors = dict.fromkeys(anchor.inputs[0].name for anchor in self.anchors)
+        late = [self.prologue.late[name] for name in vectors if name in self.prologue.late]
+        for squares in late:
+            w.line(f"{squares.factor} = {squares.of_lane}")
         sums = [f"sum_{self._name(anchor, suffix)}" for anchor, _, suffix in self.rows]
-        if len(sums) == 1:
+        together = [*sums, *(squares.factor for squares in late)]
+        if len(together) == 1:
             w.line(f"{sums[0]} = warp_sum({sums[0]})")
-        for distance in (1, 2, 4, 8, 16) if len(sums) > 1 else ():
-            for s in sums:
+        for distance in (1, 2, 4, 8, 16) if len(together) > 1 else ():
+            for s in together:
                 w.line(f"{s} = add_across({s}, uint32({distance}))")
+        for squares in late:
+            w.line(squares.made_of(squares.factor))
         for (anchor, _, _), s in zip(self.rows, sums, strict=True):
             if factor := self.prologue.factors.get(anchor.inputs[0].name):
                 w.line(f"{s} = {s} * {factor}")

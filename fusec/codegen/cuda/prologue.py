@@ -53,6 +53,16 @@ class Squares:
     eps: float
     n: int
 
+    @property
+    def of_lane(self) -> str:
+        """Expression of what is a lane's of the sum."""
+        return f"squares_of_lane({self.partials}, {self.quads}, lane)"
+
+    def made_of(self, total: str) -> str:
+        """The line that makes the factor."""
+        fraction = f"float32({1 / self.n!r})"
+        return f"{self.factor} = inverse_rms({total}, {fraction}, float32({self.eps!r}))"
+
 
 @dataclass(frozen=True)
 class Pending:
@@ -121,14 +131,24 @@ class Prologue:
         if pending:
             w.line("barrier()")
         self.scope.behind_barrier()
-        for s in self.squares.values():
-            total = f"sum_of_quads({s.partials}, {s.quads}, lane)"
-            fraction = f"float32({1 / s.n!r})"
-            w.line(f"{s.factor} = inverse_rms({total}, {fraction}, float32({s.eps!r}))")
+        for name, s in self.squares.items():
+            if name not in self.late:
+                w.line(s.made_of(f"warp_sum({s.of_lane})"))
         kept = [form.kept for form in pending]
         for value in self.shape.stores:
             if value.name not in kept:
                 self._store(value)
+
+    @property
+    def late(self) -> dict[str, Squares]:
+        """Squares that matvecs add up beside their rows: the factor is not needed before.
+
+        In several steps it would be made several times.
+        """
+        if self.scope.geometry.steps > 1:
+            return {}
+        stored = {value.name for value in self.shape.stores}
+        return {name: s for name, s in self.squares.items() if name not in stored}
 
     def _by_quads(self, node: Node) -> bool:
         """Whether a vector is made quad by quad as it is read: nothing has to be computed first."""

@@ -18,6 +18,8 @@ from fusec.ir.region import KernelShape, Segment
 from fusec.ir.target import HeadSums
 
 PROCESSORS = 132  # of an H200; other sizes run the same grid in more or fewer waves
+MOST_BLOCKS = PROCESSORS * 3 // 4  # of a launch that others run beside
+SMALL = 1 << 20  # bytes of weights that are read in less time than a launch begins
 REGISTERS = 56  # that a lane may fill with weights before it uses them
 WARP = 32
 SPAN = 256  # positions that attention sums up together, in chunks of 16: part of the sums' order
@@ -91,10 +93,8 @@ def head_sums() -> HeadSums:
     return HeadSums(quantised, 32, WARP, HELD_BLOCKS * CHUNKS * WARP, CLUSTER)
 
 
-def plan(shape: KernelShape, choice: Choice | None = None) -> Geometry:
-    """The geometry of a choice, or of the default; `why_not` says which choices there are not."""
-    if choice is None:
-        choice = default(shape)
+def plan(shape: KernelShape, choice: Choice) -> Geometry:
+    """The geometry of a choice; `why_not` says which choices there are not."""
     threads = choice.warps * WARP
 
     def blocks(segment: Segment) -> int:
@@ -138,13 +138,16 @@ def why_not(shape: KernelShape, choice: Choice) -> str | None:
     return None
 
 
-def default(shape: KernelShape) -> Choice:
+def default(shape: KernelShape, overlaps: bool = False) -> Choice:
     """The choice for a GPU that nobody has measured.
 
-    Few rows: one a warp, in as few blocks as fill the GPU once. Many: eight warps a block, two
-    blocks a processor, and each warp takes several rows at once as long as registers last.
+    Few rows: one a warp, in as few blocks as fill the GPU once; or, where launches overlap, what
+    `beside_others` says. Many: eight warps a block, two blocks a processor, and each warp takes
+    several rows at once as long as registers last.
     """
     rows = matvecs(shape)
+    if overlaps and (choice := beside_others(shape)):
+        return choice
     if not rows:
         return Choice(max(_warps(shape), CHUNKS if has_heads(shape) else 1))
     least = CHUNKS if has_heads(shape) else 1
@@ -152,6 +155,28 @@ def default(shape: KernelShape) -> Choice:
         if sum(-(-units(s) // warps) for s in rows) <= PROCESSORS:
             return Choice(max(warps, least))
     return many_rows(shape, max(8, least), 2, REGISTERS)
+
+
+def beside_others(shape: KernelShape) -> Choice | None:
+    """The choice for small matrices in launches that overlap; None if there is none.
+
+    The launch behind loads its weights while this one runs, if there is room: where two blocks come
+    to share a processor, or one has to wait for it, everybody waits. So a launch leaves a quarter
+    of the processors alone, and lets the next one begin as soon as its own weights are there. Long
+    rows are taken two at a time, in half as many blocks, because activations are then read once.
+    """
+    rows = matvecs(shape)
+    if has_heads(shape) or sum(a.inputs[1].nbytes for s in rows for a in anchors(s)) > SMALL:
+        return None
+    a_row = max((sum(registers(a.inputs[1]) for a in anchors(s)) for s in rows), default=0)
+    is_long = any(chunks(a.inputs[1]) > WARP for s in rows for a in anchors(s))
+    rope = any(s.rope for s in rows)
+    for warps, at_once in ((8, 1), (8, 2), (8, 3), (12, 1), (16, 1)):
+        blocks = sum(-(-units(s) // (warps * at_once)) for s in rows)
+        fits = at_once * a_row <= REGISTERS and not (rope and at_once > 1)
+        if rows and fits and blocks <= MOST_BLOCKS and (at_once > 1 or rope or not is_long):
+            return Choice(warps, at_once, release="load")
+    return None
 
 
 def many_rows(shape: KernelShape, warps: int, min_blocks: int, held: int) -> Choice:

@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fusec.codegen.common import open_region
 from fusec.codegen.cuda.candidates import candidates
 from fusec.codegen.cuda.emit import emit
 from fusec.errors import FusecError
@@ -186,8 +185,8 @@ def test_a_block_without_a_part_is_refused() -> None:
 
 def test_no_candidate_has_more_blocks_than_parts() -> None:
     kernel = head_kernel(700, parts=100)
-    found = candidates(open_region(kernel)[1])
+    found = candidates(kernel)
     assert len(found) > 2
     for choice in found:
         assert emit(replace(kernel, choice=choice)).grid <= 100
-    assert len(found) < len(candidates(open_region(head_kernel(700, parts=1024))[1]))
+    assert len(found) < len(candidates(head_kernel(700, parts=1024)))

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from fusec import driver
-from fusec.codegen.common import open_region
 from fusec.codegen.cuda.build import compile_many
 from fusec.codegen.cuda.candidates import candidates, default_of, variants
 from fusec.codegen.cuda.emit import emit
@@ -56,7 +55,7 @@ def test_no_choice_changes_a_byte(graph: Graph, level: int, target) -> None:
     """Every geometry of every kernel is in one of the sessions."""
     weights = random_weights(graph)
     usual = TwinSession(graph, weights, level, target=target)
-    kinds = {k.name: candidates(open_region(k)[1]) for k in usual.plan.kernels}
+    kinds = {k.name: candidates(k) for k in usual.plan.kernels}
     assert any(len(found) > 1 for found in kinds.values())
     inputs = {v.name[1:]: np.ones(1) for v in graph.inputs if v.dtype == "i32"}
     inputs |= {v.name[1:]: RNG.normal(size=v.shape) for v in graph.inputs if v.dtype == "f32"}

@@ -39,13 +39,14 @@ def test_squares_are_added_up_in_the_canonical_order(n: int) -> None:
     source = (
         "from numba import uint32\n"
         "from fusec.codegen.cuda.device import at, barrier, shared_bytes, store_f32, thread_index\n"
-        "from fusec.codegen.cuda.lib.vectors import quad, store_squares, sum_of_quads\n"
+        "from fusec.codegen.cuda.lib.vectors import quad, squares_of_lane\n"
+        "from fusec.codegen.cuda.lib.vectors import store_squares, warp_sum\n"
         "def squares(x, y):\n"
         f"    partials = shared_bytes({4 * quads})\n"
         f"    store_squares(quad(x, thread_index(), {n}), thread_index(), {quads}, partials)\n"
         "    barrier()\n"
-        f"    total = sum_of_quads(partials, {quads}, uint32(thread_index() & uint32(31)))\n"
-        "    store_f32(at(y, thread_index()), total)\n"
+        f"    mine = squares_of_lane(partials, {quads}, uint32(thread_index() & uint32(31)))\n"
+        "    store_f32(at(y, thread_index()), warp_sum(mine))\n"
     )
     x = RNG.normal(size=n).astype(np.float32)
     y = np.zeros(threads, np.float32)

@@ -86,10 +86,12 @@ def test_kernels_assemble_without_spills() -> None:
 
 @needs_compiler
 @pytest.mark.slow
-def test_all_kernels_wait_once_and_then_let_the_next_begin() -> None:
+def test_all_kernels_wait_once_and_let_the_next_begin_at_that() -> None:
     for kind, _, program, _ in assembled():
         (wait,), (launch,) = program.find(WAIT), program.find(LAUNCH)
-        assert program.dominates(wait, launch), kind
+        first, then = sorted((wait, launch))
+        assert program.dominates(first, then), kind
+        assert not any(first < access.index < then for access in program.accesses), kind
         if kind != "attention_spans":  # blocks of spans behind the position have nothing to do
             assert all(program.only_behind(WAIT, end) for end in program.find("ret;")), kind
 

@@ -160,14 +160,14 @@ def store_squares(x, i, quads, partials):
 
 
 @inline
-def sum_of_quads(partials, quads, lane):
-    """Add up what `store_squares` wrote: lanes take every 32nd quad, then `warp_sum`."""
+def squares_of_lane(partials, quads, lane):
+    """Every 32nd of what `store_squares` wrote, added up; `warp_sum` takes all of them together."""
     s = float32(0)
     for step in range((quads + 31) // 32):
         i = uint32(step * 32 + lane)
         there = load_shared_f32(uint32(partials + min_u32(i, uint32(quads - 1)) * 4))
         s = s + (there if step < quads // 32 else only(i < uint32(quads), there))
-    return warp_sum(s)
+    return s
 
 
 @inline
