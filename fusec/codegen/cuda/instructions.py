@@ -248,6 +248,13 @@ ptx_op(
 # 0, which the compiler does not know: a value it is added to stays in its register, where ptxas
 # would rather compute it again, or read it again from the kernel's parameters.
 ptx_op("zero", "{ .reg .b32 y; mov.u32 y, %nctaid.y; add.u32 $0, y, -1; }", "u32")
+# The same, but as far as ptxas knows lanes do not share it: what it is added to stays out of the
+# uniform registers, from where `prmt` would fetch it anew each time.
+ptx_op(
+    "zero_of_lane",
+    "{ .reg .b32 x, y; mov.u32 x, %lanemask_lt; mov.u32 y, %lanemask_gt; and.b32 $0, x, y; }",
+    "u32",
+)
 ptx_op("low_word", "cvt.u32.u64 $0, $1;", "u32", "ptr")
 ptx_op("load_acquire_u32", "ld.acquire.gpu.global.u32 $0, [$1];", "u32", "ptr", memory=True)
 ptx_op("store_release_u32", "st.release.gpu.global.u32 [$0], $1;", "", "ptr u32", memory=True)

@@ -183,13 +183,15 @@ class Matvec:
         for name in dict.fromkeys(a.inputs[0].name for a in self._quantised()):
             fixed, x = self.prologue.fixed[name], f"x{name[1:]}"
             chunk = f"chunk{r}"
-            inside = chunk
+            values = {"scale": fixed.scales} | ({"sum": fixed.sums} if fixed.sums else {})
             if fixed.blocks % WARP:
                 inside = f"min_u32({chunk}, uint32({fixed.blocks - 1}))"
+                of_block = f"load_of_block({{}}, {chunk}, {fixed.blocks})"
+            else:
+                inside, of_block = chunk, f"load_shared_f32(uint32({{}} + {chunk} * 4))"
             w.line(f"{x}_digits{r} = load_digits({fixed.digits}, {inside}, {fixed.blocks})")
-            w.line(f"{x}_scale{r} = load_of_block({fixed.scales}, {chunk}, {fixed.blocks})")
-            if fixed.sums:
-                w.line(f"{x}_sum{r} = load_of_block({fixed.sums}, {chunk}, {fixed.blocks})")
+            for what, address in values.items():
+                w.line(f"{x}_{what}{r} = {of_block.format(address)}")
 
     def _quantised(self) -> list[Node]:
         return [a for a in self.anchors if isinstance(formats.get(a.inputs[1].dtype), QuantFormat)]

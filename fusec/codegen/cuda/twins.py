@@ -71,6 +71,7 @@ class Launch:
             "cluster_rank": lambda: block % np.uint32(cluster),
             "uniform": _uniform,
             "zero": lambda: np.zeros_like(block),
+            "zero_of_lane": lambda: np.zeros_like(block),
             "low_word": lambda _pointer: np.zeros_like(block),
             "some": lambda condition: bool(np.any(condition)),
             "globaltimer": lambda: np.full(block.shape, time.monotonic_ns(), np.uint64),

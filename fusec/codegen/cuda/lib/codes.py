@@ -16,6 +16,7 @@ from fusec.codegen.cuda.device import (
     prmt,
     s32_to_f32,
     select_f32,
+    zero_of_lane,
 )
 
 
@@ -147,6 +148,9 @@ def lookup_eight(word, a, b, c, d):
 @inline
 def lookup_fours(q, a, b, c, d):
     """Levels out of a table of 16 in four words, by nibbles in the order of `coding.Table`."""
+    nothing = zero_of_lane()
+    a, b = uint32(a + nothing), uint32(b + nothing)
+    c, d = uint32(c + nothing), uint32(d + nothing)
     s, t = lookup_eight(q[0], a, b, c, d), lookup_eight(q[1], a, b, c, d)
     u, v = lookup_eight(q[2], a, b, c, d), lookup_eight(q[3], a, b, c, d)
     return (s[0], t[0], u[0], v[0]), (s[1], t[1], u[1], v[1])
