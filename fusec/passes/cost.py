@@ -230,8 +230,7 @@ def _matvecs(shape: KernelShape, segments: Iterable[Segment], gpu: Gpu, position
     before = FETCH * max(sum(_row(n) for n in s.nodes if n.op == "matvec") for s in segments)
     return Work(
         instructions, warps, blocks, own, blocks * whole,
-        int(any(n.op == "embed" for n in shape.prologue)), 2 + _norms(shape) + 2 * folds,
-        1 + folds, before,
+        int(any(n.op == "embed" for n in shape.prologue)), 2 + 2 * folds, 1 + folds, before,
     )  # fmt: skip
 
 
@@ -318,7 +317,8 @@ def _projected(node: Node, attention: Work) -> Work:
     weight, heads, spans = node.inputs[4], int(node["heads"]), int(node["spans"])
     blocks = weight.shape[0] * weight.shape[1] // (heads * QUANTISED[0])
     each = -(-blocks // (spans * HEAD_LANES)) * QUANTISED[1]
-    together = COMBINE + COMBINE_TURN / 4 * (attention.blocks // heads - 1) if spans > 1 else 0
+    live = attention.blocks // heads  # where it is one, all blocks of a head make it
+    together = COMBINE + COMBINE_TURN / 4 * (live - 1) if live > 1 else 0
     return replace(
         attention,
         instructions=attention.instructions + together + DIGITS + each,
@@ -328,7 +328,7 @@ def _projected(node: Node, attention: Work) -> Work:
         trees=attention.trees + 1,
         barriers=attention.barriers + 1,
         before=FETCH * each,
-        exchanges=int(spans > 1),
+        exchanges=int(live > 1),
     )
 
 
@@ -337,7 +337,7 @@ def _scalar(segment: Segment) -> Work:
     (node,) = segment.nodes
     x = node.inputs[0]
     each = -(-x.shape[-1] // (SCALAR_WARPS * WARP))
-    return Work(BASE + each * SCALAR, SCALAR_WARPS, 1, 0, x.nbytes, 0, 2, 1)
+    return Work(INDEX + each * SCALAR, SCALAR_WARPS, 1, 0, x.nbytes, 0, 2, 1)
 
 
 def _elements(nodes: Iterable[Node]) -> int:
