@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
@@ -52,3 +53,8 @@ def refused(*args: object, stdin: str = "") -> str:
     assert ran.err.endswith("\n")
     assert "Traceback" not in ran.err
     return ran.err.removeprefix("error: ").rstrip("\n")
+
+
+def plain(text: str) -> str:
+    """Text without the padding of tables."""
+    return re.sub(r"[ \t]+", " ", text)

@@ -1,0 +1,123 @@
+"""Other commands, help, and the command line as a process."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.command import fusec
+
+pytestmark = pytest.mark.xdist_group("cli")
+
+
+def test_synth_writes_the_same_file_for_the_same_seed(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("a", "b", "c")]
+    for path, seed in zip(paths, (1, 1, 2), strict=True):
+        ran = fusec("synth", "tiny", "-o", path, "--seed", seed, "--context", 99)
+        assert ran.code == 0
+        assert re.fullmatch(rf"{re.escape(str(path))}: 0\.\d MB\n", ran.out)
+    assert sorted(tmp_path.iterdir()) == paths
+    a, b, c = (path.read_bytes() for path in paths)
+    assert a == b
+    assert a != c
+    assert fusec("inspect", paths[0], "--context", 99, "--json").json["context"] == 99
+
+
+def test_quantize_writes_a_model_that_runs(tmp_path: Path) -> None:
+    plain, small = tmp_path / "f16.gguf", tmp_path / "q.gguf"
+    assert fusec("synth", "tiny", "-o", plain, "--quant", "F16").code == 0
+    ran = fusec("quantize", plain, small, "q5_k_m", "--quick")
+    assert ran.code == 0
+    assert re.fullmatch(rf"{re.escape(str(small))}: 0\.\d MB, from 1\.\d MB\n", ran.out)
+    assert sorted(tmp_path.iterdir()) == [plain, small]
+    types = fusec("inspect", small, "--stage", "decode-graph").out
+    assert "@blk.7.ffn_down.weight: q6_k" in types
+    assert "@blk.7.attn_q.weight: q5_1" in types
+
+
+def test_help_explains_every_command_and_option() -> None:
+    main = fusec("--help")
+    assert main.code == 0
+    assert fusec().out == main.out
+    for command in ("compile", "run", "inspect", "verify", "perplexity", "synth", "quantize"):
+        assert re.search(rf"\b{command}\b +\S+ \S+", main.out)
+        text = fusec(command, "--help").out
+        assert f"Usage: fusec {command} [OPTIONS]" in text
+        for line in text.splitlines():
+            # a name, perhaps a short one, a value, and then what it means
+            if option := re.match(r"│ \*? +(--[a-z-]+) (.*?)│$", line):
+                assert len(option[2].split()) >= 3, f"{command} {option[1]} is not explained"
+    run = fusec("run", "--help").out
+    for option in (
+        *("--prompt", "--prompt-ids", "--chat", "-n", "-O", "--context", "--kv", "--temp"),
+        *("--top-k", "--top-p", "--min-p", "--repeat-penalty", "--seed", "--json"),
+    ):
+        assert option in run
+
+
+def test_version() -> None:
+    assert re.fullmatch(r"fusec \d+\.\d+\S*\n", fusec("--version").out)
+
+
+def process(*args: object, **env: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "fusec.cli", *map(str, args)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **env},
+    )
+
+
+def test_as_a_process(tiny_model: Path) -> None:
+    ids = ["--prompt-ids", "7", "-n", "4", "--temp", "0", "--json"]
+    good = process("run", tiny_model, *ids)
+    out, err = good.communicate(timeout=60)
+    assert (good.returncode, err) == (0, "")
+    assert json.loads(out)["ids"] == fusec("run", tiny_model, *ids).json["ids"]
+    bad = process("run", tiny_model, "-p", "")
+    assert bad.communicate(timeout=60) == (
+        "",
+        "error: the prompt is empty: expected some text behind -p\n",
+    )
+    assert bad.returncode == 2
+
+
+def test_a_reader_that_goes_away_ends_it_quietly(tiny_model: Path) -> None:
+    running = process("run", tiny_model, "-p", "a", "-n", 511, "--ignore-eos")
+    assert running.stdout
+    assert running.stderr
+    running.stdout.read(1)
+    running.stdout.close()
+    assert running.stderr.read() == ""
+    assert running.wait(timeout=60) == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_an_interrupt_ends_it_quietly(tiny_model: Path) -> None:
+    running = process("run", tiny_model, "--chat", "-n", 4)
+    assert running.stdin
+    assert running.stdout
+    running.stdin.write("hello\n")
+    running.stdin.flush()
+    assert running.stdout.read(1)  # it answers, and then waits for the next turn
+    running.send_signal(signal.SIGINT)
+    _, err = running.communicate(timeout=60)
+    assert err == ""
+    assert running.returncode == 130
+
+
+def test_text_that_standard_output_cannot_take(tiny_model: Path) -> None:
+    running = process(
+        "run", tiny_model, "-p", "é", "-n", 64, "--ignore-eos", PYTHONIOENCODING="ascii"
+    )
+    _, err = running.communicate(timeout=60)
+    assert running.returncode == 0, err
