@@ -7,6 +7,7 @@ which others, never changes its bits. So `plan` takes any `Choice` there is a re
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from fusec.codegen import formats
@@ -19,7 +20,7 @@ from fusec.ir.target import HeadSums
 
 PROCESSORS = 132  # of an H200; other sizes run the same grid in more or fewer waves
 MOST_BLOCKS = PROCESSORS * 3 // 4  # of a launch that others run beside
-SMALL = 1 << 20  # bytes of weights that are read in less time than a launch begins
+SMALL = 1 << 21  # weights that are read and multiplied in less time than a launch begins
 REGISTERS = 56  # that a lane may fill with weights before it uses them
 WARP = 32
 SPAN = 256  # positions that attention sums up together, in chunks of 16: part of the sums' order
@@ -166,7 +167,8 @@ def beside_others(shape: KernelShape) -> Choice | None:
     rows are taken two at a time, in half as many blocks, because activations are then read once.
     """
     rows = matvecs(shape)
-    if has_heads(shape) or sum(a.inputs[1].nbytes for s in rows for a in anchors(s)) > SMALL:
+    weights = sum(math.prod(a.inputs[1].shape) for s in rows for a in anchors(s))
+    if has_heads(shape) or weights > SMALL:
         return None
     a_row = max((sum(registers(a.inputs[1]) for a in anchors(s)) for s in rows), default=0)
     is_long = any(chunks(a.inputs[1]) > WARP for s in rows for a in anchors(s))
