@@ -149,7 +149,7 @@ class Matvec:
         self.scope.w.line(f"chunk{r} = {f'uint32({number})' if number != 'lane' else number}")
 
     def _fetch(self, row: tuple[Node, str, str], r: str) -> None:
-        anchor, number, suffix = row
+        anchor, number, _ = row
         weight = anchor.inputs[1]
         count = chunks(weight)
         pointer = self.scope.pointers[weight.name]
@@ -158,7 +158,7 @@ class Matvec:
             chunk = f"min_u32({chunk}, uint32({count - 1}))"
         size = f"{self._matrix_rows(anchor)}, {count}"
         call = f"fetch_{weight.dtype}({pointer}, {size}, {number}, {chunk})"
-        self.scope.w.line(f"{self._name(anchor, suffix)}_{r} = {call}")
+        self.scope.w.line(f"{self._loaded(row, r)} = {call}")
 
     def _matrix_rows(self, anchor: Node) -> str:
         if isinstance(self.limit, str) and not self.segment.rope:
@@ -168,6 +168,13 @@ class Matvec:
     @staticmethod
     def _name(anchor: Node, suffix: str) -> str:
         return f"{identifier(anchor.inputs[1])}_{suffix}"
+
+    def _loaded(self, row: tuple[Node, str, str], r: str) -> str:
+        """The variable of what a lane loads of a chunk: shared like `_levels` where it is kept."""
+        anchor, _, suffix = row
+        if isinstance(formats.get(anchor.inputs[1].dtype), FloatFormat):
+            return f"floats{self.rows.index(row)}_{r}"
+        return f"{self._name(anchor, suffix)}_{r}"
 
     def _levels(self, row: tuple[Node, str, str], r: str) -> str:
         """The variable of a chunk's levels, the same in every segment of the kernel.
@@ -198,11 +205,9 @@ class Matvec:
 
     def _decode(self, row: tuple[Node, str, str], r: str) -> None:
         """What needs no activations of a chunk's products."""
-        anchor, _, suffix = row
-        fmt = formats.get(anchor.inputs[1].dtype)
+        fmt = formats.get(row[0].inputs[1].dtype)
         if isinstance(fmt, QuantFormat):
-            loaded = f"{self._name(anchor, suffix)}_{r}"
-            decode(self.scope.w, fmt, loaded, self._levels(row, r))
+            decode(self.scope.w, fmt, self._loaded(row, r), self._levels(row, r))
 
     def _settle(self) -> None:
         """Where the wait comes next, decoding is done by then."""
@@ -221,7 +226,7 @@ class Matvec:
         anchor, _, suffix = row
         x, weight = anchor.inputs[:2]
         fmt = formats.get(weight.dtype)
-        s, loaded = f"sum_{self._name(anchor, suffix)}", f"{self._name(anchor, suffix)}_{r}"
+        s, loaded = f"sum_{self._name(anchor, suffix)}", self._loaded(row, r)
         if isinstance(fmt, FloatFormat):
             size = {4: "four", 8: "eight"}[fmt.cuda_chunk]
             given = f"{s}, floats_{fmt.name}({loaded}), {self.prologue.floats[x.name]}, chunk{r}"
