@@ -11,12 +11,14 @@ as there may ever be blocks, and all are written.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from fusec.ir.graph import Graph, Node, Value, attrs
 from fusec.ir.op_argmax import MOST
 from fusec.ir.ops import infer, op
 from fusec.ir.target import Target
 from fusec.passes.fuse import Refusal
+from fusec.passes.split import split_nodes
 
 
 @dataclass(frozen=True)
@@ -28,18 +30,8 @@ class SplitArgmax:
 
     def run(self, graph: Graph, target: Target) -> tuple[Graph, int, tuple[Refusal, ...]]:
         """The graph with every argmax split that may be."""
-        nodes: list[Node] = []
-        refused = []
-        for node in graph.nodes:
-            if node.op != "argmax":
-                nodes.append(node)
-            elif reason := why_not(graph, node, target):
-                refused.append(Refusal(self.equation, (node.name,), reason))
-                nodes.append(node)
-            else:
-                assert target.parts is not None
-                nodes += split(node, target.parts)
-        return graph.replace_nodes(nodes), (len(nodes) - len(graph.nodes)), tuple(refused)
+        refuse = partial(why_not, graph, target=target)
+        return split_nodes(graph, "argmax", self.equation, refuse, split, target.parts)
 
 
 def why_not(graph: Graph, node: Node, target: Target) -> str | None:

@@ -12,11 +12,13 @@ differently (flash decoding: Dao et al. 2023, "Flash-Decoding for long-context i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from fusec.ir.graph import Graph, Node, Value, attrs
 from fusec.ir.ops import infer
 from fusec.ir.target import Target
 from fusec.passes.fuse import Refusal
+from fusec.passes.split import split_nodes
 
 
 @dataclass(frozen=True)
@@ -28,18 +30,8 @@ class SplitAttention:
 
     def run(self, graph: Graph, target: Target) -> tuple[Graph, int, tuple[Refusal, ...]]:
         """The graph with every attention split that may be."""
-        nodes: list[Node] = []
-        refused = []
-        for node in graph.nodes:
-            if node.op != "attention":
-                nodes.append(node)
-            elif reason := why_not(graph, node, target):
-                refused.append(Refusal(self.equation, (node.name,), reason))
-                nodes.append(node)
-            else:
-                assert target.span is not None
-                nodes += split(node, target.span)
-        return graph.replace_nodes(nodes), (len(nodes) - len(graph.nodes)), tuple(refused)
+        refuse = partial(why_not, graph, target=target)
+        return split_nodes(graph, "attention", self.equation, refuse, split, target.span)
 
 
 def why_not(graph: Graph, node: Node, target: Target) -> str | None:

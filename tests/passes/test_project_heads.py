@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 
 from fusec.errors import FusecError
-from fusec.ir import Builder, Reference
+from fusec.ir import Builder
 from fusec.ir.ops import OPS
 from fusec.passes.fuse import Fuse
 from fusec.passes.lower import lower
 from fusec.passes.pipeline import passes_of, run_passes
 from fusec.passes.project_heads import ProjectHeads
 from fusec.passes.rules import matvec_residual, norm_matvec
-from tests.graphs import Types, llama_graph, weights_for
+from tests.graphs import Types, llama_graph
+from tests.passes.stages import distance, reasons_of
 from tests.targets import AMPERE, ANY, HOPPER
 
 RANDOM = np.random.default_rng(4)
@@ -57,9 +58,7 @@ def block(
 
 
 def reasons(graph, target=HOPPER):
-    after, hits, refused = ProjectHeads().run(graph, target)
-    assert (after == graph) == (hits == 0)
-    return hits, [r.reason for r in refused]
+    return reasons_of(ProjectHeads(), graph, target)
 
 
 # --- what it makes -------------------------------------------------------------------------------
@@ -89,14 +88,7 @@ def test_a_model_keeps_its_meaning():
     stages = run_passes(graph, passes_of(3), FLOATS)
     kinds = [node.kind for node in stages[-1].graph.nodes]
     assert kinds.count("attention_project") == kinds.count("parts_norm_matvec") == 2
-    weights = weights_for(graph)
-    caches = {s.name: RANDOM.standard_normal(s.shape) for s in graph.states}
-    results = []
-    for stage in (stages[0], stages[-1]):
-        checked = Reference(stage.graph, weights)
-        checked.states |= {name: values.copy() for name, values in caches.items()}
-        results.append(checked.step(token=np.array([3]), pos=np.array([280]))["logits"])
-    assert np.abs(results[1] - results[0]).max() < 1e-12 * np.abs(results[0]).max()
+    assert distance(stages[0], stages[-1]) < 1e-12
 
 
 def test_the_parts_are_written_where_nobody_takes_them_in():

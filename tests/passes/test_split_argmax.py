@@ -13,6 +13,7 @@ from fusec.passes.lower import lower
 from fusec.passes.pipeline import passes_of, run_passes
 from fusec.passes.split_argmax import SplitArgmax
 from tests.graphs import Types, llama_graph, weights_for
+from tests.passes.stages import reasons_of
 from tests.targets import ANY, HOPPER, SPLIT
 
 RANDOM = np.random.default_rng(2)
@@ -26,9 +27,7 @@ def head(name="next", rows=96, matrix=True):
 
 
 def reasons(graph, target=SPLIT):
-    after, hits, refused = SplitArgmax().run(graph, target)
-    assert (after == graph) == (hits == 0)
-    return hits, [r.reason for r in refused]
+    return reasons_of(SplitArgmax(), graph, target)
 
 
 def test_one_argmax_becomes_two_nodes():

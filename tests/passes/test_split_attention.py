@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 from fusec.errors import FusecError
-from fusec.ir import Builder, Reference
+from fusec.ir import Builder
 from fusec.ir.ops import OPS
 from fusec.passes.pipeline import passes_of, run_passes
 from fusec.passes.split_attention import SplitAttention
-from tests.graphs import Types, llama_graph, weights_for
+from tests.graphs import Types, llama_graph
+from tests.passes.stages import distance, reasons_of
 from tests.targets import ANY, SPLIT
 
 RANDOM = np.random.default_rng(2)
@@ -24,9 +25,7 @@ def attention(name="a", tokens=1, context=600):
 
 
 def reasons(graph, target=SPLIT):
-    after, hits, refused = SplitAttention().run(graph, target)
-    assert (after == graph) == (hits == 0)
-    return hits, [r.reason for r in refused]
+    return reasons_of(SplitAttention(), graph, target)
 
 
 def test_one_attention_becomes_two_nodes():
@@ -71,15 +70,7 @@ def test_a_model_keeps_its_meaning_and_its_dispatches():
     kinds = [node.kind for node in stages[-1].graph.nodes]
     assert kinds.count("attention_spans") == kinds.count("combine_matvec") == 2
     assert not {"attention", "attention_combine"} & set(kinds)
-    weights, caches = weights_for(graph), {}
-    for state in graph.states:
-        caches[state.name] = RANDOM.standard_normal(state.shape)
-    results = []
-    for stage in (stages[0], stages[-1]):
-        checked = Reference(stage.graph, weights)
-        checked.states |= {name: values.copy() for name, values in caches.items()}
-        results.append(checked.step(token=np.array([3]), pos=np.array([280]))["logits"])
-    assert np.abs(results[1] - results[0]).max() < 1e-12 * np.abs(results[0]).max()
+    assert distance(stages[0], stages[-1]) < 1e-12
 
 
 def test_the_combination_can_be_left_on_its_own_and_the_split_left_out():

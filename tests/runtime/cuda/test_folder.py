@@ -15,6 +15,7 @@ from fusec.runtime.cuda.driver import Driver
 from tests.codegen.cuda.kernels import needs_compiler
 from tests.command import fusec, refused
 from tests.runtime.cuda.fake import FakeDriver, Status
+from tests.runtime.cuda.here import without_a_gpu
 
 ARCH = "sm_90a"
 
@@ -33,14 +34,6 @@ def folder(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert ran.code == 0, ran.err
     assert "registers" in ran.out
     return folder
-
-
-def without_a_gpu() -> None:
-    try:
-        Driver().close()
-    except FusecError:
-        return
-    pytest.skip("there is a GPU")
 
 
 @needs_compiler

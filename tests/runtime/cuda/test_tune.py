@@ -19,6 +19,7 @@ from fusec.ir.plan import Arg, Choice
 from fusec.runtime.cuda.driver import Driver, Executable
 from tests.command import fusec, refused
 from tests.runtime.cuda import fake
+from tests.runtime.cuda.here import without_a_gpu
 from tests.runtime.cuda.timed import TimedDriver, Times
 
 ARCH, GPU = "sm_90a", "Fake GPU"
@@ -217,14 +218,6 @@ def test_candidates_are_compiled_ahead_for_another_machine(compiled, tiny_model,
         assert left[kernel.name] == wanted
     ran = fusec("tune", tiny_model, "--build-only", "--target", ARCH, "-O", LEVEL)
     assert ran.out == f"{len(built)} variants of {len(left)} kernels are ready\n", ran.err
-
-
-def without_a_gpu() -> None:
-    try:
-        Driver().close()
-    except FusecError:
-        return
-    pytest.skip("there is a GPU")
 
 
 def test_a_machine_without_a_gpu(tiny_model, cache):

@@ -1,0 +1,30 @@
+"""What tests of single passes ask: why it left nodes alone, and how far a stage is from another."""
+
+import numpy as np
+
+from fusec.ir import Graph, Reference
+from fusec.ir.target import Target
+from fusec.passes.pipeline import Pass, Stage
+from tests.graphs import weights_for
+
+RANDOM = np.random.default_rng(5)
+
+
+def reasons_of(step: Pass, graph: Graph, target: Target) -> tuple[int, list[str]]:
+    """How often a pass applied, and the reasons where it did not; it changes nothing else."""
+    after, hits, refused = step.run(graph, target)
+    assert (after == graph) == (hits == 0)
+    return hits, [r.reason for r in refused]
+
+
+def distance(one: Stage, other: Stage) -> float:
+    """Largest difference of logits behind filled caches, in units of the largest logit."""
+    graph = one.graph
+    weights = weights_for(graph)
+    caches = {s.name: RANDOM.standard_normal(s.shape) for s in graph.states}
+    results = []
+    for stage in (one, other):
+        checked = Reference(stage.graph, weights)
+        checked.states |= {name: values.copy() for name, values in caches.items()}
+        results.append(checked.step(token=np.array([3]), pos=np.array([280]))["logits"])
+    return float(np.abs(results[1] - results[0]).max() / np.abs(results[0]).max())
