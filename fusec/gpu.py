@@ -50,9 +50,14 @@ def executables(
 ) -> dict[str, Executable]:
     """Name -> what a GPU needs to launch a kernel."""
     return {
-        name: Executable(name, cubins[name].arch, cubins[name].data, kernel.grid, kernel.threads)
-        for name, kernel in cuda_kernels(kernels).items()
+        name: executable(kernel, cubins[name]) for name, kernel in cuda_kernels(kernels).items()
     }
+
+
+def executable(kernel: CudaKernel, cubin: Cubin) -> Executable:
+    """What a GPU needs to launch a kernel."""
+    sizes = kernel.grid, kernel.threads, kernel.dynamic
+    return Executable(kernel.name, cubin.arch, cubin.data, *sizes)
 
 
 def describe(
@@ -67,7 +72,8 @@ def describe(
             "threads": kernel.threads,
             "registers": cubins[name].registers,
             "spill_bytes": cubins[name].spill_stores + cubins[name].spill_loads,
-            "shared_bytes": cubins[name].static_shared,
+            "shared_bytes": cubins[name].static_shared + kernel.dynamic,
+            "dynamic_bytes": kernel.dynamic,
         }
         for name, kernel in cuda_kernels(kernels).items()
     }
@@ -81,7 +87,10 @@ def shapes(kernels: Mapping[str, AnyKernel], arch: str) -> dict[str, dict[str, i
     for name, kernel in found.items():
         sizes[name] = {"grid": kernel.grid, "threads": kernel.threads}
         if cubin := ready.get(name):
-            sizes[name] |= {"registers": cubin.registers, "shared_bytes": cubin.static_shared}
+            sizes[name] |= {
+                "registers": cubin.registers,
+                "shared_bytes": cubin.static_shared + kernel.dynamic,
+            }
     return sizes
 
 
@@ -90,7 +99,7 @@ def restore(
 ) -> dict[str, Executable]:
     """Name -> kernel, from `describe` and the machine code that `read` gives for a name."""
     return {
-        name: Executable(name, d["arch"], read(name), d["grid"], d["threads"])
+        name: Executable(name, d["arch"], read(name), d["grid"], d["threads"], d["dynamic_bytes"])
         for name, d in described.items()
     }
 

@@ -17,12 +17,14 @@ from fusec.bench.search import Choices, Found, Subject, gain, search, turns
 from fusec.bench.tune_gpu import TokenBench
 from fusec.codegen import targets
 from fusec.codegen.cuda import tuning as tunings
+from fusec.codegen.cuda.arch import find_arch
 from fusec.codegen.cuda.build import compile_many
 from fusec.codegen.cuda.candidates import candidates, default_of, releases, variants
 from fusec.codegen.cuda.emit import emit
 from fusec.codegen.cuda.tuning import Tuning
 from fusec.driver import Compiled
 from fusec.errors import FusecError
+from fusec.gpu import executable
 from fusec.ir.plan import Choice
 from fusec.report import make_table
 from fusec.runtime.cuda.driver import Executable
@@ -114,12 +116,13 @@ def build(compiled: Compiled, note: Note | None = None) -> Variants:
     The token loop's own kernels are made ready as well, since `run` needs them.
     """
     compiled.build(note)
-    asked = {(k.name, c): emit(replace(k, choice=c))
+    arch = find_arch(compiled.options.target)
+    asked = {(k.name, c): emit(replace(k, choice=c), arch)
              for k in compiled.plan.kernels for c in variants(k)}  # fmt: skip
     cubins = compile_many(list(asked.values()), compiled.options.target, note)
     usual = {kernel.name: default_of(kernel) for kernel in compiled.plan.kernels}
     return {
-        (name, choice): Executable(name, cubin.arch, cubin.data, kernel.grid, kernel.threads)
+        (name, choice): executable(kernel, cubin)
         for ((name, choice), kernel), cubin in zip(asked.items(), cubins, strict=True)
         if cubin.spill_stores + cubin.spill_loads == 0
         or replace(choice, release=usual[name].release) == usual[name]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
-from fusec.codegen.cuda.arch import ARCHS, native_arch, native_name
-from fusec.codegen.cuda.shape import PARTS, SPAN, head_sums
+from fusec.codegen.cuda.arch import ARCHS, Arch, native_arch, native_name
+from fusec.codegen.cuda.shape import PARTS, SPAN, head_sums, tiles
 from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.codegen.formats import FORMATS
 from fusec.codegen.kernel import KernelSource
@@ -50,10 +51,10 @@ def _emit_cpu(kernel: Kernel) -> KernelSource:
     return emit(kernel)
 
 
-def _emit_cuda(kernel: Kernel) -> CudaKernel:
+def _emit_cuda(arch: Arch, kernel: Kernel) -> CudaKernel:
     from fusec.codegen.cuda.emit import emit
 
-    return emit(kernel)
+    return emit(kernel, arch)
 
 
 def get(name: str) -> CodeTarget:
@@ -77,7 +78,8 @@ def get(name: str) -> CodeTarget:
         span=SPAN,
         parts=PARTS,
         head_sums=head_sums() if overlaps else None,  # clusters came with the same generation
+        tiles=tiles(),
         overlaps=overlaps,
         late_norms=True,
     )
-    return CodeTarget(limits, _emit_cuda, prefill_tokens=1)
+    return CodeTarget(limits, partial(_emit_cuda, arch), prefill_tokens=1)

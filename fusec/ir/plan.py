@@ -18,9 +18,9 @@ APART = {
     "sample": "sample",
 }  # fmt: skip
 """Ops that the forward pass proper is counted without, and the group they are counted in."""
-RELEASES = ("wait", "barrier", "load")
+RELEASES = ("wait", "barrier", "load", "read")
 """Right behind the wait; behind the barrier that ends the prologue; behind the loads, before the
-wait."""
+wait; when the first of what the launch in front made has been read."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ class Choice:
 
     `warps` of a block; how many rows a warp makes together (`rows_at_once`) and in turn (`steps`);
     `min_blocks` that should fit one processor at once, which bounds the registers; `release`: where
-    a kernel that overlaps lets the next launch begin (see `fusec.passes.overlap`).
+    a kernel that overlaps lets the next launch begin (see `fusec.passes.overlap`); `alone`: no two
+    blocks of a launch on one processor, by asking for more than half of its shared memory.
     Raises ValueError for what no kernel can be.
     """
 
@@ -66,6 +67,7 @@ class Choice:
     steps: int = 1
     min_blocks: int = 1
     release: str = "wait"
+    alone: bool = False
 
     def __post_init__(self) -> None:
         counts = (self.warps, self.rows_at_once, self.steps, self.min_blocks)
@@ -78,6 +80,7 @@ class Choice:
         counts = {"rows at once": self.rows_at_once, "steps": self.steps,
                   "blocks a processor": self.min_blocks}  # fmt: skip
         parts = [f"{self.warps} warps", *(f"{n} {what}" for what, n in counts.items() if n > 1)]
+        parts += ["alone"] * self.alone
         return ", ".join(parts if self.release == "wait" else [*parts, f"next at {self.release}"])
 
 

@@ -5,6 +5,50 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fusec.ir.gpu import Gpu
+from fusec.ir.graph import Value
+from fusec.ir.ops import op
+from fusec.ir.region import KernelShape
+
+TILE_ROWS = 16
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Which matrices are multiplied a tile of rows at a time, by all warps of a block.
+
+    Those of some formats with rows of a multiple of `multiple` elements.
+    """
+
+    formats: frozenset[str]
+    multiple: int
+
+    def takes(self, weight: Value) -> bool:
+        """Whether a matrix is one of them."""
+        rows, columns = weight.shape
+        return weight.dtype in self.formats and self.fits(rows, columns)
+
+    def fits(self, rows: int, columns: int) -> bool:
+        """Whether a matrix of that size is, if its format is."""
+        return rows % TILE_ROWS == 0 and columns % self.multiple == 0
+
+    def why_not(self, shape: KernelShape) -> str | None:
+        """The reason that a kernel's matrices cannot share it, or None if they can."""
+        rows = [s for s in shape.segments if s.role == "rows"]
+        weights = [n.inputs[1] for s in rows for n in s.nodes if op(n.op).role == "rows"]
+        tiled = [weight for weight in weights if self.takes(weight)]
+        if not tiled:
+            return None
+        if apart := [weight for weight in weights if weight not in tiled]:
+            return f"{tiled[0].name} goes by tiles of rows, {apart[0].name} by rows"
+        for rope in (s.rope for s in rows):
+            if rope is not None and rope["pairing"] != "adjacent":
+                half, rest = divmod(int(rope["head_dim"]), 2)
+                if rest or half % TILE_ROWS or rope["dims"] != rope["head_dim"]:
+                    return (
+                        f"{tiled[0].name} goes by tiles of {TILE_ROWS} rows, {rope.name} turns "
+                        f"{rope['dims']} of {rope['head_dim']} by halves"
+                    )
+        return None
 
 
 @dataclass(frozen=True)
@@ -31,6 +75,7 @@ class Target:
     it does not pay here. `overlaps`: a launch can start before the one in front of it has ended.
     `head_sums`: how attention is multiplied by its output matrix head by head; None if it is not.
     `parts`: how many blocks can search a row for its largest element; None if one is to do it.
+    `tiles`: which matrices are multiplied by tiles of rows; None if none are.
     `late_norms`: a norm's division is done behind the products (see `fusec.passes.factor_norms`).
     `gpu`: whose constants the cost model predicts with; None where nothing is predicted.
     """
@@ -41,6 +86,7 @@ class Target:
     span: int | None = None
     head_sums: HeadSums | None = None
     parts: int | None = None
+    tiles: Tiles | None = None
     overlaps: bool = False
     late_norms: bool = False
     gpu: Gpu | None = None

@@ -203,9 +203,12 @@ def _slower(graph: Graph, match: tuple[Node, ...], target: Target) -> str | None
 def _not_one_kernel(graph: Graph, match: tuple[Node, ...], target: Target) -> str | None:
     region = fuse(graph, match, "region").region
     try:
-        needed = analyse(region).prologue_bytes
+        shape = analyse(region)
     except NotOneKernel as reason:
         return f"not one kernel: {reason}"
+    if target.tiles and (apart := target.tiles.why_not(shape)):
+        return f"not one kernel: {apart}"
+    needed = shape.prologue_bytes
     if any(op(n.op).role == "rows" for n in region.nodes) and needed > target.block_bytes:
         return (
             f"shared memory too small: the prologue takes {needed:,} bytes, "

@@ -12,10 +12,18 @@ class Arch:
     """One `ptxas -arch` name. `cc` is what Numba wants: (major, minor) or (major, minor, 'a').
 
     A suffix `a` marks architecture-specific code: it runs on that compute capability alone.
+    `shared`: bytes of shared memory of a multiprocessor (CUDA programming guide, technical
+    specifications); of a block's, the system takes 1024.
     """
 
     name: str
     cc: tuple[int, int] | tuple[int, int, str]
+    shared: int
+
+    @property
+    def room(self) -> int:
+        """Bytes of shared memory of which two blocks fit a multiprocessor."""
+        return self.shared // 2 - 1024
 
     @property
     def number(self) -> int:
@@ -32,12 +40,12 @@ class Arch:
 ARCHS: dict[str, Arch] = {
     arch.name: arch
     for arch in (
-        Arch("sm_80", (8, 0)),  # A100
-        Arch("sm_86", (8, 6)),  # A10, RTX 30
-        Arch("sm_89", (8, 9)),  # L4, L40, RTX 40
-        Arch("sm_90a", (9, 0, "a")),  # H100, H200
-        Arch("sm_100a", (10, 0, "a")),  # B200
-        Arch("sm_120a", (12, 0, "a")),  # RTX 50
+        Arch("sm_80", (8, 0), 164 << 10),  # A100
+        Arch("sm_86", (8, 6), 100 << 10),  # A10, RTX 30
+        Arch("sm_89", (8, 9), 100 << 10),  # L4, L40, RTX 40
+        Arch("sm_90a", (9, 0, "a"), 228 << 10),  # H100, H200
+        Arch("sm_100a", (10, 0, "a"), 228 << 10),  # B200
+        Arch("sm_120a", (12, 0, "a"), 100 << 10),  # RTX 50
     )
 }
 

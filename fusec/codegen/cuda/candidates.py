@@ -8,9 +8,12 @@ from dataclasses import replace
 from fusec.codegen.common import open_region
 from fusec.codegen.cuda.shape import (
     REGISTERS,
+    TILE_WARPS,
+    WITH_HELPERS,
     anchors,
     default,
     has_heads,
+    is_tiled,
     many_rows,
     matvecs,
     registers,
@@ -63,6 +66,10 @@ def _others(shape: KernelShape, usual: Choice) -> Iterator[Choice]:
     if not rows:
         for warps in WITHOUT_ROWS[shape.segments[0].role]:
             yield Choice(warps)
+        return
+    if any(map(is_tiled, rows)):
+        for warps, alone in ((TILE_WARPS, False), (TILE_WARPS, True), (WITH_HELPERS, False)):
+            yield replace(usual, warps=warps, alone=alone)
         return
     if usual.min_blocks == 1:
         for warps in FEW_ROWS:

@@ -1,5 +1,5 @@
 """Numba intrinsics for CUDA kernels: one per entry of `instructions.TABLE`, one per table of a
-weight format, and four without PTX.
+weight format, and five without PTX.
 
 Kernel sources import from here. Only numba-cuda's compiler can use these objects; on a machine
 without it, import `instructions` instead.
@@ -148,6 +148,22 @@ def shared_bytes(_context: Any, count: Any) -> Any:
         return builder.ptrtoint(variable, _I32)
 
     return types.uint32(count), generate
+
+
+@intrinsic
+def dynamic_shared(_context: Any) -> Any:
+    """`dynamic_shared()`: the address of the shared memory that the launch adds, 128-aligned."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, _values: Any) -> Any:
+        module, name = builder.module, "dynamic_shared"
+        variable = module.globals.get(name)
+        if variable is None:
+            storage = ir.ArrayType(ir.IntType(8), 0)
+            variable = ir.GlobalVariable(module, storage, name, addrspace=3)
+            variable.linkage, variable.align = "external", 128
+        return builder.ptrtoint(variable, _I32)
+
+    return types.uint32(), generate
 
 
 @intrinsic

@@ -12,6 +12,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 from fusec.codegen.common import open_region
+from fusec.codegen.cuda.arch import ARCHS, Arch
 from fusec.codegen.cuda.attention import Attention
 from fusec.codegen.cuda.attention_project import ProjectedAttention
 from fusec.codegen.cuda.elements import Elements, Indices
@@ -19,7 +20,8 @@ from fusec.codegen.cuda.imports import format_functions, import_lines
 from fusec.codegen.cuda.matvec import Matvec
 from fusec.codegen.cuda.prologue import Prologue
 from fusec.codegen.cuda.scope import SHARED, WAIT, Scope
-from fusec.codegen.cuda.shape import default, plan, units, why_not
+from fusec.codegen.cuda.shape import default, is_tiled, plan, tiles, units, why_not
+from fusec.codegen.cuda.tiles import TiledMatvec
 from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.errors import FusecError
 from fusec.ir.graph import Graph, Value
@@ -31,8 +33,11 @@ from fusec.writer import Writer
 MOST_BYTES = 1 << 32  # offsets into a buffer are 32 bits wide
 
 
-def emit(kernel: Kernel) -> CudaKernel:
-    """Source and launch shape of a kernel. Raises FusecError if its region cannot be one kernel."""
+def emit(kernel: Kernel, arch: Arch = ARCHS["sm_90a"]) -> CudaKernel:
+    """Source and launch shape of a kernel for an architecture.
+
+    Raises FusecError if its region cannot be one kernel.
+    """
     region, shape = open_region(kernel)
     for value in region.weights:
         if value.nbytes >= MOST_BYTES:
@@ -49,7 +54,9 @@ def emit(kernel: Kernel) -> CudaKernel:
             f"kernel {kernel.name}: expected attention_project alone, because its blocks come in "
             f"clusters, found {len(shape.segments)} segments"
         )
-    return _Emitter(region, shape, kernel).emit()
+    if reason := tiles().why_not(shape):
+        raise FusecError(f"kernel {kernel.name}: not one kernel: {reason}")
+    return _Emitter(region, shape, kernel, arch).emit()
 
 
 @dataclass(frozen=True)
@@ -70,28 +77,30 @@ class Alike:
 
 
 class _Emitter:
-    def __init__(self, region: Graph, shape: KernelShape, kernel: Kernel) -> None:
+    def __init__(self, region: Graph, shape: KernelShape, kernel: Kernel, arch: Arch) -> None:
         self.region, self.shape = region, shape
         self.geometry = plan(shape, kernel.choice or default(shape, kernel.overlaps))
-        self.scope = Scope(region, self.geometry, kernel.overlaps)
+        self.scope = Scope(region, self.geometry, kernel.overlaps, arch)
         self.prologue = Prologue(self.scope, shape)
         self.alike = self._classes()
 
     def emit(self) -> CudaKernel:
         body = self.scope.w
-        matvecs: list[Matvec | None] = []
+        matvecs: list[Matvec | TiledMatvec | None] = []
         bindings = [self._bindings(alike) for alike in self.alike]
         for alike, binding in zip(self.alike, bindings, strict=True):
             with self._bound(binding):
                 matvecs.append(self._matvec(alike) if self._role(alike) == "rows" else None)
         self.prologue.begin()
-        for at, alike in enumerate(self.alike):
-            matvec = matvecs[at]
-            if len(alike.members) > 1 or (matvec and matvec.early):
-                with self._branch(at), self._bound(bindings[at]):
-                    self._choose(alike, bindings[at])
-                    if matvec:
-                        matvec.load()
+
+        def loads() -> None:
+            for at, alike in enumerate(self.alike):
+                matvec = matvecs[at]
+                if len(alike.members) > 1 or (matvec and matvec.early):
+                    with self._branch(at), self._bound(bindings[at]):
+                        self._choose(alike, bindings[at])
+                        if matvec:
+                            matvec.load()
 
         def behind_wait() -> None:
             for at, matvec in enumerate(matvecs):
@@ -99,8 +108,12 @@ class _Emitter:
                     with self._branch(at), self._bound(bindings[at]):
                         matvec.fetch_activations()
 
+        # records come last: there are so many bytes of them that other loads would wait for long
+        last = any(isinstance(matvec, TiledMatvec) for matvec in matvecs)
+        if not last:
+            loads()
         if not self.waits_inside:
-            self.prologue.emit(behind_wait)
+            self.prologue.emit(loads if last else lambda: None, behind_wait)
         for at, alike in enumerate(self.alike):
             body.line()
             with self._branch(at), self._bound(bindings[at]):
@@ -149,6 +162,7 @@ class _Emitter:
             geometry.grid,
             geometry.cluster,
             self.scope.registers,
+            self.scope.dynamic_bytes,
         )
 
     def _hold(self, w: Writer) -> None:
@@ -278,11 +292,13 @@ class _Emitter:
 
     # --- what they compute -----------------------------------------------------------------------
 
-    def _matvec(self, alike: Alike) -> Matvec:
-        share = self.geometry.warps * self.geometry.rows_at_once * self.geometry.steps
-        whole = all(units(s) % share == 0 for s, _, _ in alike.members)
+    def _matvec(self, alike: Alike) -> Matvec | TiledMatvec:
         limit, first, blocks = self._size(alike)
         segment = alike.members[0][0]
+        if is_tiled(segment):
+            return TiledMatvec(self.scope, self.prologue, segment, limit, first, blocks)
+        share = self.geometry.warps * self.geometry.rows_at_once * self.geometry.steps
+        whole = all(units(s) % share == 0 for s, _, _ in alike.members)
         return Matvec(self.scope, self.prologue, segment, limit, whole, first, blocks)
 
     def _others(self, alike: Alike) -> None:

@@ -15,7 +15,10 @@ from fusec.codegen.formats import FORMATS
 
 PACKAGE = "fusec.codegen.cuda"
 _FOLDER = Path(__file__).parent / "lib"
-_BESIDE_TABLE = ("at", "inline", "shared_bytes", "select_f32", "select_s32", "select_u32", "some")
+_BESIDE_TABLE = (
+    *("at", "dynamic_shared", "inline", "shared_bytes", "some"),
+    *("select_f32", "select_s32", "select_u32"),
+)
 LINE = 100
 _TYPES = ("float32", "int32", "uint32", "uint64")
 

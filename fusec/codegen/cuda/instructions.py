@@ -18,6 +18,7 @@ import re
 from dataclasses import dataclass
 
 TABLE: dict[str, Instruction] = {}
+MOST_COPIES = 8  # groups of asynchronous copies that a thread has on their way
 
 
 @dataclass(frozen=True)
@@ -148,6 +149,8 @@ for _kind in ("u32", "f32"):
         f"load_shared_{_kind}x4", f"ld.shared.v4.{_kind} {{$0, $1, $2, $3}}, [$4];", f"4*{_kind}",
         "shared", memory=True,
     )  # fmt: skip
+for _kind in ("u16", "u8"):
+    ptx_op(f"load_shared_{_kind}", f"ld.shared.{_kind} $0, [$1];", "u32", "shared", memory=True)
 _stores("shared", "shared")
 ptx_op(
     "atomic_add_shared_u32_if",
@@ -168,6 +171,11 @@ ptx_op("rcp_f32", "rcp.rn.f32 $0, $1;", "f32", "f32")
 # within 2 units in the last place; what is too small for a normal number counts as 0
 for _name in ("rsqrt", "rcp"):
     ptx_op(f"{_name}_approx", f"{_name}.approx.ftz.f32 $0, $1;", "f32", "f32")
+# the larger magnitude, or NaN
+ptx_op(
+    "max_magnitude", "{ .reg .f32 a, b; abs.f32 a, $1; abs.f32 b, $2; max.NaN.f32 $0, a, b; }",
+    "f32", "2*f32",
+)  # fmt: skip
 for _name in ("min", "max"):
     ptx_op(f"{_name}_f32", f"{_name}.f32 $0, $1, $2;", "f32", "2*f32")
     for _kind in ("u32", "s32"):
@@ -202,6 +210,11 @@ for _kind in ("u32", "f32"):
             f"shuffle_{_mode}_{_kind}", f"shfl.sync.{_how}.b32 $0, $1, $2, 0x1f, 0xffffffff;",
             _kind, f"{_kind} u32", volatile=True,
         )  # fmt: skip
+# of four neighbours, the one of that number
+ptx_op(
+    "shuffle_of_four_f32", "shfl.sync.idx.b32 $0, $1, $2, 0x1c03, 0xffffffff;", "f32", "f32 u32",
+    volatile=True,
+)  # fmt: skip
 ptx_op("warp_max_u32", "redux.sync.max.u32 $0, $1, 0xffffffff;", "u32", "u32", volatile=True)
 ptx_op("warp_min_u32", "redux.sync.min.u32 $0, $1, 0xffffffff;", "u32", "u32", volatile=True)
 ptx_op("warp_max_s32", "redux.sync.max.s32 $0, $1, 0xffffffff;", "s32", "s32", volatile=True)
@@ -225,8 +238,15 @@ ptx_op(
 # -- asynchronous copies and prefetch --------------------------------------------------------------
 
 ptx_op("copy_async_16", "cp.async.cg.shared.global [$0], [$1], 16;", "", "shared ptr", memory=True)
+ptx_op(
+    "copy_async_16_if",
+    "{ .reg .pred q; setp.ne.u32 q, $2, 0; @q cp.async.cg.shared.global [$0], [$1], 16; }",
+    "", "shared ptr pred", memory=True,
+)  # fmt: skip
 ptx_op("copy_async_commit", "cp.async.commit_group;", memory=True)
 ptx_op("copy_async_wait", "cp.async.wait_all;", memory=True)
+for _count in range(MOST_COPIES):  # of a thread's groups, all but that many are complete
+    ptx_op(f"copy_async_wait_{_count}", f"cp.async.wait_group {_count};", memory=True)
 ptx_op("prefetch_l2", "prefetch.global.L2 [$0];", "", "ptr", volatile=True)
 ptx_op(
     "prefetch_l2_bulk", "cp.async.bulk.prefetch.L2.global [$0], $1;", "", "ptr u32",

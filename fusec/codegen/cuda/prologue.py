@@ -14,7 +14,7 @@ from fusec.codegen import formats
 from fusec.codegen.cuda.elements import Elements, Indices
 from fusec.codegen.cuda.forms import FixedPoint, Pending, Squares
 from fusec.codegen.cuda.scope import Scope, identifier
-from fusec.codegen.cuda.shape import WARP
+from fusec.codegen.cuda.shape import WARP, is_tiled
 from fusec.codegen.cuda.sources import (
     Combined,
     Embedded,
@@ -41,6 +41,7 @@ class Prologue:
         self.scope, self.shape = scope, shape
         self.sources: dict[str, Source] = {}
         self.fixed: dict[str, FixedPoint] = {}
+        self.tiled: dict[str, FixedPoint] = {}  # the same for the tensor cores
         self.floats: dict[str, str] = {}
         self.factors: dict[str, str] = {}  # of vectors whose last element scales a result
         self.squares: dict[str, Squares] = {}
@@ -58,15 +59,17 @@ class Prologue:
                 pos = self.scope.pointers[node.inputs[1].name]
                 self.scope.w.line(f"now_{identifier(node.outputs[0])} = load_u32({pos})")
 
-    def emit(self, behind_wait: Callable[[], None]) -> None:
-        """The vectors, then the forms, then a barrier; `behind_wait` emits what comes before them.
+    def emit(self, before_wait: Callable[[], None], behind_wait: Callable[[], None]) -> None:
+        """The vectors, then the forms, then a barrier.
 
         What comes from the launch in front is read behind the wait. Norms' weights and the position
-        are not: they are loaded before it where nothing has to be computed first.
+        are not: they are loaded before it where nothing has to be computed first. `before_wait`
+        and `behind_wait` emit what else comes there.
         """
         w = self.scope.w
         by_quads = all(map(self._by_quads, self.shape.prologue))
         if not by_quads:
+            before_wait()
             self.scope.wait()
             behind_wait()
         if self.shape.prologue:
@@ -78,15 +81,16 @@ class Prologue:
         for k, form in enumerate(pending):
             self._fetch_weights(form, f"{k}_" if k else "")
         if by_quads:
+            before_wait()
             self.scope.wait()
             behind_wait()
         for name, pointer in self._factors_in_memory():
             w.line(f"{self.factors[name]} = load_f32({pointer})")
         for k, form in enumerate(pending):
-            self._over_quads(form, f"{k}_" if k else "")
+            self._over_quads(form, f"{k}_" if k else "", is_first=k == 0)
         if pending:
             w.line("barrier()")
-        self.scope.behind_barrier()
+        self.scope.behind_barrier(nothing_read=not pending)
         for name, s in self.squares.items():
             if name not in self.late:
                 w.line(s.made_of(f"warp_sum({s.of_lane})"))
@@ -127,9 +131,11 @@ class Prologue:
             if isinstance(formats.get(weight.dtype), FloatFormat):
                 if x.name not in self.floats:
                     pending += self._as_floats(x, source)
-            elif x.name not in self.fixed:
+            elif x.name not in self.fixed | self.tiled:
                 users = [formats.get(m.inputs[1].dtype) for m in matvecs if m.inputs[0] == x]
-                pending += self._as_fixed_point(x, source, users)
+                tiled = any(map(is_tiled, self.shape.segments))
+                make = self._for_tiles if tiled else self._as_fixed_point
+                pending += make(x, source, users)
         for name, squares in self.squares.items():
             source = self.sources[name]
             at = next((k for k, form in enumerate(pending) if form.source is source), None)
@@ -281,6 +287,18 @@ class Prologue:
             line = f"store_sum({line}, {{i}}, {blocks}, {sums})"
         return [Pending(source, 8 * blocks, line)]
 
+    def _for_tiles(self, x: Value, source: Source, users: list[formats.Format]) -> list[Pending]:
+        blocks = source.n // 32
+        digits = self.scope.shared("digits", 96 * blocks)
+        scales = self.scope.shared("scales", 4 * blocks)
+        has_min = any(isinstance(f, QuantFormat) and f.has_min for f in users)
+        sums = self.scope.shared("sums", 8 * blocks) if has_min else ""
+        self.tiled[x.name] = FixedPoint(digits, scales, sums, blocks)
+        line = f"store_tile_digits({{quad}}, {{i}}, {blocks}, {digits}, {scales})"
+        if sums:
+            line = f"store_half_sums({line}, {{i}}, {blocks}, {sums})"
+        return [Pending(source, 8 * blocks, line)]
+
     def _steps(self, form: Pending) -> int:
         return -(-form.count // self.scope.geometry.threads)
 
@@ -293,7 +311,7 @@ class Prologue:
             self.scope.w.line(f"{i} = uint32(thread + {more})" if step else f"{i} = thread")
             form.source.fetch_weights(self.scope.w, i, f"{tag}{step}")
 
-    def _over_quads(self, form: Pending, tag: str) -> None:
+    def _over_quads(self, form: Pending, tag: str, is_first: bool) -> None:
         w, threads, steps = self.scope.w, self.scope.geometry.threads, self._steps(form)
         source = form.source
         if steps > UNROLLED:
@@ -302,6 +320,8 @@ class Prologue:
                 w.line(f"k = uint32(step * {threads} + thread)")
                 source.fetch_weights(w, "k", "_k")
                 self._write(form, source.fetch(w, "k", "_k"), "k", "quad_k")
+            if is_first:
+                self.scope.behind_first_read()
             return
         numbers = [f"{tag}{step}" for step in range(steps)]
         quads = [source.fetch(w, f"own{number}", number) for number in numbers]
@@ -311,6 +331,8 @@ class Prologue:
             here = f"if some(own{number} < uint32({warps})):"  # the other warps have no quad
             with w.block(here) if warps < (step + 1) * threads else nullcontext():
                 self._write(form, quad, f"own{number}", f"quad{number}")
+            if is_first and step == 0:
+                self.scope.behind_first_read()
 
     def _write(self, form: Pending, quad: str, i: str, plain: str) -> None:
         """One quad: into the form, its squares if a norm wants them, and itself if it is kept."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fusec.codegen.cuda.arch import Arch
 from fusec.codegen.cuda.shape import Geometry
 from fusec.ir.graph import Graph, Value
 from fusec.ir.region import parameters
@@ -17,11 +18,13 @@ POINTERS = {"f32": "f32*", "f16": "u16*", "i32": "u32*"}
 class Scope:
     """One emission. `pointers`: value name -> the variable that points to its memory.
 
-    `registers`: as many as a thread may have; 0 leaves it to the geometry.
+    `registers`: as many as a thread may have; 0 leaves it to the geometry. `dynamic`: bytes of
+    shared memory that a launch adds.
     """
 
-    def __init__(self, region: Graph, geometry: Geometry, overlaps: bool = False) -> None:
+    def __init__(self, region: Graph, geometry: Geometry, overlaps: bool, arch: Arch) -> None:
         self.region, self.geometry, self.overlaps = region, geometry, overlaps
+        self.arch, self.room = arch, arch.room
         self.w = Writer()
         self.outputs = {v.name for v in region.outputs}
         self.pointers: dict[str, str] = {}
@@ -40,19 +43,32 @@ class Scope:
             self.tables[table] = f"table{len(self.tables)}"
             self.signature.append("f32*")
             self.arguments.append((self.tables[table], table))
-        self.registers = 0
+        self.registers = self.dynamic = 0
+        self._loaded = False
         self._shared: dict[str, int] = {}  # variable -> where in shared memory
         self._shared_bytes = 0
 
     def wait(self) -> None:
         """Behind this, what the launch in front made may be read."""
-        self._release("load")
+        if not self._loaded:
+            self._release("load")
         if self.overlaps:
             self.w.line(WAIT)
         self._release("wait")
 
-    def behind_barrier(self) -> None:
+    def behind_loads(self) -> None:
+        """This block's loads of weights are on their way, and it will do more before the wait."""
+        self._release("load")
+        self._loaded = True
+
+    def behind_first_read(self) -> None:
+        """The first quad of a vector has been read and used."""
+        self._release("read")
+
+    def behind_barrier(self, nothing_read: bool = True) -> None:
         """The first barrier behind the wait, or the wait itself where there is none."""
+        if nothing_read:
+            self.behind_first_read()
         self._release("barrier")
 
     def _release(self, where: str) -> None:
@@ -66,6 +82,12 @@ class Scope:
         self._shared[name] = self._shared_bytes
         self._shared_bytes += -(-nbytes // ALIGNMENT) * ALIGNMENT
         return name
+
+    @property
+    def dynamic_bytes(self) -> int:
+        """Shared memory that a launch adds for a block: of one that is alone, more than half."""
+        least = self.room + 1024 - self._shared_bytes
+        return max(self.dynamic, least) if self.geometry.alone else self.dynamic
 
     @property
     def declaration(self) -> str:

@@ -7,17 +7,20 @@ which others, never changes its bits. So `plan` takes any `Choice` there is a re
 
 from __future__ import annotations
 
+import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fusec.codegen import formats
 from fusec.codegen.formats import FORMATS, FloatFormat, QuantFormat
+from fusec.codegen.formats.tiles import SIZES
 from fusec.ir.graph import Node, Value
 from fusec.ir.ops import op
 from fusec.ir.plan import Choice
 from fusec.ir.region import KernelShape, Segment
-from fusec.ir.target import HeadSums
+from fusec.ir.target import TILE_ROWS, HeadSums, Tiles
 
+NORMS = ("rms_norm", "rms_factors")
 PROCESSORS = 132  # of an H200; other sizes run the same grid in more or fewer waves
 MOST_BLOCKS = PROCESSORS * 3 // 4  # of a launch that others run beside
 SMALL = 1 << 21  # weights that are read and multiplied in less time than a launch begins
@@ -28,6 +31,9 @@ CHUNK = 16  # positions a warp takes
 CHUNKS = SPAN // CHUNK
 CLUSTER = 8  # blocks: as many as every GPU with clusters has room for
 HELD_BLOCKS = 4  # blocks of 32 weights that a lane keeps while its block attends
+TILE_WARPS = 16  # that share a tile's columns: part of the sums' order
+WITH_HELPERS = 20  # warps, of which some only make the vector's digits
+MOST_TILES = 16  # whose sums a block keeps at once
 PARTS = 1024  # of a search for a row's largest element: more than there are blocks
 
 
@@ -37,7 +43,7 @@ class Geometry:
 
     `blocks` has the number of blocks of each segment, which follow one another in the grid.
     `release`: where the next launch may begin, if the kernel overlaps. `cluster`: how many blocks
-    exchange what they made.
+    exchange what they made. `alone`: see `Choice`.
     """
 
     threads: int
@@ -48,6 +54,7 @@ class Geometry:
     grid: int
     release: str
     cluster: int
+    alone: bool
 
     @property
     def warps(self) -> int:
@@ -94,8 +101,31 @@ def head_sums() -> HeadSums:
     return HeadSums(quantised, 32, WARP, HELD_BLOCKS * CHUNKS * WARP, CLUSTER)
 
 
+def tiles() -> Tiles:
+    """What the passes have to know of the matrices that are multiplied in tiles."""
+    quantised = (f for f in FORMATS.values() if isinstance(f, QuantFormat) and f.has_tiles)
+    return replace(SIZES, formats=frozenset(fmt.name for fmt in quantised))
+
+
+def is_tiled(segment: Segment) -> bool:
+    """Whether the matvecs of a segment go by tiles."""
+    weights = [a.inputs[1] for a in anchors(segment)]
+    found = [(formats.get(weight.dtype), weight.shape) for weight in weights]
+    return any(isinstance(fmt, QuantFormat) and fmt.is_tiled(*size) for fmt, size in found)
+
+
+def tile_units(segment: Segment) -> int:
+    """Units of a segment whose rows are a tile (two tiles, of pairs that are not neighbours)."""
+    adjacent = segment.rope is not None and segment.rope["pairing"] == "adjacent"
+    return TILE_ROWS // 2 if adjacent else TILE_ROWS
+
+
 def plan(shape: KernelShape, choice: Choice) -> Geometry:
-    """The geometry of a choice; `why_not` says which choices there are not."""
+    """The geometry of a choice; `why_not` says which choices there are not.
+
+    Launches of tiles have a block for every processor, and room for two: so the next one's blocks
+    find one place on each. With fewer, two come to lie where there is none, more in every launch.
+    """
     threads = choice.warps * WARP
 
     def blocks(segment: Segment) -> int:
@@ -105,11 +135,14 @@ def plan(shape: KernelShape, choice: Choice) -> Geometry:
         if segment.role == "scalar":
             return 1
         if segment.role == "rows":
-            return -(-units(segment) // (choice.warps * choice.rows_at_once * choice.steps))
+            each = tile_units(segment) if is_tiled(segment) else choice.warps
+            return -(-units(segment) // (each * choice.rows_at_once * choice.steps))
         wanted = -(-units(segment) // threads)
         return min(wanted, parts(segment) or wanted)
 
     counts = tuple(blocks(s) for s in shape.segments)
+    if shape.segments and is_tiled(shape.segments[-1]) and sum(counts) >= MOST_BLOCKS:
+        counts = (*counts[:-1], counts[-1] + max(0, PROCESSORS - sum(counts)))
     longest = max((v.shape[-1] for v in shape.stores), default=1)
     grid = sum(counts) or -(-longest // (4 * threads))
     together = [n for s in shape.segments for n in s.nodes if n.op == "attention_project"]
@@ -122,6 +155,7 @@ def plan(shape: KernelShape, choice: Choice) -> Geometry:
         grid,
         choice.release,
         int(together[0]["spans"]) if together else 1,
+        choice.alone,
     )
 
 
@@ -129,7 +163,10 @@ def why_not(shape: KernelShape, choice: Choice) -> str | None:
     """The reason a kernel of this shape cannot have that choice, or None if it can."""
     if has_heads(shape) and choice.warps < CHUNKS:
         return f"expected a warp for each of {CHUNKS} chunks at once, found {choice.warps}"
-    if any(s.rope for s in shape.segments) and choice.rows_at_once > 1:
+    if any(map(is_tiled, matvecs(shape))):
+        if choice.warps not in (TILE_WARPS, WITH_HELPERS):
+            return f"expected {TILE_WARPS} or {WITH_HELPERS} warps, found {choice.warps}"
+    elif any(s.rope for s in shape.segments) and choice.rows_at_once > 1:
         return f"expected one pair of rows at once, found {choice.rows_at_once}"
     if choice.rows_at_once > WARP:
         return f"expected at most a row at once for each lane, found {choice.rows_at_once}"
@@ -147,6 +184,8 @@ def default(shape: KernelShape, overlaps: bool = False) -> Choice:
     several rows at once as long as registers last.
     """
     rows = matvecs(shape)
+    if any(map(is_tiled, rows)):
+        return tiles_shared(shape, rows)
     if overlaps and (choice := beside_others(shape)):
         return choice
     if not rows:
@@ -156,6 +195,23 @@ def default(shape: KernelShape, overlaps: bool = False) -> Choice:
         if sum(-(-units(s) // warps) for s in rows) <= PROCESSORS:
             return Choice(max(warps, least))
     return many_rows(shape, max(8, least), 2, REGISTERS)
+
+
+def tiles_shared(shape: KernelShape, rows: list[Segment]) -> Choice:
+    """One wave of blocks, one on each processor, with room for one of the launch behind.
+
+    Launches that begin while others end would come to lie two and two on the processors that are
+    free first. So no two blocks of one launch may fit a processor, but one each of neighbours must.
+    Launches with a norm have more warps, and fill the registers; the others, which take turns with
+    them, have more shared memory.
+    """
+    counts = [-(-units(s) // tile_units(s)) for s in rows]
+    share = next(n for n in itertools.count(1) if sum(-(-c // n) for c in counts) <= PROCESSORS)
+    held = max(len(anchors(s)) * (units(s) != s.size) + len(anchors(s)) for s in rows)
+    steps = -(-share * held // MOST_TILES)
+    normed = any(n.op in NORMS for n in shape.prologue)
+    warps = WITH_HELPERS if normed else TILE_WARPS
+    return Choice(warps, -(-share // steps), steps, 2, alone=not normed)
 
 
 def beside_others(shape: KernelShape) -> Choice | None:

@@ -236,7 +236,10 @@ class Embedded(Source):
         assert isinstance(fmt, QuantFormat)
         blocks = self.n // 32
         block = f"min_u32(uint32({i} >> uint32(3)), uint32({blocks - 1}))"
-        loaded = f"fetch_{fmt.name}({self.pointer}, {rows}, {blocks}, {self.row}, {block})"
+        fetch = f"fetch_{fmt.name}"
+        if fmt.is_tiled(rows, self.n):
+            fetch = f"gather_{fmt.name}"
+        loaded = f"{fetch}({self.pointer}, {rows}, {blocks}, {self.row}, {block})"
         return f"decode_{fmt.name}({loaded}, uint32({i} & uint32(7)))"
 
     def element(self, i: str) -> str:

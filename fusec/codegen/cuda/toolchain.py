@@ -38,6 +38,7 @@ class CudaKernel:
     size the kernel is launched with, `min_blocks` how many blocks should fit one multiprocessor;
     together they bound the registers, unless `registers` does, where it is not 0. `grid`: how many
     blocks it is launched with, of which each `cluster` in a row exchange through shared memory.
+    `dynamic`: bytes of shared memory that a launch adds for each block.
     """
 
     name: str
@@ -48,6 +49,7 @@ class CudaKernel:
     grid: int = 1
     cluster: int = 1
     registers: int = 0
+    dynamic: int = 0
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fusec.codegen.cuda.imports import tables
-from fusec.codegen.cuda.instructions import TABLE, Instruction
+from fusec.codegen.cuda.instructions import MOST_COPIES, TABLE, Instruction
 from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.codegen.cuda.twins_arithmetic import ARITHMETIC, Lanes
 
@@ -34,6 +34,7 @@ _SILENT = (
     *("cluster_wait", "mailbox_open", "mailbox_wait"),
     *("settle", "griddep_wait", "griddep_launch", "copy_async_commit", "copy_async_wait"),
     *("prefetch_l2", "prefetch_l2_bulk"),
+    *(f"copy_async_wait_{count}" for count in range(MOST_COPIES)),
 )
 
 
@@ -51,6 +52,7 @@ class Launch:
 
     def __init__(self, blocks: int, threads: int, cluster: int = 1) -> None:
         self.blocks, self.threads, self.cluster = blocks, threads, cluster
+        self.dynamic = 0  # bytes of shared memory that the launch asks for
         self.shared = np.zeros((blocks, 0), np.uint8)
         block, thread = np.indices((blocks, threads), dtype=np.uint32)
         self.modules: dict[str, Any] = {}
@@ -83,6 +85,8 @@ class Launch:
             "atomic_max_u64": self._atomic_max,
             "atomic_add_shared_u32_if": self._atomic_add_shared,
             "copy_async_16": self._copy_async,
+            "copy_async_16_if": self._copy_async,
+            "dynamic_shared": self._dynamic_shared,
             "load_matrix_x4": self._load_matrix,
         }
         for entry in TABLE.values():
@@ -97,6 +101,7 @@ class Launch:
 
     def run(self, kernel: CudaKernel, *arguments: Any) -> None:
         """Execute a kernel; arrays are passed by their address, and its stores change them."""
+        self.dynamic = kernel.dynamic
         self._call(self._function(kernel), kernel, arguments)
 
     def _function(self, kernel: CudaKernel) -> Callable[..., None]:
@@ -142,6 +147,9 @@ class Launch:
         grown[:, : self.shared.shape[1]] = self.shared
         self.shared = grown
         return np.full((self.blocks, self.threads), start, np.uint32)
+
+    def _dynamic_shared(self) -> Lanes:
+        return self._shared_bytes(self.dynamic)
 
     def _table(self, words: npt.NDArray[np.uint32]) -> Callable[[], Pointer]:
         offset = np.zeros((self.blocks, self.threads), np.int64)
@@ -229,9 +237,10 @@ class Launch:
             word += np.uint32(value[block, thread])
         return before
 
-    def _copy_async(self, target: Lanes, source: Pointer) -> None:
-        values = self.functions["load_u32x4"](source)
-        self.functions["store_shared_u32x4"](target, *values)
+    def _copy_async(self, target: Lanes, source: Pointer, live: Any = True) -> None:
+        offset = np.where(live, source.offset, 0)
+        values = self.functions["load_u32x4"](Pointer(source.memory, offset, source.itemsize))
+        self.functions["store_shared_u32x4_if"](target, *values, live)
 
     def _load_matrix(self, address: Lanes) -> tuple[Lanes, ...]:
         """`ldmatrix.x4`: lanes 8i..8i+7 give the row addresses of 8x8 matrix i of halves."""

@@ -96,6 +96,11 @@ def shuffle_down(value: Any, delta: Any) -> Lanes:
     return _shuffle(value, lambda lane: lane + _operand(delta, value))
 
 
+def shuffle_of_four(value: Any, source: Any) -> Lanes:
+    """The value of that one of a lane's four neighbours."""
+    return _shuffle(value, lambda lane: (lane & 28) + (_operand(source, value) & 3))
+
+
 def shuffle_from(value: Any, source: Any) -> Lanes:
     """`shfl.sync.idx` over all 32 lanes."""
     return _shuffle(value, lambda _lane: _operand(source, value) & 31)
@@ -166,6 +171,7 @@ ARITHMETIC: dict[str, Callable[..., Any]] = {
     "rcp_approx": lambda a: np.float32(1) / _f32(a),
     "rsqrt_approx": lambda a: _f32(1 / np.sqrt(_f32(a).astype(np.float64))),
     "min_f32": lambda a, b: np.fmin(_f32(a), _f32(b)),
+    "max_magnitude": lambda a, b: np.maximum(np.abs(_f32(a)), np.abs(_f32(b))),
     "max_f32": lambda a, b: np.fmax(_f32(a), _f32(b)),
     "min_u32": lambda a, b: np.minimum(_u32(a), _u32(b)),
     "max_u32": lambda a, b: np.maximum(_u32(a), _u32(b)),
@@ -191,6 +197,7 @@ ARITHMETIC: dict[str, Callable[..., Any]] = {
     "shuffle_xor_f32": shuffle_xor,
     "shuffle_down_u32": shuffle_down,
     "shuffle_down_f32": shuffle_down,
+    "shuffle_of_four_f32": shuffle_of_four,
     "shuffle_from_u32": shuffle_from,
     "shuffle_from_f32": shuffle_from,
     "warp_max_u32": _warp_reduce(np.maximum, np.uint32),

@@ -47,6 +47,7 @@ class _Block:
         self.kernel, self.rank, self.barrier, self.lock = kernel, rank, barrier, Lock()
         self.number = self.wanted = self.received = 0
         self.launch = Launch(1, kernel.threads)
+        self.launch.dynamic = kernel.dynamic
         device = self.launch.modules["fusec.codegen.cuda.device"]
         device.block_index = lambda: np.uint32(self.number)
         device.block_count = lambda: np.uint32(kernel.grid)

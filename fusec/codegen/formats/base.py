@@ -22,8 +22,10 @@ from numpy.typing import NDArray
 from fusec.codegen.formats.coding import Coding
 from fusec.codegen.formats.lanes import ArrayBlock, ArrayLanes, Block
 from fusec.codegen.formats.parts import Parts
+from fusec.codegen.formats.tiles import CHUNK, SIZES, Tile
 from fusec.errors import FusecError
 from fusec.ir.dtypes import DType, register
+from fusec.ir.target import TILE_ROWS
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -214,10 +216,32 @@ class QuantFormat(Format):
 
     def cuda_repack(self, data: Bytes) -> Bytes:
         """See `Format.cuda_repack`."""
-        return self._parts(data.reshape(-1, self.dtype.block_bytes)).buffer()
+        rows, row_bytes = data.shape
+        parts = self._parts(data.reshape(-1, self.dtype.block_bytes))
+        columns = row_bytes // self.dtype.block_bytes * self.dtype.block
+        if self.is_tiled(rows, columns):
+            return Tile(self.name, parts).repack(rows)
+        return parts.buffer()
+
+    @property
+    def has_tiles(self) -> bool:
+        """Whether the tensor cores can have its levels: those that a `coding` makes."""
+        own = type(self).cuda_levels is not QuantFormat.cuda_levels
+        return hasattr(self, "coding") and not own
+
+    def is_tiled(self, rows: int, columns: int) -> bool:
+        """Whether a matrix is laid out in tiles."""
+        return self.has_tiles and SIZES.fits(rows, columns)
+
+    @functools.cached_property
+    def tile(self) -> Tile:
+        """The layout of a tiled matrix."""
+        return Tile(self.name, self.cuda_parts)
 
     def cuda_bytes(self, rows: int, columns: int) -> int:
         """See `Format.cuda_bytes`."""
+        if self.is_tiled(rows, columns):
+            return rows // TILE_ROWS * (columns // 32 // CHUNK) * self.tile.record_bytes
         return rows * (columns // self.dtype.block) * self.cuda_parts.block_bytes
 
     def cuda_functions(self) -> dict[str, str]:
@@ -235,6 +259,8 @@ class QuantFormat(Format):
         for kind, text in found.items():
             made[f"{kind}_{self.name}"] = self.cuda_parts.function_text(f"{kind}_{self.name}", text)
         made[f"decode_{self.name}"] = self._decode_text()
+        if self.has_tiles:
+            made |= self.tile.functions(self.coding.unpack_word)
         return made
 
     def _decode_text(self) -> str:

@@ -8,6 +8,7 @@ words, so that word t of half h has elements 16h + 4t to 16h + 4t + 3.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,10 @@ class Coding(ABC):
     factor: int
     unpack: str
     """Device expression of the levels times `factor`."""
+    unpack_word: str
+    """The same of words `t` of both halves, of planes of which a lane has its words; with two
+    `terms`, a pair of such words for each, whose sums are the levels."""
+    terms = 1
 
     @abstractmethod
     def levels(self, codes: Any) -> Any:
@@ -81,13 +86,29 @@ class Linear(Coding):
         """See `Coding.unpack`."""
         if self.bits == 8:
             return "({low}, {high})"
-        place = 8 - self.bits if self.signed else 0
         text = ""
-        for plane in PLANES[self.bits]:
+        for plane, place in self._places():
             given = f"{text}, {{{plane}}}, {place}" if text else f"{{{plane}}}, {place}"
             text = f"{'plus' if text else 'from'}_{plane}({given})"
-            place += WIDTH[plane]
         return f"lowered({text}, {self.offset})" if self.offset and not self.signed else text
+
+    @property
+    def unpack_word(self) -> str:  # type: ignore[override]
+        """See `Coding.unpack_word`."""
+        if self.bits == 8:
+            return "({low}, {high})"
+        text = ""
+        for plane, place in self._places():
+            given = [text, f"{{{plane}}}", "" if plane == "fours" else "t", str(place)]
+            text = f"word_{'with' if text else 'of'}_{plane}({', '.join(filter(None, given))})"
+        return f"words_lowered({text}, {self.offset})" if self.offset and not self.signed else text
+
+    def _places(self) -> Iterator[tuple[str, int]]:
+        """The planes, and the bit of a byte that each one's lowest bit goes to."""
+        place = 8 - self.bits if self.signed else 0
+        for plane in PLANES[self.bits]:
+            yield plane, place
+            place += WIDTH[plane]
 
 
 @dataclass(frozen=True)
@@ -104,17 +125,55 @@ class Table(Coding):
     def pack(self, codes: Bytes) -> dict[str, Bytes]:
         """See `Coding.pack`: codes are paired so that the words are selectors of `prmt`.
 
-        Low half of word t: elements 4t to 4t + 3; high half: 16 + 4t to 16 + 4t + 3.
+        Of codes with the same value, the first stands for all. Low half of word t: elements 4t to
+        4t + 3; high half: 16 + 4t to 16 + 4t + 3.
         """
-        quads = codes.reshape(*codes.shape[:-1], 2, 4, 4).swapaxes(-3, -2)
+        first = np.array([self.values.index(value) for value in self.values], np.uint8)
+        quads = first[codes].reshape(*codes.shape[:-1], 2, 4, 4).swapaxes(-3, -2)
         pairs = quads[..., ::2] | quads[..., 1::2] << np.uint8(4)
         return {"fours": pairs.reshape(*codes.shape[:-1], 16)}
 
     @property
     def unpack(self) -> str:  # type: ignore[override]
         """See `Coding.unpack`."""
-        words = np.array(self.values, np.int8).view("<u4")
-        return "lookup_fours({fours}, " + ", ".join(f"uint32(0x{word:08X})" for word in words) + ")"
+        return f"lookup_fours({{fours}}, {self._words})"
+
+    @property
+    def unpack_word(self) -> str:  # type: ignore[override]
+        """See `Coding.unpack_word`."""
+        if self._halves is None:
+            return f"lookup_eight({{fours}}, {self._words})"
+        return f"terms_of_fours({{fours}}, {_words(self._halves)})"
+
+    @property
+    def terms(self) -> int:  # type: ignore[override]
+        """See `Coding.unpack_word`."""
+        return 1 if self._halves is None else 2
+
+    @property
+    def _halves(self) -> tuple[int, ...] | None:
+        """Values of two tables of eight, of which one is looked up where bit 3 says, for `prmt`.
+
+        Where it is not, `prmt` gives the sign of an entry, which must be that of all: the entries
+        of one table are negative, and -1 is what the other, not negative, has too much.
+        """
+        known = [value if self.values.index(value) == at else -1
+                 for at, value in enumerate(self.values)]  # fmt: skip
+        low, high = known[:8], known[8:]
+        for lower, upper in ((low, high), (high, low)):
+            if max(lower) < 0 <= min(upper) and max(upper) < 127:
+                more = [value + 1 for value in upper]
+                return (*lower, *more) if lower is low else (*more, *lower)
+        return None
+
+    @property
+    def _words(self) -> str:
+        return _words(self.values)
+
+
+def _words(values: tuple[int, ...]) -> str:
+    words = np.array(values, np.int8).view("<u4")
+    return ", ".join(f"uint32(0x{word:08X})" for word in words)
 
 
 def fours(x: Bytes) -> Bytes:

@@ -33,13 +33,17 @@ class CudaError(FusecError):
 
 @dataclass(frozen=True)
 class Executable:
-    """A kernel as machine code, and the grid (blocks) and block (threads) it is launched with."""
+    """A kernel as machine code, and the grid (blocks) and block (threads) it is launched with.
+
+    `dynamic`: bytes of shared memory that a launch adds for each block.
+    """
 
     name: str
     arch: str
     data: bytes
     grid: int
     threads: int
+    dynamic: int = 0
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ class Function:
     handle: Handle
     grid: int
     threads: int
+    dynamic: int = 0
 
 
 class Driver:
@@ -188,7 +193,15 @@ class Driver:
                 ) from None
             raise
         handle = self.call("cuKernelGetFunction", kernel)
-        return Function(executable.name, handle, executable.grid, executable.threads)
+        if executable.dynamic:
+            which = self.api.CUfunction_attribute
+            most = which.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+            self.call("cuFuncSetAttribute", handle, most, executable.dynamic)
+            # or there would be as much as this kernel needs, and none for the one behind
+            share = which.CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT
+            self.call("cuFuncSetAttribute", handle, share, 100)
+        sizes = executable.grid, executable.threads, executable.dynamic
+        return Function(executable.name, handle, *sizes)
 
     def launch(
         self, function: Function, pointers: Sequence[int], stream: Handle, attributes: Sequence[Any]
@@ -197,7 +210,7 @@ class Driver:
         config = self.api.CUlaunchConfig()
         config.gridDimX, config.gridDimY, config.gridDimZ = function.grid, 1, 1
         config.blockDimX, config.blockDimY, config.blockDimZ = function.threads, 1, 1
-        config.sharedMemBytes, config.hStream = 0, stream
+        config.sharedMemBytes, config.hStream = function.dynamic, stream
         config.numAttrs = len(attributes)
         if attributes:
             config.attrs = list(attributes)

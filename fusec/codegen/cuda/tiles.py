@@ -1,0 +1,288 @@
+"""Matrices in tiles of 16 rows times a vector, by all warps of a block on the tensor cores.
+
+The canonical order: warp w of 16 takes chunks w, w + 16, ... of a row (a chunk is what a record of
+`fusec.codegen.formats.tiles` has of it) and adds their blocks' products to its running sum, one
+for the upper digits and one for the lowest, which it adds at last; then the warps' sums are added
+as a balanced tree.
+
+A warp copies its records into a ring of its own in shared memory, the first ones before the wait,
+and asks for the next as soon as it has read one. So no registers hold weights, and a processor has
+room for the launch behind, whose first weights arrive while this one multiplies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+from fusec.codegen.cuda.elements import Elements, Indices
+from fusec.codegen.cuda.prologue import Prologue
+from fusec.codegen.cuda.ring import Ring
+from fusec.codegen.cuda.scope import Scope, identifier
+from fusec.codegen.cuda.shape import TILE_WARPS, WARP, anchors, tile_units
+from fusec.codegen.cuda.tile_products import ROWS, TileProducts, format_of
+from fusec.codegen.formats.tiles import CHUNK
+from fusec.ir.graph import Node
+from fusec.ir.region import Segment
+from fusec.ir.target import TILE_ROWS
+
+WITH_HELP, ALONE = 64, 48  # registers: 65,536 are enough for a block of each
+AHEAD = 4  # spans that a lane decodes in front of the wait: more do not fit its registers
+PARTIALS = 4 * TILE_ROWS * TILE_WARPS + 64  # bytes of a tile's sums; tiles begin in other banks
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Chunks of a tile that the warps multiply at once, one each.
+
+    Chunk `turn * 16 + warp` of matrix `anchor`, in the `part`-th tile of the matrix that a tile of
+    units has: rotations by halves take rows that are not neighbours.
+    """
+
+    anchor: Node
+    part: int
+    turn: int
+
+
+class TiledMatvec:
+    """Emits one segment like `fusec.codegen.cuda.matvec.Matvec`, which says what is what."""
+
+    early = True
+
+    def __init__(
+        self,
+        scope: Scope,
+        prologue: Prologue,
+        segment: Segment,
+        limit: int | str,
+        first: str,
+        blocks: int | str,
+    ) -> None:
+        self.scope, self.prologue, self.segment = scope, prologue, segment
+        self.limit, self.first, self.blocks = limit, first, blocks
+        self.anchors = anchors(segment)
+        self.products = TileProducts(scope.w, prologue, self.anchors)
+        self.at_once, self.steps = scope.geometry.rows_at_once, scope.geometry.steps
+        rope = segment.rope
+        self.halves = rope is not None and rope["pairing"] != "adjacent"
+        self.parts = 2 if self.halves else 1
+        self.each = tile_units(segment)
+        self.stages = tuple(self._stages())
+        record = max(format_of(anchor).tile.record_bytes for anchor in self.anchors)
+        total = self.at_once * self.steps * len(self.stages)
+        room = (self._room - self._partial_bytes) // TILE_WARPS
+        self.ring = Ring(scope.w, record, total, room)
+        self.helpers = scope.geometry.warps > TILE_WARPS
+        if self.helpers:
+            scope.registers = WITH_HELP
+        elif scope.geometry.alone:
+            scope.registers = ALONE
+        needed = self._partial_bytes + self.ring.nbytes * TILE_WARPS
+        scope.dynamic = max(scope.dynamic, needed)
+        alone = self.at_once * self.steps == 1 and not scope.registers
+        terms = format_of(self.stages[0].anchor).coding.terms
+        self.ahead = range(AHEAD // terms if alone and scope.overlaps else 0)
+        self.indices = Indices(segment, "unit", limit)
+        live = f"(thread < uint32({self.at_once * self.each})) & (unit < uint32({limit}))"
+        self.elements = Elements(scope, segment, self.indices, live, prologue.source)
+
+    def _stages(self) -> Iterator[Stage]:
+        """What a tile of units takes, in order."""
+        for part in range(self.parts):
+            for anchor in self.anchors:
+                for turn in range(-(-self._chunks(anchor) // TILE_WARPS)):
+                    yield Stage(anchor, part, turn)
+
+    def _chunks(self, anchor: Node) -> int:
+        return anchor.inputs[1].shape[1] // (32 * CHUNK)
+
+    @property
+    def _partial_bytes(self) -> int:
+        return PARTIALS * self.at_once * self.parts * len(self.anchors)
+
+    @property
+    def _room(self) -> int:
+        """Bytes of shared memory beside the vectors, their forms and the squares of a norm."""
+        columns = sum({a.inputs[0].name: a.inputs[1].shape[1] for a in self.anchors}.values())
+        forms = 108 * (columns // 32)
+        return self.scope.room - self.prologue.shape.prologue_bytes - forms - 1536
+
+    # --- in front of the wait --------------------------------------------------------------------
+
+    def load(self) -> None:
+        """The first records on their way; other loads are in front of them."""
+        w = self.scope.w
+        worker = f"min_u32(warp, uint32({TILE_WARPS - 1}))" if self.helpers else "warp"
+        w.line(f"worker = {worker}")
+        first = f"(block - {self.first})" if self.first != "0" else "block"
+        w.line(f"tile = uint32({first} * {self.at_once * self.steps})")
+        self.products.of_lane()
+        if self.steps == 1:
+            w.line(f"unit = uint32(tile * {self.each} + thread)")
+            self.indices.emit(w)
+            self.elements.fetch_weights()
+        w.line("partials = dynamic_shared()")
+        with self._workers():
+            self.ring.open(f"partials + {self._partial_bytes} + worker * {self.ring.nbytes}")
+            for n in range(self.ring.depth):
+                later, at = divmod(n, len(self.stages))
+                self._copy(self.stages[at], f"uint32(tile + {later})", n)
+        if self.ahead:
+            self.scope.behind_loads()
+            self._look_ahead()
+
+    @property
+    def has_activations(self) -> bool:
+        """Whether `fetch_activations` loads something."""
+        return self.steps == 1 and bool(self.elements.activations)
+
+    def fetch_activations(self) -> None:
+        """Loads of what the element-wise work needs of other kernels, before the prologue."""
+        self.elements.fetch_activations()
+
+    def _workers(self) -> AbstractContextManager[None]:
+        """Only the warps that multiply."""
+        block = self.scope.w.block(f"if some(warp < uint32({TILE_WARPS})):")
+        return block if self.helpers else nullcontext()
+
+    def _copy(self, stage: Stage, tile: str, ahead: int, live: str = "") -> None:
+        """Let this warp's record of a stage be copied."""
+        w, anchor = self.scope.w, stage.anchor
+        layout, chunks = format_of(anchor).tile, self._chunks(anchor)
+        w.line(f"from_tile = min_u32({self._tile_of_matrix(stage, tile)}, {self._last(anchor)})")
+        chunk = f"worker + {stage.turn * TILE_WARPS}" if stage.turn else "worker"
+        start = f"uint32((from_tile * {chunks} + {chunk}) * {layout.record_bytes})"
+        source = f"at({self.scope.pointers[anchor.inputs[1].name]}, {start})"
+        self.ring.copy(ahead, source, layout.record_bytes, live)
+
+    def _tile_of_matrix(self, stage: Stage, tile: str) -> str:
+        """Which tile of the matrix a tile of units has there."""
+        if not self.halves:
+            return tile
+        assert self.segment.rope is not None
+        half = int(self.segment.rope["head_dim"]) // 2 // TILE_ROWS
+        head = f"uint32({tile} // uint32({half}))"
+        return f"uint32({tile} + ({head} + {stage.part}) * {half})"
+
+    def _last(self, anchor: Node) -> str:
+        """The matrix's last tile: blocks behind it do again what its block does."""
+        if isinstance(self.limit, str):
+            rows = f"uint32({self.limit} * {2 if self.segment.rope else 1})"
+            return f"uint32({rows} // uint32({TILE_ROWS}) - uint32(1))"
+        return f"uint32({anchor.inputs[1].shape[0] // TILE_ROWS - 1})"
+
+    # --- behind the barrier ----------------------------------------------------------------------
+
+    def rest(self) -> None:
+        """Everything else."""
+        self.elements.begin_folds()
+        w, steps = self.scope.w, self.steps
+        self.products.of_vectors()
+        with w.block(f"for step in range({steps}):") if steps > 1 else nullcontext():
+            if steps > 1:
+                w.line(f"begin = uint32(tile + uint32(step) * {self.at_once})")
+                w.line(f"unit = uint32(begin * {self.each} + thread)")
+                self.indices.emit(w)
+            else:
+                w.line("begin = tile")
+            with self._workers():
+                self._tiles()
+            w.line("barrier()")
+            lanes = -(-self.at_once * self.each // WARP) * WARP
+            with w.block(f"if some(thread < uint32({lanes})):"):
+                self._finish()
+            if steps > 1:
+                w.line("barrier()")
+        self.elements.finish_folds(self.first, self.blocks)
+
+    def _tiles(self) -> None:
+        """The warp's sums of `at_once` tiles of units."""
+        w = self.scope.w
+        with w.block(f"for k in range({self.at_once}):") if self.at_once > 1 else nullcontext():
+            w.line(f"now = uint32(begin + uint32({'k' if self.at_once > 1 else 0}))")
+            for at, stage in enumerate(self.stages):
+                if stage.turn == 0:
+                    w.line("upper, lower = float32(0), float32(0)")
+                self._stage(at, stage)
+                if self._ends(at):
+                    self._store_sums(stage)
+
+    def _ends(self, at: int) -> bool:
+        return at + 1 == len(self.stages) or self.stages[at + 1].turn == 0
+
+    def _stage(self, at: int, stage: Stage) -> None:
+        """Read a record, ask for the one that takes its place, and multiply."""
+        w, anchor = self.scope.w, stage.anchor
+        number = f"uint32(worker + {stage.turn * TILE_WARPS})" if stage.turn else "worker"
+        w.line(f"chunk = {number}")
+        ahead = self.ahead if at == 0 else range(0)
+        if not ahead:
+            self.ring.arrive()
+            self.products.read_scales(anchor)
+        self.products.scale(anchor)
+        for span in range(CHUNK):
+            if span not in ahead:
+                self.products.decode(anchor, span)
+            self.products.multiply(anchor, span)
+        w.line("warp_barrier()")
+        if self.ring.refills:
+            later, following = divmod(at + self.ring.depth, len(self.stages))
+            tile = f"uint32(now + {later})" if later else "now"
+            live = f"({tile} < uint32(tile + {self.at_once * self.steps}))"
+            self._copy(self.stages[following], tile, 0, live)
+        else:
+            self.ring.skip()
+        self.ring.turn()
+
+    def _look_ahead(self) -> None:
+        """The first levels, which need no activations, where there is time until the wait."""
+        w, anchor = self.scope.w, self.stages[0].anchor
+        self.ring.arrive()
+        self.products.read_scales(anchor)
+        for span in self.ahead:
+            self.products.decode(anchor, span)
+        w.line(f"settle({' ^ '.join(self.products.words(anchor, self.ahead))})")
+
+    def _place(self, anchor: Node, part: int | str, tile: str) -> str:
+        """Where a tile's sums are."""
+        count, at = len(self.anchors), self.anchors.index(anchor)
+        number = f"({tile} * {self.parts} + {part})" if self.parts > 1 else tile
+        return (
+            f"({number} * {count} + {at}) * {PARTIALS}" if count > 1 else f"{number} * {PARTIALS}"
+        )
+
+    def _store_sums(self, stage: Stage) -> None:
+        """The four lanes of a row add up, and one of them writes the warp's sums."""
+        w, halves = self.scope.w, format_of(stage.anchor).group == 16
+        tile = "uint32(k)" if self.at_once > 1 else "uint32(0)"
+        place = self._place(stage.anchor, stage.part, tile)
+        w.line(f"where = uint32(partials + {place} + worker * 64 + uint32(lane >> uint32(2)) * 4)")
+        for row, more in zip(ROWS, (0, 32), strict=True):
+            w.line(f"{row} = of_lanes({row}, even, {halves})")
+            w.line(f"store_shared_f32_if(uint32(where + {more}), {row}, t == uint32(0))")
+
+    def _finish(self) -> None:
+        """The warps' sums added up by one thread a unit, and its element-wise work."""
+        w = self.scope.w
+        self.elements.fetch()
+        vectors = dict.fromkeys(anchor.inputs[0].name for anchor in self.anchors)
+        for squares in (self.prologue.late[name] for name in vectors if name in self.prologue.late):
+            w.line(squares.made_of(f"warp_sum({squares.of_lane})"))
+        w.line(f"inside = min_u32(thread, uint32({self.at_once * self.each - 1}))")
+        sums = {}
+        for anchor in self.anchors:
+            for n, i in enumerate(self.indices.names):
+                name = sums[anchor.name, i] = f"sum_{identifier(anchor.inputs[1])}_{i}"
+                w.line(f"{name} = sum_of_warps(partials, {self._sum_place(anchor, n)})")
+                if factor := self.prologue.factors.get(anchor.inputs[0].name):
+                    w.line(f"{name} = {name} * {factor}")
+        self.elements.compute(sums)
+
+    def _sum_place(self, anchor: Node, n: int) -> str:
+        """Where the sums of this thread's unit are; of a rotated pair, of its n-th element."""
+        row = "inside"
+        if self.segment.rope and not self.halves:
+            row = f"uint32(inside * 2 + {n})"
+        tile = f"uint32({row} >> uint32(4))"
+        return f"uint32({self._place(anchor, n, tile)} + ({row} & uint32(15)) * 4)"
