@@ -34,7 +34,7 @@ from fusec.runtime.cuda.window import check_mode
 from fusec.runtime.engine import Engine
 
 MANIFEST = "fusec.json"
-VERSION = 2
+VERSION = 3
 
 
 def check_target(folder: Path) -> None:
