@@ -181,7 +181,7 @@ class LaunchPlan:
 
     @property
     def greedy(self) -> LaunchPlan:
-        """The plan without `final_argmax`, for a token loop that chooses where it hands on."""
+        """The plan without `final_argmax`, for a token loop whose own last kernel chooses."""
         last = self.final_argmax
         if last is None:
             return self
