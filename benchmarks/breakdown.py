@@ -49,8 +49,11 @@ def token_us(engine: CudaEngine, enqueue: Callable[[], None], prompt: list[int])
 
 
 def breakdown(engine: CudaEngine, position: int) -> dict[str, Any]:
-    """Token time, and for every kernel its launches a token and their share of it."""
-    workspace, plan = engine.workspace, engine.loop.decode.plan
+    """Token time, and for every kernel its launches a token and their share of it.
+
+    What stands for the launch that ends a greedy token, CONTROL, chooses nothing.
+    """
+    workspace, plan = engine.workspace, engine.loop.greedy.plan
     addresses = [tuple(workspace.address(arg) for arg in launch.args) for launch in plan.launches]
     prompt = [1] * (position + TOKENS + 1)
 

@@ -31,8 +31,9 @@ def control_kernels(plan: LaunchPlan) -> dict[str, CudaKernel]:
         return {}
     from fusec.codegen.cuda import control
 
-    vocabulary = plan.outputs["%logits"].shape[-1]
-    found = control.kernels(vocabulary, plan.overlaps, plan.prefetches)
+    vocabulary, argmax = plan.outputs["%logits"].shape[-1], plan.final_argmax
+    pairs = plan.region(argmax).inputs[0].shape[-1] // 2 if argmax else 0
+    found = control.kernels(vocabulary, plan.overlaps, plan.prefetches, pairs)
     return {kernel.name: kernel for kernel in found}
 
 

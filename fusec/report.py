@@ -98,7 +98,7 @@ def plan_table(data: dict[str, Any]) -> Table:
     table = make_table("plan")
     table.add_column("kernel", overflow="fold")
     table.add_column("launches", justify="right")
-    tuned = data.get("tuned", {})  # folders of earlier versions have none
+    tuned = data["tuned"]
     if tuned:
         table.add_column("tuned", overflow="fold")
     for name, count in data["kernels"].items():

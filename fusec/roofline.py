@@ -118,7 +118,7 @@ def _row(gpu: Gpu, graph: Graph, plans: dict[int, LaunchPlan], position: int, nb
     best = min(times, key=times.__getitem__)
     costs = cost.token_costs(plans[best], gpu, position=position)
     walls = {
-        "launches": sum(c.boundary for c in costs) + gpu.touch + gpu.gap,
+        "launches": sum(c.boundary for c in costs) + cost.around_us(plans[best], gpu),
         "chain": sum(c.chain for c in costs),
         "memory": sum(c.memory for c in costs if c.memory > c.compute),
         "compute": sum(c.compute for c in costs if c.memory <= c.compute),

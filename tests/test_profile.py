@@ -83,7 +83,8 @@ def test_launches_that_start_early_have_their_own_empty_ones(tiny_model, monkeyp
     compiled, _, api, found = profiled(compiled, monkeypatch)
     launches = compiled.plan.launches
     assert compiled.plan.overlaps
-    assert found.empties == pytest.approx(api.times.early * (len(launches) + 1))
+    # the plan's last launch stands for advance_best
+    assert found.empties == pytest.approx(api.times.early * len(launches))
     for kernel in found.kernels.values():
         assert kernel.empty == pytest.approx(api.times.early)
     assert sum(found.launch) == pytest.approx(found.streaming - api.times.gap)

@@ -58,7 +58,7 @@ class Tuned:
 
         Kernels that nothing was tried for are not in it.
         """
-        keys = {kernel.name: tunings.key(kernel) for kernel in self.compiled.plan.kernels}
+        keys = {kernel.name: tunings.key(kernel) for kernel in self.compiled.plan.greedy.kernels}
         return {
             keys[s.name]: None if self.found.choices[s.name] == s.default else
             self.found.choices[s.name]
@@ -107,20 +107,20 @@ def prepare(path: Path, target: str, level: int | None, context: int | None, kv:
 
 def count_of(compiled: Compiled) -> int:
     """How many kernels `build` compiles."""
-    return len(compiled.kernels) + sum(len(variants(kernel)) for kernel in compiled.plan.kernels)
+    return len(compiled.kernels) + sum(len(variants(k)) for k in compiled.plan.greedy.kernels)
 
 
 def build(compiled: Compiled, note: Note | None = None) -> Variants:
-    """Every variant of every kernel, compiled or from the cache; those that spill are left out.
+    """Every variant of every kernel of a greedy token, compiled or from the cache.
 
-    The token loop's own kernels are made ready as well, since `run` needs them.
+    Those that spill are left out. The token loop's own kernels are made ready as well, since `run`
+    needs them.
     """
     compiled.build(note)
-    arch = find_arch(compiled.options.target)
-    asked = {(k.name, c): emit(replace(k, choice=c), arch)
-             for k in compiled.plan.kernels for c in variants(k)}  # fmt: skip
+    arch, kernels = find_arch(compiled.options.target), compiled.plan.greedy.kernels
+    asked = {(k.name, c): emit(replace(k, choice=c), arch) for k in kernels for c in variants(k)}
     cubins = compile_many(list(asked.values()), compiled.options.target, note)
-    usual = {kernel.name: default_of(kernel) for kernel in compiled.plan.kernels}
+    usual = {kernel.name: default_of(kernel) for kernel in kernels}
     return {
         (name, choice): executable(kernel, cubin)
         for ((name, choice), kernel), cubin in zip(asked.items(), cubins, strict=True)
@@ -139,7 +139,7 @@ def run(compiled: Compiled, built: Variants, seconds: float, note: Note = lambda
         raise FusecError("tuning needs the CUDA target")
     try:
         bench = TokenBench(engine, built)
-        default = {k.name: default_of(k) for k in compiled.plan.kernels}
+        default = {k.name: default_of(k) for k in compiled.plan.greedy.kernels}
         note("each kernel's share")
         shares = {name: bench.share(name, default) for name in default}
         subjects = sorted(_subjects(compiled, built, shares), key=lambda s: -s.share)
@@ -169,8 +169,9 @@ def run(compiled: Compiled, built: Variants, seconds: float, note: Note = lambda
 def _subjects(
     compiled: Compiled, built: Variants, shares: Mapping[str, float]
 ) -> Iterator[Subject]:
-    launches = Counter(launch.kernel for launch in compiled.plan.launches)
-    for kernel in compiled.plan.kernels:
+    plan = compiled.plan.greedy
+    launches = Counter(launch.kernel for launch in plan.launches)
+    for kernel in plan.kernels:
         usable = releases(kernel)
         geometries = tuple(
             choice

@@ -32,7 +32,7 @@ class TokenBench:
         self, engine: CudaEngine, variants: Mapping[tuple[str, Choice], Executable]
     ) -> None:
         self.engine, self.variants = engine, variants
-        self.workspace, self.plan = engine.workspace, engine.loop.decode.plan
+        self.workspace, self.plan = engine.workspace, engine.loop.greedy.plan
         context = positions(self.plan)
         least = WARM + TOKENS + 1
         if context < least:
@@ -62,7 +62,7 @@ class TokenBench:
     def logits(self, choices: Choices, count: int) -> bytes:
         """All outputs at the first positions, of a new session that captures those kernels."""
         self._load(choices)
-        session = CudaSession(self.plan, self.workspace)
+        session = CudaSession(self.engine.loop.decode.plan, self.workspace)
         vocabulary = self.engine.vocabulary
         found = []
         for position in range(min(count, positions(self.plan))):

@@ -12,6 +12,9 @@ from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from fusec.ir.graph import Graph
+from fusec.ir.text import parse
+
 VERSION = 4
 APART = {
     "embed": "embed", "argmax": "sample", "argmax_parts": "sample", "argmax_combine": "sample",
@@ -166,6 +169,29 @@ class LaunchPlan:
     def prefetches(self) -> bool:
         """Whether weights are brought into L2 ahead of their readers."""
         return any(launch.prefetch for launch in self.launches)
+
+    def region(self, launch: Launch) -> Graph:
+        """What a launch computes."""
+        return parse(next(k.region for k in self.kernels if k.name == launch.kernel))
+
+    @property
+    def final_argmax(self) -> Launch | None:
+        """The last launch, if all it does is to make %next of the pairs of `argmax_parts`."""
+        last = self.launches[-1] if self.launches else None
+        if last is None or last.writes != ("%next",):
+            return None
+        return last if [n.op for n in self.region(last).nodes] == ["argmax_combine"] else None
+
+    @property
+    def greedy(self) -> LaunchPlan:
+        """The plan without `final_argmax`, for a token loop whose own last kernel chooses."""
+        last = self.final_argmax
+        if last is None:
+            return self
+        launches = self.launches[:-1]
+        used = {launch.kernel for launch in launches}
+        kernels = tuple(kernel for kernel in self.kernels if kernel.name in used)
+        return replace(self, kernels=kernels, launches=launches)
 
     def only(self, outputs: set[str]) -> LaunchPlan:
         """The plan without the launches that feed none of `outputs` and no state.

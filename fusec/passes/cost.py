@@ -163,8 +163,17 @@ def token_costs(plan: LaunchPlan, gpu: Gpu, *, position: int = POSITION) -> list
 
 
 def token_us(plan: LaunchPlan, gpu: Gpu, *, position: int = POSITION) -> float:
-    """A token: its launches, the one that makes the chosen token the next input, and the gap."""
-    return sum(c.total for c in token_costs(plan, gpu, position=position)) + gpu.touch + gpu.gap
+    """A token: its launches and what is around them."""
+    launches = token_costs(plan, gpu, position=position)
+    return sum(c.total for c in launches) + around_us(plan, gpu)
+
+
+def around_us(plan: LaunchPlan, gpu: Gpu) -> float:
+    """The gap between tokens, and the launch that makes the chosen token the next input.
+
+    There is no such launch where the plan ends with an argmax that does that as well.
+    """
+    return gpu.gap + (0.0 if plan.final_argmax else gpu.touch)
 
 
 def moved(region: Graph | Node, position: int = POSITION) -> int:

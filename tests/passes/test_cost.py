@@ -109,6 +109,14 @@ def test_weights_that_fit_l2_stay_there():
     assert cost.token_us(plan, H200) < cost.token_us(plan, tiny)
 
 
+@pytest.mark.parametrize("level", [2, 3])
+def test_an_argmax_that_hands_the_token_on_is_no_launch_more(level):
+    plan = driver.compile(llama_graph(), target="sm_90a", level=level).plan
+    launches = sum(c.total for c in cost.token_costs(plan, H200))
+    around = H200.gap if level == 3 else H200.gap + H200.touch
+    assert cost.token_us(plan, H200) == pytest.approx(launches + around)
+
+
 @pytest.fixture(scope="module")
 def smollm2(tmp_path_factory) -> Path:
     return synthesize("smollm2-135m", tmp_path_factory.mktemp("models") / "m.gguf", quant="IQ4_XS")

@@ -1,14 +1,18 @@
 """Scheduling, memory and the launch plan."""
 
+from dataclasses import replace
+
+import pytest
 from hypothesis import given, settings
 
+from fusec.ir import Builder
 from fusec.ir.plan import from_json
 from fusec.passes.lower import lower
 from fusec.passes.memory import ALIGNMENT, arena_bytes, live_ranges, plan_memory
 from fusec.passes.pipeline import passes_of, run_passes
 from fusec.passes.schedule import Schedule
-from tests.graphs import llama_graph, random_graphs
-from tests.targets import ANY
+from tests.graphs import Types, llama_graph, random_graphs
+from tests.targets import ANY, HOPPER
 
 
 def final(graph, level=2):
@@ -95,6 +99,44 @@ def test_without_logits_only_what_feeds_the_cache_is_left():
     for i, launch in enumerate(absorbed.launches):
         assert all(w < i for w in launch.waits)
     assert plan.only({"%next"}) == plan
+
+
+def chosen(name="next", behind=False):
+    """A choice among pairs that somebody gives; `behind` it, a launch that it is not the end of."""
+    b = Builder("g")
+    best = b.argmax_combine(b.input("pairs", (1, 8)), name=name)
+    others = (b.silu(b.input("x", (1, 4)), name="y"), b.silu(b.input("z", (1, 4)), name="w"))
+    return lower(b.build(best, *others) if behind else b.build(*others, best), "cuda", 3)
+
+
+def test_a_greedy_token_chooses_where_it_hands_the_token_on():
+    """What is left out is the last launch and its kernel, and nothing else."""
+    graph = run_passes(llama_graph(types=Types("f32"), vocab=80), passes_of(3), HOPPER)[-1].graph
+    plan = lower(graph, "sm_90a", 3)
+    last = plan.launches[-1]
+    assert plan.final_argmax == from_json(plan.to_json()).final_argmax == last
+    assert [node.op for node in plan.region(last).nodes] == ["argmax_combine"]
+    assert last.args == (replace(last.args[0], name="%next.parts"), plan.output_args["%next"])
+    greedy = plan.greedy
+    assert greedy.launches == plan.launches[:-1]
+    assert {k.name for k in plan.kernels} - {k.name for k in greedy.kernels} == {last.kernel}
+    assert replace(greedy, launches=plan.launches, kernels=plan.kernels) == plan
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        lower(run_passes(llama_graph(), passes_of(2), HOPPER)[-1].graph, "sm_90a", 2),
+        lower(run_passes(llama_graph(), passes_of(3), ANY)[-1].graph, "any", 3),
+        chosen("other"),
+        chosen(behind=True),
+        replace(chosen(), launches=()),
+    ],
+    ids=["level 2", "one block", "another output", "not the end", "nothing"],
+)
+def test_other_ends_of_a_plan_stay(plan):
+    assert plan.final_argmax is None
+    assert plan.greedy is plan
 
 
 def test_an_old_state_is_read_before_it_is_appended_to():

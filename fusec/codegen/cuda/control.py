@@ -1,11 +1,12 @@
-"""Kernels of the token loop that are no op of the graph: take the next token, choose it.
+"""Kernels of the token loop that are no op of the graph: choose the next token, hand it on.
 
-Both run in one block, read everything they need from device memory, and so serve every prompt and
+They run in one block, read everything they need from device memory, and so serve every prompt and
 every setting from one captured graph.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -18,16 +19,23 @@ from fusec.errors import FusecError
 RING = 1024
 """Entries of the ring that `advance` writes."""
 
+HANDED_ON, HANDED_ON_KINDS = "next_token token pos step tokens ring", (*("u32*",) * 5, "u64*")
+"""Parameters of the kernels that hand a token on."""
+
 SAMPLING_WORDS = 8
 MOST_CANDIDATES = 1024
 
 
-def kernels(vocabulary: int, overlaps: bool = False, prefetches: bool = False) -> list[CudaKernel]:
-    """`advance`, `feed` and `sample` for a vocabulary, and `prefetch` if it is wanted.
+def kernels(
+    vocabulary: int, overlaps: bool = False, prefetches: bool = False, pairs: int = 0
+) -> list[CudaKernel]:
+    """`advance`, `feed` and `sample` for a vocabulary, and the others that are wanted.
 
     `overlaps`: they may be launched before the launch in front of them has ended, and wait inside.
+    `prefetches`: with `prefetch`. `pairs`: how many `advance_best` chooses among; 0 without it.
     """
     found = [advance(overlaps), feed(overlaps), sample(vocabulary, overlaps)]
+    found += [advance_best(pairs, overlaps)] if pairs else []
     return [*found, prefetch()] if prefetches else found
 
 
@@ -39,11 +47,29 @@ def advance(overlaps: bool = False) -> CudaKernel:
     or not at all; token and tokens[pos + 1] become `next`; pos and step go up by one. Nothing stops
     here: the host bounds how many steps it lets run ahead.
     """
-    call = "advance_token(next_token, token, pos, step, tokens, ring)"
-    signature = (*("u32*",) * 5, "u64*")
-    return _kernel(
-        "advance", "next_token token pos step tokens ring", [call], signature, 32, overlaps
-    )
+    call = f"advance_token({', '.join(HANDED_ON.split())})"
+    return _kernel("advance", HANDED_ON, [call], HANDED_ON_KINDS, 32, overlaps)
+
+
+def advance_best(pairs: int, overlaps: bool = False) -> CudaKernel:
+    """The kernel `advance_best(pairs, next, ...)`: `argmax_combine` and `advance` in one launch.
+
+    pairs: f32[2 * pairs] of `argmax_parts`; the rest is as `advance` has it. `next` is written.
+    Position and step are what the token before left, so they are read in front of the wait.
+    """
+    threads = 32 * min(32, -(-pairs // 128))  # a thread takes four pairs at once
+    lines = [
+        f"best = best_of_pairs(pairs, {2 * pairs}, {threads}, keys, indices)",
+        "store_u32_if(next_token, best, thread_index() == uint32(0))",
+        "hand_on(best, position, made, token, pos, step, tokens, ring)",
+    ]
+    before = [
+        "keys = shared_bytes(128)",
+        "indices = shared_bytes(128)",
+        "position, made = load_u32(pos), load_u32(step)",
+    ]
+    kinds = ("f32*", *HANDED_ON_KINDS)
+    return _kernel("advance_best", f"pairs {HANDED_ON}", lines, kinds, threads, overlaps, before)
 
 
 def feed(overlaps: bool = False) -> CudaKernel:
@@ -133,9 +159,11 @@ def _kernel(
     signature: tuple[str, ...],
     threads: int,
     overlaps: bool,
+    before: Sequence[str] = (),
 ) -> CudaKernel:
-    if overlaps:
-        lines = ["griddep_wait()", "griddep_launch()", *lines]
-    body = f"def {name}({', '.join(names.split())}):\n" + "".join(f"    {x}\n" for x in lines)
+    """`lines` come behind the wait, if there is one, and `before` in front of it."""
+    wait = ["griddep_wait()", "griddep_launch()"] if overlaps else []
+    statements = (*before, *wait, *lines)
+    body = f"def {name}({', '.join(names.split())}):\n" + "".join(f"    {x}\n" for x in statements)
     imports = "\n".join(import_lines(body))
     return CudaKernel(name, f"{imports}\n\n\n{body}", signature, threads)

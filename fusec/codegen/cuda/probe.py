@@ -53,7 +53,7 @@ def read() -> CudaKernel:
 def stamps() -> tuple[CudaKernel, CudaKernel]:
     """`stamp_begin` and `stamp_end(counter, out)`: the time around one token, u64[2 * tokens].
 
-    The end comes behind `advance`, which has counted the token already: hence its offset, -1.
+    The end comes behind the launch that has counted the token already: hence its offset, -1.
     """
     begin, end = (
         CudaKernel(name, _STAMP.format(name=name, offset=offset), ("u32*", "u64*"), 1)

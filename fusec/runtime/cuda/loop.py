@@ -1,7 +1,8 @@
 """The token loop on the device: the host enqueues graphs ahead and reads tokens as they appear.
 
 One captured graph is one token: the plan, the choice of the next token, and `advance`, which makes
-it the next input, moves the position and writes the token to a ring in pinned host memory. The
+it the next input, moves the position and writes the token to a ring in pinned host memory. Where
+the blocks that make the logits have found the best of theirs, `advance_best` does the last two. The
 device never waits for the host. When a stop token appears, graphs enqueued ahead of it still run;
 their tokens are dropped, and what they append to the KV cache is overwritten before it is read.
 """
@@ -34,7 +35,9 @@ class TokenLoop:
 
     `decode`: a session of the whole plan; `scores`: one without the argmax, for sampling; `absorb`:
     one without logits. All share one workspace, into which the kernels of
-    `fusec.codegen.cuda.control` are loaded as well.
+    `fusec.codegen.cuda.control` are loaded as well. `greedy` is the session of what a greedy token
+    launches in front of the control kernel that ends it: `decode`, or `decode` less the argmax that
+    this kernel does.
     """
 
     def __init__(
@@ -55,11 +58,17 @@ class TokenLoop:
         chosen = self.workspace.address(plan.output_args["%next"])
         logits = self.workspace.address(plan.output_args["%logits"])
         self._token, self._pos = token, pos
-        self._arguments = {
+        self._arguments: dict[str, tuple[int, ...]] = {
             "advance": (chosen, token, pos, self.counter, self._tokens, ring),
             "feed": (self._tokens, token, pos),
             "sample": (logits, scratch, chosen, pos, self._tokens, self._params),
         }
+        self.greedy, self._greedy_end = decode, "advance"
+        if argmax := plan.final_argmax:
+            self.greedy = CudaSession(plan.greedy, self.workspace, eager=decode.eager)
+            self._greedy_end = "advance_best"
+            pairs = self.workspace.address(argmax.args[0])
+            self._arguments["advance_best"] = (pairs, *self._arguments["advance"])
         self._graphs: dict[str, Handle] = {}
 
     def run(
@@ -104,9 +113,9 @@ class TokenLoop:
         return "sampled", self.enqueue_sampled
 
     def enqueue_greedy(self) -> None:
-        """One token: the plan with its argmax, and advance."""
-        self.decode.enqueue()
-        self.enqueue_control("advance")
+        """One token: the plan with its argmax, and advance, which may be one launch."""
+        self.greedy.enqueue()
+        self.enqueue_control(self._greedy_end)
 
     def enqueue_sampled(self) -> None:
         """One token: the plan up to the logits, sample, and advance."""

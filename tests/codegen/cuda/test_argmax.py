@@ -7,8 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from fusec.codegen.cuda import control
 from fusec.codegen.cuda.candidates import candidates
 from fusec.codegen.cuda.emit import emit
+from fusec.codegen.cuda.twins_grid import run_grid
 from fusec.errors import FusecError
 from fusec.ir import Builder, Graph
 from fusec.ir.plan import Choice, Kernel
@@ -96,6 +98,19 @@ def test_no_shape_changes_the_choice(choice: Choice) -> None:
         some = pairs[:, 0] != -INFINITE
         assert np.array_equal(pairs[some, 0], logits.astype(np.float32)[index[some]]), what
         assert not index[~some].any()
+
+
+@pytest.mark.parametrize("rows", [1, 300])
+def test_the_token_loop_chooses_what_the_plan_does(rows: int) -> None:
+    """From the same pairs, whatever the logits: `advance_best` in place of the last launch."""
+    for what, logits in rows_of(rows).items():
+        session, found = choose(head(rows), logits, 3, target=SPLIT)
+        assert session.plan.final_argmax == session.plan.launches[-1]
+        pairs = session.memory["%next.parts"]
+        taken, others = np.full(1, 999, np.uint32), [np.zeros(1, np.uint32) for _ in range(3)]
+        tokens, ring = np.zeros(2, np.uint32), np.zeros(control.RING, np.uint64)
+        run_grid(control.advance_best(pairs.size // 2), pairs, taken, *others, tokens, ring)
+        assert taken == tokens[1] == found["next"] == largest(logits), what
 
 
 def test_a_step_does_not_remember_the_one_before() -> None:

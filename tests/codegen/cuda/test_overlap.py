@@ -193,10 +193,24 @@ def test_control_kernels_wait_where_the_plan_overlaps() -> None:
         assert body.splitlines()[1].strip() == "griddep_wait()"
 
 
+@needs_compiler
+def test_advance_best_reads_in_front_of_its_wait_only_what_the_last_token_left() -> None:
+    (cubin,) = compile_many([control.advance_best(1024, True)], "sm_90a")
+    program = Program(cubin.ptx)
+    ((wait,), (launch,)) = program.find(WAIT), program.find(LAUNCH)
+    early = [a for a in program.accesses if not program.dominates(wait, a.index)]
+    assert [(a.kind, a.parameters) for a in early] == [("ld", {3}), ("ld", {4})]  # pos, step
+    late = [a for a in program.accesses if a not in early]
+    assert {a.kind for a in late if a.parameters == {0}} == {"ld"}
+    assert {n for a in late if a.kind == "st" for n in a.parameters} == {1, 2, 3, 4, 5, 6}
+    assert program.dominates(wait, launch)
+
+
 def test_a_plan_that_overlaps_gets_such_control_kernels(tiny_model: Path) -> None:
     for level, waits in ((2, False), (3, True)):
         plan = driver.compile(tiny_model, target="sm_90a", level=level).plan
         kernels = gpu.control_kernels(plan)
+        assert ("advance_best" in kernels) == (level == 3)
         for name in ("advance", "feed", "sample"):
             assert ("griddep_wait()" in kernels[name].source) == waits
 

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from fusec.codegen.cuda.shape import PARTS
 from fusec.codegen.formats import FORMATS
 from fusec.ir.dtypes import dtype
 from fusec.ir.graph import Value
@@ -241,6 +242,13 @@ def advance(chosen: int, token: int, pos: int, counter: int, tokens: int, ring: 
     _words(tokens, p + 2)[p + 1] = choice
 
 
+def advance_best(pairs: int, chosen: int, *rest: int) -> None:
+    """The control kernel of that name."""
+    found = OPS["argmax_combine"].reference(view(pairs, "f32", (1, 2 * PARTS)))
+    _words(chosen)[0] = found[0]
+    advance(chosen, *rest)
+
+
 def feed(tokens: int, token: int, pos: int) -> None:
     """The control kernel of that name."""
     p = int(_words(pos)[0]) + 1
@@ -257,7 +265,9 @@ def _words(pointer: int, count: int = 1) -> np.ndarray:
     return np.frombuffer((ctypes.c_uint32 * count).from_address(pointer), np.uint32)
 
 
-CONTROL: Kernels = {"advance": advance, "feed": feed, "sample": sample}
+CONTROL: Kernels = {
+    "advance": advance, "advance_best": advance_best, "feed": feed, "sample": sample,
+}  # fmt: skip
 
 
 def fake_for(*plans: LaunchPlan, **options) -> FakeDriver:

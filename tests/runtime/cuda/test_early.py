@@ -1,5 +1,6 @@
 """Launches that may start early carry the driver's attribute, whichever way they are launched."""
 
+import numpy as np
 import pytest
 
 from fusec import driver
@@ -42,7 +43,7 @@ def expected(plans, controls):
 def test_all_but_the_first_launch_of_a_token_start_early(compiled, sampling):
     found = launched(compiled, sampling, l2="off")
     plan = compiled.plan
-    last, control = plan, ["advance"]
+    last, control = plan.greedy, ["advance_best"]
     if sampling is SAMPLED:
         last, control = plan.only({"%logits"}), ["sample", "advance"]
     wanted = expected((plan.only(set()), last), (["feed"], control))
@@ -51,6 +52,34 @@ def test_all_but_the_first_launch_of_a_token_start_early(compiled, sampling):
     firsts = [i for i, (_, ids) in enumerate(found) if EARLY not in ids]
     assert firsts == [0, names.index("feed") + 1]
     assert all(ids in ([], [EARLY]) for _, ids in found)
+
+
+@pytest.mark.parametrize("eager", [False, True])
+def test_one_launch_chooses_a_greedy_token_and_hands_it_on(compiled, eager):
+    plan = compiled.plan
+    names = [name for name, _ in launched(compiled, eager=eager, l2="off")]
+    token = names[names.index("feed") + 1 :]
+    assert token == [*(launch.kernel for launch in plan.launches[:-1]), "advance_best"]
+    assert plan.launches[-1].kernel.startswith("argmax_combine")
+
+
+def test_a_sampled_token_and_a_step_launch_what_they_did(compiled):
+    plan = compiled.plan
+    names = [name for name, _ in launched(compiled, SAMPLED, l2="off")]
+    token = names[names.index("feed") + 1 :]
+    assert token == [*(x.kernel for x in plan.launches[:-1]), "sample", "advance"]
+    machine = Machine(compiled, l2="off")
+    found = machine.decode.step(token=np.array([5], np.int32), pos=np.zeros(1, np.int32))
+    assert found["next"] == found["logits"].argmax()
+    assert [x.name for x in machine.api.launched] == [x.kernel for x in plan.launches]
+
+
+def test_the_choice_is_where_the_plan_says(compiled):
+    """In the memory of %next, which others may read."""
+    machine = Machine(compiled)
+    made = machine.run([5, 6], 7)
+    plan = compiled.plan
+    assert machine.workspace.read(plan.output_args["%next"], plan.outputs["%next"]) == made[-1]
 
 
 def test_eager_launches_carry_what_captured_ones_do(compiled):

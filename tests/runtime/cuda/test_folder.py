@@ -40,7 +40,8 @@ def folder(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_folder_has_all_that_a_gpu_needs(folder, tiny_model):
     manifest = json.loads((folder / "fusec.json").read_text())
     plan = driver.compile(tiny_model, target=ARCH).plan
-    names = {kernel.name for kernel in plan.kernels} | {"advance", "feed", "sample", "prefetch"}
+    control = {"advance", "advance_best", "feed", "sample", "prefetch"}
+    names = {kernel.name for kernel in plan.kernels} | control
     assert set(manifest["cubins"]) == names
     for name, kernel in manifest["cubins"].items():
         assert kernel["spill_bytes"] == 0

@@ -220,6 +220,20 @@ def test_candidates_are_compiled_ahead_for_another_machine(compiled, tiny_model,
     assert ran.out == f"{len(built)} variants of {len(left)} kernels are ready\n", ran.err
 
 
+def test_only_what_a_greedy_token_launches_is_tuned(tiny_model, monkeypatch):
+    """At -O3 that is all but the launch that `advance_best` does as well."""
+    compiled = tune.prepare(tiny_model, ARCH, 3, CONTEXT, "f16")
+    monkeypatch.setattr(
+        tune, "compile_many",
+        lambda kernels, *_: [Cubin(k.name, ARCH, b"", "", 32, 0, 0, 0) for k in kernels],
+    )  # fmt: skip
+    monkeypatch.setattr(gpu, "build", lambda *_: {})
+    built = tune.build(compiled)
+    assert tune.count_of(compiled) == len(compiled.kernels) + len(built)
+    left = {k.name for k in compiled.plan.kernels} - {name for name, _ in built}
+    assert left == {compiled.plan.launches[-1].kernel}
+
+
 def test_a_machine_without_a_gpu(tiny_model, cache):
     without_a_gpu()
     file = cache / "tuned.json"

@@ -25,9 +25,15 @@ RING = 1024  # entries of the ring that hands tokens to the host
 @inline
 def advance_token(next_token, token, pos, step, tokens, ring):
     """See `fusec.codegen.cuda.control.advance`."""
-    first = thread_index() == uint32(0)
     made, chosen = load_u32(step), load_u32(next_token)
-    p = uint32(load_u32(pos) + uint32(1))
+    hand_on(chosen, load_u32(pos), made, token, pos, step, tokens, ring)
+
+
+@inline
+def hand_on(chosen, position, made, token, pos, step, tokens, ring):
+    """What `advance` writes for a token, where pos holds `position` and step holds `made`."""
+    first = thread_index() == uint32(0)
+    p = uint32(position + uint32(1))
     after = uint32(made + uint32(1))
     entry = uint32(made & uint32(RING - 1))
     store_u32x2_if(at(ring, entry), chosen, after, first)

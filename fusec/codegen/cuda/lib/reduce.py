@@ -164,8 +164,8 @@ def four_pairs(pairs, i, stride, count):
 
 
 @inline
-def argmax_combine(pairs, n, out, threads, keys, indices):
-    """The index that n // 2 pairs of `argmax_parts` come to, by a block of `threads`."""
+def best_of_pairs(pairs, n, threads, keys, indices):
+    """The index that n // 2 pairs of `argmax_parts` come to, in every thread of a block."""
     thread, count = thread_index(), n // 2
     key, index = uint32(0), uint32(0xFFFFFFFF)
     for step in range((count + 4 * threads - 1) // (4 * threads)):
@@ -174,4 +174,11 @@ def argmax_combine(pairs, n, out, threads, keys, indices):
             wins = (other > key) | ((other == key) & (place < index))
             key, index = select_u32(wins, other, key), select_u32(wins, place, index)
     _, index = block_best(key, index, threads, keys, indices)
-    store_u32_if(out, index, thread == uint32(0))
+    return index
+
+
+@inline
+def argmax_combine(pairs, n, out, threads, keys, indices):
+    """Write `best_of_pairs` to `out`."""
+    index = best_of_pairs(pairs, n, threads, keys, indices)
+    store_u32_if(out, index, thread_index() == uint32(0))
