@@ -166,8 +166,13 @@ class _Emitter:
         )
 
     def _hold(self, w: Writer) -> None:
-        """Addresses that are used behind the wait are in registers before it."""
-        pointers = [self.scope.pointers[v.name] for v in parameters(self.region) if not v.is_weight]
+        """Addresses that are used behind the wait are in registers before it.
+
+        Tiles leave none for what is only used at the end.
+        """
+        last = {v.name for v in self.region.outputs} if self.scope.dynamic else set()
+        kept = [v for v in parameters(self.region) if not v.is_weight and v.name not in last]
+        pointers = [self.scope.pointers[v.name] for v in kept]
         w.line("nothing = zero()")
         for name in pointers:
             w.line(f"{name} = at({name}, nothing)")

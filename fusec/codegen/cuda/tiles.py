@@ -27,7 +27,7 @@ from fusec.ir.graph import Node
 from fusec.ir.region import Segment
 from fusec.ir.target import TILE_ROWS
 
-WITH_HELP, ALONE = 64, 48  # registers: 65,536 are enough for a block of each
+PAIRED = 56  # registers: 65,536 are enough for a block with helpers and one without
 AHEAD = 4  # spans that a lane decodes in front of the wait: more do not fit its registers
 PARTIALS = 4 * TILE_ROWS * TILE_WARPS + 64  # bytes of a tile's sums; tiles begin in other banks
 
@@ -74,10 +74,8 @@ class TiledMatvec:
         room = (self._room - self._partial_bytes) // TILE_WARPS
         self.ring = Ring(scope.w, record, total, room)
         self.helpers = scope.geometry.warps > TILE_WARPS
-        if self.helpers:
-            scope.registers = WITH_HELP
-        elif scope.geometry.alone:
-            scope.registers = ALONE
+        if self.helpers or scope.geometry.alone:
+            scope.registers = PAIRED
         needed = self._partial_bytes + self.ring.nbytes * TILE_WARPS
         scope.dynamic = max(scope.dynamic, needed)
         alone = self.at_once * self.steps == 1 and not scope.registers

@@ -225,9 +225,12 @@ class QuantFormat(Format):
 
     @property
     def has_tiles(self) -> bool:
-        """Whether the tensor cores can have its levels: those that a `coding` makes."""
+        """Whether a matrix may be laid out in tiles: if a `coding` makes its levels.
+
+        Where there is nothing to unpack they gain nothing: with Q8_0, SmolLM2-1.7B took 7% longer.
+        """
         own = type(self).cuda_levels is not QuantFormat.cuda_levels
-        return hasattr(self, "coding") and not own
+        return hasattr(self, "coding") and not own and self.coding.packs
 
     def is_tiled(self, rows: int, columns: int) -> bool:
         """Whether a matrix is laid out in tiles."""

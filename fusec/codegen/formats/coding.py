@@ -33,6 +33,8 @@ class Coding(ABC):
     """The same of words `t` of both halves, of planes of which a lane has its words; with two
     `terms`, a pair of such words for each, whose sums are the levels."""
     terms = 1
+    packs = True
+    """Whether several codes share a byte."""
 
     @abstractmethod
     def levels(self, codes: Any) -> Any:
@@ -63,6 +65,11 @@ class Linear(Coding):
     def factor(self) -> int:  # type: ignore[override]
         """See `Coding.factor`."""
         return 1 << (8 - self.bits) if self.signed else 1
+
+    @property
+    def packs(self) -> bool:  # type: ignore[override]
+        """See `Coding.packs`."""
+        return self.bits < 8
 
     def levels(self, codes: Any) -> Any:
         """See `Coding.levels`."""
@@ -95,8 +102,6 @@ class Linear(Coding):
     @property
     def unpack_word(self) -> str:  # type: ignore[override]
         """See `Coding.unpack_word`."""
-        if self.bits == 8:
-            return "({low}, {high})"
         text = ""
         for plane, place in self._places():
             given = [text, f"{{{plane}}}", "" if plane == "fours" else "t", str(place)]
