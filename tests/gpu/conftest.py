@@ -40,5 +40,13 @@ def projecting(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose rows are long enough for tiles; neighbouring launches share processors."""
+    sizes = {"width": 2048, "heads": 32, "kv_heads": 8, "head_dim": 64, "rope_dims": 64}
+    config = replace(PRESETS["tiny"], layers=2, context=512, ffn_width=4096, **sizes)
+    return synthesize(config, tmp_path_factory.mktemp("models") / "tiled.gguf")
+
+
+@pytest.fixture(scope="session")
 def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return synthesize("smollm2-135m", tmp_path_factory.mktemp("models") / "smollm2-135m.gguf")

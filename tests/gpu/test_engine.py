@@ -66,6 +66,11 @@ def test_stories_levels_agree_too(stories, kv):
     check_levels(stories, IDS, kv)
 
 
+@pytest.mark.parametrize("kv", sorted(BOUNDS))
+def test_tiles_agree_to_the_byte_and_with_the_reference(tiled, kv):
+    check_levels(tiled, IDS[:12], kv)
+
+
 @pytest.mark.parametrize("context", [256, 600, 2048])
 @pytest.mark.parametrize("kv", sorted(BOUNDS))
 def test_projecting_attention_changes_no_byte(projecting, kv, context):
