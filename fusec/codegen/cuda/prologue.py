@@ -41,7 +41,6 @@ class Prologue:
         self.scope, self.shape = scope, shape
         self.sources: dict[str, Source] = {}
         self.fixed: dict[str, FixedPoint] = {}
-        self.tiled: dict[str, FixedPoint] = {}  # the same for the tensor cores
         self.floats: dict[str, str] = {}
         self.factors: dict[str, str] = {}  # of vectors whose last element scales a result
         self.squares: dict[str, Squares] = {}
@@ -131,11 +130,9 @@ class Prologue:
             if isinstance(formats.get(weight.dtype), FloatFormat):
                 if x.name not in self.floats:
                     pending += self._as_floats(x, source)
-            elif x.name not in self.fixed | self.tiled:
+            elif x.name not in self.fixed:
                 users = [formats.get(m.inputs[1].dtype) for m in matvecs if m.inputs[0] == x]
-                tiled = any(map(is_tiled, self.shape.segments))
-                make = self._for_tiles if tiled else self._as_fixed_point
-                pending += make(x, source, users)
+                pending += self._as_fixed_point(x, source, users)
         for name, squares in self.squares.items():
             source = self.sources[name]
             at = next((k for k, form in enumerate(pending) if form.source is source), None)
@@ -275,28 +272,18 @@ class Prologue:
     def _as_fixed_point(
         self, x: Value, source: Source, users: list[formats.Format]
     ) -> list[Pending]:
-        blocks = source.n // 32
-        # groups of 16 sum their digits up themselves
-        has_min = any(isinstance(f, QuantFormat) and f.has_min and f.group == 32 for f in users)
+        blocks, tiled = source.n // 32, any(map(is_tiled, self.shape.segments))
+        # by rows, groups of 16 sum their digits up themselves; tiles want sums of halves for all
+        quantised = [f for f in users if isinstance(f, QuantFormat) and f.has_min]
+        has_min = any(tiled or f.group == 32 for f in quantised)
         digits = self.scope.shared("digits", 96 * blocks)
         scales = self.scope.shared("scales", 4 * blocks)
-        sums = self.scope.shared("sums", 4 * blocks) if has_min else ""
+        sums = self.scope.shared("sums", (8 if tiled else 4) * blocks) if has_min else ""
         self.fixed[x.name] = FixedPoint(digits, scales, sums, blocks)
-        line = f"store_digits({{quad}}, {{i}}, {blocks}, {digits}, {scales})"
+        kind, total = ("tile_digits", "half_sums") if tiled else ("digits", "sum")
+        line = f"store_{kind}({{quad}}, {{i}}, {blocks}, {digits}, {scales})"
         if sums:
-            line = f"store_sum({line}, {{i}}, {blocks}, {sums})"
-        return [Pending(source, 8 * blocks, line)]
-
-    def _for_tiles(self, x: Value, source: Source, users: list[formats.Format]) -> list[Pending]:
-        blocks = source.n // 32
-        digits = self.scope.shared("digits", 96 * blocks)
-        scales = self.scope.shared("scales", 4 * blocks)
-        has_min = any(isinstance(f, QuantFormat) and f.has_min for f in users)
-        sums = self.scope.shared("sums", 8 * blocks) if has_min else ""
-        self.tiled[x.name] = FixedPoint(digits, scales, sums, blocks)
-        line = f"store_tile_digits({{quad}}, {{i}}, {blocks}, {digits}, {scales})"
-        if sums:
-            line = f"store_half_sums({line}, {{i}}, {blocks}, {sums})"
+            line = f"store_{total}({line}, {{i}}, {blocks}, {sums})"
         return [Pending(source, 8 * blocks, line)]
 
     def _steps(self, form: Pending) -> int:

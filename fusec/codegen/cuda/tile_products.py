@@ -48,7 +48,7 @@ class TileProducts:
     def of_vectors(self) -> None:
         """Where a lane finds its words of the vectors."""
         for name in dict.fromkeys(a.inputs[0].name for a in self.anchors):
-            here = f"digits_of_lane({self.prologue.tiled[name].digits}, lane)"
+            here = f"digits_of_lane({self.prologue.fixed[name].digits}, lane)"
             self.w.line(f"{self._x(name)}_lane = {here}")
 
     @staticmethod
@@ -81,7 +81,7 @@ class TileProducts:
     def scale(self, anchor: Node) -> None:
         """The scales times those of the vector's blocks."""
         w, fmt = self.w, format_of(anchor)
-        made = self.prologue.tiled[anchor.inputs[0].name]
+        made = self.prologue.fixed[anchor.inputs[0].name]
         for k, own in self._own(anchor):
             w.line(f"block_of_own = uint32(chunk * {CHUNK} + {own})")
             w.line(f"quantum = load_shared_f32(uint32({made.scales} + block_of_own * 4))")
