@@ -19,8 +19,8 @@ from fusec.ir.ops import op
 from fusec.ir.plan import Choice
 from fusec.ir.region import KernelShape, Segment
 from fusec.ir.target import TILE_ROWS, HeadSums, Tiles
+from fusec.passes.cost import NORMS
 
-NORMS = ("rms_norm", "rms_factors")
 PROCESSORS = 132  # of an H200; other sizes run the same grid in more or fewer waves
 MOST_BLOCKS = PROCESSORS * 3 // 4  # of a launch that others run beside
 SMALL = 1 << 21  # weights that are read and multiplied in less time than a launch begins
@@ -207,7 +207,7 @@ def tiles_shared(shape: KernelShape, rows: list[Segment]) -> Choice:
     """
     counts = [-(-units(s) // tile_units(s)) for s in rows]
     share = next(n for n in itertools.count(1) if sum(-(-c // n) for c in counts) <= PROCESSORS)
-    held = max(len(anchors(s)) * (units(s) != s.size) + len(anchors(s)) for s in rows)
+    held = max(len(anchors(s)) * (2 if s.rope else 1) for s in rows)  # tiles, for one of units
     steps = -(-share * held // MOST_TILES)
     normed = any(n.op in NORMS for n in shape.prologue)
     warps = WITH_HELPERS if normed else TILE_WARPS
