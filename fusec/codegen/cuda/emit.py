@@ -18,6 +18,7 @@ from fusec.codegen.cuda.attention_project import ProjectedAttention
 from fusec.codegen.cuda.elements import Elements, Indices
 from fusec.codegen.cuda.imports import format_functions, import_lines
 from fusec.codegen.cuda.matvec import Matvec
+from fusec.codegen.cuda.matvecs import Matvecs
 from fusec.codegen.cuda.prologue import Prologue
 from fusec.codegen.cuda.scope import SHARED, WAIT, Scope
 from fusec.codegen.cuda.shape import default, is_tiled, plan, tiles, units, why_not
@@ -86,7 +87,7 @@ class _Emitter:
 
     def emit(self) -> CudaKernel:
         body = self.scope.w
-        matvecs: list[Matvec | TiledMatvec | None] = []
+        matvecs: list[Matvecs | None] = []
         bindings = [self._bindings(alike) for alike in self.alike]
         for alike, binding in zip(self.alike, bindings, strict=True):
             with self._bound(binding):
@@ -297,14 +298,14 @@ class _Emitter:
 
     # --- what they compute -----------------------------------------------------------------------
 
-    def _matvec(self, alike: Alike) -> Matvec | TiledMatvec:
+    def _matvec(self, alike: Alike) -> Matvecs:
         limit, first, blocks = self._size(alike)
         segment = alike.members[0][0]
         if is_tiled(segment):
             return TiledMatvec(self.scope, self.prologue, segment, limit, first, blocks)
         share = self.geometry.warps * self.geometry.rows_at_once * self.geometry.steps
         whole = all(units(s) % share == 0 for s, _, _ in alike.members)
-        return Matvec(self.scope, self.prologue, segment, limit, whole, first, blocks)
+        return Matvec(self.scope, self.prologue, segment, limit, first, blocks, whole)
 
     def _others(self, alike: Alike) -> None:
         segment, role = alike.members[0][0], self._role(alike)

@@ -13,13 +13,12 @@ from contextlib import nullcontext
 
 from fusec.codegen import formats
 from fusec.codegen.cuda.block_products import accumulate, decode
-from fusec.codegen.cuda.elements import Elements, Indices
+from fusec.codegen.cuda.matvecs import Matvecs
 from fusec.codegen.cuda.prologue import Prologue
 from fusec.codegen.cuda.scope import Scope, identifier
 from fusec.codegen.cuda.shape import (
     REGISTERS,
     WARP,
-    anchors,
     chunk_registers,
     chunks,
     registers,
@@ -31,12 +30,8 @@ from fusec.ir.region import Segment
 MOST_UNROLLED = 4  # chunks of a row that a lane loads before it uses the first
 
 
-class Matvec:
-    """Emits one segment of matvecs in two parts: `load`, what needs no activations, and `rest`.
-
-    `limit`: the segment's units, a number or a variable; `rows`: the same for the matrices' rows;
-    `whole`: whether the warps' shares come out even.
-    """
+class Matvec(Matvecs):
+    """A segment by rows. `whole`: whether the warps' shares come out even."""
 
     def __init__(
         self,
@@ -44,21 +39,17 @@ class Matvec:
         prologue: Prologue,
         segment: Segment,
         limit: int | str,
-        whole: bool,
         first: str,
         blocks: int | str,
+        whole: bool,
     ) -> None:
-        self.scope, self.prologue, self.segment = scope, prologue, segment
-        self.limit, self.whole, self.first, self.blocks = limit, whole, first, blocks
-        self.anchors = anchors(segment)
-        self.at_once, self.steps = scope.geometry.rows_at_once, scope.geometry.steps
+        self.whole = whole
+        super().__init__(scope, prologue, segment, limit, first, blocks)
         self.rounds = max(-(-chunks(a.inputs[1]) // WARP) for a in self.anchors)
         held = sum(registers(a.inputs[1]) for a in self.anchors) * (2 if segment.rope else 1)
         fits = held * self.at_once <= REGISTERS and self.rounds <= MOST_UNROLLED
         self.early = fits and self.steps == 1
         self.unrolled = self.rounds == 1 or self.early
-        self.indices = Indices(segment, "unit", limit)
-        self.elements = Elements(scope, segment, self.indices, self.live, prologue.source)
 
     @property
     def rows(self) -> Sequence[tuple[Node, str, str]]:
@@ -84,21 +75,6 @@ class Matvec:
             if not self.segment.rope:
                 self.indices.emit(self.scope.w)
             self.elements.fetch_weights()
-
-    @property
-    def has_activations(self) -> bool:
-        """Whether `fetch_activations` loads something."""
-        return self.early and bool(self.elements.activations)
-
-    def fetch_activations(self) -> None:
-        """Loads of what the element-wise work needs of other kernels, before the prologue."""
-        self.elements.fetch_activations()
-
-    def rest(self) -> None:
-        """Everything else."""
-        self.elements.begin_folds()
-        self._rest()
-        self.elements.finish_folds(self.first, self.blocks)
 
     def _rest(self) -> None:
         w = self.scope.w

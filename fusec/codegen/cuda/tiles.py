@@ -16,11 +16,11 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
-from fusec.codegen.cuda.elements import Elements, Indices
+from fusec.codegen.cuda.matvecs import Matvecs
 from fusec.codegen.cuda.prologue import Prologue
 from fusec.codegen.cuda.ring import Ring
 from fusec.codegen.cuda.scope import Scope, identifier
-from fusec.codegen.cuda.shape import TILE_WARPS, WARP, anchors, tile_units
+from fusec.codegen.cuda.shape import TILE_WARPS, WARP, tile_units
 from fusec.codegen.cuda.tile_products import ROWS, TileProducts, format_of
 from fusec.codegen.formats.tiles import CHUNK
 from fusec.ir.graph import Node
@@ -45,8 +45,8 @@ class Stage:
     turn: int
 
 
-class TiledMatvec:
-    """Emits one segment like `fusec.codegen.cuda.matvec.Matvec`, which says what is what."""
+class TiledMatvec(Matvecs):
+    """A segment by tiles."""
 
     early = True
 
@@ -59,15 +59,11 @@ class TiledMatvec:
         first: str,
         blocks: int | str,
     ) -> None:
-        self.scope, self.prologue, self.segment = scope, prologue, segment
-        self.limit, self.first, self.blocks = limit, first, blocks
-        self.anchors = anchors(segment)
+        super().__init__(scope, prologue, segment, limit, first, blocks)
         self.products = TileProducts(scope.w, prologue, self.anchors)
-        self.at_once, self.steps = scope.geometry.rows_at_once, scope.geometry.steps
         rope = segment.rope
         self.halves = rope is not None and rope["pairing"] != "adjacent"
         self.parts = 2 if self.halves else 1
-        self.each = tile_units(segment)
         self.stages = tuple(self._stages())
         record = max(format_of(anchor).tile.record_bytes for anchor in self.anchors)
         total = self.at_once * self.steps * len(self.stages)
@@ -81,9 +77,17 @@ class TiledMatvec:
         alone = self.at_once * self.steps == 1 and not scope.registers
         terms = format_of(self.stages[0].anchor).coding.terms
         self.ahead = range(AHEAD // terms if alone and scope.overlaps else 0)
-        self.indices = Indices(segment, "unit", limit)
-        live = f"(thread < uint32({self.at_once * self.each})) & (unit < uint32({limit}))"
-        self.elements = Elements(scope, segment, self.indices, live, prologue.source)
+
+    @property
+    def each(self) -> int:
+        """Units of a tile."""
+        return tile_units(self.segment)
+
+    @property
+    def live(self) -> str:
+        """See `Matvecs.live`."""
+        inside = f"thread < uint32({self.at_once * self.each})"
+        return f"({inside}) & (unit < uint32({self.limit}))"
 
     def _stages(self) -> Iterator[Stage]:
         """What a tile of units takes, in order."""
@@ -130,15 +134,6 @@ class TiledMatvec:
             self.scope.behind_loads()
             self._look_ahead()
 
-    @property
-    def has_activations(self) -> bool:
-        """Whether `fetch_activations` loads something."""
-        return self.steps == 1 and bool(self.elements.activations)
-
-    def fetch_activations(self) -> None:
-        """Loads of what the element-wise work needs of other kernels, before the prologue."""
-        self.elements.fetch_activations()
-
     def _workers(self) -> AbstractContextManager[None]:
         """Only the warps that multiply."""
         block = self.scope.w.block(f"if some(warp < uint32({TILE_WARPS})):")
@@ -172,9 +167,7 @@ class TiledMatvec:
 
     # --- behind the barrier ----------------------------------------------------------------------
 
-    def rest(self) -> None:
-        """Everything else."""
-        self.elements.begin_folds()
+    def _rest(self) -> None:
         w, steps = self.scope.w, self.steps
         self.products.of_vectors()
         with w.block(f"for step in range({steps}):") if steps > 1 else nullcontext():
@@ -192,7 +185,6 @@ class TiledMatvec:
                 self._finish()
             if steps > 1:
                 w.line("barrier()")
-        self.elements.finish_folds(self.first, self.blocks)
 
     def _tiles(self) -> None:
         """The warp's sums of `at_once` tiles of units."""

@@ -227,7 +227,7 @@ class QuantFormat(Format):
     def has_tiles(self) -> bool:
         """Whether a matrix may be laid out in tiles: if a `coding` makes its levels.
 
-        Where there is nothing to unpack they gain nothing: with Q8_0, SmolLM2-1.7B took 7% longer.
+        Where there is nothing to unpack they gain nothing (docs/performance-log.md, Q8_0).
         """
         own = type(self).cuda_levels is not QuantFormat.cuda_levels
         return hasattr(self, "coding") and not own and self.coding.packs
