@@ -61,7 +61,8 @@ class Choice:
     `warps` of a block; how many rows a warp makes together (`rows_at_once`) and in turn (`steps`);
     `min_blocks` that should fit one processor at once, which bounds the registers; `release`: where
     a kernel that overlaps lets the next launch begin (see `fusec.passes.overlap`); `alone`: no two
-    blocks of a launch on one processor, by asking for more than half of its shared memory.
+    blocks of a launch on one processor, by asking for more than half of its shared memory;
+    `paired`: two blocks share the columns of long rows.
     Raises ValueError for what no kernel can be.
     """
 
@@ -71,6 +72,7 @@ class Choice:
     min_blocks: int = 1
     release: str = "wait"
     alone: bool = False
+    paired: bool = False
 
     def __post_init__(self) -> None:
         counts = (self.warps, self.rows_at_once, self.steps, self.min_blocks)
@@ -83,7 +85,7 @@ class Choice:
         counts = {"rows at once": self.rows_at_once, "steps": self.steps,
                   "blocks a processor": self.min_blocks}  # fmt: skip
         parts = [f"{self.warps} warps", *(f"{n} {what}" for what, n in counts.items() if n > 1)]
-        parts += ["alone"] * self.alone
+        parts += ["alone"] * self.alone + ["paired"] * self.paired
         return ", ".join(parts if self.release == "wait" else [*parts, f"next at {self.release}"])
 
 

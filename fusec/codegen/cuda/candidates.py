@@ -38,6 +38,8 @@ def candidates(kernel: Kernel) -> tuple[Choice, ...]:
     """Geometries, the default first; what they release when is another question."""
     shape, usual = open_region(kernel)[1], default_of(kernel)
     others = (choice for choice in _others(shape, usual) if why_not(shape, choice) is None)
+    if not kernel.overlaps:  # pairs exchange what they made as no older GPU can
+        others = (choice for choice in others if not choice.paired)
     alike = (replace(choice, release=usual.release) for choice in others)
     return tuple(dict.fromkeys((usual, *alike)))
 
@@ -70,6 +72,8 @@ def _others(shape: KernelShape, usual: Choice) -> Iterator[Choice]:
     if any(map(is_tiled, rows)):
         for warps, alone in ((TILE_WARPS, False), (TILE_WARPS, True), (WITH_HELPERS, False)):
             yield replace(usual, warps=warps, alone=alone)
+        for alone in (False, True):
+            yield replace(usual, warps=TILE_WARPS, alone=alone, paired=True)
         return
     if usual.min_blocks == 1:
         for warps in FEW_ROWS:

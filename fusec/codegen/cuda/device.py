@@ -167,6 +167,23 @@ def dynamic_shared(_context: Any) -> Any:
 
 
 @intrinsic
+def below(_context: Any, value: Any, limit: Any) -> Any:
+    """`below(value, constant)`: the value, which is less than the constant.
+
+    What the compiler knows of a thread's index lets it leave out tests of where a vector ends.
+    """
+    if not isinstance(limit, types.IntegerLiteral):
+        return None
+
+    def generate(_context: Any, builder: Any, _signature: Any, values: Any) -> Any:
+        known = ir.Constant(_I32, limit.literal_value)
+        builder.assume(builder.icmp_unsigned("<", values[0], known))
+        return values[0]
+
+    return types.uint32(types.uint32, limit), generate
+
+
+@intrinsic
 def some(_context: Any, condition: Any) -> Any:
     """`if some(condition):` lets warps without work skip what their lanes would not store anyway.
 

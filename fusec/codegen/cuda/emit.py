@@ -19,7 +19,7 @@ from fusec.codegen.cuda.elements import Elements, Indices
 from fusec.codegen.cuda.imports import format_functions, import_lines
 from fusec.codegen.cuda.matvec import Matvec
 from fusec.codegen.cuda.matvecs import Matvecs
-from fusec.codegen.cuda.prologue import Prologue
+from fusec.codegen.cuda.prologue import Others, Prologue
 from fusec.codegen.cuda.scope import SHARED, WAIT, Scope
 from fusec.codegen.cuda.shape import default, is_tiled, plan, tiles, units, why_not
 from fusec.codegen.cuda.tiles import TiledMatvec
@@ -31,6 +31,7 @@ from fusec.ir.plan import Kernel
 from fusec.ir.region import KernelShape, Segment, parameters
 from fusec.writer import Writer
 
+CLUSTERS = 90  # compute capability from which blocks exchange through shared memory
 MOST_BYTES = 1 << 32  # offsets into a buffer are 32 bits wide
 
 
@@ -48,8 +49,14 @@ def emit(kernel: Kernel, arch: Arch = ARCHS["sm_90a"]) -> CudaKernel:
             )
     if region.nodes and any(v.shape[0] != 1 for v in region.inputs):
         raise FusecError(f"kernel {kernel.name}: a CUDA kernel takes one token a step")
-    if reason := why_not(shape, kernel.choice or default(shape, kernel.overlaps)):
+    choice = kernel.choice or default(shape, kernel.overlaps)
+    if reason := why_not(shape, choice):
         raise FusecError(f"kernel {kernel.name}: {reason}")
+    if choice.paired and arch.number < CLUSTERS:
+        raise FusecError(
+            f"kernel {kernel.name}: expected a GPU with clusters, for pairs of blocks, found "
+            f"{arch.name}"
+        )
     if len(shape.segments) > 1 and any(n.op == "attention_project" for n in region.nodes):
         raise FusecError(
             f"kernel {kernel.name}: expected attention_project alone, because its blocks come in "
@@ -109,12 +116,19 @@ class _Emitter:
                     with self._branch(at), self._bound(bindings[at]):
                         matvec.fetch_activations()
 
+        def beside_reads() -> None:
+            for at, matvec in enumerate(matvecs):
+                if matvec and matvec.has_ahead:
+                    with self._branch(at), self._bound(bindings[at]):
+                        matvec.beside_reads()
+
         # records come last: there are so many bytes of them that other loads would wait for long
         last = any(isinstance(matvec, TiledMatvec) for matvec in matvecs)
         if not last:
             loads()
         if not self.waits_inside:
-            self.prologue.emit(loads if last else lambda: None, behind_wait)
+            before = loads if last else lambda: None
+            self.prologue.emit(Others(before, behind_wait, beside_reads))
         for at, alike in enumerate(self.alike):
             body.line()
             with self._branch(at), self._bound(bindings[at]):
@@ -136,8 +150,11 @@ class _Emitter:
         with kernel.block(f"def {self.region.name}({arguments}):"):
             for name, what in self.scope.arguments:
                 kernel.line(f"# {name}: {what}")
-            kernel.line("thread, block = thread_index(), block_index()")
+            kernel.line(f"thread = below(thread_index(), {self.geometry.threads})")
+            kernel.line("block = block_index()")
             kernel.line("lane, warp = uint32(thread & uint32(31)), uint32(thread >> uint32(5))")
+            if self.geometry.paired:
+                kernel.line("half = uint32(block & uint32(1))", "of the columns: what is its own")
             for line in (self.scope.declaration, *self.scope.places):
                 if line:
                     kernel.line(line)

@@ -2,19 +2,64 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from fusec.codegen.cuda.sources import Source
 
 
+class Form(ABC):
+    """What a vector becomes in shared memory."""
+
+    @abstractmethod
+    def store(self, quad: str, i: str, inside: str, first: int) -> str:
+        """The line that writes `quad`, number `first` + `i`, where `inside` holds.
+
+        `first`, a multiple of eight, is known to the compiler: threads find their places once.
+        """
+
+
 @dataclass(frozen=True)
-class FixedPoint:
-    """Addresses of a vector's fixed-point form; `sums` is empty where no format has minima."""
+class Floats(Form):
+    """The floats as they are."""
+
+    address: str
+
+    def store(self, quad: str, i: str, inside: str, first: int) -> str:
+        """See `Form.store`."""
+        return f"store_floats({quad}, {i}, {inside}, {_behind(self.address, 16 * first)})"
+
+
+@dataclass(frozen=True)
+class FixedPoint(Form):
+    """Addresses of the fixed-point form; `sums` is empty where no format has minima.
+
+    `tiled`: as products of tiles want it; their sums are of half blocks.
+    """
 
     digits: str
     scales: str
     sums: str
     blocks: int
+    tiled: bool
+
+    def store(self, quad: str, i: str, inside: str, first: int) -> str:
+        """See `Form.store`."""
+        block, given = first // 8, f"{quad}, {i}, {inside}"
+        scales = _behind(self.scales, 4 * block)
+        if self.tiled:
+            line = f"store_tile_digits({given}, {_behind(self.digits, 96 * block)}, {scales})"
+            sums = f"store_half_sums({line}, {i}, {inside}, {_behind(self.sums, 8 * block)})"
+        else:
+            digits = _behind(self.digits, 16 * block)
+            line = f"store_digits({given}, {self.blocks}, {digits}, {scales})"
+            sums = f"store_sum({line}, {i}, {inside}, {_behind(self.sums, 4 * block)})"
+        return sums if self.sums else line
+
+
+def _behind(address: str, nbytes: int) -> str:
+    """The address that many bytes behind."""
+    return f"uint32({address} + {nbytes})" if nbytes else address
 
 
 @dataclass(frozen=True)
@@ -40,13 +85,13 @@ class Squares:
 
 @dataclass(frozen=True)
 class Pending:
-    """What to make of a source's first `count` quads: `line` writes `{quad}` at index `{i}`.
+    """What to make of a source's first `count` quads.
 
     `kept`: a vector among `KernelShape.stores` whose quads are made on the way.
     """
 
     source: Source
     count: int
-    line: str = ""
+    form: Form | None = None
     squares: Squares | None = None
     kept: str = ""

@@ -16,7 +16,7 @@ from fusec.codegen.formats import FORMATS
 PACKAGE = "fusec.codegen.cuda"
 _FOLDER = Path(__file__).parent / "lib"
 _BESIDE_TABLE = (
-    *("at", "dynamic_shared", "inline", "shared_bytes", "some"),
+    *("at", "below", "dynamic_shared", "inline", "shared_bytes", "some"),
     *("select_f32", "select_s32", "select_u32"),
 )
 LINE = 100

@@ -308,6 +308,12 @@ ptx_op(
     "@!q bra again; }",
     "", "shared", memory=True, since=90,
 )  # fmt: skip
+ptx_op(
+    "send_f32_if",
+    "{ .reg .pred q; setp.ne.u32 q, $3, 0; "
+    "@q st.async.shared::cluster.mbarrier::complete_tx::bytes.f32 [$0], $1, [$2]; }",
+    "", "cluster f32 cluster pred", memory=True, since=90,
+)  # fmt: skip
 for _width in (2, 4):
     _values = ", ".join(f"${n + 1}" for n in range(_width))
     ptx_op(

@@ -54,6 +54,14 @@ class Matvecs(ABC):
         """Loads of what the element-wise work needs of other kernels, before the prologue."""
         self.elements.fetch_activations()
 
+    @property
+    def has_ahead(self) -> bool:
+        """Whether `beside_reads` emits something."""
+        return False
+
+    def beside_reads(self) -> None:  # noqa: B027  few have something
+        """What needs no activations, while the first ones are on their way."""
+
     def rest(self) -> None:
         """Everything else."""
         self.elements.begin_folds()

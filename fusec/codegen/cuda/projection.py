@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from fusec.codegen import formats
 from fusec.codegen.cuda.block_products import accumulate, decode
+from fusec.codegen.cuda.forms import FixedPoint
 from fusec.codegen.cuda.scope import Scope
 from fusec.codegen.cuda.shape import WARP
 from fusec.codegen.formats import QuantFormat
@@ -41,9 +42,10 @@ class Projection:
         self.step = self.spans * self.threads // self.branch  # rows that the lanes take at once
         self.held = range(-(-self.rows // self.step))
         self.has_sum = fmt.has_min and fmt.group == BLOCK
-        self.digits = scope.shared("digits", 96 * self.branch)
-        self.scales = scope.shared("scales", 4 * self.branch)
-        self.sums = scope.shared("digit_sums", 4 * self.branch) if self.has_sum else ""
+        digits = scope.shared("digits", 96 * self.branch)
+        scales = scope.shared("scales", 4 * self.branch)
+        sums = scope.shared("digit_sums", 4 * self.branch) if self.has_sum else ""
+        self.fixed = FixedPoint(digits, scales, sums, self.branch, tiled=False)
 
     def _branch(self, columns: int) -> int:
         """Blocks of a head."""
@@ -84,18 +86,15 @@ class Projection:
 
     def store_digits(self, quad: str) -> None:
         """A thread's quad of the head's attention as fixed point, in shared memory."""
-        line = f"store_digits({quad}, thread, {self.branch}, {self.digits}, {self.scales})"
-        if self.has_sum:
-            line = f"store_sum({line}, thread, {self.branch}, {self.sums})"
-        self.w.line(line)
+        self.w.line(self.fixed.store(quad, "thread", f"thread < uint32({8 * self.branch})", 0))
 
     def finish(self) -> None:
         """Products and stores; the digits are there."""
         w = self.w
-        w.line(f"digits = load_digits({self.digits}, chunk, {self.branch})")
-        w.line(f"scale = load_shared_f32(uint32({self.scales} + chunk * 4))")
+        w.line(f"digits = load_digits({self.fixed.digits}, chunk, {self.branch})")
+        w.line(f"scale = load_shared_f32(uint32({self.fixed.scales} + chunk * 4))")
         if self.has_sum:
-            w.line(f"total = load_shared_f32(uint32({self.sums} + chunk * 4))")
+            w.line(f"total = load_shared_f32(uint32({self.fixed.sums} + chunk * 4))")
         for k in self.held:
             w.line(f"sum{k} = float32(0)")
             held = f"held{k}"

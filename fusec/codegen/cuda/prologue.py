@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from fusec.codegen import formats
 from fusec.codegen.cuda.elements import Elements, Indices
-from fusec.codegen.cuda.forms import FixedPoint, Pending, Squares
+from fusec.codegen.cuda.forms import FixedPoint, Floats, Pending, Squares
 from fusec.codegen.cuda.scope import Scope, identifier
 from fusec.codegen.cuda.shape import WARP, is_tiled
 from fusec.codegen.cuda.sources import (
@@ -32,6 +32,15 @@ from fusec.ir.region import KernelShape, Segment
 
 PADDING = 256  # floats in shared memory are followed by zeros up to a multiple of this
 UNROLLED = 4  # quads a thread fetches before it needs them
+
+
+@dataclass(frozen=True)
+class Others:
+    """What else comes at places of the prologue: emits that."""
+
+    before_wait: Callable[[], None]
+    behind_wait: Callable[[], None]
+    beside_reads: Callable[[], None]
 
 
 class Prologue:
@@ -58,19 +67,18 @@ class Prologue:
                 pos = self.scope.pointers[node.inputs[1].name]
                 self.scope.w.line(f"now_{identifier(node.outputs[0])} = load_u32({pos})")
 
-    def emit(self, before_wait: Callable[[], None], behind_wait: Callable[[], None]) -> None:
+    def emit(self, others: Others) -> None:
         """The vectors, then the forms, then a barrier.
 
         What comes from the launch in front is read behind the wait. Norms' weights and the position
-        are not: they are loaded before it where nothing has to be computed first. `before_wait`
-        and `behind_wait` emit what else comes there.
+        are not: they are loaded before it where nothing has to be computed first.
         """
         w = self.scope.w
         by_quads = all(map(self._by_quads, self.shape.prologue))
         if not by_quads:
-            before_wait()
+            others.before_wait()
             self.scope.wait()
-            behind_wait()
+            others.behind_wait()
         if self.shape.prologue:
             w.line()
             w.line("# every block computes these for itself")
@@ -80,15 +88,12 @@ class Prologue:
         for k, form in enumerate(pending):
             self._fetch_weights(form, f"{k}_" if k else "")
         if by_quads:
-            before_wait()
+            others.before_wait()
             self.scope.wait()
-            behind_wait()
+            others.behind_wait()
         for name, pointer in self._factors_in_memory():
             w.line(f"{self.factors[name]} = load_f32({pointer})")
-        for k, form in enumerate(pending):
-            self._over_quads(form, f"{k}_" if k else "", is_first=k == 0)
-        if pending:
-            w.line("barrier()")
+        self._write_forms(pending, others)
         self.scope.behind_barrier(nothing_read=not pending)
         for name, s in self.squares.items():
             if name not in self.late:
@@ -97,6 +102,14 @@ class Prologue:
         for value in self.shape.stores:
             if value.name not in kept:
                 self._store(value)
+
+    def _write_forms(self, pending: list[Pending], others: Others) -> None:
+        if not pending:
+            others.beside_reads()
+            return
+        for k, form in enumerate(pending):
+            self._over_quads(form, f"{k}_" if k else "", None if k else others.beside_reads)
+        self.scope.w.line("barrier()")
 
     @property
     def late(self) -> dict[str, Squares]:
@@ -267,24 +280,22 @@ class Prologue:
             return []
         address, count = self._room(x)
         self.floats[x.name] = address
-        return [Pending(source, count, f"store_floats({{quad}}, {{i}}, {count}, {address})")]
+        return [Pending(source, count, Floats(address))]
 
     def _as_fixed_point(
         self, x: Value, source: Source, users: list[formats.Format]
     ) -> list[Pending]:
         blocks, tiled = source.n // 32, any(map(is_tiled, self.shape.segments))
+        if self.scope.geometry.paired:
+            blocks //= 2
         # by rows, groups of 16 sum their digits up themselves; tiles want sums of halves for all
         quantised = [f for f in users if isinstance(f, QuantFormat) and f.has_min]
         has_min = any(tiled or f.group == 32 for f in quantised)
         digits = self.scope.shared("digits", 96 * blocks)
         scales = self.scope.shared("scales", 4 * blocks)
         sums = self.scope.shared("sums", (8 if tiled else 4) * blocks) if has_min else ""
-        self.fixed[x.name] = FixedPoint(digits, scales, sums, blocks)
-        kind, total = ("tile_digits", "half_sums") if tiled else ("digits", "sum")
-        line = f"store_{kind}({{quad}}, {{i}}, {blocks}, {digits}, {scales})"
-        if sums:
-            line = f"store_{total}({line}, {{i}}, {blocks}, {sums})"
-        return [Pending(source, 8 * blocks, line)]
+        self.fixed[x.name] = FixedPoint(digits, scales, sums, blocks, tiled)
+        return [Pending(source, 8 * blocks, self.fixed[x.name])]
 
     def _steps(self, form: Pending) -> int:
         return -(-form.count // self.scope.geometry.threads)
@@ -296,36 +307,52 @@ class Prologue:
         for step in range(self._steps(form)):
             i, more = f"own{tag}{step}", step * self.scope.geometry.threads
             self.scope.w.line(f"{i} = uint32(thread + {more})" if step else f"{i} = thread")
-            form.source.fetch_weights(self.scope.w, i, f"{tag}{step}")
+            form.source.fetch_weights(self.scope.w, self._place(form, i), f"{tag}{step}")
 
-    def _over_quads(self, form: Pending, tag: str, is_first: bool) -> None:
+    def _place(self, form: Pending, i: str) -> str:
+        """Which quad of the source is number `i` of the form: of a pair, each block has half."""
+        paired = self.scope.geometry.paired
+        return f"uint32({i} + half * uint32({form.count}))" if paired else i
+
+    def _over_quads(self, form: Pending, tag: str, beside: Callable[[], None] | None) -> None:
+        """All quads of a form; of the first one, `beside` emits what is done beside its reads."""
         w, threads, steps = self.scope.w, self.scope.geometry.threads, self._steps(form)
         source = form.source
         if steps > UNROLLED:
+            if beside:
+                beside()
             source.ready(w)
             with w.block(f"for step in range({steps}):"):
                 w.line(f"k = uint32(step * {threads} + thread)")
-                source.fetch_weights(w, "k", "_k")
-                self._write(form, source.fetch(w, "k", "_k"), "k", "quad_k")
-            if is_first:
+                place = self._place(form, "k")
+                source.fetch_weights(w, place, "_k")
+                self._write(form, source.fetch(w, place, "_k"), "k", "quad_k", 0)
+            if beside:
                 self.scope.behind_first_read()
             return
         numbers = [f"{tag}{step}" for step in range(steps)]
-        quads = [source.fetch(w, f"own{number}", number) for number in numbers]
+        places = [self._place(form, f"own{number}") for number in numbers]
+        quads = [source.fetch(w, *given) for given in zip(places, numbers, strict=True)]
+        if beside:
+            beside()
         source.ready(w)
         for step, (number, quad) in enumerate(zip(numbers, quads, strict=True)):
             warps = -(-form.count // WARP) * WARP
             here = f"if some(own{number} < uint32({warps})):"  # the other warps have no quad
             with w.block(here) if warps < (step + 1) * threads else nullcontext():
-                self._write(form, quad, f"own{number}", f"quad{number}")
-            if is_first and step == 0:
+                self._write(form, quad, f"own{number}", f"quad{number}", step * threads)
+            if beside and step == 0:
                 self.scope.behind_first_read()
 
-    def _write(self, form: Pending, quad: str, i: str, plain: str) -> None:
-        """One quad: into the form, its squares if a norm wants them, and itself if it is kept."""
+    def _write(self, form: Pending, quad: str, i: str, plain: str, first: int) -> None:
+        """One quad: into the form, its squares if a norm wants them, and itself if it is kept.
+
+        Of quad i, `first` is the part that is the same for all threads.
+        """
         w, s = self.scope.w, form.squares
-        if form.line:
-            w.line(form.line.format(quad=quad, i=i))
+        if form.form:
+            rest, inside = "thread" if first else i, f"{i} < uint32({form.count})"
+            w.line(form.form.store(quad, rest, inside, first))
         if s is not None:
             w.line(f"store_squares({plain}, {i}, {s.quads}, {s.partials})")
         if form.kept:

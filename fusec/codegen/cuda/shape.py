@@ -33,6 +33,8 @@ CLUSTER = 8  # blocks: as many as every GPU with clusters has room for
 HELD_BLOCKS = 4  # blocks of 32 weights that a lane keeps while its block attends
 TILE_WARPS = 16  # that share a tile's columns: part of the sums' order
 WITH_HELPERS = 20  # warps, of which some only make the vector's digits
+SPLIT = 8192  # columns from which the halves of a row are summed up apart
+HALF = 128 * TILE_WARPS  # columns that the warps take at once: half a row is a multiple of them
 MOST_TILES = 16  # whose sums a block keeps at once
 PARTS = 1024  # of a search for a row's largest element: more than there are blocks
 
@@ -43,7 +45,7 @@ class Geometry:
 
     `blocks` has the number of blocks of each segment, which follow one another in the grid.
     `release`: where the next launch may begin, if the kernel overlaps. `cluster`: how many blocks
-    exchange what they made. `alone`: see `Choice`.
+    exchange what they made. `alone`, `paired`: see `Choice`.
     """
 
     threads: int
@@ -55,6 +57,7 @@ class Geometry:
     release: str
     cluster: int
     alone: bool
+    paired: bool
 
     @property
     def warps(self) -> int:
@@ -120,6 +123,20 @@ def tile_units(segment: Segment) -> int:
     return TILE_ROWS // 2 if adjacent else TILE_ROWS
 
 
+def column_parts(weight: Value) -> int:
+    """In how many parts a tile's columns are summed up: part of the sums' order."""
+    columns = weight.shape[1]
+    return 2 if columns >= SPLIT and columns % (2 * HALF) == 0 else 1
+
+
+def may_pair(shape: KernelShape) -> bool:
+    """Whether two blocks may share the columns: each needs half of vectors that lie in memory."""
+    if len(shape.segments) != 1 or shape.prologue or shape.stores:
+        return False
+    (segment,) = shape.segments
+    return is_tiled(segment) and all(column_parts(a.inputs[1]) == 2 for a in anchors(segment))
+
+
 def plan(shape: KernelShape, choice: Choice) -> Geometry:
     """The geometry of a choice; `why_not` says which choices there are not.
 
@@ -144,7 +161,10 @@ def plan(shape: KernelShape, choice: Choice) -> Geometry:
     if shape.segments and is_tiled(shape.segments[-1]) and sum(counts) >= MOST_BLOCKS:
         counts = (*counts[:-1], counts[-1] + max(0, PROCESSORS - sum(counts)))
     longest = max((v.shape[-1] for v in shape.stores), default=1)
+    if choice.paired:
+        counts = (counts[0] + counts[0] % 2,)
     grid = sum(counts) or -(-longest // (4 * threads))
+    cluster = 2 if choice.paired else 1
     together = [n for s in shape.segments for n in s.nodes if n.op == "attention_project"]
     return Geometry(
         threads,
@@ -154,22 +174,35 @@ def plan(shape: KernelShape, choice: Choice) -> Geometry:
         counts,
         grid,
         choice.release,
-        int(together[0]["spans"]) if together else 1,
+        int(together[0]["spans"]) if together else cluster,
         choice.alone,
+        choice.paired,
     )
 
 
 def why_not(shape: KernelShape, choice: Choice) -> str | None:
     """The reason a kernel of this shape cannot have that choice, or None if it can."""
-    if has_heads(shape) and choice.warps < CHUNKS:
-        return f"expected a warp for each of {CHUNKS} chunks at once, found {choice.warps}"
-    if any(map(is_tiled, matvecs(shape))):
-        if choice.warps not in (TILE_WARPS, WITH_HELPERS):
-            return f"expected {TILE_WARPS} or {WITH_HELPERS} warps, found {choice.warps}"
-    elif any(s.rope for s in shape.segments) and choice.rows_at_once > 1:
-        return f"expected one pair of rows at once, found {choice.rows_at_once}"
-    if choice.rows_at_once > WARP:
-        return f"expected at most a row at once for each lane, found {choice.rows_at_once}"
+    tiled = any(map(is_tiled, matvecs(shape)))
+    by_pairs = not tiled and any(s.rope for s in shape.segments)
+    refused = {
+        f"a warp for each of {CHUNKS} chunks at once, found {choice.warps}": (
+            has_heads(shape) and choice.warps < CHUNKS
+        ),
+        f"{TILE_WARPS} or {WITH_HELPERS} warps, found {choice.warps}": (
+            tiled and choice.warps not in (TILE_WARPS, WITH_HELPERS)
+        ),
+        f"one step over tiles of at least {SPLIT} columns, and vectors in memory, for pairs of "
+        "blocks": choice.paired and (choice.steps > 1 or not may_pair(shape)),
+        f"one pair of rows at once, found {choice.rows_at_once}": (
+            by_pairs and choice.rows_at_once > 1
+        ),
+        f"at most a row at once for each lane, found {choice.rows_at_once}": (
+            choice.rows_at_once > WARP
+        ),
+    }
+    for expected, is_wrong in refused.items():
+        if is_wrong:
+            return f"expected {expected}"
     for segment, blocks in zip(shape.segments, plan(shape, choice).blocks, strict=True):
         if (most := parts(segment)) and blocks > most:
             return f"expected a part for each block, found {most} parts and {blocks} blocks"
@@ -207,11 +240,17 @@ def tiles_shared(shape: KernelShape, rows: list[Segment]) -> Choice:
     """
     counts = [-(-units(s) // tile_units(s)) for s in rows]
     share = next(n for n in itertools.count(1) if sum(-(-c // n) for c in counts) <= PROCESSORS)
-    held = max(len(anchors(s)) * (2 if s.rope else 1) for s in rows)  # tiles, for one of units
+    held = max(_sums_held(s) for s in rows)
     steps = -(-share * held // MOST_TILES)
     normed = any(n.op in NORMS for n in shape.prologue)
     warps = WITH_HELPERS if normed else TILE_WARPS
     return Choice(warps, -(-share // steps), steps, 2, alone=not normed)
+
+
+def _sums_held(segment: Segment) -> int:
+    """Tiles whose sums a block keeps for a tile of units, those of each part of the columns."""
+    rows = anchors(segment)
+    return sum(column_parts(a.inputs[1]) for a in rows) * (2 if segment.rope else 1)
 
 
 def beside_others(shape: KernelShape) -> Choice | None:

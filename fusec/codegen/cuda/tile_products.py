@@ -35,25 +35,43 @@ class TileProducts:
         """What a lane is in every product."""
         w = self.w
         w.line("t = uint32(lane & uint32(3))")
-        w.line("even = uint32(t & uint32(1)) == uint32(0)")
-        w.line("upper_digit = select_s32(even, int32(256), int32(0))")
         w.line("row = uint32(lane >> uint32(2))")
-        if any(format_of(a).group == 16 for a in self.anchors):
+        if any(map(self._has_halves, self.anchors)):
             w.line("masks = masks_of_lane(lane)")
-            w.line("pair = uint32(t & uint32(2))")
-        if any(format_of(a).has_min for a in self.anchors):
-            first = "t == uint32(0)"
-            w.line(f"lowest = select_f32({first}, float32(0.00390625), float32(0))", "1 / 256")
+            w.line("own_half = uint32(t >> uint32(1))")
 
     def of_vectors(self) -> None:
         """Where a lane finds its words of the vectors."""
-        for name in dict.fromkeys(a.inputs[0].name for a in self.anchors):
-            here = f"digits_of_lane({self.prologue.fixed[name].digits}, lane)"
-            self.w.line(f"{self._x(name)}_lane = {here}")
+        for anchor in {self._words_of(anchor): anchor for anchor in self.anchors}.values():
+            digits = self.prologue.fixed[anchor.inputs[0].name].digits
+            here = f"digits_of_lane({digits}, lane, {self._has_halves(anchor)})"
+            self.w.line(f"{self._words_of(anchor)} = {here}")
 
     @staticmethod
-    def _x(name: str) -> str:
-        return f"x{name[1:]}"
+    def _has_halves(anchor: Node) -> bool:
+        """Whether halves of spans have scales of their own."""
+        return format_of(anchor).group == 16
+
+    def _words_of(self, anchor: Node) -> str:
+        """The variable that says where a lane finds its words of an anchor's vector."""
+        what = "half" if self._has_halves(anchor) else "whole"
+        return f"x{anchor.inputs[0].name[1:]}_{what}_words"
+
+    def begin(self, anchor: Node) -> None:
+        """A row's sums."""
+        self.w.line("upper, lower = float32(0), float32(0)")
+        if format_of(anchor).has_min:
+            self.w.line("upper_less, lower_less = float32(0), float32(0)", "minima")
+
+    def end(self, anchor: Node) -> None:
+        """The four lanes of a row add up."""
+        has_min, halves = format_of(anchor).has_min, self._has_halves(anchor)
+        self.w.line(f"worth = worth_of_lane(t, {halves})")
+        for row in ROWS:
+            less = f"{row}_less" if has_min else "float32(0)"
+            if has_min and halves:
+                less = f"only(t < uint32(2), {less})"
+            self.w.line(f"{row} = of_lanes({row}, worth, {less})")
 
     def read_scales(self, anchor: Node) -> None:
         """The scales of some of the chunk's spans: lanes share that work.
@@ -62,19 +80,18 @@ class TileProducts:
         of spans t % 2 and 2 + t % 2.
         """
         w, fmt = self.w, format_of(anchor)
+        scale = "own_scale_{}(fields, own_half)" if self._has_halves(anchor) else "scale_{}(fields)"
         for k, own in self._own(anchor):
             for at, row in enumerate(ROWS):
                 number = "uint32(row + uint32(8))" if at else "row"
                 w.line(f"fields = tile_fields_{fmt.name}(slot, {number}, {own})")
-                scale = f"scale_{fmt.name}(fields)"
-                scale = f"of_own_half({scale}, t)" if fmt.group == 16 else scale
-                w.line(f"{row}_scale{k} = {scale}")
+                w.line(f"{row}_scale{k} = {scale.format(fmt.name)}")
                 if fmt.has_min:
                     w.line(f"{row}_least{k} = min_{fmt.name}(fields)")
 
     def _own(self, anchor: Node) -> list[tuple[int, str]]:
         """The spans whose scales this lane makes."""
-        every = 2 if format_of(anchor).group == 16 else CHUNK
+        every = 2 if self._has_halves(anchor) else CHUNK
         own = f"uint32(t & uint32({every - 1}))"
         return [(k, f"uint32({own} + {k * every})" if k else own) for k in range(CHUNK // every)]
 
@@ -92,9 +109,9 @@ class TileProducts:
                 w.line(f"{row}_scale{k} = {row}_scale{k} * quantum")
                 if fmt.has_min:
                     total = f"{row}_least{k} * (first_half + second_half)"
-                    if fmt.group == 16:
+                    if self._has_halves(anchor):
                         total = f"least_of_halves({row}_least{k}, first_half, second_half)"
-                    w.line(f"{row}_sum{k} = {total} * quantum")
+                    w.line(f"{row}_less = fma({total}, quantum, {row}_less)")
 
     def decode(self, anchor: Node, span: int) -> None:
         """A span's levels, in the lane's two rows; planes are read for two spans at once."""
@@ -108,22 +125,22 @@ class TileProducts:
 
     def multiply(self, anchor: Node, span: int) -> None:
         """One block of 32 of a chunk, in the lane's two rows."""
-        w, fmt = self.w, format_of(anchor)
-        x, halves = self._x(anchor.inputs[0].name), fmt.group == 16
-        w.line(f"words = block_words({x}_lane, uint32(chunk * {CHUNK} + {span}))")
+        w, fmt, halves = self.w, format_of(anchor), self._has_halves(anchor)
+        block = f"uint32(chunk * {CHUNK} + {span})"
+        w.line(f"words = block_words({self._words_of(anchor)}, {block})")
         if halves:
             w.line("words = halved(words, masks)")
         levels = ", ".join(f"{row}_levels{span}" for row in ROWS)
         terms = "_of_terms" if fmt.coding.terms > 1 else ""
         w.line(f"product = tile_product{terms}({levels}, words)")
-        number, k = (f"uint32(pair + {span % 2})", span // 2) if halves else (f"uint32({span})", 0)
         for row, column in zip(ROWS, (0, 2), strict=True):
-            digits = f"two_digits(product[{column}], product[{column + 1}], upper_digit)"
-            w.line(f"{row} = fma({digits}, shuffle_of_four_f32({row}_scale{k}, {number}), {row})")
-            if fmt.has_min:
-                owner = f"uint32({span % 2})" if halves else number
-                least = f"shuffle_of_four_f32({row}_sum{k}, {owner})"
-                w.line(f"{row} = fma(-{least}, lowest, {row})")
+            found = f"s32_to_f32(product[{column}])"
+            scale = f"shuffle_of_four_f32({row}_scale0, uint32({span}))"
+            if halves:
+                found = f"two_digits(product[{column}], product[{column + 1}], t)"
+                owner = f"uint32(own_half * 2 + uint32({span % 2}))"
+                scale = f"shuffle_of_four_f32({row}_scale{span // 2}, {owner})"
+            w.line(f"{row} = fma({found}, {scale}, {row})")
 
     def words(self, anchor: Node, spans: range) -> list[str]:
         """The words of decoded spans and of the chunk's scales."""

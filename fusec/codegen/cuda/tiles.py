@@ -3,11 +3,15 @@
 The canonical order: warp w of 16 takes chunks w, w + 16, ... of a row (a chunk is what a record of
 `fusec.codegen.formats.tiles` has of it) and adds their blocks' products to its running sum, one
 for the upper digits and one for the lowest, which it adds at last; then the warps' sums are added
-as a balanced tree.
+as a balanced tree. Of long rows both halves are summed up like this, and then added.
 
 A warp copies its records into a ring of its own in shared memory, the first ones before the wait,
 and asks for the next as soon as it has read one. So no registers hold weights, and a processor has
 room for the launch behind, whose first weights arrive while this one multiplies.
+
+Where blocks are paired (a cluster of two), each reads and converts its half of the vectors, and
+multiplies it by both blocks' tiles: first by the other one's, so that these sums are on their way
+while it multiplies its own. They are counted where they arrive, as in `attention_project`.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from fusec.codegen.cuda.matvecs import Matvecs
 from fusec.codegen.cuda.prologue import Prologue
 from fusec.codegen.cuda.ring import Ring
 from fusec.codegen.cuda.scope import Scope, identifier
-from fusec.codegen.cuda.shape import TILE_WARPS, WARP, tile_units
+from fusec.codegen.cuda.shape import TILE_WARPS, WARP, column_parts, tile_units
 from fusec.codegen.cuda.tile_products import ROWS, TileProducts, format_of
 from fusec.codegen.formats.tiles import CHUNK
 from fusec.ir.graph import Node
@@ -28,8 +32,9 @@ from fusec.ir.region import Segment
 from fusec.ir.target import TILE_ROWS
 
 PAIRED = 56  # registers: 65,536 are enough for a block with helpers and one without
-AHEAD = 4  # spans that a lane decodes in front of the wait: more do not fit its registers
-PARTIALS = 4 * TILE_ROWS * TILE_WARPS + 64  # bytes of a tile's sums; tiles begin in other banks
+AHEAD = 8  # terms of spans that a lane decodes beside the reads: more do not fit its registers
+ROW = 4 * TILE_WARPS + 16  # bytes of a row's sums, or of half of its columns; rows in other banks
+PARTIALS = ROW * TILE_ROWS
 
 
 @dataclass(frozen=True)
@@ -37,12 +42,15 @@ class Stage:
     """Chunks of a tile that the warps multiply at once, one each.
 
     Chunk `turn * 16 + warp` of matrix `anchor`, in the `part`-th tile of the matrix that a tile of
-    units has: rotations by halves take rows that are not neighbours.
+    units has: rotations by halves take rows that are not neighbours. `half` of the columns: 0, 1,
+    or the variable of a block that has one of both. `sent`: the tile is that of the other block.
     """
 
     anchor: Node
     part: int
+    half: int | str
     turn: int
+    sent: bool
 
 
 class TiledMatvec(Matvecs):
@@ -64,19 +72,22 @@ class TiledMatvec(Matvecs):
         rope = segment.rope
         self.halves = rope is not None and rope["pairing"] != "adjacent"
         self.parts = 2 if self.halves else 1
+        self.paired = scope.geometry.paired
+        self.mailbox = scope.shared("mailbox", 8) if self.paired else ""
         self.stages = tuple(self._stages())
         record = max(format_of(anchor).tile.record_bytes for anchor in self.anchors)
         total = self.at_once * self.steps * len(self.stages)
         room = (self._room - self._partial_bytes) // TILE_WARPS
         self.ring = Ring(scope.w, record, total, room)
         self.helpers = scope.geometry.warps > TILE_WARPS
-        if self.helpers or scope.geometry.alone:
+        if self.helpers or (scope.geometry.alone and scope.overlaps):
             scope.registers = PAIRED
         needed = self._partial_bytes + self.ring.nbytes * TILE_WARPS
         scope.dynamic = max(scope.dynamic, needed)
         alone = self.at_once * self.steps == 1 and not scope.registers
         terms = format_of(self.stages[0].anchor).coding.terms
-        self.ahead = range(AHEAD // terms if alone and scope.overlaps else 0)
+        ahead = min(CHUNK, AHEAD // terms) if alone and scope.overlaps else 0
+        self.ahead = range(ahead)
 
     @property
     def each(self) -> int:
@@ -91,23 +102,36 @@ class TiledMatvec(Matvecs):
 
     def _stages(self) -> Iterator[Stage]:
         """What a tile of units takes, in order."""
-        for part in range(self.parts):
-            for anchor in self.anchors:
-                for turn in range(-(-self._chunks(anchor) // TILE_WARPS)):
-                    yield Stage(anchor, part, turn)
+        for sent in (True, False) if self.paired else (False,):
+            for part in range(self.parts):
+                for anchor in self.anchors:
+                    for half in ("half",) if self.paired else range(self._halves(anchor)):
+                        for turn in range(-(-self._chunks(anchor) // TILE_WARPS)):
+                            yield Stage(anchor, part, half, turn, sent)
+
+    @staticmethod
+    def _halves(anchor: Node) -> int:
+        """In how many parts a row is summed up."""
+        return column_parts(anchor.inputs[1])
 
     def _chunks(self, anchor: Node) -> int:
-        return anchor.inputs[1].shape[1] // (32 * CHUNK)
+        """Of one such part."""
+        return anchor.inputs[1].shape[1] // (32 * CHUNK * self._halves(anchor))
+
+    @property
+    def _tile_bytes(self) -> int:
+        """Shared memory for a tile's sums."""
+        return PARTIALS * max(map(self._halves, self.anchors))
 
     @property
     def _partial_bytes(self) -> int:
-        return PARTIALS * self.at_once * self.parts * len(self.anchors)
+        return self._tile_bytes * self.at_once * self.parts * len(self.anchors)
 
     @property
     def _room(self) -> int:
         """Bytes of shared memory beside the vectors, their forms and the squares of a norm."""
         columns = sum({a.inputs[0].name: a.inputs[1].shape[1] for a in self.anchors}.values())
-        forms = 108 * (columns // 32)
+        forms = 108 * (columns // 32) // (2 if self.paired else 1)
         return self.scope.room - self.prologue.shape.prologue_bytes - forms - 1536
 
     # --- in front of the wait --------------------------------------------------------------------
@@ -119,6 +143,14 @@ class TiledMatvec(Matvecs):
         w.line(f"worker = {worker}")
         first = f"(block - {self.first})" if self.first != "0" else "block"
         w.line(f"tile = uint32({first} * {self.at_once * self.steps})")
+        if self.paired:
+            w.line(f"other = uint32({first} ^ uint32(1))")
+            w.line(f"its_tile = uint32(other * {self.at_once})")
+            sums = TILE_ROWS * TILE_WARPS * self.at_once * self.parts * len(self.anchors)
+            nbytes = 4 * sums
+            w.line(f"mailbox = {self.mailbox}", "in no register until it is used")
+            w.line(f"mailbox_open(mailbox, uint32({nbytes}), thread == uint32(0))")
+            w.line("cluster_arrive_relaxed()")
         self.products.of_lane()
         if self.steps == 1:
             w.line(f"unit = uint32(tile * {self.each} + thread)")
@@ -129,10 +161,8 @@ class TiledMatvec(Matvecs):
             self.ring.open(f"partials + {self._partial_bytes} + worker * {self.ring.nbytes}")
             for n in range(self.ring.depth):
                 later, at = divmod(n, len(self.stages))
-                self._copy(self.stages[at], f"uint32(tile + {later})", n)
-        if self.ahead:
-            self.scope.behind_loads()
-            self._look_ahead()
+                tile = "its_tile" if self.stages[at].sent else "tile"
+                self._copy(self.stages[at], f"uint32({tile} + {later})", n)
 
     def _workers(self) -> AbstractContextManager[None]:
         """Only the warps that multiply."""
@@ -142,10 +172,11 @@ class TiledMatvec(Matvecs):
     def _copy(self, stage: Stage, tile: str, ahead: int, live: str = "") -> None:
         """Let this warp's record of a stage be copied."""
         w, anchor = self.scope.w, stage.anchor
-        layout, chunks = format_of(anchor).tile, self._chunks(anchor)
+        layout, halves, chunks = format_of(anchor).tile, self._halves(anchor), self._chunks(anchor)
         w.line(f"from_tile = min_u32({self._tile_of_matrix(stage, tile)}, {self._last(anchor)})")
-        chunk = f"worker + {stage.turn * TILE_WARPS}" if stage.turn else "worker"
-        start = f"uint32((from_tile * {chunks} + {chunk}) * {layout.record_bytes})"
+        part = f"(from_tile * {halves} + {stage.half})" if halves > 1 else "from_tile"
+        chunk = f"{part} * {chunks} + worker + {stage.turn * TILE_WARPS}"
+        start = f"uint32(({chunk}) * {layout.record_bytes})"
         source = f"at({self.scope.pointers[anchor.inputs[1].name]}, {start})"
         self.ring.copy(ahead, source, layout.record_bytes, live)
 
@@ -169,6 +200,8 @@ class TiledMatvec(Matvecs):
 
     def _rest(self) -> None:
         w, steps = self.scope.w, self.steps
+        if self.paired:
+            w.line("cluster_wait()", "both mailboxes are open")
         self.products.of_vectors()
         with w.block(f"for step in range({steps}):") if steps > 1 else nullcontext():
             if steps > 1:
@@ -190,10 +223,13 @@ class TiledMatvec(Matvecs):
         """The warp's sums of `at_once` tiles of units."""
         w = self.scope.w
         with w.block(f"for k in range({self.at_once}):") if self.at_once > 1 else nullcontext():
-            w.line(f"now = uint32(begin + uint32({'k' if self.at_once > 1 else 0}))")
+            k = "uint32(k)" if self.at_once > 1 else "uint32(0)"
+            w.line(f"now = uint32(begin + {k})")
+            if self.paired:
+                w.line(f"its_now = uint32(its_tile + {k})")
             for at, stage in enumerate(self.stages):
                 if stage.turn == 0:
-                    w.line("upper, lower = float32(0), float32(0)")
+                    self.products.begin(stage.anchor)
                 self._stage(at, stage)
                 if self._ends(at):
                     self._store_sums(stage)
@@ -204,8 +240,9 @@ class TiledMatvec(Matvecs):
     def _stage(self, at: int, stage: Stage) -> None:
         """Read a record, ask for the one that takes its place, and multiply."""
         w, anchor = self.scope.w, stage.anchor
-        number = f"uint32(worker + {stage.turn * TILE_WARPS})" if stage.turn else "worker"
-        w.line(f"chunk = {number}")
+        half = stage.half if isinstance(stage.half, int) else 0  # it is all that the block has
+        first = half * self._chunks(anchor) + stage.turn * TILE_WARPS
+        w.line(f"chunk = uint32(worker + {first})" if first else "chunk = worker")
         ahead = self.ahead if at == 0 else range(0)
         if not ahead:
             self.ring.arrive()
@@ -218,15 +255,21 @@ class TiledMatvec(Matvecs):
         w.line("warp_barrier()")
         if self.ring.refills:
             later, following = divmod(at + self.ring.depth, len(self.stages))
-            tile = f"uint32(now + {later})" if later else "now"
-            live = f"({tile} < uint32(tile + {self.at_once * self.steps}))"
-            self._copy(self.stages[following], tile, 0, live)
+            stage = self.stages[following]
+            live = f"(uint32(now + {later}) < uint32(tile + {self.at_once * self.steps}))"
+            tile = f"uint32({'its_now' if stage.sent else 'now'} + {later})"
+            self._copy(stage, tile, 0, live)
         else:
             self.ring.skip()
         self.ring.turn()
 
-    def _look_ahead(self) -> None:
-        """The first levels, which need no activations, where there is time until the wait."""
+    @property
+    def has_ahead(self) -> bool:
+        """See `Matvecs.has_ahead`."""
+        return bool(self.ahead)
+
+    def beside_reads(self) -> None:
+        """The first levels."""
         w, anchor = self.scope.w, self.stages[0].anchor
         self.ring.arrive()
         self.products.read_scales(anchor)
@@ -238,19 +281,27 @@ class TiledMatvec(Matvecs):
         """Where a tile's sums are."""
         count, at = len(self.anchors), self.anchors.index(anchor)
         number = f"({tile} * {self.parts} + {part})" if self.parts > 1 else tile
-        return (
-            f"({number} * {count} + {at}) * {PARTIALS}" if count > 1 else f"{number} * {PARTIALS}"
-        )
+        if count > 1:
+            number = f"({number} * {count} + {at})"
+        return f"{number} * {self._tile_bytes}"
 
     def _store_sums(self, stage: Stage) -> None:
-        """The four lanes of a row add up, and one of them writes the warp's sums."""
-        w, halves = self.scope.w, format_of(stage.anchor).group == 16
+        """The warp's sums of rows, written by one lane of each row."""
+        w = self.scope.w
+        self.products.end(stage.anchor)
         tile = "uint32(k)" if self.at_once > 1 else "uint32(0)"
-        place = self._place(stage.anchor, stage.part, tile)
-        w.line(f"where = uint32(partials + {place} + worker * 64 + uint32(lane >> uint32(2)) * 4)")
-        for row, more in zip(ROWS, (0, 32), strict=True):
-            w.line(f"{row} = of_lanes({row}, even, {halves})")
-            w.line(f"store_shared_f32_if(uint32(where + {more}), {row}, t == uint32(0))")
+        place = f"{self._place(stage.anchor, stage.part, tile)} + {stage.half} * {PARTIALS}"
+        w.line(f"where = uint32(partials + {place} + row * {ROW} + worker * 4)")
+        if stage.sent:
+            w.line("its_rank = uint32(half ^ uint32(1))")
+            w.line("counted = map_shared(mailbox, its_rank)")
+        for row, more in zip(ROWS, (0, 8 * ROW), strict=True):
+            here = f"uint32(where + {more})"
+            if stage.sent:
+                to = f"map_shared({here}, its_rank)"
+                w.line(f"send_f32_if({to}, {row}, counted, t == uint32(0))")
+            else:
+                w.line(f"store_shared_f32_if({here}, {row}, t == uint32(0))")
 
     def _finish(self) -> None:
         """The warps' sums added up by one thread a unit, and its element-wise work."""
@@ -259,12 +310,17 @@ class TiledMatvec(Matvecs):
         vectors = dict.fromkeys(anchor.inputs[0].name for anchor in self.anchors)
         for squares in (self.prologue.late[name] for name in vectors if name in self.prologue.late):
             w.line(squares.made_of(f"warp_sum({squares.of_lane})"))
+        if self.paired:
+            w.line("mailbox_wait(mailbox)")
         w.line(f"inside = min_u32(thread, uint32({self.at_once * self.each - 1}))")
         sums = {}
         for anchor in self.anchors:
             for n, i in enumerate(self.indices.names):
                 name = sums[anchor.name, i] = f"sum_{identifier(anchor.inputs[1])}_{i}"
-                w.line(f"{name} = sum_of_warps(partials, {self._sum_place(anchor, n)})")
+                place = self._sum_place(anchor, n)
+                places = [f"uint32({place} + {h * PARTIALS})" for h in range(self._halves(anchor))]
+                parts = [f"sum_of_warps(partials, {given})" for given in places]
+                w.line(f"{name} = {' + '.join(parts)}")
                 if factor := self.prologue.factors.get(anchor.inputs[0].name):
                     w.line(f"{name} = {name} * {factor}")
         self.elements.compute(sums)
@@ -275,4 +331,4 @@ class TiledMatvec(Matvecs):
         if self.segment.rope and not self.halves:
             row = f"uint32(inside * 2 + {n})"
         tile = f"uint32({row} >> uint32(4))"
-        return f"uint32({self._place(anchor, n, tile)} + ({row} & uint32(15)) * 4)"
+        return f"uint32({self._place(anchor, n, tile)} + ({row} & uint32(15)) * {ROW})"

@@ -75,6 +75,7 @@ class Launch:
             "zero": lambda: np.zeros_like(block),
             "zero_of_lane": lambda: np.zeros_like(block),
             "low_word": lambda _pointer: np.zeros_like(block),
+            "below": lambda value, _limit: value,
             "some": lambda condition: bool(np.any(condition)),
             "globaltimer": lambda: np.full(block.shape, time.monotonic_ns(), np.uint64),
             "map_shared": _map_shared,

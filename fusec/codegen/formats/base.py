@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -145,9 +145,9 @@ class QuantFormat(Format):
     has_min = False
     group = 32
     coding: Coding
-    cuda_scale: str | tuple[str, str]
-    """Device expression of the levels' f32 factor, of `{part}`s; a pair for groups of 16."""
-    cuda_min: str | tuple[str, str] = ""
+    cuda_scale: str | Halves
+    """Device expression of the levels' f32 factor, of `{part}`s; `Halves` for groups of 16."""
+    cuda_min: str | Halves = ""
     """The same for what is taken off, where `has_min`."""
 
     @property
@@ -262,6 +262,9 @@ class QuantFormat(Format):
         for kind, text in found.items():
             made[f"{kind}_{self.name}"] = self.cuda_parts.function_text(f"{kind}_{self.name}", text)
         made[f"decode_{self.name}"] = self._decode_text()
+        if self.has_tiles and isinstance(self.cuda_scale, Halves):
+            name, own = f"own_scale_{self.name}", self.cuda_scale.of("half") + factor
+            made[name] = self.cuda_parts.function_text(name, own, ", half")
         if self.has_tiles:
             made |= self.tile.functions(self.coding.unpack_word)
         return made
@@ -277,16 +280,24 @@ class QuantFormat(Format):
         return f'@inline\ndef decode_{self.name}(w, k):\n    """Quad k."""\n    return {weights}\n'
 
 
-def both_halves(expression: str, first: int, second: int) -> tuple[str, str]:
+class Halves(NamedTuple):
     """A device expression for each half of a span: its `$` stands for one number or the other."""
-    return expression.replace("$", str(first)), expression.replace("$", str(second))
+
+    expression: str
+    first: int
+    second: int
+
+    def of(self, half: str) -> str:
+        """The expression for half 0 or 1, as `half` says."""
+        return self.expression.replace("$", f"({half} * {self.second - self.first} + {self.first})")
 
 
-def _listed(expressions: str | tuple[str, str], suffix: str = "") -> str:
-    if isinstance(expressions, str):
-        return expressions + suffix
+def _listed(value: str | Halves, suffix: str = "") -> str:
+    if isinstance(value, str):
+        return value + suffix
+    expressions = (value.expression.replace("$", str(n)) for n in (value.first, value.second))
     return "(\n" + "".join(f"        {one}{suffix},\n" for one in expressions) + "    )"
 
 
 __all__ = ["ArrayBlock", "ArrayLanes", "Block", "Bytes", "FloatFormat", "Floats", "Format",
-           "QuantFormat", "both_halves"]  # fmt: skip
+           "Halves", "QuantFormat"]  # fmt: skip

@@ -14,7 +14,7 @@ import numpy as np
 from gguf import quants
 from numpy.typing import NDArray
 
-from fusec.codegen.formats.base import ArrayBlock, Bytes, QuantFormat, both_halves
+from fusec.codegen.formats.base import ArrayBlock, Bytes, Halves, QuantFormat
 from fusec.codegen.formats.lanes import Block, Lanes
 
 
@@ -120,10 +120,10 @@ class GridFormat(QuantFormat):
         return indices.rows(self.grid)
 
 
-def scales_of_halves(part: str, shift: int = 0) -> tuple[str, str]:
+def scales_of_halves(part: str, shift: int = 0) -> Halves:
     """`cuda_scale` of formats with two 4-bit scales in a part, from bit `shift` on."""
     one = f"half_to_f32({{d}}) * (unsigned_bits({{{part}}}, $, 4) + float32(0.5)) * float32(0.25)"
-    return both_halves(one, shift, shift + 4)
+    return Halves(one, shift, shift + 4)
 
 
 def nibble_scales(block: Block, offset: int) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fusec.codegen.formats.base import ArrayBlock, Block, Bytes, both_halves
+from fusec.codegen.formats.base import ArrayBlock, Block, Bytes, Halves
 from fusec.codegen.formats.grids import GridFormat
 from fusec.ir.dtypes import DType
 
@@ -35,7 +35,7 @@ class IQ1_M(GridFormat):
     """weight = d * (2 * scale + 1) / 8 * (8 * GRID[index] + move), the move being 1 or -1."""
 
     group = 16
-    cuda_scale = both_halves(
+    cuda_scale = Halves(
         "half_to_f32({d}) * (unsigned_bits({scales}, $, 3) * float32(0.25) + float32(0.125))", 0, 3
     )
 

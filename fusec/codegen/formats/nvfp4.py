@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fusec.codegen.formats.base import ArrayBlock, Block, Bytes, QuantFormat, both_halves
+from fusec.codegen.formats.base import ArrayBlock, Block, Bytes, Halves, QuantFormat
 from fusec.codegen.formats.coding import Table
 from fusec.codegen.formats.mxfp4 import DOUBLED
 from fusec.ir.dtypes import DType
@@ -29,7 +29,7 @@ class NVFP4(QuantFormat):
 
     coding = Table(DOUBLED)
     group = 16
-    cuda_scale = both_halves("half_e4m3({scales}, $)", 0, 1)
+    cuda_scale = Halves("half_e4m3({scales}, $)", 0, 1)
 
     def codes(self, block: Block, span: int) -> Any:
         """See `QuantFormat.codes`."""

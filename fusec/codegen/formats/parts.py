@@ -65,7 +65,10 @@ class Parts:
         head = f"@inline\ndef fetch_{name}(w, rows, blocks, row, block):\n"
         return f'{head}    """What a lane loads of one span."""\n{body}\n'
 
-    def function_text(self, name: str, expression: str) -> str:
-        """Source of a function of what was loaded; the expression names parts as `{part}`."""
+    def function_text(self, name: str, expression: str, more: str = "") -> str:
+        """Source of a function of what was loaded; the expression names parts as `{part}`.
+
+        `more`: its further parameters.
+        """
         places = {part: f"w[{n}]" for n, part in enumerate(self.arrays)}
-        return f"@inline\ndef {name}(w):\n    return {expression.format(**places)}\n"
+        return f"@inline\ndef {name}(w{more}):\n    return {expression.format(**places)}\n"

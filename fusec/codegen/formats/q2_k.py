@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fusec.codegen.formats.base import ArrayBlock, Block, Bytes, QuantFormat, both_halves
+from fusec.codegen.formats.base import ArrayBlock, Block, Bytes, Halves, QuantFormat
 from fusec.codegen.formats.coding import Linear
 from fusec.ir.dtypes import DType
 
@@ -22,8 +22,8 @@ class Q2_K(QuantFormat):
 
     coding = Linear(bits=2)
     group, has_min = 16, True
-    cuda_scale = both_halves("half_to_f32({d}) * unsigned_bits({scales}, $, 4)", 0, 8)
-    cuda_min = both_halves("high_half_to_f32({d}) * unsigned_bits({scales}, $, 4)", 4, 12)
+    cuda_scale = Halves("half_to_f32({d}) * unsigned_bits({scales}, $, 4)", 0, 8)
+    cuda_min = Halves("high_half_to_f32({d}) * unsigned_bits({scales}, $, 4)", 4, 12)
 
     def codes(self, block: Block, span: int) -> Any:
         """See `QuantFormat.codes`."""

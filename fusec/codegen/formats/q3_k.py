@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fusec.codegen.formats.base import ArrayBlock, Block, Bytes, QuantFormat, both_halves
+from fusec.codegen.formats.base import ArrayBlock, Block, Bytes, Halves, QuantFormat
 from fusec.codegen.formats.coding import Linear
 from fusec.ir.dtypes import DType
 
@@ -30,7 +30,7 @@ class Q3_K(QuantFormat):
 
     coding = Linear(bits=3, offset=4)
     group = 16
-    cuda_scale = both_halves("half_to_f32({d}) * byte({scales}, $)", 0, 1)
+    cuda_scale = Halves("half_to_f32({d}) * byte({scales}, $)", 0, 1)
 
     def codes(self, block: Block, span: int) -> Any:
         """See `QuantFormat.codes`."""

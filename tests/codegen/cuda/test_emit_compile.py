@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -12,6 +13,8 @@ from fusec.codegen.cuda import control
 from fusec.codegen.cuda.build import compile_many
 from fusec.codegen.cuda.emit import emit
 from fusec.codegen.cuda.toolchain import CudaKernel
+from fusec.ir import Builder
+from fusec.ir.plan import Choice
 from fusec.models.llama import LlamaConfig, decode_graph
 from fusec.models.quant_mix import Mix
 from fusec.models.synth import PRESETS
@@ -86,3 +89,19 @@ def test_control_kernels_assemble_without_spills(overlaps: bool) -> None:
     for cubin in compile_many(control.kernels(49152, overlaps, pairs=1024), "sm_90a"):
         assert cubin.spill_stores == cubin.spill_loads == 0
         assert ".f64" not in cubin.ptx
+
+
+@needs_compiler
+def test_what_is_known_of_a_thread_leaves_no_tests_of_where_a_vector_ends() -> None:
+    """512 threads and 2,048 elements: all of them have a quad each; of 2,044, not all."""
+
+    def tests(columns: int) -> int:
+        b = Builder("matvec")
+        y = b.matvec(b.input("x", (1, columns)), b.weight("w", (64, columns), "f32"))
+        kernel = driver.compile(b.build(y), target="sm_90a", level=0).plan.kernels[0]
+        (cubin,) = compile_many([emit(replace(kernel, choice=Choice(16)))], "sm_90a")
+        before_rows = cubin.ptx.split("bar.sync")[0]
+        return len(re.findall(r"setp\S+\s+%p", before_rows))
+
+    assert tests(2048) == 0
+    assert tests(2044) > 0

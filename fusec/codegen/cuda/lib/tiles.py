@@ -1,8 +1,9 @@
 """Tiles of 16 rows times a vector, on the tensor cores (see `fusec.codegen.formats.tiles`).
 
 A lane, 4g + t, has words t of both halves of a span in rows g and g + 8. Of the product it gets
-columns 2t and 2t + 1 for these rows: the vector's digits, `middle high low -`, of the whole span or
-of its first half, then the same of its second half.
+columns 2t and 2t + 1 for these rows. Where a span has one scale, columns 0, 2 and 4 are the
+vector's digits, middle, high and low; where halves have one each, the columns are
+`middle high low -` of the first half, then the same of the second.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
@@ -15,15 +16,17 @@ from fusec.codegen.cuda.device import (
     bits_u32,
     fma,
     inline,
-    load_shared_f32,
+    load_shared_f32x4,
     load_shared_u32x2,
     mad_s32,
     max_magnitude,
     max_u32,
+    min_u32,
     mma_s8_16x8x32,
     prmt,
     s32_to_f32,
     select_f32,
+    select_s32,
     select_u32,
     shuffle_xor_f32,
     shuffle_xor_u32,
@@ -32,6 +35,7 @@ from fusec.codegen.cuda.device import (
     zero_of_lane,
 )
 from fusec.codegen.cuda.lib.codes import moved, word_lowered
+from fusec.codegen.cuda.lib.vectors import only
 
 # --- levels of a lane ----------------------------------------------------------------------------
 
@@ -108,16 +112,16 @@ def words_lowered(levels, offset):
 # bits. Its bytes are made signed digits, which takes a carry. A block has 96 bytes: of each digit
 # 32, in which word t of both halves are neighbours.
 
+
 ROUNDING = 0x4B400000  # the bits of 1.5 * 2**23
 
 
 @inline
-def store_tile_digits(x, i, blocks, digits, scales):
-    """Write quad i as fixed point; the eight lanes that share its block take part.
+def store_tile_digits(x, i, inside, digits, scales):
+    """Write quad i, if it is inside, as fixed point; the eight lanes of its block take part.
 
     Returns the sum of its four integers.
     """
-    inside = i < uint32(blocks * 8)
     largest = max_magnitude(max_magnitude(x[0], x[1]), max_magnitude(x[2], x[3]))
     largest = max_magnitude(largest, shuffle_xor_f32(largest, uint32(4)))
     largest = max_magnitude(largest, shuffle_xor_f32(largest, uint32(2)))
@@ -157,20 +161,33 @@ def digits_of_quad(x, factor):
 
 
 @inline
-def store_half_sums(partial, i, blocks, sums):
+def store_half_sums(partial, i, inside, sums):
     """Write the sums of a block's halves; `partial` is what `store_tile_digits` returned."""
     s = uint32(partial + shuffle_xor_u32(partial, uint32(2)))
     s = uint32(s + shuffle_xor_u32(s, uint32(1)))
-    leader = (i < uint32(blocks * 8)) & (uint32(i & uint32(3)) == uint32(0))
+    leader = inside & (uint32(i & uint32(3)) == uint32(0))
     store_shared_f32_if(uint32(sums + (i >> uint32(2)) * 4), s32_to_f32(int32(s)), leader)
 
 
 @inline
-def digits_of_lane(digits, lane):
-    """Where a lane finds its words of block 0: digit g % 4 (any, where that is none)."""
-    g = uint32(uint32(lane >> uint32(2)) & uint32(3))
-    digit = select_u32(g == uint32(3), uint32(0), g)
+def digits_of_lane(digits, lane, halves):
+    """Where a lane finds its words of block 0: of the digit in column g (any, where none is)."""
+    g = uint32(lane >> uint32(2))
+    if halves:
+        g = uint32(g & uint32(3))
+        digit = select_u32(g == uint32(3), uint32(0), g)
+    else:
+        digit = min_u32(uint32(g >> uint32(1)), uint32(2))
     return uint32(digits + digit * 32 + uint32(lane & uint32(3)) * 8)
+
+
+@inline
+def worth_of_lane(t, halves):
+    """What a lane's sum is worth; `two_digits` have that of the middle or the low one."""
+    if halves:
+        return select_f32(uint32(t & uint32(1)) == uint32(0), float32(256), float32(1))
+    upper = select_f32(t == uint32(0), float32(256), float32(65536))
+    return select_f32(t < uint32(2), upper, only(t == uint32(2), float32(1)))
 
 
 @inline
@@ -221,15 +238,10 @@ def halved(x, masks):
 
 
 @inline
-def two_digits(first, second, weight):
+def two_digits(first, second, t):
     """The sums of two digits as one float: middle + 256 high, or low alone."""
+    weight = select_s32(uint32(t & uint32(1)) == uint32(0), int32(256), int32(0))
     return s32_to_f32(mad_s32(second, weight, first))
-
-
-@inline
-def of_own_half(values, t):
-    """Of a value for each half of a block, that of the half which the lane's columns are of."""
-    return select_f32(t < uint32(2), values[0], values[1])
 
 
 @inline
@@ -239,30 +251,25 @@ def least_of_halves(values, first, second):
 
 
 @inline
-def of_lanes(s, even, halves):
-    """A row's sum out of those of its four lanes, of which the even ones have the upper digits.
-
-    `halves`: whether the last two lanes are of the blocks' second halves, or have the same again.
-    """
-    s = select_f32(even, s * float32(256), s)
+def of_lanes(s, worth, less):
+    """A row's sum out of those of its four lanes, of which each takes off what it has found."""
+    s = fma(s, worth, -less)
     s = s + shuffle_xor_f32(s, uint32(1))
-    return s + shuffle_xor_f32(s, uint32(2)) if halves else s
+    return s + shuffle_xor_f32(s, uint32(2))
 
 
 @inline
 def sum_of_warps(partials, place):
-    """The sums that 16 warps have of a row, 64 bytes apart, as a balanced tree."""
+    """The sums that 16 warps have of a row, neighbours in memory, as a balanced tree."""
     here = uint32(partials + place)
-    a = of_four_warps(here)
-    b = of_four_warps(uint32(here + 256))
-    c = of_four_warps(uint32(here + 512))
-    d = of_four_warps(uint32(here + 768))
+    a = of_four(load_shared_f32x4(here))
+    b = of_four(load_shared_f32x4(uint32(here + 16)))
+    c = of_four(load_shared_f32x4(uint32(here + 32)))
+    d = of_four(load_shared_f32x4(uint32(here + 48)))
     return (a + b) + (c + d)
 
 
 @inline
-def of_four_warps(here):
+def of_four(s):
     """Four neighbours of that tree."""
-    a, b = load_shared_f32(here), load_shared_f32(uint32(here + 64))
-    c, d = load_shared_f32(uint32(here + 128)), load_shared_f32(uint32(here + 192))
-    return (a + b) + (c + d)
+    return (s[0] + s[1]) + (s[2] + s[3])

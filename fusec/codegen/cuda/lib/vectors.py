@@ -208,12 +208,11 @@ def inverse_rms(squares, fraction, eps):
 
 
 @inline
-def store_digits(x, i, blocks, digits, scales):
-    """Write quad i as fixed point; the eight lanes that share its block take part.
+def store_digits(x, i, inside, blocks, digits, scales):
+    """Write quad i, if it is inside, as fixed point; the eight lanes of its block take part.
 
     Returns the sum of its four integers.
     """
-    inside = i < uint32(blocks * 8)
     largest = max_u32(
         max_u32(magnitude(x[0]), magnitude(x[1])), max_u32(magnitude(x[2]), magnitude(x[3]))
     )
@@ -261,13 +260,13 @@ def gather_bytes(a, b, c, d, which):
 
 
 @inline
-def store_sum(partial, i, blocks, sums):
+def store_sum(partial, i, inside, sums):
     """Write the sum of a block's integers; `partial` is what `store_digits` returned."""
     s = uint32(partial)
     s = uint32(s + shuffle_xor_u32(s, uint32(4)))
     s = uint32(s + shuffle_xor_u32(s, uint32(2)))
     s = uint32(s + shuffle_xor_u32(s, uint32(1)))
-    leader = (i < uint32(blocks * 8)) & (uint32(i & uint32(7)) == uint32(0))
+    leader = inside & (uint32(i & uint32(7)) == uint32(0))
     store_shared_f32_if(uint32(sums + (i >> uint32(3)) * 4), s32_to_f32(int32(s)), leader)
 
 
@@ -291,10 +290,9 @@ def load_of_block(values, block, blocks):
 
 
 @inline
-def store_floats(x, i, count, floats):
-    """Write quad i of `count` as it is."""
-    where = uint32(floats + i * 16)
-    store_shared_f32x4_if(where, x[0], x[1], x[2], x[3], i < uint32(count))
+def store_floats(x, i, inside, floats):
+    """Write quad i, if it is inside, as it is."""
+    store_shared_f32x4_if(uint32(floats + i * 16), x[0], x[1], x[2], x[3], inside)
 
 
 @inline
