@@ -29,7 +29,7 @@ class Ring:
 
     def open(self, where: str) -> None:
         """The ring is at `where`."""
-        self.w.line(f"slot = uint32({where})")
+        self.w.line(f"slot = uint32({where} + zero())", "so that it stays in a register")
         self.w.line("left = uint32(0)", "bytes in front of the slot")
 
     def copy(self, ahead: int, source: str, nbytes: int, live: str = "") -> None:

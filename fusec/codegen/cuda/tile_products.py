@@ -83,8 +83,7 @@ class TileProducts:
         scale = "own_scale_{}(fields, own_half)" if self._has_halves(anchor) else "scale_{}(fields)"
         for k, own in self._own(anchor):
             for at, row in enumerate(ROWS):
-                number = "uint32(row + uint32(8))" if at else "row"
-                w.line(f"fields = tile_fields_{fmt.name}(slot, {number}, {own})")
+                w.line(f"fields = tile_fields_{fmt.name}(slot, row, {8 * at}, {own})")
                 w.line(f"{row}_scale{k} = {scale.format(fmt.name)}")
                 if fmt.has_min:
                     w.line(f"{row}_least{k} = min_{fmt.name}(fields)")

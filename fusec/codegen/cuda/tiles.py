@@ -32,7 +32,8 @@ from fusec.ir.region import Segment
 from fusec.ir.target import TILE_ROWS
 
 PAIRED = 56  # registers: 65,536 are enough for a block with helpers and one without
-AHEAD = 8  # terms of spans that a lane decodes beside the reads: more do not fit its registers
+AHEAD = 4  # terms of spans that a lane decodes beside the reads: more do not fit its registers
+AHEAD_OF_PAIR = 8  # the same where it reads half of the vector
 ROW = 4 * TILE_WARPS + 16  # bytes of a row's sums, or of half of its columns; rows in other banks
 PARTIALS = ROW * TILE_ROWS
 
@@ -86,8 +87,8 @@ class TiledMatvec(Matvecs):
         scope.dynamic = max(scope.dynamic, needed)
         alone = self.at_once * self.steps == 1 and not scope.registers
         terms = format_of(self.stages[0].anchor).coding.terms
-        ahead = min(CHUNK, AHEAD // terms) if alone and scope.overlaps else 0
-        self.ahead = range(ahead)
+        ahead = min(CHUNK, (AHEAD_OF_PAIR if self.paired else AHEAD) // terms)
+        self.ahead = range(ahead if alone and scope.overlaps else 0)
 
     @property
     def each(self) -> int:
@@ -289,6 +290,7 @@ class TiledMatvec(Matvecs):
         """The warp's sums of rows, written by one lane of each row."""
         w = self.scope.w
         self.products.end(stage.anchor)
+        self._find_partials()
         tile = "uint32(k)" if self.at_once > 1 else "uint32(0)"
         place = f"{self._place(stage.anchor, stage.part, tile)} + {stage.half} * {PARTIALS}"
         w.line(f"where = uint32(partials + {place} + row * {ROW} + worker * 4)")
@@ -303,6 +305,12 @@ class TiledMatvec(Matvecs):
             else:
                 w.line(f"store_shared_f32_if({here}, {row}, t == uint32(0))")
 
+    def _find_partials(self) -> None:
+        """Where the sums are, from where the ring is: one register for both."""
+        if not self.helpers:  # these have no ring
+            before = f"left - worker * {self.ring.nbytes} - {self._partial_bytes}"
+            self.scope.w.line(f"partials = uint32(slot - {before})")
+
     def _finish(self) -> None:
         """The warps' sums added up by one thread a unit, and its element-wise work."""
         w = self.scope.w
@@ -312,6 +320,7 @@ class TiledMatvec(Matvecs):
             w.line(squares.made_of(f"warp_sum({squares.of_lane})"))
         if self.paired:
             w.line("mailbox_wait(mailbox)")
+        self._find_partials()
         w.line(f"inside = min_u32(thread, uint32({self.at_once * self.each - 1}))")
         sums = {}
         for anchor in self.anchors:

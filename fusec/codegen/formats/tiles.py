@@ -115,11 +115,12 @@ class Tile:
                 loads.append(f"uint32(0),  # {part}")
                 continue
             inside = self._in_row(nbytes, row_bytes)
-            offset = f"record + row * {min(row_bytes, 16)} + {start}{inside}"
+            unit = min(row_bytes, 16)
+            offset = f"record + row * {unit} + ({start} + more * {unit}){inside}"
             loads.append(f"load_shared{WORDS[nbytes]}(uint32({offset})),  # {part}")
         body = textwrap.indent("\n".join(["return (", *(f"    {x}" for x in loads), ")"]), "    ")
-        head = f"@inline\ndef tile_fields_{self.name}(record, row, span):\n"
-        return f'{head}    """What a span of a row has beside its planes."""\n{body}\n'
+        head = f"@inline\ndef tile_fields_{self.name}(record, row, more, span):\n"
+        return f'{head}    """What a span of row `row + more` has beside its planes."""\n{body}\n'
 
     def _gather_text(self) -> str:
         shift = CHUNK.bit_length() - 1
