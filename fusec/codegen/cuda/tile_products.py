@@ -2,6 +2,11 @@
 
 A chunk has four spans of 32 elements. Two of them are read at a time: with more, lanes would run
 out of registers.
+
+Four lanes share a row. Each adds up what it has of the products: a digit of the vector where a
+span has one scale; where halves have one each, the two upper digits of a half, as one number, or
+the lowest. Minima are added up apart, those of a span by one lane. A row's sum is at last what each
+lane has, times what its digit is worth, less its minima.
 """
 
 from __future__ import annotations

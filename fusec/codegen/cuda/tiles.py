@@ -1,9 +1,9 @@
 """Matrices in tiles of 16 rows times a vector, by all warps of a block on the tensor cores.
 
 The canonical order: warp w of 16 takes chunks w, w + 16, ... of a row (a chunk is what a record of
-`fusec.codegen.formats.tiles` has of it) and adds their blocks' products to its running sum, one
-for the upper digits and one for the lowest, which it adds at last; then the warps' sums are added
-as a balanced tree. Of long rows both halves are summed up like this, and then added.
+`fusec.codegen.formats.tiles` has of it) and adds their blocks' products to running sums, as
+`tile_products` says, which it adds at last; then the warps' sums are added as a balanced tree. Of
+long rows both halves are summed up like this, and then added.
 
 A warp copies its records into a ring of its own in shared memory, the first ones before the wait,
 and asks for the next as soon as it has read one. So no registers hold weights, and a processor has
@@ -31,7 +31,7 @@ from fusec.ir.graph import Node
 from fusec.ir.region import Segment
 from fusec.ir.target import TILE_ROWS
 
-PAIRED = 56  # registers: 65,536 are enough for a block with helpers and one without
+SHARED_BY_TWO = 56  # registers: 65,536 are enough for a block with helpers and one without
 AHEAD = 4  # terms of spans that a lane decodes beside the reads: more do not fit its registers
 AHEAD_OF_PAIR = 8  # the same where it reads half of the vector
 ROW = 4 * TILE_WARPS + 16  # bytes of a row's sums, or of half of its columns; rows in other banks
@@ -82,7 +82,7 @@ class TiledMatvec(Matvecs):
         self.ring = Ring(scope.w, record, total, room)
         self.helpers = scope.geometry.warps > TILE_WARPS
         if self.helpers or (scope.geometry.alone and scope.overlaps):
-            scope.registers = PAIRED
+            scope.registers = SHARED_BY_TWO
         needed = self._partial_bytes + self.ring.nbytes * TILE_WARPS
         scope.dynamic = max(scope.dynamic, needed)
         alone = self.at_once * self.steps == 1 and not scope.registers
@@ -106,23 +106,23 @@ class TiledMatvec(Matvecs):
         for sent in (True, False) if self.paired else (False,):
             for part in range(self.parts):
                 for anchor in self.anchors:
-                    for half in ("half",) if self.paired else range(self._halves(anchor)):
+                    for half in ("half",) if self.paired else range(self._column_parts(anchor)):
                         for turn in range(-(-self._chunks(anchor) // TILE_WARPS)):
                             yield Stage(anchor, part, half, turn, sent)
 
     @staticmethod
-    def _halves(anchor: Node) -> int:
+    def _column_parts(anchor: Node) -> int:
         """In how many parts a row is summed up."""
         return column_parts(anchor.inputs[1])
 
     def _chunks(self, anchor: Node) -> int:
         """Of one such part."""
-        return anchor.inputs[1].shape[1] // (32 * CHUNK * self._halves(anchor))
+        return anchor.inputs[1].shape[1] // (32 * CHUNK * self._column_parts(anchor))
 
     @property
     def _tile_bytes(self) -> int:
         """Shared memory for a tile's sums."""
-        return PARTIALS * max(map(self._halves, self.anchors))
+        return PARTIALS * max(map(self._column_parts, self.anchors))
 
     @property
     def _partial_bytes(self) -> int:
@@ -173,9 +173,10 @@ class TiledMatvec(Matvecs):
     def _copy(self, stage: Stage, tile: str, ahead: int, live: str = "") -> None:
         """Let this warp's record of a stage be copied."""
         w, anchor = self.scope.w, stage.anchor
-        layout, halves, chunks = format_of(anchor).tile, self._halves(anchor), self._chunks(anchor)
+        layout, chunks = format_of(anchor).tile, self._chunks(anchor)
+        parts = self._column_parts(anchor)
         w.line(f"from_tile = min_u32({self._tile_of_matrix(stage, tile)}, {self._last(anchor)})")
-        part = f"(from_tile * {halves} + {stage.half})" if halves > 1 else "from_tile"
+        part = f"(from_tile * {parts} + {stage.half})" if parts > 1 else "from_tile"
         chunk = f"{part} * {chunks} + worker + {stage.turn * TILE_WARPS}"
         start = f"uint32(({chunk}) * {layout.record_bytes})"
         source = f"at({self.scope.pointers[anchor.inputs[1].name]}, {start})"
@@ -327,7 +328,9 @@ class TiledMatvec(Matvecs):
             for n, i in enumerate(self.indices.names):
                 name = sums[anchor.name, i] = f"sum_{identifier(anchor.inputs[1])}_{i}"
                 place = self._sum_place(anchor, n)
-                places = [f"uint32({place} + {h * PARTIALS})" for h in range(self._halves(anchor))]
+                places = [
+                    f"uint32({place} + {h * PARTIALS})" for h in range(self._column_parts(anchor))
+                ]
                 parts = [f"sum_of_warps(partials, {given})" for given in places]
                 w.line(f"{name} = {' + '.join(parts)}")
                 if factor := self.prologue.factors.get(anchor.inputs[0].name):

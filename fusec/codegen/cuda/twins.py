@@ -75,7 +75,7 @@ class Launch:
             "zero": lambda: np.zeros_like(block),
             "zero_of_lane": lambda: np.zeros_like(block),
             "low_word": lambda _pointer: np.zeros_like(block),
-            "below": lambda value, _limit: value,
+            "below": _below,
             "some": lambda condition: bool(np.any(condition)),
             "globaltimer": lambda: np.full(block.shape, time.monotonic_ns(), np.uint64),
             "map_shared": _map_shared,
@@ -252,6 +252,13 @@ class Launch:
         return tuple(
             load((rows[..., 8 * i + lane // 4] + 4 * (lane % 4)).reshape(shape)) for i in range(4)
         )
+
+
+def _below(value: Lanes, limit: int) -> Lanes:
+    """What the compiler takes for granted must be so."""
+    if np.any(np.asarray(value) >= limit):
+        raise ValueError(f"expected numbers below {limit}, found {np.max(value)}")
+    return value
 
 
 @functools.cache

@@ -161,3 +161,10 @@ def test_atomics_keep_every_lane() -> None:
         at(best, "u64*"), call["thread_index"]().astype(np.uint64) << np.uint64(32)
     )
     assert best[0] == 31 << 32
+
+
+def test_a_range_that_the_compiler_takes_for_granted_is_checked() -> None:
+    below = Launch(1, 32).functions["below"]
+    assert below(np.arange(32, dtype=np.uint32), 32)[-1] == 31
+    with pytest.raises(ValueError, match="expected numbers below 31, found 31"):
+        below(np.arange(32, dtype=np.uint32), 31)
