@@ -1,17 +1,15 @@
 """A region becomes one Numba CUDA kernel, launched with one pointer for each parameter.
 
-Blocks are dealt to segments in order. Segments that differ in nothing but their operands, such as
-the query, key and value projections, share one text: their blocks choose their operands and then
-do the same. Weights are loaded before anything that another kernel made.
+Blocks are dealt to segments in order; segments that are `alike` share one text. Weights are loaded
+before anything that another kernel made.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import nullcontext
 
 from fusec.codegen.common import open_region
+from fusec.codegen.cuda.alike import Alike, classes
 from fusec.codegen.cuda.arch import ARCHS, Arch
 from fusec.codegen.cuda.attention import Attention
 from fusec.codegen.cuda.attention_project import ProjectedAttention
@@ -25,8 +23,7 @@ from fusec.codegen.cuda.shape import default, is_tiled, plan, tiles, units, why_
 from fusec.codegen.cuda.tiles import TiledMatvec
 from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.errors import FusecError
-from fusec.ir.graph import Graph, Value
-from fusec.ir.ops import op
+from fusec.ir.graph import Graph
 from fusec.ir.plan import Kernel
 from fusec.ir.region import KernelShape, Segment, parameters
 from fusec.writer import Writer
@@ -67,59 +64,40 @@ def emit(kernel: Kernel, arch: Arch = ARCHS["sm_90a"]) -> CudaKernel:
     return _Emitter(region, shape, kernel, arch).emit()
 
 
-@dataclass(frozen=True)
-class Alike:
-    """Segments that share one text, with their blocks in the grid: (segment, first, blocks)."""
-
-    members: tuple[tuple[Segment, int, int], ...]
-
-    @property
-    def first(self) -> int:
-        """The first block."""
-        return self.members[0][1]
-
-    @property
-    def end(self) -> int:
-        """Behind the last block."""
-        return self.members[-1][1] + self.members[-1][2]
-
-
 class _Emitter:
     def __init__(self, region: Graph, shape: KernelShape, kernel: Kernel, arch: Arch) -> None:
         self.region, self.shape = region, shape
         self.geometry = plan(shape, kernel.choice or default(shape, kernel.overlaps))
         self.scope = Scope(region, self.geometry, kernel.overlaps, arch)
         self.prologue = Prologue(self.scope, shape)
-        self.alike = self._classes()
+        self.alike = classes(self.scope, shape)
 
     def emit(self) -> CudaKernel:
         body = self.scope.w
         matvecs: list[Matvecs | None] = []
-        bindings = [self._bindings(alike) for alike in self.alike]
-        for alike, binding in zip(self.alike, bindings, strict=True):
-            with self._bound(binding):
-                matvecs.append(self._matvec(alike) if self._role(alike) == "rows" else None)
+        for alike in self.alike:
+            with alike.bound():
+                matvecs.append(self._matvec(alike) if alike.role == "rows" else None)
         self.prologue.begin()
 
         def loads() -> None:
-            for at, alike in enumerate(self.alike):
-                matvec = matvecs[at]
+            for alike, matvec in zip(self.alike, matvecs, strict=True):
                 if len(alike.members) > 1 or (matvec and matvec.early):
-                    with self._branch(at), self._bound(bindings[at]):
-                        self._choose(alike, bindings[at])
+                    with alike.branch():
+                        alike.choose()
                         if matvec:
                             matvec.load()
 
         def behind_wait() -> None:
-            for at, matvec in enumerate(matvecs):
+            for alike, matvec in zip(self.alike, matvecs, strict=True):
                 if matvec and matvec.has_activations:
-                    with self._branch(at), self._bound(bindings[at]):
+                    with alike.branch():
                         matvec.fetch_activations()
 
         def beside_reads() -> None:
-            for at, matvec in enumerate(matvecs):
+            for alike, matvec in zip(self.alike, matvecs, strict=True):
                 if matvec and matvec.has_ahead:
-                    with self._branch(at), self._bound(bindings[at]):
+                    with alike.branch():
                         matvec.beside_reads()
 
         # records come last: there are so many bytes of them that other loads would wait for long
@@ -129,10 +107,10 @@ class _Emitter:
         if not self.waits_inside:
             before = loads if last else lambda: None
             self.prologue.emit(Others(before, behind_wait, beside_reads))
-        for at, alike in enumerate(self.alike):
+        for alike, matvec in zip(self.alike, matvecs, strict=True):
             body.line()
-            with self._branch(at), self._bound(bindings[at]):
-                if matvec := matvecs[at]:
+            with alike.branch():
+                if matvec:
                     matvec.rest()
                 else:
                     self._others(alike)
@@ -202,122 +180,10 @@ class _Emitter:
             words.append(SHARED)
         w.line(f"settle({' ^ '.join(words)})")
 
-    # --- segments that are alike -----------------------------------------------------------------
-
-    def _classes(self) -> list[Alike]:
-        found: dict[object, list[tuple[Segment, int]]] = {}
-        for segment, blocks in zip(self.shape.segments, self.geometry.blocks, strict=True):
-            found.setdefault(self._key(segment), []).append((segment, blocks))
-        classes, first = [], 0
-        for members in found.values():
-            placed = []
-            for segment, blocks in members:
-                placed.append((segment, first, blocks))
-                first += blocks
-            classes.append(Alike(tuple(placed)))
-        return classes
-
-    def _key(self, segment: Segment) -> object:
-        """Equal for segments whose text can be shared."""
-        inside = {n.name: k for k, n in enumerate(segment.nodes)}
-        external = self._external(segment)
-
-        def operand(value: Value) -> object:
-            if value.name in inside:
-                return inside[value.name]
-            if value.name in external:
-                return external.index(value.name), value.dtype, len(value.shape)
-            return value.name
-
-        nodes = tuple(
-            (
-                n.op,
-                n.attrs,
-                tuple(map(operand, n.inputs)),
-                n.name in self.scope.outputs,
-                n.inputs[1].shape[1:] if op(n.op).role == "rows" else (),
-            )
-            for n in segment.nodes
-        )
-        fixed = segment.role in ("heads", "scalar") or any(
-            op(n.op).role in ("store", "fold") for n in segment.nodes
-        )
-        return nodes, segment.size if fixed else 0
-
-    def _external(self, segment: Segment) -> list[str]:
-        """Memory a segment reads element by element or as rows, and memory it writes, in order."""
-        inside = {n.name for n in segment.nodes}
-        names: dict[str, None] = {}
-        for node in segment.nodes:
-            vector = {node.inputs[0].name} if op(node.op).role == "rows" else set()
-            for value in node.inputs:
-                pos = value.dtype == "i32"
-                if (
-                    value.name in self.scope.pointers
-                    and not pos
-                    and (value.name not in inside | vector)
-                ):
-                    names[value.name] = None
-            if node.name in self.scope.outputs and not node.outputs[0].is_state:
-                names[node.name] = None
-        return list(names)
-
-    def _bindings(self, alike: Alike) -> dict[str, tuple[str, ...]]:
-        """First member's value -> every member's pointer, where the members differ."""
-        columns = zip(*(self._external(s) for s, _, _ in alike.members), strict=True)
-        bound = {names[0]: tuple(self.scope.pointers[n] for n in names) for names in columns}
-        return {name: pointers for name, pointers in bound.items() if len(set(pointers)) > 1}
-
-    @contextmanager
-    def _bound(self, bindings: dict[str, tuple[str, ...]]) -> Iterator[None]:
-        """Let the values of the first member be found in the variables that members assign."""
-        kept = dict(self.scope.pointers)
-        for name, pointers in bindings.items():
-            self.scope.pointers[name] = _chosen(pointers)
-        yield
-        self.scope.pointers.clear()
-        self.scope.pointers.update(kept)
-
-    def _choose(self, alike: Alike, bindings: dict[str, tuple[str, ...]]) -> None:
-        """Each member's blocks assign its operands, its size and its place in the grid."""
-        if len(alike.members) == 1:
-            return
-        w = self.scope.w
-        for k, (segment, first, blocks) in enumerate(alike.members):
-            word = "if" if k == 0 else "elif"
-            last = k == len(alike.members) - 1
-            with w.block("else:" if last else f"{word} block < uint32({first + blocks}):"):
-                for pointers in bindings.values():
-                    w.line(f"{_chosen(pointers)} = {pointers[k]}")
-                w.line(f"size, first_block, blocks = {units(segment)}, {first}, {blocks}")
-
-    @contextmanager
-    def _branch(self, at: int) -> Iterator[None]:
-        """Only the blocks of the class."""
-        condition = f"if block < uint32({self.alike[at].end}):"
-        if at:
-            behind = f"block >= uint32({self.alike[at].first})"
-            condition = f"if ({behind}) & (block < uint32({self.alike[at].end})):"
-        alone = len(self.alike) == 1
-        with nullcontext() if alone else self.scope.w.block(condition):
-            yield
-
-    @staticmethod
-    def _role(alike: Alike) -> str:
-        return alike.members[0][0].role
-
-    def _size(self, alike: Alike) -> tuple[int | str, str, int | str]:
-        """Units, first block and blocks of a member: numbers, or variables if there are several."""
-        segment, first, blocks = alike.members[0]
-        if len(alike.members) == 1:
-            return units(segment), str(first), blocks
-        return "size", "first_block", "blocks"
-
     # --- what they compute -----------------------------------------------------------------------
 
     def _matvec(self, alike: Alike) -> Matvecs:
-        limit, first, blocks = self._size(alike)
-        segment = alike.members[0][0]
+        segment, (limit, first, blocks) = alike.segment, alike.size
         if is_tiled(segment):
             return TiledMatvec(self.scope, self.prologue, segment, limit, first, blocks)
         share = self.geometry.warps * self.geometry.rows_at_once * self.geometry.steps
@@ -325,13 +191,12 @@ class _Emitter:
         return Matvec(self.scope, self.prologue, segment, limit, first, blocks, whole)
 
     def _others(self, alike: Alike) -> None:
-        segment, role = alike.members[0][0], self._role(alike)
-        if role == "heads":
+        segment = alike.segment
+        if alike.role == "heads":
             (node,) = segment.nodes
             kind = ProjectedAttention if node.op == "attention_project" else Attention
-            _, first, _ = self._size(alike)
-            kind(self.scope, node, self.waits_inside).emit(first)
-        elif role == "scalar":
+            kind(self.scope, node, self.waits_inside).emit(alike.size[1])
+        elif alike.role == "scalar":
             self._scalar(segment)
         else:
             self._elements(alike)
@@ -340,7 +205,7 @@ class _Emitter:
         """One unit a thread, or several where there are no more blocks."""
         w, threads = self.scope.w, self.geometry.threads
         segment, _, count = alike.members[0]
-        limit, first, blocks = self._size(alike)
+        limit, first, blocks = alike.size
         indices = Indices(segment, "unit", limit)
         live = f"unit < uint32({limit})"
         elements = Elements(self.scope, segment, indices, live, self.prologue.source)
@@ -363,8 +228,3 @@ class _Emitter:
         keys, indices = self.scope.shared("keys", 128), self.scope.shared("indices", 128)
         pointers = f"{self.scope.pointers[x.name]}, {x.shape[-1]}, {self.scope.pointers[node.name]}"
         self.scope.w.line(f"{node.op}({pointers}, {self.geometry.threads}, {keys}, {indices})")
-
-
-def _chosen(pointers: tuple[str, ...]) -> str:
-    """The variable that holds one of several pointers."""
-    return "_or_".join(dict.fromkeys(pointers))

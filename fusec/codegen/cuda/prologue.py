@@ -7,14 +7,14 @@ weights as floats in shared memory; every block makes these for itself.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 from fusec.codegen import formats
 from fusec.codegen.cuda.elements import Elements, Indices
 from fusec.codegen.cuda.forms import FixedPoint, Floats, Pending, Squares
+from fusec.codegen.cuda.quads import Quads
 from fusec.codegen.cuda.scope import Scope, identifier
-from fusec.codegen.cuda.shape import WARP, is_tiled
+from fusec.codegen.cuda.shape import is_tiled
 from fusec.codegen.cuda.sources import (
     Combined,
     Embedded,
@@ -31,7 +31,6 @@ from fusec.ir.ops import is_factored
 from fusec.ir.region import KernelShape, Segment
 
 PADDING = 256  # floats in shared memory are followed by zeros up to a multiple of this
-UNROLLED = 4  # quads a thread fetches before it needs them
 
 
 @dataclass(frozen=True)
@@ -85,15 +84,16 @@ class Prologue:
         for node in self.shape.prologue:
             self._vector(node)
         pending = self._forms()
-        for k, form in enumerate(pending):
-            self._fetch_weights(form, f"{k}_" if k else "")
+        quads = [Quads(self.scope, form, f"{k}_" if k else "") for k, form in enumerate(pending)]
+        for form in quads:
+            form.fetch_weights()
         if by_quads:
             others.before_wait()
             self.scope.wait()
             others.behind_wait()
         for name, pointer in self._factors_in_memory():
             w.line(f"{self.factors[name]} = load_f32({pointer})")
-        self._write_forms(pending, others)
+        self._write(quads, others.beside_reads)
         self.scope.behind_barrier(nothing_read=not pending)
         for name, s in self.squares.items():
             if name not in self.late:
@@ -103,12 +103,14 @@ class Prologue:
             if value.name not in kept:
                 self._store(value)
 
-    def _write_forms(self, pending: list[Pending], others: Others) -> None:
-        if not pending:
-            others.beside_reads()
+    def _write(self, quads: list[Quads], beside_reads: Callable[[], None]) -> None:
+        """All forms, and a barrier if there are any."""
+        if not quads:
+            beside_reads()
             return
-        for k, form in enumerate(pending):
-            self._over_quads(form, f"{k}_" if k else "", None if k else others.beside_reads)
+        quads[0].write(beside_reads)
+        for form in quads[1:]:
+            form.write(None)
         self.scope.w.line("barrier()")
 
     @property
@@ -296,68 +298,6 @@ class Prologue:
         sums = self.scope.shared("sums", (8 if tiled else 4) * blocks) if has_min else ""
         self.fixed[x.name] = FixedPoint(digits, scales, sums, blocks, tiled)
         return [Pending(source, 8 * blocks, self.fixed[x.name])]
-
-    def _steps(self, form: Pending) -> int:
-        return -(-form.count // self.scope.geometry.threads)
-
-    def _fetch_weights(self, form: Pending, tag: str) -> None:
-        """Every thread takes quads `thread`, `thread + threads`, ...; few are loaded first."""
-        if self._steps(form) > UNROLLED:
-            return
-        for step in range(self._steps(form)):
-            i, more = f"own{tag}{step}", step * self.scope.geometry.threads
-            self.scope.w.line(f"{i} = uint32(thread + {more})" if step else f"{i} = thread")
-            form.source.fetch_weights(self.scope.w, self._place(form, i), f"{tag}{step}")
-
-    def _place(self, form: Pending, i: str) -> str:
-        """Which quad of the source is number `i` of the form: of a pair, each block has half."""
-        paired = self.scope.geometry.paired
-        return f"uint32({i} + half * uint32({form.count}))" if paired else i
-
-    def _over_quads(self, form: Pending, tag: str, beside: Callable[[], None] | None) -> None:
-        """All quads of a form; of the first one, `beside` emits what is done beside its reads."""
-        w, threads, steps = self.scope.w, self.scope.geometry.threads, self._steps(form)
-        source = form.source
-        if steps > UNROLLED:
-            if beside:
-                beside()
-            source.ready(w)
-            with w.block(f"for step in range({steps}):"):
-                w.line(f"k = uint32(step * {threads} + thread)")
-                place = self._place(form, "k")
-                source.fetch_weights(w, place, "_k")
-                self._write(form, source.fetch(w, place, "_k"), "k", "quad_k", 0)
-            if beside:
-                self.scope.behind_first_read()
-            return
-        numbers = [f"{tag}{step}" for step in range(steps)]
-        places = [self._place(form, f"own{number}") for number in numbers]
-        quads = [source.fetch(w, *given) for given in zip(places, numbers, strict=True)]
-        if beside:
-            beside()
-        source.ready(w)
-        for step, (number, quad) in enumerate(zip(numbers, quads, strict=True)):
-            warps = -(-form.count // WARP) * WARP
-            here = f"if some(own{number} < uint32({warps})):"  # the other warps have no quad
-            with w.block(here) if warps < (step + 1) * threads else nullcontext():
-                self._write(form, quad, f"own{number}", f"quad{number}", step * threads)
-            if beside and step == 0:
-                self.scope.behind_first_read()
-
-    def _write(self, form: Pending, quad: str, i: str, plain: str, first: int) -> None:
-        """One quad: into the form, its squares if a norm wants them, and itself if it is kept.
-
-        Of quad i, `first` is the part that is the same for all threads.
-        """
-        w, s = self.scope.w, form.squares
-        if form.form:
-            rest, inside = "thread" if first else i, f"{i} < uint32({form.count})"
-            w.line(form.form.store(quad, rest, inside, first))
-        if s is not None:
-            w.line(f"store_squares({plain}, {i}, {s.quads}, {s.partials})")
-        if form.kept:
-            where = f"{self.scope.pointers[form.kept]}, {plain}, {i}, {form.source.n}"
-            w.line(f"keep_quad({where}, block == uint32(0))")
 
     def _store(self, value: Value) -> None:
         """Write a vector that somebody outside needs, its quads spread over the grid."""

@@ -1,0 +1,155 @@
+"""Segments that differ in nothing but their operands, whose blocks share one text.
+
+The query, key and value projections are such: each one's blocks assign its operands, its size and
+its place in the grid to variables, and then all do the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+
+from fusec.codegen.cuda.scope import Scope
+from fusec.codegen.cuda.shape import units
+from fusec.ir.graph import Value
+from fusec.ir.ops import op
+from fusec.ir.region import KernelShape, Segment
+
+
+@dataclass(frozen=True)
+class Alike:
+    """Segments that share one text, with their blocks in the grid: (segment, first, blocks).
+
+    `bindings`: the first member's value -> every member's pointer, where the members differ.
+    `condition`: what only these blocks fulfil; empty where there are no others.
+    """
+
+    scope: Scope
+    members: tuple[tuple[Segment, int, int], ...]
+    bindings: dict[str, tuple[str, ...]]
+    condition: str
+
+    @property
+    def segment(self) -> Segment:
+        """The one whose text it is."""
+        return self.members[0][0]
+
+    @property
+    def role(self) -> str:
+        """What their blocks do."""
+        return self.segment.role
+
+    @property
+    def size(self) -> tuple[int | str, str, int | str]:
+        """Units, first block and blocks of a member: numbers, or variables if there are several."""
+        segment, first, blocks = self.members[0]
+        if len(self.members) == 1:
+            return units(segment), str(first), blocks
+        return "size", "first_block", "blocks"
+
+    @contextmanager
+    def bound(self) -> Iterator[None]:
+        """Let the values of the first member be found in the variables that members assign."""
+        kept = dict(self.scope.pointers)
+        for name, pointers in self.bindings.items():
+            self.scope.pointers[name] = _chosen(pointers)
+        yield
+        self.scope.pointers.clear()
+        self.scope.pointers.update(kept)
+
+    @contextmanager
+    def branch(self) -> Iterator[None]:
+        """Code of these blocks alone."""
+        block = self.scope.w.block(f"if {self.condition}:") if self.condition else nullcontext()
+        with block, self.bound():
+            yield
+
+    def choose(self) -> None:
+        """Each member's blocks assign its operands, its size and its place in the grid."""
+        if len(self.members) == 1:
+            return
+        w = self.scope.w
+        for k, (segment, first, blocks) in enumerate(self.members):
+            word = "if" if k == 0 else "elif"
+            last = k == len(self.members) - 1
+            with w.block("else:" if last else f"{word} block < uint32({first + blocks}):"):
+                for pointers in self.bindings.values():
+                    w.line(f"{_chosen(pointers)} = {pointers[k]}")
+                w.line(f"size, first_block, blocks = {units(segment)}, {first}, {blocks}")
+
+
+def classes(scope: Scope, shape: KernelShape) -> list[Alike]:
+    """The segments of a kernel, those that are alike together, in the order of their blocks."""
+    found: dict[object, list[tuple[Segment, int]]] = {}
+    for segment, blocks in zip(shape.segments, scope.geometry.blocks, strict=True):
+        found.setdefault(_key(scope, segment), []).append((segment, blocks))
+    made: list[Alike] = []
+    end = 0
+    for members in found.values():
+        first, placed = end, []
+        for segment, blocks in members:
+            placed.append((segment, end, blocks))
+            end += blocks
+        condition = f"block < uint32({end})"
+        if made:
+            condition = f"(block >= uint32({first})) & ({condition})"
+        alone = len(found) == 1
+        bindings = _bindings(scope, [segment for segment, _ in members])
+        made.append(Alike(scope, tuple(placed), bindings, "" if alone else condition))
+    return made
+
+
+def _key(scope: Scope, segment: Segment) -> object:
+    """Equal for segments whose text can be shared."""
+    inside = {n.name: k for k, n in enumerate(segment.nodes)}
+    external = _external(scope, segment)
+
+    def operand(value: Value) -> object:
+        if value.name in inside:
+            return inside[value.name]
+        if value.name in external:
+            return external.index(value.name), value.dtype, len(value.shape)
+        return value.name
+
+    nodes = tuple(
+        (
+            n.op,
+            n.attrs,
+            tuple(map(operand, n.inputs)),
+            n.name in scope.outputs,
+            n.inputs[1].shape[1:] if op(n.op).role == "rows" else (),
+        )
+        for n in segment.nodes
+    )
+    fixed = segment.role in ("heads", "scalar") or any(
+        op(n.op).role in ("store", "fold") for n in segment.nodes
+    )
+    return nodes, segment.size if fixed else 0
+
+
+def _external(scope: Scope, segment: Segment) -> list[str]:
+    """Memory a segment reads element by element or as rows, and memory it writes, in order."""
+    inside = {n.name for n in segment.nodes}
+    names: dict[str, None] = {}
+    for node in segment.nodes:
+        vector = {node.inputs[0].name} if op(node.op).role == "rows" else set()
+        for value in node.inputs:
+            known = value.name in scope.pointers and value.name not in inside | vector
+            if known and value.dtype != "i32":  # all members have the same position
+                names[value.name] = None
+        if node.name in scope.outputs and not node.outputs[0].is_state:
+            names[node.name] = None
+    return list(names)
+
+
+def _bindings(scope: Scope, segments: list[Segment]) -> dict[str, tuple[str, ...]]:
+    """See `Alike.bindings`."""
+    columns = zip(*(_external(scope, segment) for segment in segments), strict=True)
+    bound = {names[0]: tuple(scope.pointers[n] for n in names) for names in columns}
+    return {name: pointers for name, pointers in bound.items() if len(set(pointers)) > 1}
+
+
+def _chosen(pointers: tuple[str, ...]) -> str:
+    """The variable that holds one of several pointers."""
+    return "_or_".join(dict.fromkeys(pointers))

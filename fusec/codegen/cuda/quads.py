@@ -1,0 +1,79 @@
+"""What a prologue makes of vectors, emitted quad by quad: a thread takes every n-th of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+
+from fusec.codegen.cuda.forms import Pending
+from fusec.codegen.cuda.scope import Scope
+from fusec.codegen.cuda.shape import WARP
+
+UNROLLED = 4  # quads a thread fetches before it needs them
+
+
+class Quads:
+    """All quads of one `Pending`; its variables end in `tag`."""
+
+    def __init__(self, scope: Scope, pending: Pending, tag: str) -> None:
+        self.scope, self.w, self.pending, self.tag = scope, scope.w, pending, tag
+        self.threads = scope.geometry.threads
+        self.steps = -(-pending.count // self.threads)
+
+    def fetch_weights(self) -> None:
+        """Every thread takes quads `thread`, `thread + threads`, ...; few are loaded first."""
+        if self.steps > UNROLLED:
+            return
+        for step in range(self.steps):
+            i, more = f"own{self.tag}{step}", step * self.threads
+            self.w.line(f"{i} = uint32(thread + {more})" if step else f"{i} = thread")
+            self.pending.source.fetch_weights(self.w, self._place(i), f"{self.tag}{step}")
+
+    def write(self, beside: Callable[[], None] | None) -> None:
+        """The rest; `beside` emits what is done beside the reads, if these are the first."""
+        w, source = self.w, self.pending.source
+        if self.steps > UNROLLED:
+            if beside:
+                beside()
+            source.ready(w)
+            with w.block(f"for step in range({self.steps}):"):
+                w.line(f"k = uint32(step * {self.threads} + thread)")
+                place = self._place("k")
+                source.fetch_weights(w, place, "_k")
+                self._quad(source.fetch(w, place, "_k"), "k", "quad_k", 0)
+            if beside:
+                self.scope.behind_first_read()
+            return
+        numbers = [f"{self.tag}{step}" for step in range(self.steps)]
+        places = [self._place(f"own{number}") for number in numbers]
+        quads = [source.fetch(w, *given) for given in zip(places, numbers, strict=True)]
+        if beside:
+            beside()
+        source.ready(w)
+        for step, (number, quad) in enumerate(zip(numbers, quads, strict=True)):
+            warps = -(-self.pending.count // WARP) * WARP
+            here = f"if some(own{number} < uint32({warps})):"  # the other warps have no quad
+            with w.block(here) if warps < (step + 1) * self.threads else nullcontext():
+                self._quad(quad, f"own{number}", f"quad{number}", step * self.threads)
+            if beside and step == 0:
+                self.scope.behind_first_read()
+
+    def _place(self, i: str) -> str:
+        """Which quad of the source is number `i` of the form: of a pair, each block has half."""
+        paired = self.scope.geometry.paired
+        return f"uint32({i} + half * uint32({self.pending.count}))" if paired else i
+
+    def _quad(self, quad: str, i: str, plain: str, first: int) -> None:
+        """One quad: into the form, its squares if a norm wants them, and itself if it is kept.
+
+        Of quad i, `first` is the part that is the same for all threads.
+        """
+        w, pending = self.w, self.pending
+        if pending.form:
+            rest, inside = "thread" if first else i, f"{i} < uint32({pending.count})"
+            w.line(pending.form.store(quad, rest, inside, first))
+        if (s := pending.squares) is not None:
+            w.line(f"store_squares({plain}, {i}, {s.quads}, {s.partials})")
+        if pending.kept:
+            where = f"{self.scope.pointers[pending.kept]}, {plain}, {i}, {pending.source.n}"
+            w.line(f"keep_quad({where}, block == uint32(0))")
