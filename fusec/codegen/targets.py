@@ -70,14 +70,14 @@ def get(name: str) -> CodeTarget:
         raise FusecError(f"unknown target '{name}': known are {known}")
     arch = native_arch() if name in NATIVE else ARCHS[name]
     # a block keeps its prologue in static shared memory
-    overlaps = arch.number >= 90
+    overlaps = arch.has_clusters  # dependent launches came with the same generation
     limits = Target(
         arch.name,
         frozenset(FORMATS),
         48 << 10,
         span=SPAN,
         parts=PARTS,
-        head_sums=head_sums() if overlaps else None,  # clusters came with the same generation
+        head_sums=head_sums() if arch.has_clusters else None,
         tiles=tiles(),
         overlaps=overlaps,
         late_norms=True,

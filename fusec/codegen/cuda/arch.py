@@ -30,6 +30,11 @@ class Arch:
         """Compute capability as one number, 90 for 9.0, to compare with `Instruction.since`."""
         return self.cc[0] * 10 + self.cc[1]
 
+    @property
+    def has_clusters(self) -> bool:
+        """Whether blocks can exchange through shared memory."""
+        return self.number >= 90
+
     def runs_on(self, major: int, minor: int) -> bool:
         """Whether a GPU of that compute capability executes cubins of this architecture."""
         if len(self.cc) == 3:

@@ -23,12 +23,10 @@ from fusec.codegen.cuda.shape import default, is_tiled, plan, tiles, units, why_
 from fusec.codegen.cuda.tiles import TiledMatvec
 from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.errors import FusecError
-from fusec.ir.graph import Graph
 from fusec.ir.plan import Kernel
 from fusec.ir.region import KernelShape, Segment, parameters
 from fusec.writer import Writer
 
-CLUSTERS = 90  # compute capability from which blocks exchange through shared memory
 MOST_BYTES = 1 << 32  # offsets into a buffer are 32 bits wide
 
 
@@ -49,7 +47,7 @@ def emit(kernel: Kernel, arch: Arch = ARCHS["sm_90a"]) -> CudaKernel:
     choice = kernel.choice or default(shape, kernel.overlaps)
     if reason := why_not(shape, choice):
         raise FusecError(f"kernel {kernel.name}: {reason}")
-    if choice.paired and arch.number < CLUSTERS:
+    if choice.paired and not arch.has_clusters:
         raise FusecError(
             f"kernel {kernel.name}: expected a GPU with clusters, for pairs of blocks, found "
             f"{arch.name}"
@@ -61,14 +59,14 @@ def emit(kernel: Kernel, arch: Arch = ARCHS["sm_90a"]) -> CudaKernel:
         )
     if reason := tiles().why_not(shape):
         raise FusecError(f"kernel {kernel.name}: not one kernel: {reason}")
-    return _Emitter(region, shape, kernel, arch).emit()
+    geometry = plan(shape, choice)
+    return _Emitter(shape, Scope(region, geometry, kernel.overlaps, arch)).emit()
 
 
 class _Emitter:
-    def __init__(self, region: Graph, shape: KernelShape, kernel: Kernel, arch: Arch) -> None:
-        self.region, self.shape = region, shape
-        self.geometry = plan(shape, kernel.choice or default(shape, kernel.overlaps))
-        self.scope = Scope(region, self.geometry, kernel.overlaps, arch)
+    def __init__(self, shape: KernelShape, scope: Scope) -> None:
+        self.shape, self.scope = shape, scope
+        self.region, self.geometry = scope.region, scope.geometry
         self.prologue = Prologue(self.scope, shape)
         self.alike = classes(self.scope, shape)
 
@@ -183,12 +181,8 @@ class _Emitter:
     # --- what they compute -----------------------------------------------------------------------
 
     def _matvec(self, alike: Alike) -> Matvecs:
-        segment, (limit, first, blocks) = alike.segment, alike.size
-        if is_tiled(segment):
-            return TiledMatvec(self.scope, self.prologue, segment, limit, first, blocks)
-        share = self.geometry.warps * self.geometry.rows_at_once * self.geometry.steps
-        whole = all(units(s) % share == 0 for s, _, _ in alike.members)
-        return Matvec(self.scope, self.prologue, segment, limit, first, blocks, whole)
+        kind = TiledMatvec if is_tiled(alike.segment) else Matvec
+        return kind(alike, self.prologue)
 
     def _others(self, alike: Alike) -> None:
         segment = alike.segment

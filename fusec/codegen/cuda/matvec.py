@@ -12,20 +12,21 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 
 from fusec.codegen import formats
+from fusec.codegen.cuda.alike import Alike
 from fusec.codegen.cuda.block_products import accumulate, decode
 from fusec.codegen.cuda.matvecs import Matvecs
 from fusec.codegen.cuda.prologue import Prologue
-from fusec.codegen.cuda.scope import Scope, identifier
+from fusec.codegen.cuda.scope import identifier
 from fusec.codegen.cuda.shape import (
     REGISTERS,
     WARP,
     chunk_registers,
     chunks,
     registers,
+    units,
 )
 from fusec.codegen.formats import FloatFormat, QuantFormat
 from fusec.ir.graph import Node
-from fusec.ir.region import Segment
 
 MOST_UNROLLED = 4  # chunks of a row that a lane loads before it uses the first
 
@@ -33,20 +34,13 @@ MOST_UNROLLED = 4  # chunks of a row that a lane loads before it uses the first
 class Matvec(Matvecs):
     """A segment by rows. `whole`: whether the warps' shares come out even."""
 
-    def __init__(
-        self,
-        scope: Scope,
-        prologue: Prologue,
-        segment: Segment,
-        limit: int | str,
-        first: str,
-        blocks: int | str,
-        whole: bool,
-    ) -> None:
-        self.whole = whole
-        super().__init__(scope, prologue, segment, limit, first, blocks)
+    def __init__(self, alike: Alike, prologue: Prologue) -> None:
+        geometry = alike.scope.geometry
+        share = geometry.warps * geometry.rows_at_once * geometry.steps
+        self.whole = all(units(segment) % share == 0 for segment, _, _ in alike.members)
+        super().__init__(alike, prologue)
         self.rounds = max(-(-chunks(a.inputs[1]) // WARP) for a in self.anchors)
-        held = sum(registers(a.inputs[1]) for a in self.anchors) * (2 if segment.rope else 1)
+        held = sum(registers(a.inputs[1]) for a in self.anchors) * (2 if self.segment.rope else 1)
         fits = held * self.at_once <= REGISTERS and self.rounds <= MOST_UNROLLED
         self.early = fits and self.steps == 1
         self.unrolled = self.rounds == 1 or self.early

@@ -4,37 +4,28 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+from fusec.codegen.cuda.alike import Alike
 from fusec.codegen.cuda.elements import Elements, Indices
 from fusec.codegen.cuda.prologue import Prologue
-from fusec.codegen.cuda.scope import Scope
 from fusec.codegen.cuda.shape import anchors
-from fusec.ir.region import Segment
 
 
 class Matvecs(ABC):
     """Emits one segment in two parts: `load`, what needs no activations, and `rest`.
 
-    `limit`: the segment's units, a number or a variable; `first` and `blocks`: its place in the
-    grid. `early`: whether `load` loads something.
+    `limit`, `first` and `blocks`: see `Alike.size`. `early`: whether `load` loads something.
     """
 
     early: bool
 
-    def __init__(
-        self,
-        scope: Scope,
-        prologue: Prologue,
-        segment: Segment,
-        limit: int | str,
-        first: str,
-        blocks: int | str,
-    ) -> None:
-        self.scope, self.prologue, self.segment = scope, prologue, segment
-        self.limit, self.first, self.blocks = limit, first, blocks
-        self.anchors = anchors(segment)
-        self.at_once, self.steps = scope.geometry.rows_at_once, scope.geometry.steps
-        self.indices = Indices(segment, "unit", limit)
-        self.elements = Elements(scope, segment, self.indices, self.live, prologue.source)
+    def __init__(self, alike: Alike, prologue: Prologue) -> None:
+        self.alike, self.prologue = alike, prologue
+        self.scope, self.segment = alike.scope, alike.segment
+        self.limit, self.first, self.blocks = alike.size
+        self.anchors = anchors(self.segment)
+        self.at_once, self.steps = self.scope.geometry.rows_at_once, self.scope.geometry.steps
+        self.indices = Indices(self.segment, "unit", self.limit)
+        self.elements = Elements(self.scope, self.segment, self.indices, self.live, prologue.source)
 
     @property
     @abstractmethod

@@ -44,22 +44,15 @@ class Scope:
             self.signature.append("f32*")
             self.arguments.append((self.tables[table], table))
         self.registers = self.dynamic = 0
-        self._loaded = False
         self._shared: dict[str, int] = {}  # variable -> where in shared memory
         self._shared_bytes = 0
 
     def wait(self) -> None:
         """Behind this, what the launch in front made may be read."""
-        if not self._loaded:
-            self._release("load")
+        self._release("load")
         if self.overlaps:
             self.w.line(WAIT)
         self._release("wait")
-
-    def behind_loads(self) -> None:
-        """This block's loads of weights are on their way, and it will do more before the wait."""
-        self._release("load")
-        self._loaded = True
 
     def behind_first_read(self) -> None:
         """The first quad of a vector has been read and used."""

@@ -20,15 +20,15 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
+from fusec.codegen.cuda.alike import Alike
 from fusec.codegen.cuda.matvecs import Matvecs
 from fusec.codegen.cuda.prologue import Prologue
 from fusec.codegen.cuda.ring import Ring
-from fusec.codegen.cuda.scope import Scope, identifier
+from fusec.codegen.cuda.scope import identifier
 from fusec.codegen.cuda.shape import TILE_WARPS, WARP, column_parts, tile_units
 from fusec.codegen.cuda.tile_products import ROWS, TileProducts, format_of
 from fusec.codegen.formats.tiles import CHUNK
 from fusec.ir.graph import Node
-from fusec.ir.region import Segment
 from fusec.ir.target import TILE_ROWS
 
 SHARED_BY_TWO = 56  # registers: 65,536 are enough for a block with helpers and one without
@@ -59,18 +59,10 @@ class TiledMatvec(Matvecs):
 
     early = True
 
-    def __init__(
-        self,
-        scope: Scope,
-        prologue: Prologue,
-        segment: Segment,
-        limit: int | str,
-        first: str,
-        blocks: int | str,
-    ) -> None:
-        super().__init__(scope, prologue, segment, limit, first, blocks)
+    def __init__(self, alike: Alike, prologue: Prologue) -> None:
+        super().__init__(alike, prologue)
+        scope, rope = self.scope, self.segment.rope
         self.products = TileProducts(scope.w, prologue, self.anchors)
-        rope = segment.rope
         self.halves = rope is not None and rope["pairing"] != "adjacent"
         self.parts = 2 if self.halves else 1
         self.paired = scope.geometry.paired

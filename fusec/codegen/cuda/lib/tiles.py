@@ -112,7 +112,6 @@ def words_lowered(levels, offset):
 # bits. Its bytes are made signed digits, which takes a carry. A block has 96 bytes: of each digit
 # 32, in which word t of both halves are neighbours.
 
-
 ROUNDING = 0x4B400000  # the bits of 1.5 * 2**23
 
 
