@@ -21,9 +21,9 @@ APART = {
     "sample": "sample",
 }  # fmt: skip
 """Ops that the forward pass proper is counted without, and the group they are counted in."""
-RELEASES = ("wait", "barrier", "load", "read")
+RELEASES = ("wait", "barrier", "load", "read", "begin")
 """Right behind the wait; behind the barrier that ends the prologue; behind the loads, before the
-wait; when the first of what the launch in front made has been read."""
+wait; when the first of what the launch in front made has been read; as the kernel begins."""
 
 
 @dataclass(frozen=True)

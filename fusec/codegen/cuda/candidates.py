@@ -71,7 +71,7 @@ def _others(shape: KernelShape, usual: Choice) -> Iterator[Choice]:
         return
     if any(map(is_tiled, rows)):
         for warps, alone in ((TILE_WARPS, False), (TILE_WARPS, True), (WITH_HELPERS, False)):
-            yield replace(usual, warps=warps, alone=alone)
+            yield replace(usual, warps=warps, alone=alone, paired=False)
         for alone in (False, True):
             yield replace(usual, warps=TILE_WARPS, alone=alone, paired=True)
         return

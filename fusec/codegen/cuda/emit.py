@@ -72,6 +72,7 @@ class _Emitter:
 
     def emit(self) -> CudaKernel:
         body = self.scope.w
+        self.scope.begin()
         matvecs: list[Matvecs | None] = []
         for alike in self.alike:
             with alike.bound():

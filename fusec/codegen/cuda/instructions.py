@@ -182,7 +182,9 @@ for _name in ("min", "max"):
         ptx_op(f"{_name}_{_kind}", f"{_name}.{_kind} $0, $1, $2;", _kind, f"2*{_kind}")
 ptx_op("add_u32", "add.u32 $0, $1, $2;", "u32", "2*u32")
 ptx_op("mul_u32", "mul.lo.u32 $0, $1, $2;", "u32", "2*u32")
-ptx_op("mad_s32", "mad.lo.s32 $0, $1, $2, $3;", "s32", "3*s32")
+ptx_op("mul_high_u32", "mul.hi.u32 $0, $1, $2;", "u32", "2*u32")
+for _kind in ("u32", "s32"):
+    ptx_op(f"mad_{_kind}", f"mad.lo.{_kind} $0, $1, $2, $3;", _kind, f"3*{_kind}")
 ptx_op("s32_to_f32", "cvt.rn.f32.s32 $0, $1;", "f32", "s32")
 ptx_op("f32_to_s32", "cvt.rni.s32.f32 $0, $1;", "s32", "f32")
 ptx_op("bits_f32", "mov.b32 $0, $1;", "f32", "u32")

@@ -111,7 +111,8 @@ class Prologue:
         quads[0].write(beside_reads)
         for form in quads[1:]:
             form.write(None)
-        self.scope.w.line("barrier()")
+        own = all(form.of_own_warp for form in quads) and self.squares.keys() <= self.late.keys()
+        self.scope.w.line("warp_barrier()" if own else "barrier()")
 
     @property
     def late(self) -> dict[str, Squares]:

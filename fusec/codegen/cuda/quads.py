@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 
-from fusec.codegen.cuda.forms import Pending
+from fusec.codegen.cuda.forms import FixedPoint, Pending
 from fusec.codegen.cuda.scope import Scope
-from fusec.codegen.cuda.shape import WARP
+from fusec.codegen.cuda.shape import TILE_WARPS, WARP
 
 UNROLLED = 4  # quads a thread fetches before it needs them
 
@@ -19,6 +19,16 @@ class Quads:
         self.scope, self.w, self.pending, self.tag = scope, scope.w, pending, tag
         self.threads = scope.geometry.threads
         self.steps = -(-pending.count // self.threads)
+
+    @property
+    def of_own_warp(self) -> bool:
+        """Whether a warp makes the digits of the chunks that it multiplies (see `tiles`).
+
+        A warp's quads are a chunk, and of 16 warps each takes every 16th of both.
+        """
+        form = self.pending.form
+        every = self.steps == 1 or self.scope.geometry.warps == TILE_WARPS
+        return isinstance(form, FixedPoint) and form.tiled and every
 
     def fetch_weights(self) -> None:
         """Every thread takes quads `thread`, `thread + threads`, ...; few are loaded first."""

@@ -6,20 +6,30 @@ from fusec.codegen.cuda.instructions import MOST_COPIES
 from fusec.codegen.cuda.shape import WARP
 from fusec.writer import Writer
 
+LINE = 128  # bytes of memory, and of all banks
+IN_FLIGHT = 1  # copies of a warp in front of the wait
+
 
 class Ring:
-    """Emits the copies of `total` records of up to `slot` bytes into as many slots as `room` has.
+    """Emits the copies of `total` records of up to `record` bytes into as many slots as `room` has.
 
-    The variable `slot` has the address of the one whose turn it is.
+    The variable `slot` has the address of the one whose turn it is. A copy whose source and target
+    lie differently in their lines of 128 bytes takes twice as long, so slots are whole lines, and
+    a warp's first one lies in its line as the warp's first record does.
     """
 
-    def __init__(self, w: Writer, slot: int, total: int, room: int) -> None:
-        self.w, self.slot, self.total = w, slot, total
-        self.depth = min(total, max(2, min(room // slot, MOST_COPIES)))
+    def __init__(self, w: Writer, record: int, total: int, room: int) -> None:
+        self.w, self.slot, self.total = w, -(-record // LINE) * LINE, total
+        self.shift = record % LINE
+        self.depth = min(total, max(2, min((room - self.shift) // self.slot, MOST_COPIES)))
 
     @property
     def nbytes(self) -> int:
         """Shared memory of a warp's ring."""
+        return self._end + self.shift
+
+    @property
+    def _end(self) -> int:
         return self.depth * self.slot
 
     @property
@@ -47,18 +57,30 @@ class Ring:
                 w.line(f"copy_async_16({given})")
         w.line("copy_async_commit()")
 
+    def pace(self, copied: int) -> None:
+        """Wait for the copies in front of the last few, if that many were asked for.
+
+        With more of them on their way, all that a processor reads or writes waits in the queues of
+        memory until they are through: the vector, and the end of the launch in front.
+        """
+        if copied >= IN_FLIGHT:
+            self.w.line(f"copy_async_wait_{IN_FLIGHT - 1}()")
+
     def arrive(self) -> None:
         """The record in the slot is there, for all lanes."""
-        self.w.line(f"copy_async_wait_{self.depth - 1}()")
-        self.w.line("warp_barrier()")
+        self._wait(self.depth - 1)
 
-    def skip(self) -> None:
-        """There is nothing to copy into the slot, which counts as a copy."""
-        self.w.line("copy_async_commit()")
+    def arrive_all(self) -> None:
+        """All records are there, for all lanes."""
+        self._wait(0)
+
+    def _wait(self, later: int) -> None:
+        self.w.line(f"copy_async_wait_{later}()")
+        self.w.line("warp_barrier()")
 
     def turn(self) -> None:
         """On to the next slot."""
-        w, end = self.w, self.nbytes
+        w, end = self.w, self._end
         if self.depth == 1:
             return
         w.line(f"left = uint32(left + {self.slot})")

@@ -47,6 +47,10 @@ class Scope:
         self._shared: dict[str, int] = {}  # variable -> where in shared memory
         self._shared_bytes = 0
 
+    def begin(self) -> None:
+        """The kernel's first line."""
+        self._release("begin")
+
     def wait(self) -> None:
         """Behind this, what the launch in front made may be read."""
         self._release("load")

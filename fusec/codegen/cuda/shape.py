@@ -218,7 +218,7 @@ def default(shape: KernelShape, overlaps: bool = False) -> Choice:
     """
     rows = matvecs(shape)
     if any(map(is_tiled, rows)):
-        return tiles_shared(shape, rows)
+        return tiles_shared(shape, rows, overlaps)
     if overlaps and (choice := beside_others(shape)):
         return choice
     if not rows:
@@ -230,21 +230,23 @@ def default(shape: KernelShape, overlaps: bool = False) -> Choice:
     return many_rows(shape, max(8, least), 2, REGISTERS)
 
 
-def tiles_shared(shape: KernelShape, rows: list[Segment]) -> Choice:
+def tiles_shared(shape: KernelShape, rows: list[Segment], overlaps: bool = False) -> Choice:
     """One wave of blocks, one on each processor, with room for one of the launch behind.
 
     Launches that begin while others end would come to lie two and two on the processors that are
     free first. So no two blocks of one launch may fit a processor, but one each of neighbours must.
     Launches with a norm have more warps, and fill the registers; the others, which take turns with
-    them, have more shared memory.
+    them, have more shared memory, come in pairs where they may, and let the next one begin at once.
     """
     counts = [-(-units(s) // tile_units(s)) for s in rows]
     share = next(n for n in itertools.count(1) if sum(-(-c // n) for c in counts) <= PROCESSORS)
     held = max(_sums_held(s) for s in rows)
     steps = -(-share * held // MOST_TILES)
-    normed = any(n.op in NORMS for n in shape.prologue)
-    warps = WITH_HELPERS if normed else TILE_WARPS
-    return Choice(warps, -(-share // steps), steps, 2, alone=not normed)
+    if any(n.op in NORMS for n in shape.prologue):
+        return Choice(WITH_HELPERS, -(-share // steps), steps, 2)
+    paired = overlaps and steps == 1 and may_pair(shape)
+    release = "begin" if overlaps else "wait"
+    return Choice(TILE_WARPS, -(-share // steps), steps, 2, release, alone=True, paired=paired)
 
 
 def _sums_held(segment: Segment) -> int:

@@ -42,25 +42,33 @@ class TileProducts:
         w.line("t = uint32(lane & uint32(3))")
         w.line("row = uint32(lane >> uint32(2))")
         if any(map(self._has_halves, self.anchors)):
-            w.line("masks = masks_of_lane(lane)")
-            w.line("own_half = uint32(t >> uint32(1))")
+            w.line("kept = kept_by_lane(lane)")
+            w.line("own_span, own_half = uint32(t & uint32(1)), uint32(t >> uint32(1))")
 
     def of_vectors(self) -> None:
-        """Where a lane finds its words of the vectors."""
-        for anchor in {self._words_of(anchor): anchor for anchor in self.anchors}.values():
-            digits = self.prologue.fixed[anchor.inputs[0].name].digits
-            here = f"digits_of_lane({digits}, lane, {self._has_halves(anchor)})"
-            self.w.line(f"{self._words_of(anchor)} = {here}")
+        """Where a lane finds what it needs of the vectors."""
+        w = self.w
+        for prefix, anchor in {self._prefix(anchor): anchor for anchor in self.anchors}.items():
+            made, own = self.prologue.fixed[anchor.inputs[0].name], self._own_span(anchor)
+            halves = self._has_halves(anchor)
+            w.line(f"{prefix}_words = digits_of_lane({made.digits}, lane, {halves})")
+            w.line(f"{prefix}_scales = uint32({made.scales} + {own} * 4)")
+            if made.sums:
+                w.line(f"{prefix}_sums = uint32({made.sums} + {own} * 8)")
 
     @staticmethod
     def _has_halves(anchor: Node) -> bool:
         """Whether halves of spans have scales of their own."""
         return format_of(anchor).group == 16
 
-    def _words_of(self, anchor: Node) -> str:
-        """The variable that says where a lane finds its words of an anchor's vector."""
+    def _prefix(self, anchor: Node) -> str:
+        """Of the variables that say where a lane finds what it needs of an anchor's vector."""
         what = "half" if self._has_halves(anchor) else "whole"
-        return f"x{anchor.inputs[0].name[1:]}_{what}_words"
+        return f"x{anchor.inputs[0].name[1:]}_{what}"
+
+    def _own_span(self, anchor: Node) -> str:
+        """The first of the spans whose scales this lane makes."""
+        return "own_span" if self._has_halves(anchor) else "t"
 
     def begin(self, anchor: Node) -> None:
         """A row's sums."""
@@ -84,30 +92,30 @@ class TileProducts:
         Lane t of four makes those of span t; where halves have scales of their own, of half t / 2
         of spans t % 2 and 2 + t % 2.
         """
-        w, fmt = self.w, format_of(anchor)
-        scale = "own_scale_{}(fields, own_half)" if self._has_halves(anchor) else "scale_{}(fields)"
-        for k, own in self._own(anchor):
+        w, fmt, halves = self.w, format_of(anchor), self._has_halves(anchor)
+        scale = "own_scale_{}(fields, own_half)" if halves else "scale_{}(fields)"
+        half = "own_half" if halves else "uint32(0)"
+        for k, ahead in self._own(anchor):
             for at, row in enumerate(ROWS):
-                w.line(f"fields = tile_fields_{fmt.name}(slot, row, {8 * at}, {own})")
+                where = f"slot, row, {8 * at}, {self._own_span(anchor)}, {ahead}, {half}"
+                w.line(f"fields = tile_fields_{fmt.name}({where})")
                 w.line(f"{row}_scale{k} = {scale.format(fmt.name)}")
                 if fmt.has_min:
                     w.line(f"{row}_least{k} = min_{fmt.name}(fields)")
 
-    def _own(self, anchor: Node) -> list[tuple[int, str]]:
-        """The spans whose scales this lane makes."""
+    def _own(self, anchor: Node) -> list[tuple[int, int]]:
+        """The spans whose scales this lane makes: their numbers, behind the first."""
         every = 2 if self._has_halves(anchor) else CHUNK
-        own = f"uint32(t & uint32({every - 1}))"
-        return [(k, f"uint32({own} + {k * every})" if k else own) for k in range(CHUNK // every)]
+        return [(k, k * every) for k in range(CHUNK // every)]
 
     def scale(self, anchor: Node) -> None:
         """The scales times those of the vector's blocks."""
-        w, fmt = self.w, format_of(anchor)
-        made = self.prologue.fixed[anchor.inputs[0].name]
-        for k, own in self._own(anchor):
-            w.line(f"block_of_own = uint32(chunk * {CHUNK} + {own})")
-            w.line(f"quantum = load_shared_f32(uint32({made.scales} + block_of_own * 4))")
+        w, fmt, prefix = self.w, format_of(anchor), self._prefix(anchor)
+        for k, ahead in self._own(anchor):
+            block = f"chunk * {CHUNK} + {ahead}"
+            w.line(f"quantum = load_shared_f32(uint32({prefix}_scales + ({block}) * 4))")
             if fmt.has_min:
-                where = f"uint32({made.sums} + block_of_own * 8)"
+                where = f"uint32({prefix}_sums + ({block}) * 8)"
                 w.line(f"first_half, second_half = load_shared_f32x2({where})")
             for row in ROWS:
                 w.line(f"{row}_scale{k} = {row}_scale{k} * quantum")
@@ -131,9 +139,8 @@ class TileProducts:
         """One block of 32 of a chunk, in the lane's two rows."""
         w, fmt, halves = self.w, format_of(anchor), self._has_halves(anchor)
         block = f"uint32(chunk * {CHUNK} + {span})"
-        w.line(f"words = block_words({self._words_of(anchor)}, {block})")
-        if halves:
-            w.line("words = halved(words, masks)")
+        where = f"{self._prefix(anchor)}_words, {block}"
+        w.line(f"words = half_words({where}, kept)" if halves else f"words = block_words({where})")
         levels = ", ".join(f"{row}_levels{span}" for row in ROWS)
         terms = "_of_terms" if fmt.coding.terms > 1 else ""
         w.line(f"product = tile_product{terms}({levels}, words)")

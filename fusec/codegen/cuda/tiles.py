@@ -153,6 +153,8 @@ class TiledMatvec(Matvecs):
         with self._workers():
             self.ring.open(f"partials + {self._partial_bytes} + worker * {self.ring.nbytes}")
             for n in range(self.ring.depth):
+                if self.scope.overlaps:
+                    self.ring.pace(n)
                 later, at = divmod(n, len(self.stages))
                 tile = "its_tile" if self.stages[at].sent else "tile"
                 self._copy(self.stages[at], f"uint32({tile} + {later})", n)
@@ -216,6 +218,8 @@ class TiledMatvec(Matvecs):
     def _tiles(self) -> None:
         """The warp's sums of `at_once` tiles of units."""
         w = self.scope.w
+        if not self.ring.refills:
+            self.ring.arrive_all()
         with w.block(f"for k in range({self.at_once}):") if self.at_once > 1 else nullcontext():
             k = "uint32(k)" if self.at_once > 1 else "uint32(0)"
             w.line(f"now = uint32(begin + {k})")
@@ -239,22 +243,21 @@ class TiledMatvec(Matvecs):
         w.line(f"chunk = uint32(worker + {first})" if first else "chunk = worker")
         ahead = self.ahead if at == 0 else range(0)
         if not ahead:
-            self.ring.arrive()
+            if self.ring.refills:
+                self.ring.arrive()
             self.products.read_scales(anchor)
         self.products.scale(anchor)
         for span in range(CHUNK):
             if span not in ahead:
                 self.products.decode(anchor, span)
             self.products.multiply(anchor, span)
-        w.line("warp_barrier()")
         if self.ring.refills:
+            w.line("warp_barrier()")
             later, following = divmod(at + self.ring.depth, len(self.stages))
             stage = self.stages[following]
             live = f"(uint32(now + {later}) < uint32(tile + {self.at_once * self.steps}))"
             tile = f"uint32({'its_now' if stage.sent else 'now'} + {later})"
             self._copy(stage, tile, 0, live)
-        else:
-            self.ring.skip()
         self.ring.turn()
 
     @property

@@ -179,6 +179,8 @@ ARITHMETIC: dict[str, Callable[..., Any]] = {
     "max_s32": lambda a, b: np.maximum(_s32(a), _s32(b)),
     "add_u32": lambda a, b: _u32(_u32(a).astype(np.uint64) + _u32(b)),
     "mul_u32": lambda a, b: _u32(_u32(a).astype(np.uint64) * _u32(b)),
+    "mul_high_u32": lambda a, b: _u32(_u32(a).astype(np.uint64) * _u32(b) >> np.uint64(32)),
+    "mad_u32": lambda a, b, c: _u32(_u32(a).astype(np.uint64) * _u32(b) + _u32(c)),
     "mad_s32": lambda a, b, c: _s32(_s32(a).astype(np.int64) * _s32(b) + _s32(c)),
     "s32_to_f32": lambda a: _f32(_s32(a)),
     "f32_to_s32": _to_s32,

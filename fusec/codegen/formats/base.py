@@ -239,7 +239,8 @@ class QuantFormat(Format):
     @functools.cached_property
     def tile(self) -> Tile:
         """The layout of a tiled matrix."""
-        return Tile(self.name, self.cuda_parts)
+        byte_of = self.cuda_scale.byte_of if isinstance(self.cuda_scale, Halves) else ""
+        return Tile(self.name, self.cuda_parts, byte_of)
 
     def cuda_bytes(self, rows: int, columns: int) -> int:
         """See `Format.cuda_bytes`."""
@@ -263,7 +264,8 @@ class QuantFormat(Format):
             made[f"{kind}_{self.name}"] = self.cuda_parts.function_text(f"{kind}_{self.name}", text)
         made[f"decode_{self.name}"] = self._decode_text()
         if self.has_tiles and isinstance(self.cuda_scale, Halves):
-            name, own = f"own_scale_{self.name}", self.cuda_scale.of("half") + factor
+            half = "0" if self.cuda_scale.byte_of else "half"
+            name, own = f"own_scale_{self.name}", self.cuda_scale.of(half) + factor
             made[name] = self.cuda_parts.function_text(name, own, ", half")
         if self.has_tiles:
             made |= self.tile.functions(self.coding.unpack_word)
@@ -281,11 +283,15 @@ class QuantFormat(Format):
 
 
 class Halves(NamedTuple):
-    """A device expression for each half of a span: its `$` stands for one number or the other."""
+    """A device expression for each half of a span: its `$` stands for one number or the other.
+
+    `byte_of`: the part that has a byte for each half, if these are their numbers.
+    """
 
     expression: str
     first: int
     second: int
+    byte_of: str = ""
 
     def of(self, half: str) -> str:
         """The expression for half 0 or 1, as `half` says."""

@@ -160,7 +160,8 @@ class Table(Coding):
         """Values of two tables of eight, of which one is looked up where bit 3 says, for `prmt`.
 
         Where it is not, `prmt` gives the sign of an entry, which must be that of all: the entries
-        of one table are negative, and -1 is what the other, not negative, has too much.
+        of one table are negative, and -1 is what the other, not negative, has too much. The second
+        is backwards (see `terms_of_fours`).
         """
         known = [value if self.values.index(value) == at else -1
                  for at, value in enumerate(self.values)]  # fmt: skip
@@ -168,7 +169,8 @@ class Table(Coding):
         for lower, upper in ((low, high), (high, low)):
             if max(lower) < 0 <= min(upper) and max(upper) < 127:
                 more = [value + 1 for value in upper]
-                return (*lower, *more) if lower is low else (*more, *lower)
+                first, second = (lower, more) if lower is low else (more, lower)
+                return (*first, *second[::-1])
         return None
 
     @property

@@ -29,7 +29,7 @@ class NVFP4(QuantFormat):
 
     coding = Table(DOUBLED)
     group = 16
-    cuda_scale = Halves("half_e4m3({scales}, $)", 0, 1)
+    cuda_scale = Halves("half_e4m3({scales}, $)", 0, 1, "scales")
 
     def codes(self, block: Block, span: int) -> Any:
         """See `QuantFormat.codes`."""

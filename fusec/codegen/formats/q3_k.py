@@ -30,7 +30,7 @@ class Q3_K(QuantFormat):
 
     coding = Linear(bits=3, offset=4)
     group = 16
-    cuda_scale = Halves("half_to_f32({d}) * byte({scales}, $)", 0, 1)
+    cuda_scale = Halves("half_to_f32({d}) * byte({scales}, $)", 0, 1, "scales")
 
     def codes(self, block: Block, span: int) -> Any:
         """See `QuantFormat.codes`."""

@@ -23,7 +23,7 @@ class Q6_K(QuantFormat):
 
     coding = Linear(bits=6, offset=32)
     group = 16
-    cuda_scale = Halves("half_to_f32({d}) * byte({scales}, $)", 0, 1)
+    cuda_scale = Halves("half_to_f32({d}) * byte({scales}, $)", 0, 1, "scales")
 
     def codes(self, block: Block, span: int) -> Any:
         """See `QuantFormat.codes`."""

@@ -4,8 +4,9 @@ A tile is 16 rows, a record of it what they have in `chunk` neighbouring spans o
 one warp multiplies at a time. Records lie one after the other, first along the rows, so a warp
 copies a record as it lies. Lane 4g + t multiplies word t of each half of a span in rows g and g + 8
 (the fragments of `mma.m16n8k32`, PTX ISA): of planes that have 16 bytes a span it finds its words
-of all spans side by side. All else has 16 bytes or less of each row side by side, so that lanes of
-eight rows read without conflict.
+of two spans side by side, and behind them the next lane's, so that no bank of shared memory is
+asked twice. All else has 16 bytes or less of each row side by side, so that lanes of eight rows
+read without conflict.
 """
 
 from __future__ import annotations
@@ -29,10 +30,14 @@ WORDS = {4: "_u32", 8: "_u32x2", 16: "_u32x4", 1: "_u8", 2: "_u16"}
 
 @dataclass(frozen=True, eq=False)
 class Tile:
-    """The records of a format whose lane layout is `parts`."""
+    """The records of a format whose lane layout is `parts`.
+
+    `byte_of`: the part of which half a span has one of two bytes (see `Halves`).
+    """
 
     name: str
     parts: Parts
+    byte_of: str = ""
 
     @property
     def record_bytes(self) -> int:
@@ -49,8 +54,8 @@ class Tile:
             tiles = array.reshape(rows // TILE_ROWS, TILE_ROWS, -1, row_bytes)
             count, _, chunks, _ = tiles.shape
             if self._is_wide(part):
-                words = tiles.reshape(count, 2, 8, chunks, CHUNK, 4, 4)
-                made = words.transpose(0, 3, 1, 2, 5, 4, 6)
+                words = tiles.reshape(count, TILE_ROWS, chunks, CHUNK // 2, 2, 4, 4)
+                made = words.transpose(0, 2, 3, 1, 5, 4, 6)
             else:
                 unit = min(row_bytes, 16)
                 made = tiles.reshape(count, TILE_ROWS, chunks, -1, unit).transpose(0, 2, 3, 1, 4)
@@ -64,8 +69,8 @@ class Tile:
 
         `load_tile_F` gives the planes that a lane multiplies of a pair of spans of a record in
         shared memory, in rows g and g + 8; `tile_levels_F` a span's levels out of them;
-        `tile_fields_F` what `fetch_F` gives beside the planes of one span of a row; `gather_F` all
-        of it, out of memory.
+        `tile_fields_F` what `fetch_F` gives beside the planes of one span of a row, or of half of
+        it; `gather_F` all of it, out of memory.
         """
         return {
             f"load_tile_{self.name}": self._load_text(),
@@ -93,7 +98,7 @@ class Tile:
         lines = ["row = uint32(lane >> uint32(2))"]
         for part, start, row_bytes in self._planes():
             if self._is_wide(part):
-                own, apart, index, pair = 4 * CHUNK, 128 * CHUNK, "lane", 8
+                own, apart, index, pair = 8, 256, "lane", 512
             else:
                 unit = min(row_bytes, 16)
                 own, apart, index = unit, 8 * unit, "row"
@@ -114,13 +119,18 @@ class Tile:
             if self._is_plane(part):
                 loads.append(f"uint32(0),  # {part}")
                 continue
-            inside = self._in_row(nbytes, row_bytes)
             unit = min(row_bytes, 16)
-            offset = f"record + row * {unit} + ({start} + more * {unit}){inside}"
-            loads.append(f"load_shared{WORDS[nbytes]}(uint32({offset})),  # {part}")
+            lane, behind = f"row * {unit}", f"{start} + more * {unit}"
+            if nbytes < row_bytes:
+                lane, behind = f"{lane} + span * {nbytes}", f"{behind} + ahead * {nbytes}"
+            if part == self.byte_of:
+                nbytes, lane = 1, f"{lane} + half"
+            load = f"load_shared{WORDS[nbytes]}(uint32(record + {lane} + ({behind})))"
+            loads.append(f"{load if nbytes > 1 else f'below({load}, 256)'},  # {part}")
         body = textwrap.indent("\n".join(["return (", *(f"    {x}" for x in loads), ")"]), "    ")
-        head = f"@inline\ndef tile_fields_{self.name}(record, row, more, span):\n"
-        return f'{head}    """What a span of row `row + more` has beside its planes."""\n{body}\n'
+        head = f"@inline\ndef tile_fields_{self.name}(record, row, more, span, ahead, half):\n"
+        what = "What span `span + ahead` of row `row + more` has beside its planes."
+        return f'{head}    """{what}"""\n{body}\n'
 
     def _gather_text(self) -> str:
         shift = CHUNK.bit_length() - 1
@@ -135,10 +145,8 @@ class Tile:
         for part, start, row_bytes in self._places():
             nbytes = self.parts.arrays[part].shape[-1]
             if self._is_wide(part):
-                each = 4 * CHUNK
-                words = [
-                    f"record + (row * 4 + {t}) * {each} + span * 4 + {start}" for t in range(4)
-                ]
+                pair = "span // 2 * 512 + span % 2 * 4"
+                words = [f"record + (row * 4 + {t}) * 8 + {pair} + {start}" for t in range(4)]
                 found = [f"load_weight_u32(at(w, uint32({word})))" for word in words]
                 loads.append(f"({', '.join(found)})")
                 continue

@@ -46,7 +46,8 @@ def kernel_of(graph: Graph) -> Kernel:
 def test_pairs_make_the_bytes_of_single_blocks(name: str, choice: Choice, rows: int) -> None:
     graph = with_residual(name, rows)
     weights, given = random_weights(graph), inputs_of(graph)
-    single = TwinSession(graph, weights, 3, target=HOPPER)
+    alone = replace(choice, paired=False)
+    single = TwinSession(graph, weights, 3, target=HOPPER, choose=lambda _: alone)
     pairs = TwinSession(graph, weights, 3, target=HOPPER, choose=lambda _: choice)
     assert {k.cluster for k in single.kernels.values()} == {1}
     assert {k.cluster for k in pairs.kernels.values()} == {2}

@@ -11,8 +11,8 @@ from numba import float32, int32, uint32
 from fusec.codegen.cuda.device import (
     and_or,
     bits_f32,
-    half_to_f32,
     inline,
+    max_s32,
     prmt,
     s32_to_f32,
     select_f32,
@@ -176,16 +176,16 @@ def less(quad, least):
 
 @inline
 def e8m0_half(e):
-    """2 ** (e - 128), a product of two powers of which neither is subnormal."""
-    first, second = uint32(uint32(e >> uint32(1)) + 63), uint32(uint32(e + 1 >> uint32(1)) + 63)
-    return bits_f32(uint32(first << uint32(23))) * bits_f32(uint32(second << uint32(23)))
+    """2 ** (e - 128): the bits of a normal number, or of the subnormal ones of e = 0 and 1."""
+    normal, subnormal = int32(uint32(e - 1) << uint32(23)), int32(uint32(e + 1) << uint32(21))
+    return bits_f32(uint32(max_s32(normal, subnormal)))
 
 
 @inline
 def half_e4m3(word, n):
-    """Half of the e4m3 float in byte n: an f16 with 8 less in its exponent."""
-    bits = uint32(uint32(word >> uint32(8 * n)) & uint32(0x7F))
-    return half_to_f32(uint32(bits << uint32(7))) * float32(128)
+    """Half of the e4m3 float without a sign in byte n: an f32 with 119 less in its exponent."""
+    bits = uint32(uint32(word >> uint32(8 * n)) & uint32(0xFF))
+    return bits_f32(uint32(bits << uint32(20))) * float32(2.0**119)
 
 
 @inline

@@ -17,12 +17,16 @@ from fusec.codegen.cuda.device import (
     fma,
     inline,
     load_shared_f32x4,
+    load_shared_u32,
     load_shared_u32x2,
     mad_s32,
+    mad_u32,
     max_magnitude,
     max_u32,
     min_u32,
     mma_s8_16x8x32,
+    mul_high_u32,
+    mul_u32,
     prmt,
     s32_to_f32,
     select_f32,
@@ -91,12 +95,14 @@ def word_with_ones(levels, bits, t, place):
 def terms_of_fours(q, a, b, c, d):
     """Of two tables of eight, a term each: an entry where bit 3 of a nibble says so, or its sign.
 
-    `prmt` takes the nibbles as they are: bit 3 asks it for the sign.
+    `prmt` takes the nibbles as they are: bit 3 asks it for the sign. For the second table, which is
+    backwards, all bits are flipped. The unit of `prmt` and of logic has most to do in such a
+    kernel, so others shift and flip: by multiplications that the compiler cannot see through.
     """
     nothing = zero_of_lane()
-    a, c = uint32(a + nothing), uint32(c + nothing)
-    second = uint32(q >> uint32(16))
-    flipped, other = uint32(q ^ uint32(0x88888888)), uint32(second ^ uint32(0x8888))
+    a, c, minus = uint32(a + nothing), uint32(c + nothing), uint32(nothing - uint32(1))
+    second = mul_high_u32(q, uint32(1 << 16))
+    flipped, other = mad_u32(q, minus, minus), mad_u32(second, minus, minus)
     return (prmt(a, b, q), prmt(a, b, second)), (prmt(c, d, flipped), prmt(c, d, other))
 
 
@@ -143,10 +149,10 @@ def store_tile_digits(x, i, inside, digits, scales):
 def digits_of_quad(x, factor):
     """A quad's digits, lowest first, and the sum of its integers.
 
-    Half of a byte's range is added to each byte, so that it carries as a signed digit does; the
+    Half of a byte's range is added to the lower two, so that they carry as signed digits do; the
     flipped top bit takes it off again.
     """
-    rounding, more = bits_f32(uint32(ROUNDING)), uint32(0x808080 - 0x400000)
+    rounding, more = bits_f32(uint32(ROUNDING)), uint32(0x8080 - 0x400000)
     a = uint32(bits_u32(fma(x[0], factor, rounding)) + more)
     b = uint32(bits_u32(fma(x[1], factor, rounding)) + more)
     c = uint32(bits_u32(fma(x[2], factor, rounding)) + more)
@@ -155,8 +161,8 @@ def digits_of_quad(x, factor):
     low, middle = prmt(one, two, uint32(0x5410)), prmt(one, two, uint32(0x7632))
     high = prmt(prmt(a, b, uint32(0x62)), prmt(c, d, uint32(0x62)), uint32(0x5410))
     signs = uint32(0x80808080)
-    total = uint32(uint32(a + b + c + d) - uint32(uint32(ROUNDING + 0x808080 - 0x400000) * 4))
-    return uint32(low ^ signs), uint32(middle ^ signs), uint32(high ^ signs), total
+    total = uint32(uint32(a + b + c + d) - uint32(uint32(ROUNDING + 0x8080 - 0x400000) * 4))
+    return uint32(low ^ signs), uint32(middle ^ signs), high, total
 
 
 @inline
@@ -171,13 +177,12 @@ def store_half_sums(partial, i, inside, sums):
 @inline
 def digits_of_lane(digits, lane, halves):
     """Where a lane finds its words of block 0: of the digit in column g (any, where none is)."""
-    g = uint32(lane >> uint32(2))
-    if halves:
-        g = uint32(g & uint32(3))
-        digit = select_u32(g == uint32(3), uint32(0), g)
-    else:
-        digit = min_u32(uint32(g >> uint32(1)), uint32(2))
-    return uint32(digits + digit * 32 + uint32(lane & uint32(3)) * 8)
+    g, word = uint32(lane >> uint32(2)), uint32(uint32(lane & uint32(3)) * 8)
+    if not halves:
+        return uint32(digits + min_u32(uint32(g >> uint32(1)), uint32(2)) * 32 + word)
+    digit = uint32(g & uint32(3))
+    digit = select_u32(digit == uint32(3), uint32(0), digit)
+    return uint32(digits + digit * 32 + word + uint32(g >> uint32(2)) * 4)
 
 
 @inline
@@ -190,11 +195,13 @@ def worth_of_lane(t, halves):
 
 
 @inline
-def masks_of_lane(lane):
-    """What a lane keeps of both halves' words, where halves have scales of their own."""
-    whole = uint32(0xFFFFFFFF)
-    first = lane < uint32(16)
-    return select_u32(first, whole, uint32(0)), select_u32(first, uint32(0), whole)
+def kept_by_lane(lane):
+    """What a lane multiplies its word by, for either half, where halves have scales of their own.
+
+    By multiplications, as in `terms_of_fours`: the unit of logic has most to do.
+    """
+    first = select_u32(lane < uint32(16), uint32(1), uint32(0))
+    return first, uint32(uint32(1) - first)
 
 
 # --- products ------------------------------------------------------------------------------------
@@ -231,9 +238,10 @@ def block_words(here, block):
 
 
 @inline
-def halved(x, masks):
-    """The words, each half in the columns that are its own."""
-    return uint32(x[0] & masks[0]), uint32(x[1] & masks[1])
+def half_words(here, block, kept):
+    """The same of a lane whose column has one half of a block, and zeros for the other."""
+    word = load_shared_u32(uint32(here + block * 96))
+    return mul_u32(word, kept[0]), mul_u32(word, kept[1])
 
 
 @inline
