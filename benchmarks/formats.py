@@ -74,14 +74,14 @@ def random_matrix(fmt: Format) -> np.ndarray:
 def choices(compiled: Compiled, target: str) -> dict[Choice, CudaKernel]:
     """The default, and what may be better where a launch's neighbours are of the same kernel.
 
-    There, blocks of tiles need not be alone on a processor, may come in pairs, and another place
-    may be best to let the next launch begin.
+    There, another place may be best to let the next launch begin, and blocks of tiles need not be
+    alone on a processor, nor in pairs.
     """
     (kernel,) = compiled.plan.kernels
-    usual, others = default_of(kernel), []
-    if usual.alone:
-        beside = replace(usual, alone=False)
-        others = [replace(beside, release=r, paired=p) for r in RELEASES for p in (False, True)]
+    usual = default_of(kernel)
+    pairs = (True, False) if usual.paired else (False,)
+    beside = replace(usual, alone=False)
+    others = [replace(beside, release=r, paired=p) for r in RELEASES for p in pairs]
     arch = find_arch(target)
     return {c: emit(replace(kernel, choice=c), arch) for c in dict.fromkeys([usual, *others])}
 

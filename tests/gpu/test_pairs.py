@@ -37,7 +37,7 @@ def test_pairs_make_the_bytes_of_single_blocks(name: str) -> None:
     x = rng.standard_normal((1, SPLIT)).astype(np.float32)
     residual = rng.standard_normal((1, ROWS)).astype(np.float32)
     found = []
-    for choice in (None, Choice(16, min_blocks=2, paired=True)):
+    for choice in (Choice(16, min_blocks=2), Choice(16, min_blocks=2, paired=True), None):
         session = compiled(name, choice).session({"w": raw})
         found += [session.step(x=x, residual=residual)["y"].tobytes() for _ in range(3)]
         session.close()
