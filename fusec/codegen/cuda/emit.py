@@ -163,10 +163,12 @@ class _Emitter:
     def _hold(self, w: Writer) -> None:
         """Addresses that are used behind the wait are in registers before it.
 
-        Tiles leave none for what is only used at the end.
+        Tiles leave none for what is only used at the end; nor do pairs for what they read last.
         """
         last = {v.name for v in self.region.outputs} if self.scope.dynamic else set()
         kept = [v for v in parameters(self.region) if not v.is_weight and v.name not in last]
+        if self.geometry.paired:
+            kept = [v for v in kept if v.name in self.prologue.fixed]
         pointers = [self.scope.pointers[v.name] for v in kept]
         w.line("nothing = zero()")
         for name in pointers:

@@ -76,6 +76,7 @@ for _name, _register in {
     "cluster_rank": "%cluster_ctarank",
 }.items():
     ptx_op(_name, f"mov.u32 $0, {_register};", "u32", since=90 if "cluster" in _name else 80)
+ptx_op("thread_again", "mov.u32 $0, %tid.x;", "u32", volatile=True)  # no register until then
 ptx_op("uniform", "mov.u32 $0, $1;", "u32", "u32")  # the same in all threads of a block
 ptx_op("globaltimer", "mov.u64 $0, %globaltimer;", "u64", volatile=True)
 

@@ -145,9 +145,8 @@ class TiledMatvec(Matvecs):
             w.line(f"mailbox_open(mailbox, uint32({nbytes}), thread == uint32(0))")
             w.line("cluster_arrive_relaxed()")
         self.products.of_lane()
-        if self.steps == 1:
-            w.line(f"unit = uint32(tile * {self.each} + thread)")
-            self.indices.emit(w)
+        if self.steps == 1 and not self.paired:
+            self._begin_unit("tile")
             self.elements.fetch_weights()
         w.line("partials = dynamic_shared()")
         with self._workers():
@@ -158,6 +157,11 @@ class TiledMatvec(Matvecs):
                 later, at = divmod(n, len(self.stages))
                 tile = "its_tile" if self.stages[at].sent else "tile"
                 self._copy(self.stages[at], f"uint32({tile} + {later})", n)
+
+    def _begin_unit(self, tile: str) -> None:
+        """This thread's unit of those of the tiles from `tile` on."""
+        self.scope.w.line(f"unit = uint32({tile} * {self.each} + thread)")
+        self.indices.emit(self.scope.w)
 
     def _workers(self) -> AbstractContextManager[None]:
         """Only the warps that multiply."""
@@ -192,6 +196,11 @@ class TiledMatvec(Matvecs):
             return f"uint32({rows} // uint32({TILE_ROWS}) - uint32(1))"
         return f"uint32({anchor.inputs[1].shape[0] // TILE_ROWS - 1})"
 
+    @property
+    def has_activations(self) -> bool:
+        """See `Matvecs.has_activations`: a pair has no registers to keep them until the end."""
+        return not self.paired and super().has_activations
+
     # --- behind the barrier ----------------------------------------------------------------------
 
     def _rest(self) -> None:
@@ -202,12 +211,16 @@ class TiledMatvec(Matvecs):
         with w.block(f"for step in range({steps}):") if steps > 1 else nullcontext():
             if steps > 1:
                 w.line(f"begin = uint32(tile + uint32(step) * {self.at_once})")
-                w.line(f"unit = uint32(begin * {self.each} + thread)")
-                self.indices.emit(w)
+                self._begin_unit("begin")
             else:
                 w.line("begin = tile")
             with self._workers():
                 self._tiles()
+            if self.paired:
+                w.line("warp_barrier()", "what follows would take registers earlier")
+                w.line(f"thread = below(thread_again(), {self.scope.geometry.threads})")
+                self._begin_unit("tile")
+                self.elements.fetch_activations()
             w.line("barrier()")
             lanes = -(-self.at_once * self.each // WARP) * WARP
             with w.block(f"if some(thread < uint32({lanes})):"):
@@ -253,6 +266,7 @@ class TiledMatvec(Matvecs):
             self.products.multiply(anchor, span)
         if self.ring.refills:
             w.line("warp_barrier()")
+        if self.ring.refills:
             later, following = divmod(at + self.ring.depth, len(self.stages))
             stage = self.stages[following]
             live = f"(uint32(now + {later}) < uint32(tile + {self.at_once * self.steps}))"

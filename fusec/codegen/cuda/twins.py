@@ -67,6 +67,7 @@ class Launch:
             "shared_bytes": self._shared_bytes,
             **{name: self._table(words) for name, words in tables().items()},
             "thread_index": lambda: thread,
+            "thread_again": lambda: thread,
             "block_index": lambda: block,
             "block_index_y": lambda: np.zeros_like(block),
             "block_count": lambda: np.full_like(block, blocks),

@@ -34,7 +34,7 @@ def reads_of(name: str, call: str, lane: int) -> list[Read]:
     scope |= {"inline": lambda f: f, "uint32": int, "below": lambda value, _: value, "lane": lane}
     fmt = formats.get(name)
     assert isinstance(fmt, QuantFormat)
-    exec(fmt.cuda_functions()[f"{call.split('(')[0]}"], scope)
+    exec(fmt.cuda_functions()[f"{call.split('(', maxsplit=1)[0]}"], scope)
     eval(call, scope)
     return found
 
