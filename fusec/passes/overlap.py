@@ -4,9 +4,9 @@ A kernel that overlaps has two parts. The first needs nothing that a launch of t
 it loads weights, table entries, the position, and cache rows of earlier tokens. Then it waits until
 the launch in front of it is complete, and only behind that wait it reads activations and writes.
 
-It lets the launch behind it begin when it has waited itself (`release` of its `Choice`: wait,
-barrier), so that two launches run at once, or before it waits (load). Then launches queue up, as
-many as there is room for: each has started and waits for the one in front. Nothing but time depends
+It lets the launch behind it begin when it has waited itself (`release` of its `Choice`: wait, read,
+barrier), so that two launches run at once, or before it waits (begin, load). Then launches queue
+up, as many as there is room for: each has started and waits for the one in front. Only time depends
 on it. A launch that has waited finds all others in front of it complete, since the one in front had
 waited too; and what a launch does before its wait no launch in front disturbs, however many of them
 still run. See "Programmatic Dependent Launch" in the CUDA programming guide, `griddepcontrol` in

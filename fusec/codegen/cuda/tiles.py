@@ -6,8 +6,8 @@ The canonical order: warp w of 16 takes chunks w, w + 16, ... of a row (a chunk 
 long rows both halves are summed up like this, and then added.
 
 A warp copies its records into a ring of its own in shared memory, the first ones before the wait,
-and asks for the next as soon as it has read one. So no registers hold weights, and a processor has
-room for the launch behind, whose first weights arrive while this one multiplies.
+one at a time, and asks for the next as soon as it has read one. So no registers hold weights, and a
+processor has room for the launch behind, whose first weights arrive while this one multiplies.
 
 Where blocks are paired (a cluster of two), each reads and converts its half of the vectors, and
 multiplies it by both blocks' tiles: first by the other one's, so that these sums are on their way
