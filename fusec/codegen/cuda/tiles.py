@@ -266,7 +266,6 @@ class TiledMatvec(Matvecs):
             self.products.multiply(anchor, span)
         if self.ring.refills:
             w.line("warp_barrier()")
-        if self.ring.refills:
             later, following = divmod(at + self.ring.depth, len(self.stages))
             stage = self.stages[following]
             live = f"(uint32(now + {later}) < uint32(tile + {self.at_once * self.steps}))"
