@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,9 +53,13 @@ def gguf_file(path: Path, architecture: str) -> Iterator[tuple[GGUFWriter, Path]
 
 
 def write_tensors(
-    writer: GGUFWriter, part: Path, tensors: Sequence[Planned], progress: Progress | None
+    writer: GGUFWriter,
+    part: Path,
+    tensors: Sequence[Planned],
+    progress: Progress | None,
+    workers: int = 1,
 ) -> None:
-    """Write header, metadata and tensors."""
+    """Write header, metadata and tensors, of which `workers` threads make one each at a time."""
     for tensor in tensors:
         kind = GGMLQuantizationType[tensor.dtype.upper()]
         block, block_bytes = GGML_QUANT_SIZES[kind]
@@ -63,8 +69,23 @@ def write_tensors(
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     total, done = sum(math.prod(tensor.shape) for tensor in tensors), 0
-    for tensor in tensors:
-        writer.write_tensor_data(tensor.make())
+    for tensor, data in zip(tensors, _made(tensors, workers), strict=True):
+        writer.write_tensor_data(data)
         done += math.prod(tensor.shape)
         if progress is not None:
             progress(tensor.name, done, total)
+
+
+def _made(tensors: Sequence[Planned], workers: int) -> Iterator[Bytes]:
+    """The tensors' bytes in their order; no more than one a worker waits to be written."""
+    waiting: deque[Future[Bytes]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for tensor in tensors:
+                if len(waiting) == workers:
+                    yield waiting.popleft().result()
+                waiting.append(pool.submit(tensor.make))
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)

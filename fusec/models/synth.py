@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -93,7 +94,8 @@ def synthesize(
     with gguf_file(path, "llama") as (writer, part):
         _add_metadata(writer, f"{name} synthetic {mix.name} seed {seed}", config, mix)
         _add_vocabulary(writer, vocabulary)
-        write_tensors(writer, part, list(_tensors(config, mix, seed)), progress)
+        tensors = list(_tensors(config, mix, seed))
+        write_tensors(writer, part, tensors, progress, workers=os.cpu_count() or 1)
     return path
 
 
