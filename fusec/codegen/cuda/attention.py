@@ -22,6 +22,8 @@ from fusec.ir.graph import Node
 ROWS = CHUNK // 4  # rows that a group of eight lanes takes
 HELD = 64  # registers that a lane may fill with keys and values
 MOST_ELEMENTS = 256  # of a head: larger ones would not fit the registers
+BESIDES = 20  # registers for all else
+SHARED_BY_TWO = 64  # registers that a multiprocessor, which has 65,536, has for each of 32 warps
 ZEROS = {2: "(float32(0), float32(0))", 4: "(float32(0), float32(0), float32(0), float32(0))"}
 ZEROS[8] = f"({ZEROS[4]}, {ZEROS[4]})"
 
@@ -47,11 +49,21 @@ class Attention:
         words = self.piece if self.v.dtype == "f32" else self.piece // 2
         self.rows_held = 2 * self.parts * ROWS * words
         self.held = self.rows_held <= held
+        if scope.overlaps and node.op == "attention_spans":
+            self._leave_room(SHARED_BY_TWO)
         self.waits = waits and scope.overlaps
         self.early = self.waits and self.split and self.held
         self.maxima = scope.shared("maxima", 4 * CHUNKS)
         self.sums = scope.shared("sums", 4 * CHUNKS)
         self.outs = scope.shared("outs", 4 * CHUNKS * self.stride)
+
+    def _leave_room(self, most: int, others: int = 0) -> None:
+        """At most so many registers, if that is enough for keys, values, `others` and all else.
+
+        A block of the launch behind that finds no room loads its weights when this one has ended.
+        """
+        if self.rows_held + others + BESIDES <= most:
+            self.scope.registers = most
 
     def _check(self) -> None:
         if self.split and self.node["span"] != SPAN:

@@ -13,19 +13,17 @@ sent anything when it has left.
 
 from __future__ import annotations
 
-from fusec.codegen.cuda.attention import Attention, quotient
+from fusec.codegen.cuda.attention import SHARED_BY_TWO, Attention, quotient
 from fusec.codegen.cuda.projection import Projection
 from fusec.codegen.cuda.scope import Scope
 from fusec.codegen.cuda.shape import CHUNK, PROCESSORS, SPAN, WARP
 from fusec.ir.graph import Node
 
 HELD = 80  # registers that a lane may fill with keys, values and the projection's weights
-BESIDES = 20  # registers for all else
-FEW, MOST = 64, 80
-"""Bounds on registers that leave room on a multiprocessor, which has 65,536, beside 16 warps: for
-12 warps with 80 each, as the launch behind has them, or for 8 with 96, as that in front. A block
-for which there is no room loads its weights when the launch in front of it has ended. With few
-blocks of attention, most of the GPU is free for the launch behind.
+MOST = 80
+"""Registers beside which a multiprocessor has room for 8 warps with 96 each, as the launch in front
+has them. With few blocks of attention, most of the GPU is free for the launch behind, whose 12
+warps have 80 each; with more, these need room, too.
 """
 
 
@@ -35,9 +33,8 @@ class ProjectedAttention(Attention):
     def __init__(self, scope: Scope, node: Node, waits: bool) -> None:
         self.projection = Projection(scope, node)
         super().__init__(scope, node, waits, HELD - self.projection.registers)
-        most = FEW if 2 * scope.geometry.grid > PROCESSORS else MOST
-        if self.rows_held + self.projection.registers + BESIDES <= most:
-            scope.registers = most
+        most = SHARED_BY_TWO if 2 * scope.geometry.grid > PROCESSORS else MOST
+        self._leave_room(most, self.projection.registers)
         self.spans, self.quads = self.projection.spans, self.head_dim // 4
         if self.spans > 1:
             self.values = scope.shared("values", 4 * self.spans * self.head_dim)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 
 from fusec.codegen.common import open_region
 from fusec.codegen.cuda.shape import (
     REGISTERS,
-    TILE_WARPS,
-    WITH_HELPERS,
     anchors,
     default,
     has_heads,
@@ -70,10 +69,8 @@ def _others(shape: KernelShape, usual: Choice) -> Iterator[Choice]:
             yield Choice(warps)
         return
     if any(map(is_tiled, rows)):
-        for warps, alone in ((TILE_WARPS, False), (TILE_WARPS, True), (WITH_HELPERS, False)):
-            yield replace(usual, warps=warps, alone=alone, paired=False)
-        for alone in (False, True):
-            yield replace(usual, warps=TILE_WARPS, alone=alone, paired=True)
+        for alone, paired in itertools.product((False, True), repeat=2):
+            yield replace(usual, alone=alone, paired=paired)
         return
     if usual.min_blocks == 1:
         for warps in FEW_ROWS:

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 
 from fusec.codegen.cuda.forms import FixedPoint, Pending
 from fusec.codegen.cuda.scope import Scope
-from fusec.codegen.cuda.shape import TILE_WARPS, WARP
+from fusec.codegen.cuda.shape import WARP
 
 UNROLLED = 4  # quads a thread fetches before it needs them
 
@@ -27,8 +27,7 @@ class Quads:
         A warp's quads are a chunk, and of 16 warps each takes every 16th of both.
         """
         form = self.pending.form
-        every = self.steps == 1 or self.scope.geometry.warps == TILE_WARPS
-        return isinstance(form, FixedPoint) and form.tiled and every
+        return isinstance(form, FixedPoint) and form.tiled
 
     def fetch_weights(self) -> None:
         """Every thread takes quads `thread`, `thread + threads`, ...; few are loaded first."""

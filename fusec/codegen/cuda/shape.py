@@ -32,7 +32,6 @@ CHUNKS = SPAN // CHUNK
 CLUSTER = 8  # blocks: as many as every GPU with clusters has room for
 HELD_BLOCKS = 4  # blocks of 32 weights that a lane keeps while its block attends
 TILE_WARPS = 16  # that share a tile's columns: part of the sums' order
-WITH_HELPERS = 20  # warps, of which some only make the vector's digits
 SPLIT = 8192  # columns from which the halves of a row are summed up apart
 HALF = 128 * TILE_WARPS  # columns that the warps take at once: half a row is a multiple of them
 MOST_TILES = 16  # whose sums a block keeps at once
@@ -188,9 +187,7 @@ def why_not(shape: KernelShape, choice: Choice) -> str | None:
         f"a warp for each of {CHUNKS} chunks at once, found {choice.warps}": (
             has_heads(shape) and choice.warps < CHUNKS
         ),
-        f"{TILE_WARPS} or {WITH_HELPERS} warps, found {choice.warps}": (
-            tiled and choice.warps not in (TILE_WARPS, WITH_HELPERS)
-        ),
+        f"{TILE_WARPS} warps, found {choice.warps}": tiled and choice.warps != TILE_WARPS,
         f"one step over tiles of at least {SPLIT} columns, and vectors in memory, for pairs of "
         "blocks": choice.paired and (choice.steps > 1 or not may_pair(shape)),
         f"one pair of rows at once, found {choice.rows_at_once}": (
@@ -222,7 +219,9 @@ def default(shape: KernelShape, overlaps: bool = False) -> Choice:
     if overlaps and (choice := beside_others(shape)):
         return choice
     if not rows:
-        return Choice(max(_warps(shape), CHUNKS if has_heads(shape) else 1))
+        split = any(n.op == "attention_spans" for s in shape.segments for n in s.nodes)
+        release = "begin" if overlaps and split else "wait"
+        return Choice(max(_warps(shape), CHUNKS if has_heads(shape) else 1), release=release)
     least = CHUNKS if has_heads(shape) else 1
     for warps in (8, 12, 16):
         if sum(-(-units(s) // warps) for s in rows) <= PROCESSORS:
@@ -235,18 +234,23 @@ def tiles_shared(shape: KernelShape, rows: list[Segment], overlaps: bool = False
 
     Launches that begin while others end would come to lie two and two on the processors that are
     free first. So no two blocks of one launch may fit a processor, but one each of neighbours must.
-    Launches with a norm have more warps, and fill the registers; the others, which take turns with
-    them, have more shared memory, come in pairs where they may, and let the next one begin at once.
+    Those with a norm take turns with others, which have more than half of the shared memory, come
+    in pairs where they may, and stand behind attention, which leaves processors free for two.
     """
     counts = [-(-units(s) // tile_units(s)) for s in rows]
     share = next(n for n in itertools.count(1) if sum(-(-c // n) for c in counts) <= PROCESSORS)
     held = max(_sums_held(s) for s in rows)
     steps = -(-share * held // MOST_TILES)
-    if any(n.op in NORMS for n in shape.prologue):
-        return Choice(WITH_HELPERS, -(-share // steps), steps, 2)
-    paired = overlaps and steps == 1 and may_pair(shape)
     release = "begin" if overlaps else "wait"
-    return Choice(TILE_WARPS, -(-share // steps), steps, 2, release, alone=True, paired=paired)
+    return Choice(
+        TILE_WARPS,
+        -(-share // steps),
+        steps,
+        2,
+        release,
+        alone=not any(n.op in NORMS for n in shape.prologue),
+        paired=overlaps and steps == 1 and may_pair(shape),
+    )
 
 
 def _sums_held(segment: Segment) -> int:

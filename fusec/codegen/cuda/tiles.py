@@ -17,7 +17,7 @@ while it multiplies its own. They are counted where they arrive, as in `attentio
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from fusec.codegen.cuda.alike import Alike
@@ -31,7 +31,6 @@ from fusec.codegen.formats.tiles import CHUNK
 from fusec.ir.graph import Node
 from fusec.ir.target import TILE_ROWS
 
-SHARED_BY_TWO = 56  # registers: 65,536 are enough for a block with helpers and one without
 AHEAD = 4  # terms of spans that a lane decodes beside the reads: more do not fit its registers
 AHEAD_OF_PAIR = 8  # the same where it reads half of the vector
 ROW = 4 * TILE_WARPS + 16  # bytes of a row's sums, or of half of its columns; rows in other banks
@@ -72,15 +71,11 @@ class TiledMatvec(Matvecs):
         total = self.at_once * self.steps * len(self.stages)
         room = (self._room - self._partial_bytes) // TILE_WARPS
         self.ring = Ring(scope.w, record, total, room)
-        self.helpers = scope.geometry.warps > TILE_WARPS
-        if self.helpers or (scope.geometry.alone and scope.overlaps):
-            scope.registers = SHARED_BY_TWO
         needed = self._partial_bytes + self.ring.nbytes * TILE_WARPS
         scope.dynamic = max(scope.dynamic, needed)
-        alone = self.at_once * self.steps == 1 and not scope.registers
         terms = format_of(self.stages[0].anchor).coding.terms
         ahead = min(CHUNK, (AHEAD_OF_PAIR if self.paired else AHEAD) // terms)
-        self.ahead = range(ahead if alone and scope.overlaps else 0)
+        self.ahead = range(ahead if self.at_once * self.steps == 1 and scope.overlaps else 0)
 
     @property
     def each(self) -> int:
@@ -132,8 +127,6 @@ class TiledMatvec(Matvecs):
     def load(self) -> None:
         """The first records on their way; other loads are in front of them."""
         w = self.scope.w
-        worker = f"min_u32(warp, uint32({TILE_WARPS - 1}))" if self.helpers else "warp"
-        w.line(f"worker = {worker}")
         first = f"(block - {self.first})" if self.first != "0" else "block"
         w.line(f"tile = uint32({first} * {self.at_once * self.steps})")
         if self.paired:
@@ -149,24 +142,18 @@ class TiledMatvec(Matvecs):
             self._begin_unit("tile")
             self.elements.fetch_weights()
         w.line("partials = dynamic_shared()")
-        with self._workers():
-            self.ring.open(f"partials + {self._partial_bytes} + worker * {self.ring.nbytes}")
-            for n in range(self.ring.depth):
-                if self.scope.overlaps:
-                    self.ring.pace(n)
-                later, at = divmod(n, len(self.stages))
-                tile = "its_tile" if self.stages[at].sent else "tile"
-                self._copy(self.stages[at], f"uint32({tile} + {later})", n)
+        self.ring.open(f"partials + {self._partial_bytes} + warp * {self.ring.nbytes}")
+        for n in range(self.ring.depth):
+            if self.scope.overlaps:
+                self.ring.pace(n)
+            later, at = divmod(n, len(self.stages))
+            tile = "its_tile" if self.stages[at].sent else "tile"
+            self._copy(self.stages[at], f"uint32({tile} + {later})", n)
 
     def _begin_unit(self, tile: str) -> None:
         """This thread's unit of those of the tiles from `tile` on."""
         self.scope.w.line(f"unit = uint32({tile} * {self.each} + thread)")
         self.indices.emit(self.scope.w)
-
-    def _workers(self) -> AbstractContextManager[None]:
-        """Only the warps that multiply."""
-        block = self.scope.w.block(f"if some(warp < uint32({TILE_WARPS})):")
-        return block if self.helpers else nullcontext()
 
     def _copy(self, stage: Stage, tile: str, ahead: int, live: str = "") -> None:
         """Let this warp's record of a stage be copied."""
@@ -175,7 +162,7 @@ class TiledMatvec(Matvecs):
         parts = self._column_parts(anchor)
         w.line(f"from_tile = min_u32({self._tile_of_matrix(stage, tile)}, {self._last(anchor)})")
         part = f"(from_tile * {parts} + {stage.half})" if parts > 1 else "from_tile"
-        chunk = f"{part} * {chunks} + worker + {stage.turn * TILE_WARPS}"
+        chunk = f"{part} * {chunks} + warp + {stage.turn * TILE_WARPS}"
         start = f"uint32(({chunk}) * {layout.record_bytes})"
         source = f"at({self.scope.pointers[anchor.inputs[1].name]}, {start})"
         self.ring.copy(ahead, source, layout.record_bytes, live)
@@ -214,8 +201,7 @@ class TiledMatvec(Matvecs):
                 self._begin_unit("begin")
             else:
                 w.line("begin = tile")
-            with self._workers():
-                self._tiles()
+            self._tiles()
             if self.paired:
                 w.line("warp_barrier()", "what follows would take registers earlier")
                 w.line(f"thread = below(thread_again(), {self.scope.geometry.threads})")
@@ -253,7 +239,7 @@ class TiledMatvec(Matvecs):
         w, anchor = self.scope.w, stage.anchor
         half = stage.half if isinstance(stage.half, int) else 0  # it is all that the block has
         first = half * self._chunks(anchor) + stage.turn * TILE_WARPS
-        w.line(f"chunk = uint32(worker + {first})" if first else "chunk = worker")
+        w.line(f"chunk = uint32(warp + {first})" if first else "chunk = warp")
         ahead = self.ahead if at == 0 else range(0)
         if not ahead:
             if self.ring.refills:
@@ -302,7 +288,7 @@ class TiledMatvec(Matvecs):
         self._find_partials()
         tile = "uint32(k)" if self.at_once > 1 else "uint32(0)"
         place = f"{self._place(stage.anchor, stage.part, tile)} + {stage.half} * {PARTIALS}"
-        w.line(f"where = uint32(partials + {place} + row * {ROW} + worker * 4)")
+        w.line(f"where = uint32(partials + {place} + row * {ROW} + warp * 4)")
         if stage.sent:
             w.line("its_rank = uint32(half ^ uint32(1))")
             w.line("counted = map_shared(mailbox, its_rank)")
@@ -316,9 +302,8 @@ class TiledMatvec(Matvecs):
 
     def _find_partials(self) -> None:
         """Where the sums are, from where the ring is: one register for both."""
-        if not self.helpers:  # these have no ring
-            before = f"left - worker * {self.ring.nbytes} - {self._partial_bytes}"
-            self.scope.w.line(f"partials = uint32(slot - {before})")
+        before = f"left - warp * {self.ring.nbytes} - {self._partial_bytes}"
+        self.scope.w.line(f"partials = uint32(slot - {before})")
 
     def _finish(self) -> None:
         """The warps' sums added up by one thread a unit, and its element-wise work."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -100,6 +102,25 @@ def test_scores_beyond_bounds_count_as_the_bound() -> None:
     session.memory["$v"][:, 0] = [[1, 2], [3, 4], [50, 60], [70, 80]]
     found = session.step(q=np.array([[1.0, 0]], np.float32), pos=np.array([3]))["a"]
     assert found.tolist() == [[2, 3]]
+
+
+@needs_compiler
+@pytest.mark.parametrize(("head_dim", "kv", "registers"), [(64, "f16", 64), (64, "f32", 0)])
+def test_spans_leave_room_for_the_launch_behind(head_dim: int, kv: str, registers: int) -> None:
+    """If that costs no spill; where launches do not overlap there is nobody to leave it to."""
+    graph = split(graph_of(head_dim, kv, 256))
+    found = [
+        kernel
+        for overlaps in (False, True)
+        for kernel in TwinSession(
+            graph, {}, 0, target=replace(SPLIT, overlaps=overlaps)
+        ).kernels.values()
+        if kernel.name.startswith("attention_spans")
+    ]
+    assert [kernel.registers for kernel in found] == [0, registers]
+    deep = found[1]
+    (cubin,) = compile_many([deep], "sm_90a")
+    assert cubin.spill_stores == cubin.spill_loads == 0
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
