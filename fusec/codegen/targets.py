@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from fusec.codegen.cuda.arch import ARCHS, Arch, native_arch, native_name
-from fusec.codegen.cuda.shape import PARTS, SPAN, head_sums, tiles
+from fusec.codegen.cuda.shape import PARTS, SPAN, column_sums, tiles
 from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.codegen.formats import FORMATS
 from fusec.codegen.kernel import KernelSource
@@ -77,7 +77,7 @@ def get(name: str) -> CodeTarget:
         48 << 10,
         span=SPAN,
         parts=PARTS,
-        head_sums=head_sums() if arch.has_clusters else None,
+        column_sums=column_sums() if arch.has_clusters else None,
         tiles=tiles(),
         overlaps=overlaps,
         late_norms=True,

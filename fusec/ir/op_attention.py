@@ -189,17 +189,3 @@ def attention_project_flops(node: Node) -> int:
     return 4 * context * math.prod(node.inputs[0].shape) + 2 * tokens * math.prod(
         node.inputs[4].shape
     )
-
-
-def infer_add_parts(node: Node) -> list[Type]:
-    """f32[T, n], as the residual."""
-    parts, residual = node.inputs
-    tokens, n = activation(residual, "residual")
-    whole = parts.dtype == "f32" and parts.shape[:1] == (tokens,) and parts.shape[1] % n == 0
-    want(len(parts.shape) == 2 and whole, f"parts: f32[{tokens}, heads * {n}]", parts.type)
-    return [("f32", (tokens, n))]
-
-
-def add_parts(parts: Array, residual: Array) -> Array:
-    """The residual plus the sum of the parts that `attention_project` made."""
-    return residual + parts.reshape(len(residual), -1, residual.shape[1]).sum(1)

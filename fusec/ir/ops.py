@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from fusec.errors import FusecError
-from fusec.ir import op_argmax, op_attention
+from fusec.ir import op_argmax, op_attention, op_parts
 from fusec.ir.dtypes import dtype
 from fusec.ir.graph import Attr, Node
 from fusec.ir.op_checks import (
@@ -30,11 +30,11 @@ from fusec.ir.op_checks import (
     want,
 )
 
-Role = Literal["element", "pair", "store", "fold", "vector", "rows", "heads", "scalar"]
+Role = Literal["element", "pair", "store", "fold", "vector", "rows", "parts", "heads", "scalar"]
 """How an op's result depends on its operands, which decides what may share a kernel: element i on
 element i; a pair on the same pair; a store writes element i to state; a fold sums up the elements a
 block has; a vector is cheap and made whole; a scalar sums up a whole row; rows: element i on a
-whole row and on weight row i; heads."""
+whole row and on weight row i; parts: sums over the elements that a few blocks have; heads."""
 
 
 @dataclass(frozen=True)
@@ -233,6 +233,12 @@ OPS: dict[str, Op] = {
             (2, 3), _infer_matvec, _matvec, lambda n: 2 * elements_of(n) * n.inputs[1].shape[1],
         ),
         Op(
+            "matvec_parts", "parts", "x: f32[T, n], w: [rows, n]", (2, 2),
+            op_parts.infer_matvec_parts, op_parts.matvec_parts,
+            lambda n: 2 * math.prod(n.inputs[0].shape) * n.inputs[1].shape[0],
+            {"block": int, "lanes": int, "branch": int},
+        ),
+        Op(
             "rope", "pair", "x: f32[T, n], pos: i32[T], factors: f32[dims/2]", (2, 3),
             _infer_rope, _rope, lambda n: 3 * elements_of(n),
             {"base": float, "head_dim": int, "dims": int, "pairing": "adjacent", "scale": 1.0},
@@ -269,8 +275,8 @@ OPS: dict[str, Op] = {
             bytes=op_attention.attention_bytes,
         ),
         Op(
-            "add_parts", "vector", "parts: f32[T, heads * n], residual: f32[T, n]", (2, 2),
-            op_attention.infer_add_parts, op_attention.add_parts,
+            "add_parts", "vector", "parts: f32[T, parts * n], residual: f32[T, n]", (2, 2),
+            op_parts.infer_add_parts, op_parts.add_parts,
             lambda n: math.prod(n.inputs[0].shape),
         ),
         Op(

@@ -9,6 +9,9 @@ A kernel has no exchange between its blocks (threads, on the CPU), so a region f
   attention over its heads, or one reduction of a whole row to a scalar. A fold goes with what it
   reads: each block folds the elements it has.
 
+One exchange there is: behind a single segment of rows, a few blocks that have some of its elements
+may make the *parts* of a product by those.
+
 The passes ask here whether a merge is possible; the emitters ask here what to emit.
 """
 
@@ -47,11 +50,15 @@ class Segment:
 
 @dataclass(frozen=True)
 class KernelShape:
-    """A region, split. `stores` are the prologue vectors that somebody outside needs."""
+    """A region, split. `stores` are the prologue vectors that somebody outside needs.
+
+    `parts`: the product whose parts are made of the one segment's elements, if there is one.
+    """
 
     prologue: tuple[Node, ...]
     segments: tuple[Segment, ...]
     stores: tuple[Value, ...]
+    parts: Node | None = None
 
     @property
     def prologue_bytes(self) -> int:
@@ -77,7 +84,8 @@ def analyse(region: Graph) -> KernelShape:
     """Split a region. Raises NotOneKernel with the reason when it cannot be one kernel."""
     whole = _whole(region)
     prologue = tuple(n for n in region.nodes if n.name in whole)
-    spread = [n for n in region.nodes if n.name not in whole]
+    product = next((n for n in region.nodes if op(n.op).role == "parts"), None)
+    spread = [n for n in region.nodes if n.name not in whole and n is not product]
     local = nx.Graph()
     local.add_nodes_from(n.name for n in spread)
     for node in spread:
@@ -89,7 +97,22 @@ def analyse(region: Graph) -> KernelShape:
     segments = tuple(_segment(tuple(n for n in spread if n.name in c)) for c in components)
     made = {v.name for n in prologue for v in n.outputs}
     stores = tuple(v for v in region.outputs if v.name in made)
-    return KernelShape(prologue, segments, stores)
+    if product is not None and (reason := _no_parts(region, product, segments)):
+        raise NotOneKernel(f"{product.op} {product.name} {reason}")
+    return KernelShape(prologue, segments, stores, product)
+
+
+def _no_parts(region: Graph, product: Node, segments: tuple[Segment, ...]) -> str | None:
+    """Why a product cannot be made of what blocks have, or None if it can."""
+    vector = product.inputs[0]
+    others = [n for n in region.users.get(vector.name, ()) if n is not product]
+    if others or vector.name in region.needed:
+        return f"is to be all that reads {vector.name}"
+    if [s.role for s in segments] != ["rows"] or segments[0].rope is not None:
+        return f"needs one segment of rows, not rotated, that makes {vector.name}"
+    if segments[0].nodes[-1].name != vector.name:
+        return f"needs {vector.name} from the segment in front"
+    return None
 
 
 def _whole(region: Graph) -> set[str]:

@@ -52,12 +52,12 @@ class Tiles:
 
 
 @dataclass(frozen=True)
-class HeadSums:
-    """Where a head's block may multiply the attention it made by the head's columns of a matrix.
+class ColumnSums:
+    """Where a thread block may multiply what it made by those columns of a matrix.
 
-    There, a row of a matrix of one of `formats` is summed up by blocks of `block` elements, one to
-    each of `lanes`, and the lanes' sums are added as a balanced tree. `held`: blocks of weights
-    that one thread block keeps until it has the attention; `cluster`: thread blocks that exchange.
+    There, a row of a matrix of one of `formats` is summed up by blocks of `block` elements, dealt
+    to `lanes`, and the lanes' sums are added as a balanced tree. `held`: blocks of weights that one
+    thread block keeps until it has their elements; `cluster`: thread blocks that exchange.
     """
 
     formats: frozenset[str]
@@ -73,7 +73,7 @@ class Target:
 
     `span`: positions that one block attends to where attention is split over the context; None if
     it does not pay here. `overlaps`: a launch can start before the one in front of it has ended.
-    `head_sums`: how attention is multiplied by its output matrix head by head; None if it is not.
+    `column_sums`: how blocks multiply what they made by columns of a matrix; None if they do not.
     `parts`: how many blocks can search a row for its largest element; None if one is to do it.
     `tiles`: which matrices are multiplied by tiles of rows; None if none are.
     `late_norms`: a norm's division is done behind the products (see `fusec.passes.factor_norms`).
@@ -84,7 +84,7 @@ class Target:
     formats: frozenset[str]
     block_bytes: int
     span: int | None = None
-    head_sums: HeadSums | None = None
+    column_sums: ColumnSums | None = None
     parts: int | None = None
     tiles: Tiles | None = None
     overlaps: bool = False

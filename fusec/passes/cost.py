@@ -140,7 +140,8 @@ def works(region: Graph, gpu: Gpu, position: int = POSITION) -> list[Work]:
     if not shape.segments:  # nothing but a prologue, which is stored
         return [_prologue_alone(shape, position)]
     if all(s.role == "rows" for s in shape.segments):
-        return [_matvecs(shape, shape.segments, gpu, position)]
+        made = _matvecs(shape, shape.segments, gpu, position)
+        return [made if shape.parts is None else _in_parts(shape.parts, made)]
     return [_work(shape, segment, gpu, position) for segment in shape.segments]
 
 
@@ -338,6 +339,26 @@ def _projected(node: Node, attention: Work) -> Work:
         barriers=attention.barriers + 1,
         before=FETCH * each,
         exchanges=int(live > 1),
+    )
+
+
+def _in_parts(node: Node, vector: Work) -> Work:
+    """A vector's rows with the parts of a product: clusters of blocks exchange its elements."""
+    weight = node.inputs[1]
+    rows, columns = weight.shape
+    branch, rounds = int(node["branch"]), -(-columns // (QUANTISED[0] * WARP))
+    parts = node.outputs[0].shape[-1] // rows
+    each = -(-rows // (rounds * HEAD_LANES)) * rounds * QUANTISED[1]
+    return replace(
+        vector,
+        instructions=vector.instructions + DIGITS + each,
+        blocks=parts * rounds * branch,
+        own=vector.own + weight.nbytes,
+        shared=vector.shared + node.outputs[0].nbytes,
+        trees=vector.trees + 1,
+        barriers=vector.barriers + 2,
+        before=vector.before + FETCH * each,
+        exchanges=vector.exchanges + 1,
     )
 
 

@@ -13,6 +13,7 @@ from fusec.ir.verify import verify
 from fusec.passes.factor_norms import FactorNorms
 from fusec.passes.fuse import Fuse, Refusal
 from fusec.passes.project_heads import ProjectHeads
+from fusec.passes.project_rows import ProjectRows
 from fusec.passes.rule import Rule
 from fusec.passes.rules import (
     combine_matvec,
@@ -33,7 +34,7 @@ from fusec.passes.schedule import Schedule
 from fusec.passes.split_argmax import SplitArgmax
 from fusec.passes.split_attention import SplitAttention
 
-Pass = Fuse | FactorNorms | ProjectHeads | SplitArgmax | SplitAttention | Schedule
+Pass = Fuse | FactorNorms | ProjectHeads | ProjectRows | SplitArgmax | SplitAttention | Schedule
 
 NAIVE: tuple[Pass, ...] = (FactorNorms(),)  # sums of squares and products wait for each other less
 PAIRED = (
@@ -56,6 +57,7 @@ DEEP = (
     Fuse(embed_norm_qkv.RULE),  # the row is read from L2 faster than a launch hands it on
     SplitAttention(),  # one block a head leaves the GPU idle, and takes longer with every token
     ProjectHeads(),  # a launch is dearer than a few hundred rows in blocks that are there anyway
+    ProjectRows(),  # the same: a cluster of blocks exchanges sooner than launches follow
     Fuse(parts_norm_matvec.RULE),  # parts are read as fast as the vector they add up to
     Fuse(combine_matvec.RULE),  # a handful of spans is read as fast as the vector they make
     SplitArgmax(),  # one block reads a vocabulary's logits longer than all take to compare theirs

@@ -17,10 +17,9 @@ from dataclasses import dataclass
 
 from fusec.ir.graph import Graph, Node, Value
 from fusec.ir.ops import infer
-from fusec.ir.target import HeadSums, Target
-from fusec.passes.cost import NORMS
+from fusec.ir.target import ColumnSums, Target
 from fusec.passes.fuse import Refusal
-from fusec.passes.rules.parts_norm_matvec import READERS
+from fusec.passes.projections import homeless, no_sum, parts_name, product_of
 
 
 @dataclass(frozen=True)
@@ -52,28 +51,28 @@ class ProjectHeads:
 
 def why_not(graph: Graph, combine: Node, target: Target) -> str | None:
     """The reason a projection must stay apart from its attention, or None if it may move."""
-    if target.head_sums is None:
+    if target.column_sums is None:
         return f"no sums by heads: {target.name} has no clusters of blocks"
     if reason := _other_users(graph, combine):
         return reason
     (product,) = graph.users.get(combine.name, (combine,))
-    if product.kind != "matvec_residual" or _parts_of(product)[0].inputs[0] != combine.outputs[0]:
+    if product.kind != "matvec_residual" or product_of(product)[0].inputs[0] != combine.outputs[0]:
         return f"no projection: expected a matvec_residual to multiply {combine.name}"
     return (
-        _no_sum(graph, combine, product)
-        or _unfit(graph.producers[combine.inputs[0].name], product, target.head_sums)
-        or _homeless(graph, product.outputs[0])
+        no_sum(graph, combine, product)
+        or _unfit(graph.producers[combine.inputs[0].name], product, target.column_sums)
+        or homeless(graph, product.outputs[0])
     )
 
 
 def project(spans: Node, product: Node) -> tuple[Node, Node]:
     """Attention with its projection, and the sum under the name it had."""
-    matvec, residual, total = _parts_of(product)
+    matvec, residual, total = product_of(product)
     assert residual is not None
     inputs = (*spans.inputs, matvec.inputs[1])
-    draft = Node("attention_project", inputs, (Value(_name(total), "f32", ()),), spans.attrs)
+    draft = Node("attention_project", inputs, (Value(parts_name(total), "f32", ()),), spans.attrs)
     ((dtype, shape),) = infer(draft)
-    parts = Value(_name(total), dtype, shape)
+    parts = Value(parts_name(total), dtype, shape)
     return (
         Node(draft.op, inputs, (parts,), spans.attrs),
         Node("add_parts", (parts, residual), (total,)),
@@ -93,19 +92,9 @@ def _other_users(graph: Graph, combine: Node) -> str | None:
     return None
 
 
-def _no_sum(graph: Graph, combine: Node, product: Node) -> str | None:
-    """What is wrong with the residual, or with the name of the parts."""
-    _, residual, total = _parts_of(product)
-    if residual is None or residual.is_weight or residual == combine.outputs[0]:
-        return f"no residual: expected another activation to be added to {product.name}"
-    if _name(total) in graph.producers or _name(total) in {v.name for v in graph.inputs}:
-        return f"a name is taken: {_name(total)}"
-    return None
-
-
-def _unfit(spans: Node, product: Node, sums: HeadSums) -> str | None:
+def _unfit(spans: Node, product: Node, sums: ColumnSums) -> str | None:
     """What is wrong with the sizes or the format."""
-    matvec, _, _ = _parts_of(product)
+    matvec, _, _ = product_of(product)
     weight, heads, count = matvec.inputs[1], int(spans["heads"]), int(spans["spans"])
     rows, columns = weight.shape
     branch, rest = divmod(columns // heads, sums.block)
@@ -126,22 +115,3 @@ def _unfit(spans: Node, product: Node, sums: HeadSums) -> str | None:
         f"{count * sums.held}": rows * branch > count * sums.held,
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
-
-
-def _homeless(graph: Graph, total: Value) -> str | None:
-    """Adding the parts up must cost no launch of its own."""
-    for user in graph.users.get(total.name, ()):
-        if user.kind in READERS and any(total in n.inputs for n in user.ops if n.op in NORMS):
-            return None
-    return f"nobody to add the parts up: expected one of {', '.join(READERS)} to read {total.name}"
-
-
-def _parts_of(product: Node) -> tuple[Node, Value | None, Value]:
-    """The matvec of a matvec_residual, what else is added to it, and their sum."""
-    matvec, add = product.ops
-    residual = next((v for v in add.inputs if v.name != matvec.name), None)
-    return matvec, residual, add.outputs[0]
-
-
-def _name(total: Value) -> str:
-    return f"{total.name}.parts"

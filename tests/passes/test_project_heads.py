@@ -18,8 +18,8 @@ from tests.passes.stages import distance, reasons_of
 from tests.targets import AMPERE, ANY, HOPPER
 
 RANDOM = np.random.default_rng(4)
-SUMS = HOPPER.head_sums
-FLOATS = replace(HOPPER, head_sums=replace(SUMS, formats=frozenset({"f32"})))
+SUMS = HOPPER.column_sums
+FLOATS = replace(HOPPER, column_sums=replace(SUMS, formats=frozenset({"f32"})))
 """The pass does not care what a format is, and the reference reads floats."""
 
 

@@ -46,6 +46,8 @@ class _Emitter:
         self.outputs = {v.name for v in region.outputs}
 
     def emit(self) -> KernelSource:
+        if self.shape.parts is not None:
+            _refuse_unless(False, self.shape.parts)
         w = self.w
         body = Writer()
         self.w = body

@@ -14,9 +14,11 @@ sent anything when it has left.
 from __future__ import annotations
 
 from fusec.codegen.cuda.attention import SHARED_BY_TWO, Attention, quotient
+from fusec.codegen.cuda.columns import BLOCK
 from fusec.codegen.cuda.projection import Projection
 from fusec.codegen.cuda.scope import Scope
 from fusec.codegen.cuda.shape import CHUNK, PROCESSORS, SPAN, WARP
+from fusec.errors import FusecError
 from fusec.ir.graph import Node
 
 HELD = 80  # registers that a lane may fill with keys, values and the projection's weights
@@ -31,11 +33,14 @@ class ProjectedAttention(Attention):
     """One segment of role 'heads', alone in its kernel."""
 
     def __init__(self, scope: Scope, node: Node, waits: bool) -> None:
-        self.projection = Projection(scope, node)
+        weight, spans = node.inputs[4], int(node["spans"])
+        branch = _branch(node, weight.shape[1])
+        out = scope.pointers[node.name]
+        self.projection = Projection(scope, weight, branch, spans, out, node.name)
         super().__init__(scope, node, waits, HELD - self.projection.registers)
         most = SHARED_BY_TWO if 2 * scope.geometry.grid > PROCESSORS else MOST
         self._leave_room(most, self.projection.registers)
-        self.spans, self.quads = self.projection.spans, self.head_dim // 4
+        self.spans, self.quads = spans, self.head_dim // 4
         if self.spans > 1:
             self.values = scope.shared("values", 4 * self.spans * self.head_dim)
             self.pairs = scope.shared("pairs", 8 * self.spans)
@@ -52,6 +57,7 @@ class ProjectedAttention(Attention):
             nbytes = self.spans * (4 * self.head_dim + 8)
             w.line(f"mailbox_open({self.mailbox}, uint32({nbytes}), thread == uint32(0))")
             w.line("cluster_arrive_relaxed()")
+        w.line("part, rank = head, span")
         projection.load()
         self._extent()
         self._place()
@@ -91,10 +97,10 @@ class ProjectedAttention(Attention):
             given = f"{self.maxima}, {self.sums}, {self.outs}, {self.stride}"
             w.line(f"state = fold_quads({given}, uniform(turns), own, lane)")
             if self.spans == 1:
-                self.projection.store_digits("divided(state)")
+                self._store_digits()
                 return
             with w.block("if some(alone):"):
-                self.projection.store_digits("divided(state)")
+                self._store_digits()
             with w.block("else:"):
                 self._exchange()
 
@@ -112,4 +118,21 @@ class ProjectedAttention(Attention):
         for s in range(1, self.spans):
             with w.block(f"if some(last >= uint32({s})):"):
                 w.line(f"state = fold_four(state, span{s})")
-        self.projection.store_digits("divided(state)")
+        self._store_digits()
+
+    def _store_digits(self) -> None:
+        """A thread's quad of the head's attention in fixed point."""
+        inside = f"thread < uint32({self.quads})"
+        self.projection.store_digits("divided(state)", "thread", inside)
+
+
+def _branch(node: Node, columns: int) -> int:
+    """Blocks of a head."""
+    heads = int(node["heads"])
+    branch, rest = divmod(columns // heads, BLOCK)
+    if rest or branch & (branch - 1) or columns // BLOCK > WARP:
+        raise FusecError(
+            f"{node.name}: expected heads of {BLOCK} elements times a power of two, in rows of at "
+            f"most {WARP * BLOCK}, found {heads} heads in {columns}"
+        )
+    return branch

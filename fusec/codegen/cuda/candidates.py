@@ -9,6 +9,7 @@ from dataclasses import replace
 from fusec.codegen.common import open_region
 from fusec.codegen.cuda.shape import (
     REGISTERS,
+    SHARED,
     anchors,
     default,
     has_heads,
@@ -71,6 +72,10 @@ def _others(shape: KernelShape, usual: Choice) -> Iterator[Choice]:
     if any(map(is_tiled, rows)):
         for alone, paired in itertools.product((False, True), repeat=2):
             yield replace(usual, alone=alone, paired=paired)
+        return
+    if shape.parts is not None:
+        for warps, at_once in SHARED:
+            yield replace(usual, warps=warps, rows_at_once=at_once)
         return
     if usual.min_blocks == 1:
         for warps in FEW_ROWS:

@@ -153,6 +153,11 @@ class Elements:
         w.line(f"cos{name} = load_weight_f32(at({table}, angle))")
         w.line(f"sin{name} = load_weight_f32(at({table}, uint32(angle + uint32(1))))")
 
+    @property
+    def result(self) -> str:
+        """The variable with what the last node made."""
+        return _scalar(self.segment.nodes[-1].name, self.indices.names[0])
+
     def begin_folds(self) -> None:
         """Emit what the folds start from: -inf, and what its index is where there is no more."""
         for node in self._folds:

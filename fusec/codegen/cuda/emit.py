@@ -16,6 +16,7 @@ from fusec.codegen.cuda.attention_project import ProjectedAttention
 from fusec.codegen.cuda.elements import Elements, Indices
 from fusec.codegen.cuda.imports import format_functions, import_lines
 from fusec.codegen.cuda.matvec import Matvec
+from fusec.codegen.cuda.matvec_parts import SharedMatvec
 from fusec.codegen.cuda.matvecs import Matvecs
 from fusec.codegen.cuda.prologue import Others, Prologue
 from fusec.codegen.cuda.scope import SHARED, WAIT, Scope
@@ -184,6 +185,8 @@ class _Emitter:
     # --- what they compute -----------------------------------------------------------------------
 
     def _matvec(self, alike: Alike) -> Matvecs:
+        if self.shape.parts is not None:
+            return SharedMatvec(alike, self.prologue, self.shape.parts)
         kind = TiledMatvec if is_tiled(alike.segment) else Matvec
         return kind(alike, self.prologue)
 

@@ -46,6 +46,11 @@ class Matvec(Matvecs):
         self.unrolled = self.rounds == 1 or self.early
 
     @property
+    def own_row(self) -> str:
+        """Which of the warp's rows is this lane's unit."""
+        return "lane"
+
+    @property
     def rows(self) -> Sequence[tuple[Node, str, str]]:
         """What a warp does at once: matvec, the row's number, the suffix of its variables."""
         if self.segment.rope:
@@ -86,12 +91,7 @@ class Matvec(Matvecs):
 
     def _rows(self, step: str) -> None:
         """Numbers of the rows, and the unit whose element-wise work is this lane's."""
-        w, warps = self.scope.w, self.scope.geometry.warps
-        block = f"(block - {self.first})" if self.first != "0" else "block"
-        if step != "0":
-            block = f"(step * {self.blocks} + {block})"
-        group = f"({block} * {warps} + warp)"
-        first = f"uint32({group} * {self.at_once})" if self.at_once > 1 else f"uint32{group}"
+        w, first = self.scope.w, self._first_row(step)
         if self.segment.rope:
             w.line(f"unit = {first}")
             self.indices.emit(w)
@@ -102,7 +102,15 @@ class Matvec(Matvecs):
             if not self.whole:
                 row = f"min_u32({row}, uint32({self.limit} - 1))"
             w.line(f"row{g} = {row}")
-        w.line(f"unit = {'uint32(first + lane)' if self.at_once > 1 else 'first'}")
+        w.line(f"unit = {f'uint32(first + {self.own_row})' if self.at_once > 1 else 'first'}")
+
+    def _first_row(self, step: str) -> str:
+        """The first of this warp's rows."""
+        block = f"(block - {self.first})" if self.first != "0" else "block"
+        if step != "0":
+            block = f"(step * {self.blocks} + {block})"
+        group = f"({block} * {self.scope.geometry.warps} + warp)"
+        return f"uint32({group} * {self.at_once})" if self.at_once > 1 else f"uint32{group}"
 
     @property
     def live(self) -> str:
@@ -297,5 +305,6 @@ class Matvec(Matvecs):
             return f"sum_{self._name(anchor, i[1:])}"
         mine = f"sum_{self._name(anchor, '0')}"
         for g in range(1, self.at_once):
-            mine = f"select_f32(lane == uint32({g}), sum_{self._name(anchor, str(g))}, {mine})"
+            own = f"{self.own_row} == uint32({g})"
+            mine = f"select_f32({own}, sum_{self._name(anchor, str(g))}, {mine})"
         return mine

@@ -1,61 +1,62 @@
-"""Attention's output projection in the blocks that attend: a head's columns times its attention.
+"""A product by some columns, in the blocks that make their elements: attention's by its heads.
 
-A head has `branch` blocks of 32 elements, a power of two of them, so each `branch` neighbouring
-lanes take a row of those columns, a block each, and their first distances of the canonical order
-(see `matvec`) sum the row up. The sums, one vector of all rows for each head, are the parts that
-`Summed` adds up. Where the lanes of a whole row outnumber its blocks, the canonical order adds
-zeros, which matters to nothing but -0: here, one is added to every part.
+A part has `branch` blocks of 32 elements in each round, a power of two of them, so each `branch`
+neighbouring lanes take a row of those columns, and their first distances of the canonical order
+(see `matvec`) sum the row up. The sums, one vector of all rows for each part, are what `Summed`
+adds up. Where the lanes of a whole row outnumber its blocks, the canonical order adds zeros, which
+matters to nothing but -0: here, one is added to every part.
 
-The rows are dealt to the lanes of all of the head's thread blocks. Weights are loaded and decoded
+The rows are dealt to the lanes of all of the part's thread blocks. Weights are loaded and decoded
 in front of the wait.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fusec.codegen import formats
 from fusec.codegen.cuda.block_products import accumulate, decode
+from fusec.codegen.cuda.columns import BLOCK
 from fusec.codegen.cuda.forms import FixedPoint
 from fusec.codegen.cuda.scope import Scope
 from fusec.codegen.cuda.shape import WARP
 from fusec.codegen.formats import QuantFormat
 from fusec.errors import FusecError
-from fusec.ir.graph import Node
-
-BLOCK = 32  # elements in fixed point with one scale
+from fusec.ir.graph import Value
 
 
 class Projection:
-    """What multiplies in an `attention_project`; a lane's variables of its k-th row end in k."""
+    """What multiplies by a part's columns; a lane's variables of its k-th row end in k.
 
-    def __init__(self, scope: Scope, node: Node) -> None:
-        self.scope, self.w, self.node = scope, scope.w, node
-        weight = node.inputs[4]
+    `part` and `rank` are variables: which part it is, and which of its `ranks` thread blocks. The
+    sums go to `out`; `name` is what they are called in messages.
+    """
+
+    part, rank = "part", "rank"
+
+    def __init__(
+        self, scope: Scope, weight: Value, branch: int, ranks: int, out: str, name: str
+    ) -> None:
+        self.scope, self.w, self.out = scope, scope.w, out
         self.pointer = scope.pointers[weight.name]
         self.rows, columns = weight.shape
-        self.blocks, self.heads = columns // BLOCK, int(node["heads"])
-        self.branch = self._branch(columns)
+        self.blocks, self.branch = columns // BLOCK, branch
         fmt = formats.get(weight.dtype)
         if not isinstance(fmt, QuantFormat):
-            raise FusecError(f"{node.name}: expected quantised weights, found {weight.type}")
+            raise FusecError(f"{name}: expected quantised weights, found {weight.type}")
         self.fmt = fmt
-        self.spans, self.threads = int(node["spans"]), scope.geometry.threads
-        self.step = self.spans * self.threads // self.branch  # rows that the lanes take at once
-        self.held = range(-(-self.rows // self.step))
+        self.share = -(-self.rows // ranks)
+        self.step = scope.geometry.threads // branch  # rows that the lanes take at once
+        self.rounds = range(-(-self.blocks // WARP))
+        rows = range(-(-self.share // self.step))
+        self.held = [(k, r, f"held{k}{f'_{r}' if r else ''}") for k in rows for r in self.rounds]
+        self.outs = rows
         self.has_sum = fmt.has_min and fmt.group == BLOCK
-        digits = scope.shared("digits", 96 * self.branch)
-        scales = scope.shared("scales", 4 * self.branch)
-        sums = scope.shared("digit_sums", 4 * self.branch) if self.has_sum else ""
-        self.fixed = FixedPoint(digits, scales, sums, self.branch, tiled=False)
-
-    def _branch(self, columns: int) -> int:
-        """Blocks of a head."""
-        branch, rest = divmod(columns // self.heads, BLOCK)
-        if rest or branch & (branch - 1) or self.blocks > WARP:
-            raise FusecError(
-                f"{self.node.name}: expected heads of {BLOCK} elements times a power of two, in "
-                f"rows of at most {WARP * BLOCK}, found {self.heads} heads in {columns}"
-            )
-        return branch
+        own = branch * len(self.rounds)
+        digits = scope.shared("digits", 96 * own)
+        scales = scope.shared("scales", 4 * own)
+        sums = scope.shared("digit_sums", 4 * own) if self.has_sum else ""
+        self.fixed = FixedPoint(digits, scales, sums, own, tiled=False)
 
     @property
     def registers(self) -> int:
@@ -66,47 +67,73 @@ class Projection:
     def load(self) -> None:
         """The weights of this lane's rows."""
         w, branch = self.w, self.branch
-        w.line(f"chunk = uint32(lane & uint32({branch - 1}))", "of the head, in every row")
-        where = f"(span * {self.threads} + thread)"
-        w.line(f"out0 = uint32(uint32{where} >> uint32({branch.bit_length() - 1}))")
-        for k in self.held[1:]:
+        w.line(f"chunk = uint32(lane & uint32({branch - 1}))", "of the part, in every row")
+        w.line(f"row_begin = uint32({self.rank} * {self.share})")
+        w.line(f"row_end = min_u32(uint32(row_begin + uint32({self.share})), uint32({self.rows}))")
+        w.line(f"out0 = uint32(row_begin + (thread >> uint32({branch.bit_length() - 1})))")
+        for k in self.outs[1:]:
             w.line(f"out{k} = uint32(out0 + uint32({k * self.step}))")
-        w.line(f"column = uint32(head * {branch} + chunk)")
-        for k in self.held:
+        for r in self.rounds:
+            column = (
+                f"uint32({self.part} * {branch} + chunk{f' + uint32({WARP * r})' if r else ''})"
+            )
+            if self.blocks % (WARP if r else branch):  # zeros are multiplied behind the last block
+                column = f"min_u32({column}, uint32({self.blocks - 1}))"
+            w.line(f"column{r or ''} = {column}")
+        for k, r, held in self.held:
             row = f"min_u32(out{k}, uint32({self.rows - 1}))"
-            size = f"{self.rows}, {self.blocks}"
-            w.line(f"held{k} = fetch_{self.fmt.name}({self.pointer}, {size}, {row}, column)")
+            given = f"{self.pointer}, {self.rows}, {self.blocks}, {row}, column{r or ''}"
+            w.line(f"{held} = fetch_{self.fmt.name}({given})")
 
     def decode(self) -> None:
         """What needs no activations of their products; it is done when the wait begins."""
-        for k in self.held:
-            decode(self.w, self.fmt, f"held{k}", f"held{k}_levels")
+        for _, _, held in self.held:
+            decode(self.w, self.fmt, held, f"{held}_levels")
         if self.scope.overlaps:
-            self.w.line(f"settle({' ^ '.join(f'all_words(held{k}_levels)' for k in self.held)})")
+            words = " ^ ".join(f"all_words({held}_levels)" for _, _, held in self.held)
+            self.w.line(f"settle({words})")
 
-    def store_digits(self, quad: str) -> None:
-        """A thread's quad of the head's attention as fixed point, in shared memory."""
-        self.w.line(self.fixed.store(quad, "thread", f"thread < uint32({8 * self.branch})", 0))
+    def store_digits(self, quad: str, i: str, inside: str) -> None:
+        """A thread's quad, the i-th of the part's elements, as fixed point in shared memory."""
+        self.w.line(self.fixed.store(quad, i, inside, 0))
 
     def finish(self) -> None:
         """Products and stores; the digits are there."""
         w = self.w
-        w.line(f"digits = load_digits({self.fixed.digits}, chunk, {self.branch})")
-        w.line(f"scale = load_shared_f32(uint32({self.fixed.scales} + chunk * 4))")
-        if self.has_sum:
-            w.line(f"total = load_shared_f32(uint32({self.fixed.sums} + chunk * 4))")
-        for k in self.held:
+        for r in self.rounds:
+            chunk = f"uint32(chunk + uint32({self.branch * r}))" if r else "chunk"
+            given = f"{self.fixed.digits}, {chunk}, {self.fixed.blocks}"
+            w.line(f"its_digits{r} = load_digits({given})")
+            w.line(f"its_scale{r} = load_shared_f32(uint32({self.fixed.scales} + {chunk} * 4))")
+            if self.has_sum:
+                w.line(f"its_sum{r} = load_shared_f32(uint32({self.fixed.sums} + {chunk} * 4))")
+        lanes = self.scope.geometry.threads // self.branch
+        whole = [k for k in self.outs if k * self.step + lanes <= self.share]
+        last = f"if some(out{self.outs[-1]} < row_end):"
+        if len(whole) == len(self.outs) or not whole:
+            self._sum_up(self.outs)
+            return
+        with w.block(last):  # all at once: one after the other, each would wait for itself
+            self._sum_up(self.outs)
+        with w.block("else:"):
+            self._sum_up(whole)
+
+    def _sum_up(self, outs: Sequence[int]) -> None:
+        """Some rows of each group of lanes."""
+        w = self.w
+        for k in outs:
             w.line(f"sum{k} = float32(0)")
-            held = f"held{k}"
-            accumulate(w, self.fmt, f"sum{k}", held, f"{held}_levels", "digits", "scale", "total")
+        for k, r, held in self.held:
+            if k in outs:
+                given = f"its_digits{r}", f"its_scale{r}", f"its_sum{r}"
+                accumulate(w, self.fmt, f"sum{k}", held, f"{held}_levels", *given)
         distance = 1
         while distance < self.branch:
-            for k in self.held:
+            for k in outs:
                 w.line(f"sum{k} = add_across(sum{k}, uint32({distance}))")
             distance *= 2
-        out = self.scope.pointers[self.node.name]
         zero = " + float32(0)" if self.blocks < WARP else ""
-        for k in self.held:
-            where = f"at({out}, uint32(head * {self.rows} + out{k}))"
-            live = f"(chunk == uint32(0)) & (out{k} < uint32({self.rows}))"
+        for k in outs:
+            where = f"at({self.out}, uint32({self.part} * {self.rows} + out{k}))"
+            live = f"(chunk == uint32(0)) & (out{k} < row_end)"
             w.line(f"store_f32_if({where}, sum{k}{zero}, {live})")

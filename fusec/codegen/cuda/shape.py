@@ -12,13 +12,14 @@ import math
 from dataclasses import dataclass, replace
 
 from fusec.codegen import formats
+from fusec.codegen.cuda.columns import Columns
 from fusec.codegen.formats import FORMATS, FloatFormat, QuantFormat
 from fusec.codegen.formats.tiles import SIZES
 from fusec.ir.graph import Node, Value
 from fusec.ir.ops import op
 from fusec.ir.plan import Choice
 from fusec.ir.region import KernelShape, Segment
-from fusec.ir.target import TILE_ROWS, HeadSums, Tiles
+from fusec.ir.target import TILE_ROWS, ColumnSums, Tiles
 from fusec.passes.cost import NORMS
 
 PROCESSORS = 132  # of an H200; other sizes run the same grid in more or fewer waves
@@ -30,6 +31,7 @@ SPAN = 256  # positions that attention sums up together, in chunks of 16: part o
 CHUNK = 16  # positions a warp takes
 CHUNKS = SPAN // CHUNK
 CLUSTER = 8  # blocks: as many as every GPU with clusters has room for
+SHARED = ((8, 4), (16, 2))  # warps, and rows of each, where a cluster shares what its blocks make
 HELD_BLOCKS = 4  # blocks of 32 weights that a lane keeps while its block attends
 TILE_WARPS = 16  # that share a tile's columns: part of the sums' order
 SPLIT = 8192  # columns from which the halves of a row are summed up apart
@@ -97,10 +99,10 @@ def registers(weight: Value) -> int:
     return chunk_registers(weight) * -(-chunks(weight) // WARP)
 
 
-def head_sums() -> HeadSums:
-    """What the passes have to know to let a head's blocks multiply by their columns of a matrix."""
+def column_sums() -> ColumnSums:
+    """What the passes have to know to let blocks multiply what they made by columns of a matrix."""
     quantised = frozenset(name for name, fmt in FORMATS.items() if isinstance(fmt, QuantFormat))
-    return HeadSums(quantised, 32, WARP, HELD_BLOCKS * CHUNKS * WARP, CLUSTER)
+    return ColumnSums(quantised, 32, WARP, HELD_BLOCKS * CHUNKS * WARP, CLUSTER)
 
 
 def tiles() -> Tiles:
@@ -164,7 +166,12 @@ def plan(shape: KernelShape, choice: Choice) -> Geometry:
         counts = (counts[0] + counts[0] % 2,)
     grid = sum(counts) or -(-longest // (4 * threads))
     cluster = 2 if choice.paired else 1
-    together = [n for s in shape.segments for n in s.nodes if n.op == "attention_project"]
+    for node in (n for s in shape.segments for n in s.nodes if n.op == "attention_project"):
+        cluster = int(node["spans"])
+    if shape.parts is not None:
+        columns = Columns.of(shape.parts, choice.warps * choice.rows_at_once)
+        cluster = columns.ranks
+        grid, counts = columns.parts * cluster, (columns.parts * cluster,)
     return Geometry(
         threads,
         choice.min_blocks,
@@ -173,7 +180,7 @@ def plan(shape: KernelShape, choice: Choice) -> Geometry:
         counts,
         grid,
         choice.release,
-        int(together[0]["spans"]) if together else cluster,
+        cluster,
         choice.alone,
         choice.paired,
     )
@@ -196,6 +203,9 @@ def why_not(shape: KernelShape, choice: Choice) -> str | None:
         f"at most a row at once for each lane, found {choice.rows_at_once}": (
             choice.rows_at_once > WARP
         ),
+        f"one step, with its weights in registers, and at most {CLUSTER} blocks a cluster": (
+            shape.parts is not None and not _may_share(shape, choice)
+        ),
     }
     for expected, is_wrong in refused.items():
         if is_wrong:
@@ -216,11 +226,13 @@ def default(shape: KernelShape, overlaps: bool = False) -> Choice:
     rows = matvecs(shape)
     if any(map(is_tiled, rows)):
         return tiles_shared(shape, rows, overlaps)
+    if shape.parts is not None:
+        choices = [Choice(*sizes, release="read" if overlaps else "wait") for sizes in SHARED]
+        return next((c for c in choices if _may_share(shape, c)), choices[-1])
     if overlaps and (choice := beside_others(shape)):
         return choice
     if not rows:
-        split = any(n.op == "attention_spans" for s in shape.segments for n in s.nodes)
-        release = "begin" if overlaps and split else "wait"
+        release = "load" if overlaps and has_heads(shape) else "wait"
         return Choice(max(_warps(shape), CHUNKS if has_heads(shape) else 1), release=release)
     least = CHUNKS if has_heads(shape) else 1
     for warps in (8, 12, 16):
@@ -259,6 +271,15 @@ def _sums_held(segment: Segment) -> int:
     return sum(column_parts(a.inputs[1]) for a in rows) * (2 if segment.rope else 1)
 
 
+def _may_share(shape: KernelShape, choice: Choice) -> bool:
+    """Whether the blocks of a cluster can share what they make, all weights being there before."""
+    (segment,) = shape.segments
+    held = sum(registers(a.inputs[1]) for a in anchors(segment)) * choice.rows_at_once
+    long = any(chunks(a.inputs[1]) > WARP for a in anchors(segment))
+    clusters = plan(shape, choice).cluster <= CLUSTER
+    return choice.steps == 1 and held <= REGISTERS and not long and clusters
+
+
 def beside_others(shape: KernelShape) -> Choice | None:
     """The choice for small matrices in launches that overlap; None if there is none.
 
@@ -274,11 +295,14 @@ def beside_others(shape: KernelShape) -> Choice | None:
     a_row = max((sum(registers(a.inputs[1]) for a in anchors(s)) for s in rows), default=0)
     is_long = any(chunks(a.inputs[1]) > WARP for s in rows for a in anchors(s))
     rope = any(s.rope for s in rows)
-    for warps, at_once in ((8, 1), (8, 2), (8, 3), (12, 1), (16, 1)):
+    for warps, at_once in ((6, 1), (8, 1), (8, 2), (8, 3), (12, 1), (16, 1)):
+        if warps < 8 and not rope:
+            continue
         blocks = sum(-(-units(s) // (warps * at_once)) for s in rows)
         fits = at_once * a_row <= REGISTERS and not (rope and at_once > 1)
         if rows and fits and blocks <= MOST_BLOCKS and (at_once > 1 or rope or not is_long):
-            return Choice(warps, at_once, release="load")
+            in_parts = rope and any(n.op == "add_parts" for n in shape.prologue)
+            return Choice(warps, at_once, release="begin" if in_parts else "load")
     return None
 
 

@@ -14,7 +14,7 @@ RULE = Rule(
     pattern(
         "product -> best",
         kept="product",
-        product="norm_matvec matvec matvec_residual",
+        product="norm_matvec parts_norm_matvec matvec matvec_residual",
         best="argmax_parts",
     ),
 )

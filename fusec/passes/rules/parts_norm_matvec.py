@@ -1,14 +1,14 @@
-"""The parts of a projection are added up, with the residual, by every block that reads the sum.
+"""The parts of a product are added up, with the residual, by every block that reads the sum.
 
 %z = add_parts(%z.parts, %r)
 %h = fused norm_swiglu(%z, ...)    =>     %z, %h = fused parts_norm_matvec(%z.parts, %r, ...)
 
-The residual behind the feed-forward network reads %z as well, so it is still written, by one block.
+What comes behind reads %z as well, as its residual, so it is still written, by one block.
 """
 
 from fusec.passes.rule import Rule, pattern
 
-READERS = ("norm_matvec", "norm_swiglu")
+READERS = ("norm_matvec", "norm_swiglu", "norm_swiglu_parts", "norm_qkv_rope")
 
 RULE = Rule(
     "add_parts -> norm_matvec => parts_norm_matvec",

@@ -1,0 +1,84 @@
+"""Rows of matrices, and the parts of a product by what they make, in clusters of thread blocks.
+
+A cluster makes the elements that belong to a part's columns, as `matvec` does, and every warp sends
+its own to all thread blocks of the cluster. Each of these brings all of them into fixed point and
+multiplies its share of the rows by them (see `projection`). What is sent is counted where it
+arrives, as in `attention_project`. Behind the last element there are zeros.
+"""
+
+from __future__ import annotations
+
+from fusec.codegen.cuda.alike import Alike
+from fusec.codegen.cuda.columns import BLOCK, LANES, Columns
+from fusec.codegen.cuda.matvec import Matvec
+from fusec.codegen.cuda.projection import Projection
+from fusec.codegen.cuda.prologue import Prologue
+from fusec.codegen.cuda.shape import WARP
+from fusec.ir.graph import Node
+
+
+class SharedMatvec(Matvec):
+    """The one segment of a kernel, and the product behind it."""
+
+    def __init__(self, alike: Alike, prologue: Prologue, node: Node) -> None:
+        super().__init__(alike, prologue)
+        self.whole = False  # clusters behind the last element
+        scope, geometry = self.scope, self.scope.geometry
+        self.columns = Columns.of(node, geometry.warps * geometry.rows_at_once)
+        branch, ranks = self.columns.branch, self.columns.ranks
+        out = scope.pointers[node.name]
+        self.projection = Projection(scope, node.inputs[1], branch, ranks, out, node.name)
+        self.vector = scope.shared("vector", 4 * BLOCK * self.columns.own)
+        self.mailbox = scope.shared("mailbox", 8)
+
+    @property
+    def own_row(self) -> str:
+        """See `Matvec.own_row`: each of a warp's rows has lanes for all blocks of the cluster."""
+        return f"uint32(lane & uint32({self.at_once - 1}))"
+
+    def _first_row(self, step: str) -> str:
+        """See `Matvec._first_row`: a part's elements are several runs of neighbours."""
+        run = self.columns.branch * BLOCK
+        w = self.scope.w
+        w.line(f"place = uint32((rank * {self.scope.geometry.warps} + warp) * {self.at_once})")
+        w.line(f"run = uint32(place // uint32({run}))")
+        return f"uint32(run * {LANES * BLOCK} + part * {run} + place - run * {run})"
+
+    def load(self) -> None:
+        """The first weights of both."""
+        w, ranks = self.scope.w, self.columns.ranks
+        w.line(f"part = uint32(block // uint32({ranks}))")
+        w.line(f"rank = uint32(block - part * {ranks})")
+        nbytes = 4 * BLOCK * self.columns.own
+        w.line(f"mailbox_open({self.mailbox}, uint32({nbytes}), thread == uint32(0))")
+        w.line("cluster_arrive_relaxed()")
+        self.projection.load()
+        super().load()
+        self.projection.decode()
+
+    def _rest(self) -> None:
+        super()._rest()
+        w, quads = self.scope.w, 8 * self.columns.own
+        self._send()
+        with w.block(f"if some(thread < uint32({-(-quads // WARP) * WARP})):"):
+            w.line(f"mailbox_wait({self.mailbox})")
+            inside = f"thread < uint32({quads})"
+            own = f"min_u32(thread, uint32({quads - 1}))"
+            w.line(f"elements = load_shared_f32x4(uint32({self.vector} + {own} * 16))")
+            self.projection.store_digits("elements", "thread", inside)
+        w.line("barrier()")
+        self.projection.finish()
+
+    def _send(self) -> None:
+        """The warp's elements to every block of the cluster, each by a lane of its own."""
+        w, ranks = self.scope.w, self.columns.ranks
+        mine = self.elements.result
+        w.line("cluster_wait()", "all mailboxes are open")
+        w.line(f"mine = only(unit < uint32({self.limit}), {mine})")
+        w.line(f"slot = uint32({self.vector} + (place + {self.own_row}) * 4)")
+        at_once = WARP // self.at_once
+        for first in range(0, ranks, at_once):
+            w.line(f"other = uint32(uint32(lane // uint32({self.at_once})) + uint32({first}))")
+            w.line(f"to_rank = min_u32(other, uint32({ranks - 1}))")
+            to, counted = "map_shared(slot, to_rank)", f"map_shared({self.mailbox}, to_rank)"
+            w.line(f"send_f32_if({to}, mine, {counted}, other < uint32({ranks}))")

@@ -1,0 +1,50 @@
+"""Type rules, references and work of products that are made in parts, and of their sum.
+
+The columns of a matrix are dealt to `lanes` in blocks of `block`, and `branch` neighbouring lanes
+make one part: the sum of all parts is the product, in the order in which a warp would add it up.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fusec.ir.graph import Node
+from fusec.ir.op_checks import Array, Type, activation, matrix, want
+
+
+def parts_of(columns: int, block: int, lanes: int, branch: int) -> int:
+    """How many parts a row of so many columns has."""
+    return -(-min(lanes, -(-columns // block)) // branch)
+
+
+def infer_matvec_parts(node: Node) -> list[Type]:
+    """f32[T, parts * rows], part after part."""
+    x, w = node.inputs
+    tokens, n = activation(x)
+    rows, columns = matrix(w)
+    want(columns == n, f"w: [rows, {n}]", w.type)
+    block, lanes, branch = (int(node[key]) for key in ("block", "lanes", "branch"))
+    sizes = block > 0 and lanes > 0 and branch > 0 and lanes % branch == 0
+    want(sizes, "lanes in whole branches, blocks of at least one", f"{lanes}, {branch}, {block}")
+    return [("f32", (tokens, parts_of(columns, block, lanes, branch) * rows))]
+
+
+def matvec_parts(x: Array, w: Array, *, block: int, lanes: int, branch: int) -> Array:
+    """Each part's columns of w times those of x: [T, parts, rows], part after part."""
+    part = np.arange(w.shape[1]) // block % lanes // branch
+    made = [x[:, part == p] @ w[:, part == p].T for p in range(part.max() + 1)]
+    return np.concatenate(made, axis=1)
+
+
+def infer_add_parts(node: Node) -> list[Type]:
+    """f32[T, n], as the residual."""
+    parts, residual = node.inputs
+    tokens, n = activation(residual, "residual")
+    whole = parts.dtype == "f32" and parts.shape[:1] == (tokens,) and parts.shape[1] % n == 0
+    want(len(parts.shape) == 2 and whole, f"parts: f32[{tokens}, parts * {n}]", parts.type)
+    return [("f32", (tokens, n))]
+
+
+def add_parts(parts: Array, residual: Array) -> Array:
+    """The residual plus the sum of the parts of a product."""
+    return residual + parts.reshape(len(residual), -1, residual.shape[1]).sum(1)
