@@ -26,9 +26,12 @@ def compiled(graph, level, target=ANY, **options):
 @pytest.mark.parametrize("target", [ANY, HOPPER], ids=lambda t: t.name)
 @pytest.mark.parametrize(("level", "forward"), [(0, 542), (1, 301), (2, 181), (3, 151)])
 def test_dispatches_of_a_30_layer_graph(level, forward, target):
-    graph = llama_graph(layers=30)
+    """Clusters of blocks make two launches less of a layer."""
+    graph = llama_graph(layers=30, heads=2, kv_heads=1)
     plan = lower(compiled(graph, level, target)[-1].graph, "any", level)
     per_layer, outside = COUNTS[level]
+    if target is HOPPER and level == 3:
+        per_layer, forward = 3, 91
     assert forward == 30 * per_layer + outside
     embed = {} if level == 3 else {"embed": 1}  # at -O3 a part of the first layer's first kernel
     assert plan.dispatches == {

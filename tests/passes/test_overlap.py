@@ -34,7 +34,7 @@ KERNELS = {
 
 def test_all_launches_but_the_first_are_early_at_level_3():
     plan = plan_of(llama_graph(layers=30, context=600))
-    assert early(plan) == [False] + [True] * 151  # of 5 a layer, the output matrix and argmax
+    assert early(plan) == [False] + [True] * 121  # of 4 a layer, the output matrix and argmax
     assert plan.overlaps
     assert all(kernel.overlaps for kernel in plan.kernels)
 
@@ -71,8 +71,8 @@ def test_a_launch_whose_predecessor_is_left_out_is_no_longer_early():
 def test_of_two_plans_of_one_model_the_shorter_keeps_what_it_may():
     plan = plan_of(llama_graph(layers=2))
     absorbed = plan.only(set())  # without the second layer's attention and all behind it
-    assert len(absorbed.launches) == 6
-    assert early(absorbed) == [False] + [True] * 5
+    assert len(absorbed.launches) == 5
+    assert early(absorbed) == [False] + [True] * 4
 
 
 # --- reasons -------------------------------------------------------------------------------------

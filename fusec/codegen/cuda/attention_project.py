@@ -13,19 +13,18 @@ sent anything when it has left.
 
 from __future__ import annotations
 
-from fusec.codegen.cuda.attention import SHARED_BY_TWO, Attention, quotient
+from fusec.codegen.cuda.attention import Attention, quotient
 from fusec.codegen.cuda.columns import BLOCK
 from fusec.codegen.cuda.projection import Projection
 from fusec.codegen.cuda.scope import Scope
-from fusec.codegen.cuda.shape import CHUNK, PROCESSORS, SPAN, WARP
+from fusec.codegen.cuda.shape import CHUNK, SPAN, WARP
 from fusec.errors import FusecError
 from fusec.ir.graph import Node
 
 HELD = 80  # registers that a lane may fill with keys, values and the projection's weights
 MOST = 80
 """Registers beside which a multiprocessor has room for 8 warps with 96 each, as the launch in front
-has them. With few blocks of attention, most of the GPU is free for the launch behind, whose 12
-warps have 80 each; with more, these need room, too.
+has them.
 """
 
 
@@ -38,8 +37,7 @@ class ProjectedAttention(Attention):
         out = scope.pointers[node.name]
         self.projection = Projection(scope, weight, branch, spans, out, node.name)
         super().__init__(scope, node, waits, HELD - self.projection.registers)
-        most = SHARED_BY_TWO if 2 * scope.geometry.grid > PROCESSORS else MOST
-        self._leave_room(most, self.projection.registers)
+        self._leave_room(MOST, self.projection.registers)
         self.spans, self.quads = spans, self.head_dim // 4
         if self.spans > 1:
             self.values = scope.shared("values", 4 * self.spans * self.head_dim)

@@ -45,7 +45,7 @@ class Projection:
         if not isinstance(fmt, QuantFormat):
             raise FusecError(f"{name}: expected quantised weights, found {weight.type}")
         self.fmt = fmt
-        self.share = -(-self.rows // ranks)
+        self.ranks, self.share = ranks, -(-self.rows // ranks)
         self.step = scope.geometry.threads // branch  # rows that the lanes take at once
         self.rounds = range(-(-self.blocks // WARP))
         rows = range(-(-self.share // self.step))
@@ -67,16 +67,10 @@ class Projection:
     def load(self) -> None:
         """The weights of this lane's rows."""
         w, branch = self.w, self.branch
-        w.line(f"chunk = uint32(lane & uint32({branch - 1}))", "of the part, in every row")
-        w.line(f"row_begin = uint32({self.rank} * {self.share})")
-        w.line(f"row_end = min_u32(uint32(row_begin + uint32({self.share})), uint32({self.rows}))")
-        w.line(f"out0 = uint32(row_begin + (thread >> uint32({branch.bit_length() - 1})))")
-        for k in self.outs[1:]:
-            w.line(f"out{k} = uint32(out0 + uint32({k * self.step}))")
+        self._rows("thread", self.rank)
         for r in self.rounds:
-            column = (
-                f"uint32({self.part} * {branch} + chunk{f' + uint32({WARP * r})' if r else ''})"
-            )
+            later = f" + uint32({WARP * r})" if r else ""
+            column = f"uint32({self.part} * {branch} + chunk{later})"
             if self.blocks % (WARP if r else branch):  # zeros are multiplied behind the last block
                 column = f"min_u32({column}, uint32({self.blocks - 1}))"
             w.line(f"column{r or ''} = {column}")
@@ -100,6 +94,7 @@ class Projection:
     def finish(self) -> None:
         """Products and stores; the digits are there."""
         w = self.w
+        self._rows("thread_again()", "cluster_rank()")  # no register has them meanwhile
         for r in self.rounds:
             chunk = f"uint32(chunk + uint32({self.branch * r}))" if r else "chunk"
             given = f"{self.fixed.digits}, {chunk}, {self.fixed.blocks}"
@@ -107,16 +102,31 @@ class Projection:
             w.line(f"its_scale{r} = load_shared_f32(uint32({self.fixed.scales} + {chunk} * 4))")
             if self.has_sum:
                 w.line(f"its_sum{r} = load_shared_f32(uint32({self.fixed.sums} + {chunk} * 4))")
-        lanes = self.scope.geometry.threads // self.branch
-        whole = [k for k in self.outs if k * self.step + lanes <= self.share]
-        last = f"if some(out{self.outs[-1]} < row_end):"
-        if len(whole) == len(self.outs) or not whole:
+        last = self.outs[-1]
+        if last == 0 or (last + 1) * self.step <= self.share:
             self._sum_up(self.outs)
             return
-        with w.block(last):  # all at once: one after the other, each would wait for itself
-            self._sum_up(self.outs)
+        with w.block(f"if some({self._inside(last)}):"):
+            self._sum_up(self.outs)  # at once: one after the other, each would wait for itself
         with w.block("else:"):
-            self._sum_up(whole)
+            self._sum_up(self.outs[:-1])
+
+    def _rows(self, thread: str, rank: str) -> None:
+        """Which chunk this lane has, which row of the thread block's first, and which of all."""
+        w = self.w
+        w.line(f"chunk = uint32({thread} & uint32({self.branch - 1}))", "of a round")
+        w.line(f"own_row = uint32({thread} >> uint32({self.branch.bit_length() - 1}))")
+        for k in self.outs:
+            w.line(f"out{k} = uint32({rank} * {self.share} + own_row + {k * self.step})")
+
+    def _inside(self, k: int) -> str:
+        """Whether this lane's k-th row is one of the thread block's; empty where all lanes' are."""
+        tests = []
+        if (k + 1) * self.step > self.share:
+            tests.append(f"(own_row < uint32({self.share - k * self.step}))")
+        if self.share * self.ranks > self.rows:
+            tests.append(f"(out{k} < uint32({self.rows}))")
+        return " & ".join(tests)
 
     def _sum_up(self, outs: Sequence[int]) -> None:
         """Some rows of each group of lanes."""
@@ -135,5 +145,5 @@ class Projection:
         zero = " + float32(0)" if self.blocks < WARP else ""
         for k in outs:
             where = f"at({self.out}, uint32({self.part} * {self.rows} + out{k}))"
-            live = f"(chunk == uint32(0)) & (out{k} < row_end)"
+            live = " & ".join(filter(None, ("(chunk == uint32(0))", self._inside(k))))
             w.line(f"store_f32_if({where}, sum{k}{zero}, {live})")
