@@ -287,6 +287,8 @@ def beside_others(shape: KernelShape) -> Choice | None:
     to share a processor, or one has to wait for it, everybody waits. So a launch leaves a quarter
     of the processors alone, and lets the next one begin as soon as its own weights are there. Long
     rows are taken two at a time, in half as many blocks, because activations are then read once.
+    What rotates reads few of them for its two rows, so its blocks are small, and where they are
+    parts of a vector, attention, which comes next, has long to load and begins at once.
     """
     rows = matvecs(shape)
     weights = sum(math.prod(a.inputs[1].shape) for s in rows for a in anchors(s))
@@ -295,9 +297,8 @@ def beside_others(shape: KernelShape) -> Choice | None:
     a_row = max((sum(registers(a.inputs[1]) for a in anchors(s)) for s in rows), default=0)
     is_long = any(chunks(a.inputs[1]) > WARP for s in rows for a in anchors(s))
     rope = any(s.rope for s in rows)
-    for warps, at_once in ((6, 1), (8, 1), (8, 2), (8, 3), (12, 1), (16, 1)):
-        if warps < 8 and not rope:
-            continue
+    sizes = ((8, 1), (8, 2), (8, 3), (12, 1), (16, 1))
+    for warps, at_once in ((6, 1), *sizes) if rope else sizes:
         blocks = sum(-(-units(s) // (warps * at_once)) for s in rows)
         fits = at_once * a_row <= REGISTERS and not (rope and at_once > 1)
         if rows and fits and blocks <= MOST_BLOCKS and (at_once > 1 or rope or not is_long):
