@@ -84,7 +84,10 @@ def analyse(region: Graph) -> KernelShape:
     """Split a region. Raises NotOneKernel with the reason when it cannot be one kernel."""
     whole = _whole(region)
     prologue = tuple(n for n in region.nodes if n.name in whole)
-    product = next((n for n in region.nodes if op(n.op).role == "parts"), None)
+    products = [n for n in region.nodes if op(n.op).role == "parts"]
+    if len(products) > 1:
+        raise NotOneKernel(f"two products in parts: {products[0].name} and {products[1].name}")
+    product = products[0] if products else None
     spread = [n for n in region.nodes if n.name not in whole and n is not product]
     local = nx.Graph()
     local.add_nodes_from(n.name for n in spread)

@@ -57,6 +57,15 @@ def test_seeds(tiny_model: Path, tmp_path: Path) -> None:
     assert (other.tensor(name).data != same).any()
 
 
+@pytest.mark.parametrize("threads", [1, 3, 64])
+def test_any_number_of_threads_writes_the_same(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: threads)
+    made = synthesize("tiny", tmp_path / "tiny.gguf", seed=0)
+    assert made.read_bytes() == tiny_model.read_bytes()
+
+
 @pytest.mark.parametrize("quant", ["F32", "F16", "BF16", "Q8_0", "IQ4_NL"])
 def test_other_mixes(tmp_path: Path, quant: str) -> None:
     file = open_gguf(synthesize("tiny", tmp_path / "m.gguf", quant))

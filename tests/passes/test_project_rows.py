@@ -196,15 +196,24 @@ def one_region(vector="rows", also=False):
     return b.build(y, *outputs)
 
 
+def two_products():
+    """A vector that is multiplied by two matrices."""
+    b = Builder("g")
+    h = b.matvec(b.input("x", (1, 64)), b.weight("u", (64, 64)), name="h")
+    sizes = {"block": 32, "lanes": 32, "branch": 8}
+    return b.build(*(b.matvec_parts(h, b.weight(n, (8, 64)), name=n, **sizes) for n in "yz"))
+
+
 @pytest.mark.parametrize(
     ("region", "reason"),
     [
+        (two_products(), "two products in parts: %y and %z"),
         (one_region("input"), "matvec_parts %y needs one segment of rows, not rotated"),
         (one_region("norm"), "matvec_parts %y needs one segment of rows, not rotated"),
         (one_region("side"), "matvec_parts %y needs one segment of rows, not rotated"),
         (one_region(also=True), "matvec_parts %y is to be all that reads %h"),
     ],
-    ids=["input", "norm", "side", "output"],
+    ids=["two", "input", "norm", "side", "output"],
 )
 def test_what_is_not_one_kernel(region, reason):
     assert analyse(one_region()).parts is not None
