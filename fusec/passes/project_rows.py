@@ -52,7 +52,7 @@ class ProjectRows:
 def why_not(graph: Graph, maker: Node, target: Target) -> str | None:
     """The reason a product must stay apart from its vector, or None if it may move."""
     if target.column_sums is None:
-        return f"no sums by columns: {target.name} has no clusters of blocks"
+        return f"no clusters of blocks on {target.name}"
     if maker.name in graph.needed:
         return f"a second user: {maker.name} is an output of the graph"
     users = graph.users.get(maker.name, ())

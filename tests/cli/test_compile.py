@@ -85,7 +85,7 @@ def test_compile_into_an_empty_folder_and_a_new_path(tiny_model: Path, tmp_path:
         assert (folder / "plan.json").is_file()
 
 
-@pytest.mark.parametrize(("level", "early"), [(2, 0), (3, 41)])  # all but the first of 42
+@pytest.mark.parametrize(("level", "early"), [(2, 0), (3, 33)])  # all but the first of 34
 def test_dot_marks_the_launches_that_start_early(
     tiny_model: Path, tmp_path: Path, level: int, early: int
 ) -> None:

@@ -44,7 +44,7 @@ def test_inspect_of_the_135m_shape(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     assert fusec("synth", "smollm2-135m", "-o", path).code == 0
     levels = [("cpu", 0, 542), ("cpu", 1, 301), ("cpu", 2, 181), ("cpu", 3, 151)]
-    for target, level, forward in [*levels, ("sm_80", 3, 151), ("sm_90a", 3, 121)]:
+    for target, level, forward in [*levels, ("sm_80", 3, 151), ("sm_90a", 3, 91)]:
         data = fusec("inspect", path, f"-O{level}", "--target", target, "--json").json
         assert data["dispatches"]["forward"] == forward
 
@@ -91,7 +91,8 @@ def test_forms_of_the_level(tiny_model: Path, form: list[str]) -> None:
 def test_the_default_level_is_the_targets(tiny_model: Path, options: list[str], level: int) -> None:
     data = fusec("inspect", tiny_model, *options, "--json").json
     assert data["level"] == level
-    assert data["dispatches"]["per_layer"] == PER_LAYER[level]
+    clusters = level == 3 and "sm_90a" in options  # which make the feed-forward half in one
+    assert data["dispatches"]["per_layer"] == PER_LAYER[level] - clusters
 
 
 @pytest.mark.parametrize("command", ["compile", "inspect", "run", "profile", "perplexity"])

@@ -132,7 +132,7 @@ def test_parts_add_up_to_the_product():
 
 @pytest.mark.parametrize("target", [ANY, AMPERE], ids=lambda t: t.name)
 def test_a_target_without_clusters(target):
-    reason = f"no sums by columns: {target.name} has no clusters of blocks"
+    reason = f"no clusters of blocks on {target.name}"
     assert reasons(network(), target) == (0, [reason])
 
 

@@ -7,14 +7,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from fusec.codegen.common import open_region
+from fusec.codegen.cuda.defaults import SHARED, default, many_rows
 from fusec.codegen.cuda.shape import (
     REGISTERS,
-    SHARED,
     anchors,
-    default,
     has_heads,
     is_tiled,
-    many_rows,
     matvecs,
     registers,
     why_not,

@@ -13,6 +13,7 @@ from fusec.codegen.cuda.alike import Alike, classes
 from fusec.codegen.cuda.arch import ARCHS, Arch
 from fusec.codegen.cuda.attention import Attention
 from fusec.codegen.cuda.attention_project import ProjectedAttention
+from fusec.codegen.cuda.defaults import default
 from fusec.codegen.cuda.elements import Elements, Indices
 from fusec.codegen.cuda.imports import format_functions, import_lines
 from fusec.codegen.cuda.matvec import Matvec
@@ -20,7 +21,7 @@ from fusec.codegen.cuda.matvec_parts import SharedMatvec
 from fusec.codegen.cuda.matvecs import Matvecs
 from fusec.codegen.cuda.prologue import Others, Prologue
 from fusec.codegen.cuda.scope import SHARED, WAIT, Scope
-from fusec.codegen.cuda.shape import default, is_tiled, plan, tiles, units, why_not
+from fusec.codegen.cuda.shape import is_tiled, plan, tiles, units, why_not
 from fusec.codegen.cuda.tiles import TiledMatvec
 from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.errors import FusecError

@@ -1,14 +1,12 @@
 """How a kernel is spread over the GPU: which blocks compute which segment, and with how many warps.
 
 A warp makes rows of a matvec one by one or a few at a time; which warp makes a row, and beside
-which others, never changes its bits. So `plan` takes any `Choice` there is a reason for: the
-`default`, or one that was measured.
+which others, never changes its bits. So `plan` takes any `Choice` there is a reason for: that of
+`defaults`, or one that was measured.
 """
 
 from __future__ import annotations
 
-import itertools
-import math
 from dataclasses import dataclass, replace
 
 from fusec.codegen import formats
@@ -20,23 +18,19 @@ from fusec.ir.ops import op
 from fusec.ir.plan import Choice
 from fusec.ir.region import KernelShape, Segment
 from fusec.ir.target import TILE_ROWS, ColumnSums, Tiles
-from fusec.passes.cost import NORMS
 
 PROCESSORS = 132  # of an H200; other sizes run the same grid in more or fewer waves
 MOST_BLOCKS = PROCESSORS * 3 // 4  # of a launch that others run beside
-SMALL = 1 << 21  # weights that are read and multiplied in less time than a launch begins
 REGISTERS = 56  # that a lane may fill with weights before it uses them
 WARP = 32
 SPAN = 256  # positions that attention sums up together, in chunks of 16: part of the sums' order
 CHUNK = 16  # positions a warp takes
 CHUNKS = SPAN // CHUNK
 CLUSTER = 8  # blocks: as many as every GPU with clusters has room for
-SHARED = ((8, 4), (16, 2))  # warps, and rows of each, where a cluster shares what its blocks make
 HELD_BLOCKS = 4  # blocks of 32 weights that a lane keeps while its block attends
 TILE_WARPS = 16  # that share a tile's columns: part of the sums' order
 SPLIT = 8192  # columns from which the halves of a row are summed up apart
 HALF = 128 * TILE_WARPS  # columns that the warps take at once: half a row is a multiple of them
-MOST_TILES = 16  # whose sums a block keeps at once
 PARTS = 1024  # of a search for a row's largest element: more than there are blocks
 
 
@@ -204,7 +198,7 @@ def why_not(shape: KernelShape, choice: Choice) -> str | None:
             choice.rows_at_once > WARP
         ),
         f"one step, with its weights in registers, and at most {CLUSTER} blocks a cluster": (
-            shape.parts is not None and not _may_share(shape, choice)
+            shape.parts is not None and not may_share(shape, choice)
         ),
     }
     for expected, is_wrong in refused.items():
@@ -216,109 +210,13 @@ def why_not(shape: KernelShape, choice: Choice) -> str | None:
     return None
 
 
-def default(shape: KernelShape, overlaps: bool = False) -> Choice:
-    """The choice for a GPU that nobody has measured.
-
-    Few rows: one a warp, in as few blocks as fill the GPU once; or, where launches overlap, what
-    `beside_others` says. Many: eight warps a block, two blocks a processor, and each warp takes
-    several rows at once as long as registers last.
-    """
-    rows = matvecs(shape)
-    if any(map(is_tiled, rows)):
-        return tiles_shared(shape, rows, overlaps)
-    if shape.parts is not None:
-        choices = [Choice(*sizes, release="read" if overlaps else "wait") for sizes in SHARED]
-        return next((c for c in choices if _may_share(shape, c)), choices[-1])
-    if overlaps and (choice := beside_others(shape)):
-        return choice
-    if not rows:
-        release = "load" if overlaps and has_heads(shape) else "wait"
-        return Choice(max(_warps(shape), CHUNKS if has_heads(shape) else 1), release=release)
-    least = CHUNKS if has_heads(shape) else 1
-    for warps in (8, 12, 16):
-        if sum(-(-units(s) // warps) for s in rows) <= PROCESSORS:
-            return Choice(max(warps, least))
-    return many_rows(shape, max(8, least), 2, REGISTERS)
-
-
-def tiles_shared(shape: KernelShape, rows: list[Segment], overlaps: bool = False) -> Choice:
-    """One wave of blocks, one on each processor, with room for one of the launch behind.
-
-    Launches that begin while others end would come to lie two and two on the processors that are
-    free first. So no two blocks of one launch may fit a processor, but one each of neighbours must.
-    Those with a norm take turns with others, which have more than half of the shared memory, come
-    in pairs where they may, and stand behind attention, which leaves processors free for two.
-    """
-    counts = [-(-units(s) // tile_units(s)) for s in rows]
-    share = next(n for n in itertools.count(1) if sum(-(-c // n) for c in counts) <= PROCESSORS)
-    held = max(_sums_held(s) for s in rows)
-    steps = -(-share * held // MOST_TILES)
-    release = "begin" if overlaps else "wait"
-    return Choice(
-        TILE_WARPS,
-        -(-share // steps),
-        steps,
-        2,
-        release,
-        alone=not any(n.op in NORMS for n in shape.prologue),
-        paired=overlaps and steps == 1 and may_pair(shape),
-    )
-
-
-def _sums_held(segment: Segment) -> int:
-    """Tiles whose sums a block keeps for a tile of units, those of each part of the columns."""
-    rows = anchors(segment)
-    return sum(column_parts(a.inputs[1]) for a in rows) * (2 if segment.rope else 1)
-
-
-def _may_share(shape: KernelShape, choice: Choice) -> bool:
+def may_share(shape: KernelShape, choice: Choice) -> bool:
     """Whether the blocks of a cluster can share what they make, all weights being there before."""
     (segment,) = shape.segments
     held = sum(registers(a.inputs[1]) for a in anchors(segment)) * choice.rows_at_once
     long = any(chunks(a.inputs[1]) > WARP for a in anchors(segment))
     clusters = plan(shape, choice).cluster <= CLUSTER
     return choice.steps == 1 and held <= REGISTERS and not long and clusters
-
-
-def beside_others(shape: KernelShape) -> Choice | None:
-    """The choice for small matrices in launches that overlap; None if there is none.
-
-    The launch behind loads its weights while this one runs, if there is room: where two blocks come
-    to share a processor, or one has to wait for it, everybody waits. So a launch leaves a quarter
-    of the processors alone, and lets the next one begin as soon as its own weights are there. Long
-    rows are taken two at a time, in half as many blocks, because activations are then read once.
-    What rotates reads few of them for its two rows, so its blocks are small, and where they are
-    parts of a vector, attention, which comes next, has long to load and begins at once.
-    """
-    rows = matvecs(shape)
-    weights = sum(math.prod(a.inputs[1].shape) for s in rows for a in anchors(s))
-    if has_heads(shape) or weights > SMALL:
-        return None
-    a_row = max((sum(registers(a.inputs[1]) for a in anchors(s)) for s in rows), default=0)
-    is_long = any(chunks(a.inputs[1]) > WARP for s in rows for a in anchors(s))
-    rope = any(s.rope for s in rows)
-    sizes = ((8, 1), (8, 2), (8, 3), (12, 1), (16, 1))
-    for warps, at_once in ((6, 1), *sizes) if rope else sizes:
-        blocks = sum(-(-units(s) // (warps * at_once)) for s in rows)
-        fits = at_once * a_row <= REGISTERS and not (rope and at_once > 1)
-        if rows and fits and blocks <= MOST_BLOCKS and (at_once > 1 or rope or not is_long):
-            in_parts = rope and any(n.op == "add_parts" for n in shape.prologue)
-            return Choice(warps, at_once, release="begin" if in_parts else "load")
-    return None
-
-
-def many_rows(shape: KernelShape, warps: int, min_blocks: int, held: int) -> Choice:
-    """One wave of blocks, `min_blocks` a processor, whose warps share the rows evenly.
-
-    A warp makes as many at once as `held` registers have room for, at most six.
-    """
-    rows = matvecs(shape)
-    share = -(-sum(map(units, rows)) // (min_blocks * warps * PROCESSORS))
-    if any(s.rope for s in rows):
-        return Choice(warps, 1, share, min_blocks)
-    a_row = max(sum(registers(a.inputs[1]) for a in anchors(s)) for s in rows)
-    steps = -(-share // max(1, min(6, held // a_row)))
-    return Choice(warps, -(-share // steps), steps, min_blocks)
 
 
 def matvecs(shape: KernelShape) -> list[Segment]:
@@ -329,16 +227,3 @@ def matvecs(shape: KernelShape) -> list[Segment]:
 def has_heads(shape: KernelShape) -> bool:
     """Whether there is attention in the kernel."""
     return any(s.role == "heads" for s in shape.segments)
-
-
-def _warps(shape: KernelShape) -> int:
-    """Warps of a kernel without matvecs."""
-    work = [v.shape[-1] // 4 for v in shape.stores]
-    work += [units(s) for s in shape.segments if s.role == "element"]
-    scalars = [s.nodes[0] for s in shape.segments if s.role == "scalar"]
-    work = [min(128, n) for n in work]
-    for node in scalars:  # of pairs, a thread takes four at once
-        share = 8 if node.op == "argmax_combine" else 1
-        work.append(min(1024, -(-node.inputs[0].shape[-1] // share)))
-    wanted = max(work, default=1)
-    return max(1, -(-wanted // WARP))
