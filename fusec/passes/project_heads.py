@@ -15,11 +15,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fusec.ir.graph import Graph, Node, Value
-from fusec.ir.ops import infer
+from fusec.ir.graph import Graph, Node
 from fusec.ir.target import ColumnSums, Target
 from fusec.passes.fuse import Refusal
-from fusec.passes.projections import homeless, no_sum, parts_name, product_of
+from fusec.passes.projections import homeless, in_parts, no_sum, product_of, second_user
 
 
 @dataclass(frozen=True)
@@ -70,13 +69,8 @@ def project(spans: Node, product: Node) -> tuple[Node, Node]:
     matvec, residual, total = product_of(product)
     assert residual is not None
     inputs = (*spans.inputs, matvec.inputs[1])
-    draft = Node("attention_project", inputs, (Value(parts_name(total), "f32", ()),), spans.attrs)
-    ((dtype, shape),) = infer(draft)
-    parts = Value(parts_name(total), dtype, shape)
-    return (
-        Node(draft.op, inputs, (parts,), spans.attrs),
-        Node("add_parts", (parts, residual), (total,)),
-    )
+    made = in_parts("attention_project", inputs, spans.attrs, total)
+    return made, Node("add_parts", (*made.outputs, residual), (total,))
 
 
 def _other_users(graph: Graph, combine: Node) -> str | None:
@@ -84,12 +78,7 @@ def _other_users(graph: Graph, combine: Node) -> str | None:
     partials = combine.inputs[0].name
     if partials not in graph.producers or graph.producers[partials].op != "attention_spans":
         return f"no attention: {partials} is not made by attention_spans"
-    for name in (partials, combine.name):
-        if name in graph.needed:
-            return f"a second user: {name} is an output of the graph"
-        if len(users := graph.users.get(name, ())) > 1:
-            return f"a second user: {name} is also read by {users[-1].name}"
-    return None
+    return second_user(graph, partials) or second_user(graph, combine.name)
 
 
 def _unfit(spans: Node, product: Node, sums: ColumnSums) -> str | None:

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 
 from fusec.ir.graph import Graph, Node, Value, attrs
 from fusec.ir.op_parts import parts_of
-from fusec.ir.ops import infer, op
+from fusec.ir.ops import op
 from fusec.ir.target import ColumnSums, Target
 from fusec.passes.fuse import Refusal
-from fusec.passes.projections import homeless, no_sum, parts_name, product_of
+from fusec.passes.projections import homeless, in_parts, no_sum, product_of, second_user
 
 MAKERS = ("norm_swiglu",)
 MOST_PARTS = 8  # that every block of the next launch reads
@@ -53,12 +53,9 @@ def why_not(graph: Graph, maker: Node, target: Target) -> str | None:
     """The reason a product must stay apart from its vector, or None if it may move."""
     if target.column_sums is None:
         return f"no clusters of blocks on {target.name}"
-    if maker.name in graph.needed:
-        return f"a second user: {maker.name} is an output of the graph"
-    users = graph.users.get(maker.name, ())
-    if len(users) > 1:
-        return f"a second user: {maker.name} is also read by {users[-1].name}"
-    product = users[0] if users else maker
+    if reason := second_user(graph, maker.name):
+        return reason
+    (product,) = graph.users.get(maker.name, (maker,))
     if product.kind != "matvec_residual" or product_of(product)[0].inputs[0] != maker.outputs[0]:
         return f"no product: expected a matvec_residual to multiply {maker.name}"
     return (
@@ -73,14 +70,11 @@ def project(maker: Node, product: Node, sums: ColumnSums) -> tuple[Node, Node]:
     matvec, residual, total = product_of(product)
     assert residual is not None
     given = attrs(block=sums.block, lanes=sums.lanes, branch=branch_of(matvec.inputs[1], sums))
-    draft = Node("matvec_parts", matvec.inputs, (Value(parts_name(total), "f32", ()),), given)
-    ((dtype, shape),) = infer(draft)
-    parts = Value(parts_name(total), dtype, shape)
-    last = Node(draft.op, draft.inputs, (parts,), given)
+    last = in_parts("matvec_parts", matvec.inputs, given, total)
     inputs = (*maker.inputs, *(v for v in matvec.inputs[1:] if v not in maker.inputs))
     kind = attrs(kind=f"{maker.kind}_parts")
-    fused = Node("fused", inputs, (parts,), kind, (*maker.body, last))
-    return fused, Node("add_parts", (parts, residual), (total,))
+    fused = Node("fused", inputs, last.outputs, kind, (*maker.body, last))
+    return fused, Node("add_parts", (*last.outputs, residual), (total,))
 
 
 def branch_of(weight: Value, sums: ColumnSums) -> int:

@@ -2,9 +2,28 @@
 
 from __future__ import annotations
 
-from fusec.ir.graph import Graph, Node, Value
+from fusec.ir.graph import Attr, Graph, Node, Value
+from fusec.ir.ops import infer
 from fusec.passes.cost import NORMS
 from fusec.passes.rules.parts_norm_matvec import READERS
+
+
+def second_user(graph: Graph, name: str) -> str | None:
+    """Who else needs a value that is to become part of its one user."""
+    if name in graph.needed:
+        return f"a second user: {name} is an output of the graph"
+    if len(users := graph.users.get(name, ())) > 1:
+        return f"a second user: {name} is also read by {users[-1].name}"
+    return None
+
+
+def in_parts(
+    op: str, inputs: tuple[Value, ...], given: tuple[tuple[str, Attr], ...], total: Value
+) -> Node:
+    """The node that makes the parts of a sum."""
+    draft = Node(op, inputs, (Value(parts_name(total), "f32", ()),), given)
+    ((dtype, shape),) = infer(draft)
+    return Node(op, inputs, (Value(parts_name(total), dtype, shape),), given)
 
 
 def no_sum(graph: Graph, maker: Node, product: Node) -> str | None:
