@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fusec.errors import FusecError
 from fusec.ir.graph import Node
 from fusec.ir.op_parts import parts_of
 
@@ -26,7 +27,13 @@ class Columns:
 
     @classmethod
     def of(cls, node: Node, each: int) -> Columns:
-        """The columns of a node."""
+        """The columns of a node. Raises FusecError if lanes or blocks are not those of a warp."""
+        dealt = int(node["block"]), int(node["lanes"])
+        if dealt != (BLOCK, LANES):
+            raise FusecError(
+                f"{node.name}: expected blocks of {BLOCK} for {LANES} lanes, found {dealt[0]} for "
+                f"{dealt[1]}"
+            )
         return cls(node.inputs[1].shape[1], int(node["branch"]), each)
 
     @property

@@ -122,6 +122,15 @@ def test_alone_it_is_no_kernel() -> None:
         emit(kernel)
 
 
+def test_columns_are_dealt_to_the_lanes_of_a_warp() -> None:
+    b = Builder("g")
+    h = b.matvec(b.input("x", (1, 64)), b.weight("u", (64, 64), "q8_0"))
+    w = b.weight("w", (8, 64), "q8_0")
+    node = b.build(b.matvec_parts(h, w, block=16, lanes=32, branch=8, name="y")).nodes[-1]
+    with pytest.raises(FusecError, match="%y: expected blocks of 32 for 32 lanes, found 16 for 32"):
+        Columns.of(node, 32)
+
+
 def test_the_cpu_target_has_no_kernel_for_it() -> None:
     from fusec.codegen.cpu.emit import emit as emit_for_cpu
 
