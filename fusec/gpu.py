@@ -32,8 +32,8 @@ def control_kernels(plan: LaunchPlan) -> dict[str, CudaKernel]:
     from fusec.codegen.cuda import control
 
     vocabulary, argmax = plan.outputs["%logits"].shape[-1], plan.final_argmax
-    pairs = plan.region(argmax).inputs[0].shape[-1] // 2 if argmax else 0
-    found = control.kernels(vocabulary, plan.overlaps, plan.prefetches, pairs)
+    parts = plan.region(argmax).inputs[0].shape[-1] if argmax else 0
+    found = control.kernels(vocabulary, plan.overlaps, plan.prefetches, parts)
     return {kernel.name: kernel for kernel in found}
 
 

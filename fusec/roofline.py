@@ -21,7 +21,7 @@ from fusec.errors import FusecError
 from fusec.ir.dtypes import dtype
 from fusec.ir.gpu import Gpu
 from fusec.ir.graph import Graph
-from fusec.ir.ops import flops
+from fusec.ir.ops import flops, op
 from fusec.ir.plan import LaunchPlan
 from fusec.models.model import Model
 from fusec.passes import cost, gpus
@@ -108,7 +108,7 @@ def run(
 def needed(graph: Graph, position: int) -> int:
     """Bytes that a token needs whatever the plan: weights once, KV cache up to the position."""
     rows = (dtype(n.inputs[1].dtype).nbytes(n.inputs[1].shape[1:])
-            for n in graph.nodes if n.op == "attention")  # fmt: skip
+            for n in graph.nodes if op(n.op).role == "heads")  # fmt: skip
     return weight_bytes_read(graph) + 2 * (position + 1) * sum(rows)
 
 

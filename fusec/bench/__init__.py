@@ -22,6 +22,7 @@ from fusec.driver import Compiled
 from fusec.errors import FusecError
 from fusec.ir.dtypes import dtype
 from fusec.ir.graph import Graph
+from fusec.ir.ops import op
 from fusec.passes.pipeline import LEVELS
 from fusec.runtime.cuda.window import check_mode
 from fusec.runtime.engine import Engine
@@ -177,8 +178,9 @@ def prompt_ids(vocabulary: int, count: int) -> list[int]:
 
 def weight_bytes_read(graph: Graph) -> int:
     """Bytes of weights one token needs: all of each, but one row of what is only embedded."""
-    whole = {v for node in graph.walk() if node.op != "embed" for v in node.inputs if v.is_weight}
-    rows = [v for node in graph.walk() if node.op == "embed" for v in node.inputs if v.is_weight]
+    nodes = tuple(graph.walk())
+    whole = {v for node in nodes if not op(node.op).gathers for v in node.weights}
+    rows = [v for node in nodes if op(node.op).gathers for v in node.weights]
     once = sum(dtype(v.dtype).nbytes(v.shape[1:]) for v in rows if v not in whole)
     return sum(v.nbytes for v in whole) + once
 

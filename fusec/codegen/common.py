@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from fusec.errors import FusecError
 from fusec.ir.graph import Graph, Node
+from fusec.ir.ops import op
 from fusec.ir.plan import Kernel
 from fusec.ir.region import KernelShape, NotOneKernel, analyse
 from fusec.ir.text import parse
 
-ELEMENT: dict[str, Callable[[Node, list[str]], str]] = {
-    "add": lambda n, x: f"{x[0]} + {x[1]}",
-    "mul": lambda n, x: f"{x[0]} * {x[1]}",
-    "silu": lambda n, x: f"silu({x[0]})",
-    "gelu": lambda n, x: f"gelu({x[0]})",
-    "scale": lambda n, x: f"{x[0]} * float32({n['factor']!r})",
-    "softcap": lambda n, x: f"softcap({x[0]}, float32({n['cap']!r}))",
-}
-"""Op -> expression of one element, from those of its operands. Functions are the target's own."""
+
+def expression(node: Node, operands: list[str]) -> str:
+    """Source of one element of an element-wise node, from that of its operands' elements."""
+    make = op(node.op).expression
+    assert make is not None  # the op table has one for every such op
+    return make(node, operands)
 
 
 def open_region(kernel: Kernel) -> tuple[Graph, KernelShape]:

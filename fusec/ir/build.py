@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from fusec.errors import FusecError
 from fusec.ir.graph import Attr, Graph, Node, Value, attrs
-from fusec.ir.ops import OPS, infer
+from fusec.ir.ops import OPS, make
 
 
 class Builder:
@@ -39,19 +40,19 @@ class Builder:
         """A constant of the model, by its GGUF name."""
         return Value(f"@{name}", dtype, shape)
 
-    def op(self, op: str, *inputs: Value, name: str | None = None, **given: Attr) -> Value:
-        """Append a node; returns its result."""
+    def op(self, op: str, *inputs: Value, name: str | None = None, **given: Attr) -> Any:
+        """Append a node; returns its result, a tuple of them where the op has several."""
         defaults = {k: v for k, v in OPS[op].attributes.items() if not isinstance(v, type)}
         result = f"%{name or len(self._nodes)}"
         if OPS[op].role == "store":
             result = inputs[0].name + "'"
-        draft = Node(op, inputs, (Value(result, "f32", ()),), attrs(**(defaults | given)))
-        ((dtype, shape),) = infer(draft)
-        value = self._named(Value(result, dtype, shape))
-        self._nodes.append(Node(op, inputs, (value,), draft.attrs))
-        return value
+        node = make(op, inputs, result, attrs(**(defaults | given)))
+        for value in node.outputs:
+            self._named(value)
+        self._nodes.append(node)
+        return node.outputs if len(node.outputs) > 1 else node.outputs[0]
 
-    def __getattr__(self, op: str) -> Callable[..., Value]:
+    def __getattr__(self, op: str) -> Callable[..., Any]:
         if op not in OPS:
             raise AttributeError(f"no op '{op}': known are {', '.join(sorted(OPS))}")
         return lambda *inputs, **given: self.op(op, *inputs, **given)

@@ -114,8 +114,13 @@ class Node:
 
     @property
     def layer(self) -> int | None:
-        """The transformer layer, read off the GGUF-style `blk.N.` in the names; None outside."""
-        for value in (*self.outputs, *self.weights):
+        """The transformer layer, read off the GGUF-style `blk.N.` in the names; None outside.
+
+        Where there are matrices, it is theirs: a fused node may begin with the sum that ends the
+        layer in front.
+        """
+        matrices = tuple(v for v in self.weights if len(v.shape) > 1)
+        for value in matrices or (*self.outputs, *self.weights):
             if found := LAYER.search(value.name):
                 return int(found[1])
         return None
@@ -153,6 +158,11 @@ class Graph:
     def producers(self) -> Mapping[str, Node]:
         """Value name -> the node that makes it."""
         return {v.name: n for n in self.nodes for v in n.outputs}
+
+    @cached_property
+    def place(self) -> Mapping[str, int]:
+        """Name of a node -> its index."""
+        return {node.name: i for i, node in enumerate(self.nodes)}
 
     @cached_property
     def users(self) -> Mapping[str, tuple[Node, ...]]:

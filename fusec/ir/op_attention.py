@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from fusec.ir.graph import Node
+from fusec.ir.op import Op, bound_by_positions
 from fusec.ir.op_checks import Array, Type, activation, elements_of, matrix, per_token, want
 
 
@@ -79,12 +80,12 @@ def attention_flops(node: Node) -> int:
 
 
 def infer_attention_spans(node: Node) -> list[Type]:
-    """Values, then (top, sum of weights) of each head, for every span."""
+    """Values, and (top, sum of weights) of each head, for every span."""
     ((_, (tokens, n)),) = infer_attention(node)
     heads, span, spans = (int(node[key]) for key in ("heads", "span", "spans"))
     context = node.inputs[1].shape[0]
     want(span > 0 and spans * span >= context, f"spans that hold {context} positions", spans)
-    return [("f32", (tokens, spans * (n + 2 * heads)))]
+    return [("f32", (tokens, spans * n)), ("f32", (tokens, spans * 2 * heads))]
 
 
 def attention_spans(
@@ -98,12 +99,13 @@ def attention_spans(
     scale: float,
     span: int,
     spans: int,
-) -> Array:
+) -> tuple[Array, Array]:
     """Attention over each `span` positions, not divided by the sum of weights yet.
 
-    A row is [spans, heads * head_dim] sums of weighted values, then [spans, heads, 2] exponents
-    and sums of weights: a weight is exp(score) / 2**exponent, with the exponent of the span's
-    largest score to the base of 2, rounded. A span behind the position is zeros.
+    The first result is [spans, heads * head_dim] sums of weighted values, the second
+    [spans, heads, 2] exponents and sums of weights: a weight is exp(score) / 2**exponent, with the
+    exponent of the span's largest score to the base of 2, rounded. A span behind the position is
+    zeros.
     """
     head_dim = q.shape[1] // heads
     values = np.zeros((len(q), spans, heads, head_dim), q.dtype)
@@ -118,26 +120,29 @@ def attention_spans(
             weights = np.exp(scores - top[:, None] * q.dtype.type(math.log(2)))
             values[t, s] = np.einsum("hp,phd->hd", weights, rows)
             sums[t, s] = np.stack([top, weights.sum(-1)], axis=-1)
-    return np.concatenate([values.reshape(len(q), -1), sums.reshape(len(q), -1)], axis=1)
+    return values.reshape(len(q), -1), sums.reshape(len(q), -1)
 
 
 def infer_attention_combine(node: Node) -> list[Type]:
     """f32[T, n], as the attention itself."""
-    partials, pos = node.inputs
-    tokens, n = activation(partials, "partials")
+    values, sums, pos = node.inputs
+    tokens, n = activation(values, "values")
     heads, span, spans = (int(node[key]) for key in ("heads", "span", "spans"))
-    want(n % (spans * heads) == 0, f"{spans} spans of {heads} heads", partials.type)
-    head_dim = n // (spans * heads) - 2
-    want(head_dim > 0 and span > 0, "spans of at least one position", partials.type)
+    want(n % (spans * heads) == 0, f"{spans} spans of {heads} heads", values.type)
+    want(span > 0, "spans of at least one position", span)
+    pairs = f"f32[{tokens}, {2 * spans * heads}]"
+    want(sums.type == pairs, f"sums: {pairs}", sums.type)
     per_token(pos, tokens, "pos")
-    return [("f32", (tokens, heads * head_dim))]
+    return [("f32", (tokens, n // spans))]
 
 
-def attention_combine(partials: Array, pos: Array, *, heads: int, span: int, spans: int) -> Array:
+def attention_combine(
+    values: Array, sums: Array, pos: Array, *, heads: int, span: int, spans: int
+) -> Array:
     """The attention that the partial results of `attention_spans` add up to."""
-    tokens = len(partials)
-    sums = partials[:, -2 * spans * heads :].reshape(tokens, spans, heads, 2)
-    values = partials[:, : -2 * spans * heads].reshape(tokens, spans, heads, -1)
+    tokens = len(values)
+    sums = sums.reshape(tokens, spans, heads, 2)
+    values = values.reshape(tokens, spans, heads, -1)
     out = np.empty_like(values[:, 0])
     for t, last in enumerate(pos):
         live = slice(last // span + 1)
@@ -189,3 +194,50 @@ def attention_project_flops(node: Node) -> int:
     return 4 * context * math.prod(node.inputs[0].shape) + 2 * tokens * math.prod(
         node.inputs[4].shape
     )
+
+
+INDEX = 15  # instructions of a thread to find its quad
+COMBINE, COMBINE_TURN = 60, 250  # instructions to combine one span, and each four more
+
+
+def _combine_work(node: Node, threads: int, position: int) -> float:
+    more = -(-(position // int(node["span"])) // 4)
+    quads = -(-node.outputs[0].shape[-1] // (4 * threads))
+    return (COMBINE + COMBINE_TURN * more) * quads
+
+
+_CACHE = "q: f32[T, n], k: state, v: state, pos: i32[T]"
+_SPANS = {"heads": int, "kv_heads": int, "scale": float, "span": int, "spans": int}
+
+OPS = (
+    Op(
+        "kv_append", "store",
+        "state: state[context, kv_heads, head_dim], x: f32[T, n], pos: i32[T]",
+        (3, 3), infer_kv_append, kv_append, lambda n: 0, bytes=lambda n: 2 * n.inputs[1].nbytes,
+        indices={2: bound_by_positions}, label="kv", work=10, loads=1,
+    ),
+    Op(
+        "attention", "heads", _CACHE, (4, 4), infer_attention, attention, attention_flops,
+        {"heads": int, "kv_heads": int, "scale": float}, bytes=attention_bytes,
+        indices={3: bound_by_positions},
+    ),
+    Op(
+        "attention_spans", "heads", _CACHE, (4, 4), infer_attention_spans, attention_spans,
+        attention_flops, _SPANS, bytes=attention_bytes, outputs=("", ".sums"),
+        indices={3: bound_by_positions},
+    ),
+    Op(
+        "attention_combine", "vector",
+        "values: f32[T, spans * n], sums: f32[T, spans * 2 heads], pos: i32[T]", (3, 3),
+        infer_attention_combine, attention_combine,
+        lambda n: 2 * int(n["spans"]) * elements_of(n),
+        {"heads": int, "span": int, "spans": int},
+        indices={2: lambda n: int(n["span"]) * int(n["spans"])}, label="combine",
+        work_whole=_combine_work,
+    ),
+    Op(
+        "attention_project", "heads", f"{_CACHE}, w: weight[rows, n]", (5, 5),
+        infer_attention_project, attention_project, attention_project_flops, _SPANS,
+        bytes=attention_bytes, indices={3: bound_by_positions},
+    ),
+)  # fmt: skip

@@ -6,9 +6,12 @@ make one part: the sum of all parts is the product, in the order in which a warp
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from fusec.ir.graph import Node
+from fusec.ir.op import Op
 from fusec.ir.op_checks import Array, Type, activation, matrix, want
 
 
@@ -48,3 +51,25 @@ def infer_add_parts(node: Node) -> list[Type]:
 def add_parts(parts: Array, residual: Array) -> Array:
     """The residual plus the sum of the parts of a product."""
     return residual + parts.reshape(len(residual), -1, residual.shape[1]).sum(1)
+
+
+INDEX, PART = 15, 5  # instructions to find a quad; for four elements of a part
+
+
+def _sum_work(node: Node, threads: int, position: int) -> float:
+    n = node.outputs[0].shape[-1]
+    return (INDEX + PART * (node.inputs[0].shape[-1] // n)) * -(-n // (4 * threads))
+
+
+OPS = (
+    Op(
+        "matvec_parts", "parts", "x: f32[T, n], w: weight[rows, n]", (2, 2), infer_matvec_parts,
+        matvec_parts, lambda n: 2 * math.prod(n.inputs[0].shape) * n.inputs[1].shape[0],
+        {"block": int, "lanes": int, "branch": int}, label="parts",
+    ),
+    Op(
+        "add_parts", "vector", "parts: f32[T, parts * n], residual: f32[T, n]", (2, 2),
+        infer_add_parts, add_parts, lambda n: math.prod(n.inputs[0].shape), label="sum",
+        work_whole=_sum_work, adds_parts=True,
+    ),
+)  # fmt: skip

@@ -16,11 +16,6 @@ from fusec.ir.graph import Graph
 from fusec.ir.text import parse
 
 VERSION = 4
-APART = {
-    "embed": "embed", "argmax": "sample", "argmax_parts": "sample", "argmax_combine": "sample",
-    "sample": "sample",
-}  # fmt: skip
-"""Ops that the forward pass proper is counted without, and the group they are counted in."""
 RELEASES = ("wait", "barrier", "load", "read", "begin")
 """Right behind the wait; behind the barrier that ends the prologue; behind the loads, before the
 wait; when the first of what the launch in front made has been read; as the kernel begins."""

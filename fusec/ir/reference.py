@@ -13,6 +13,7 @@ import numpy as np
 
 from fusec.errors import FusecError
 from fusec.ir.graph import Graph
+from fusec.ir.op import results_of
 from fusec.ir.ops import OPS
 
 Array = np.ndarray[Any, Any]
@@ -50,7 +51,8 @@ class Reference:
                 else values[v.name]
                 for v in node.inputs
             ]
-            values[node.name] = OPS[node.op].reference(*operands, **dict(node.attrs))
+            made = results_of(OPS[node.op].reference(*operands, **dict(node.attrs)))
+            values |= {v.name: array for v, array in zip(node.outputs, made, strict=True)}
         for node in self.graph.walk():
             for value in node.outputs:
                 if value.is_state:

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from fusec.ir.graph import Node, attrs
-from fusec.ir.ops import rope_angles
+from fusec.ir.graph import Node
+from fusec.ir.op_rope import rope_angles
+from fusec.ir.ops import op
 from fusec.ir.plan import Table
 
 
@@ -16,11 +17,12 @@ def tables_of(nodes: Iterable[Node]) -> dict[str, Table]:
     """Name -> table for every table these (plain) nodes need, in order of first need."""
     found = {}
     for node in nodes:
-        if node.op == "rope":
-            angles = attrs(**{k: node[k] for k in ("base", "dims", "scale")})
-            factors = next((v.name for v in node.weights), "")
-            name = ", ".join((*(f"{k}={v}" for k, v in angles), *([factors] if factors else [])))
-            found[f"rope({name})"] = Table("rope", dict(angles), factors)
+        if (lookup := op(node.op).lookup) is None:
+            continue
+        wanted = lookup(node)
+        weight = [wanted.weight] if wanted.weight else []
+        name = ", ".join((*(f"{k}={v}" for k, v in wanted.attrs), *weight))
+        found[f"{wanted.kind}({name})"] = Table(wanted.kind, dict(wanted.attrs), wanted.weight)
     return found
 
 

@@ -33,21 +33,17 @@ WARPS = (8, 16)  # of a multiprocessor that multiplies matrices: at least, at mo
 BASE = 45  # instructions of any matvec kernel: indices, the sum over lanes, the store
 SUM = 10  # a sum over lanes
 DIGITS = 100  # four activations as fixed point
-NORM, NORM_QUAD = 45, 7  # RMS norm by a warp, and each 128 elements of it
-NORMS = ("rms_norm", "rms_factors")
 CHUNK = {  # weight type -> elements a lane takes at once, and instructions for them
     "f32": (4, 19), "f16": (8, 23), "bf16": (8, 23), "q8_0": (32, 45), "q5_k": (32, 93),
 }  # fmt: skip
 QUANTISED = (32, 85)
 FETCH = 0.6  # share of those that load and decode
-ELEMENT = {"silu": 40, "gelu": 50, "softcap": 45, "rope": 25, "kv_append": 10}
-PLAIN, INDEX = 4, 15  # any other element-wise op; finding one's element
+INDEX = 15  # instructions to find one's element
 HEAD_WARPS, POSITIONS = 16, 16  # of a block that attends; positions that a warp takes at once
 POSITION_CHUNK, FOLD = 330, 8  # instructions for those, and for folding them into the result
 COMBINE, COMBINE_TURN = 60, 250  # instructions to combine one span, and each four more
 HEAD_LANES = 512  # of a block that attends, and then multiplies by its share of a matrix
 EXCHANGE = 0.25  # microseconds until the blocks of a cluster have what they send each other (H200)
-PART = 5  # instructions for four elements of a part that is added to others
 SCALAR_WARPS, SCALAR = 32, 14  # of a reduction's block; instructions for each element
 BEST = 40  # instructions of a warp for its block's part of a fold
 MIX = 4 / 3  # of integer instructions and others, which go at twice their rate, half each
@@ -185,7 +181,7 @@ def moved(region: Graph | Node, position: int = POSITION) -> int:
     rows: dict[str, int] = {}
     for node in region.nodes:
         for weight in node.weights:
-            row = dtype(weight.dtype).nbytes(weight.shape[1:]) if node.op == "embed" else 0
+            row = dtype(weight.dtype).nbytes(weight.shape[1:]) if op(node.op).gathers else 0
             rows[weight.name] = max(row or weight.nbytes, rows.get(weight.name, 0))
         positions = {"heads": 2 * (position + 1), "store": 1}.get(op(node.op).role, 0)
         if positions:
@@ -208,7 +204,7 @@ def _work(shape: KernelShape, segment: Segment, gpu: Gpu, position: int) -> Work
         return _matvecs(shape, (segment,), gpu, position)
     warps = 4
     blocks = max(1, -(-segment.size // (WARP * warps)))
-    loads = int(any(n.op in ("rope", "kv_append") for n in segment.nodes))  # the position, first
+    loads = max(op(n.op).loads for n in segment.nodes)  # the position, first
     nbytes = sum(_vector_bytes(n) for n in segment.nodes)
     instructions = INDEX + _elements(segment.nodes) + _prologue(shape, warps * WARP, position)
     folds = _folds(segment.nodes)
@@ -221,7 +217,7 @@ def _work(shape: KernelShape, segment: Segment, gpu: Gpu, position: int) -> Work
 def _matvecs(shape: KernelShape, segments: Iterable[Segment], gpu: Gpu, position: int) -> Work:
     """Rows of matrices, a warp each, as evenly over the multiprocessors as they go."""
     segments = tuple(segments)
-    anchors = [n for s in segments for n in s.nodes if n.op == "matvec"]
+    anchors = [n for s in segments for n in s.nodes if op(n.op).role == "rows"]
     units = sum(s.size // (2 if s.rope else 1) for s in segments)  # a warp rotates what it makes
     each = -(-units // gpu.sms)
     warps = min(max(each, WARPS[0]), WARPS[1])
@@ -237,16 +233,16 @@ def _matvecs(shape: KernelShape, segments: Iterable[Segment], gpu: Gpu, position
     whole = sum(v.nbytes for v in vectors.values()) + _parts(shape)
     folds = _folds(n for s in segments for n in s.nodes)
     instructions += BEST * folds
-    before = FETCH * max(sum(_row(n) for n in s.nodes if n.op == "matvec") for s in segments)
+    before = FETCH * max(sum(_row(n) for n in s.nodes if op(n.op).role == "rows") for s in segments)
     return Work(
         instructions, warps, blocks, own, blocks * whole,
-        int(any(n.op == "embed" for n in shape.prologue)), 2 + 2 * folds, 1 + folds, before,
+        max((op(n.op).loads for n in shape.prologue), default=0), 2 + 2 * folds, 1 + folds, before,
     )  # fmt: skip
 
 
 def _unit(segment: Segment) -> float:
     """Instructions of a warp for a row of a segment, or for the two rows that it rotates."""
-    rows = sum(_row(n) for n in segment.nodes if n.op == "matvec")
+    rows = sum(_row(n) for n in segment.nodes if op(n.op).role == "rows")
     return rows * (2 if segment.rope else 1) + _elements(segment.nodes)
 
 
@@ -268,22 +264,18 @@ def _prologue(shape: KernelShape, threads: int, position: int) -> float:
     """Instructions of a thread for what every block computes for itself."""
     count = 0.0
     for node in shape.prologue:
-        n = node.outputs[0].shape[-1]
-        if node.op in NORMS:
-            count += NORM + NORM_QUAD * -(-n // 128)
-        elif node.op == "attention_combine":
-            more = -(-(position // int(node["span"])) // 4)
-            count += (COMBINE + COMBINE_TURN * more) * -(-n // (4 * threads))
-        elif node.op == "add_parts":
-            count += (INDEX + PART * (node.inputs[0].shape[-1] // n)) * -(-n // (4 * threads))
+        whole = op(node.op).work_whole
+        if whole is not None:
+            count += whole(node, threads, position)
         else:
-            count += (INDEX + _elements([node])) * -(-n // (4 * threads))
+            quads = -(-node.outputs[0].shape[-1] // (4 * threads))
+            count += (INDEX + _elements([node])) * quads
     return count
 
 
 def _parts(shape: KernelShape) -> int:
     """Bytes of the parts that the prologue adds up."""
-    return sum(n.inputs[0].nbytes for n in shape.prologue if n.op == "add_parts")
+    return sum(n.inputs[0].nbytes for n in shape.prologue if op(n.op).adds_parts)
 
 
 def _prologue_alone(shape: KernelShape, position: int) -> Work:
@@ -292,8 +284,8 @@ def _prologue_alone(shape: KernelShape, position: int) -> Work:
     longest = max(v.shape[-1] for v in shape.stores)
     nbytes = sum(v.nbytes for v in shape.stores) * 2 + _parts(shape)
     own = sum(dtype(n.inputs[1].dtype).nbytes((n.outputs[0].shape[-1],))
-              for n in shape.prologue if n.op == "embed")  # fmt: skip
-    loads = int(any(n.op == "embed" for n in shape.prologue))
+              for n in shape.prologue if op(n.op).gathers)  # fmt: skip
+    loads = max((op(n.op).loads for n in shape.prologue), default=0)
     blocks = -(-longest // (4 * threads))
     instructions = BASE + _prologue(shape, threads, position)
     return Work(instructions, threads // WARP, blocks, own, nbytes, loads, _norms(shape))
@@ -303,7 +295,7 @@ def _heads(segment: Segment, position: int) -> Work:
     """Attention, a block a head or a span of one: chunks by its warps in turn, then folded."""
     (node,) = segment.nodes
     work = _attention(node, position)
-    return _projected(node, work) if node.op == "attention_project" else work
+    return _projected(node, work) if node.weights else work
 
 
 def _attention(node: Node, position: int) -> Work:
@@ -370,8 +362,8 @@ def _scalar(segment: Segment) -> Work:
     return Work(INDEX + each * SCALAR, SCALAR_WARPS, 1, 0, x.nbytes, 0, 2, 1)
 
 
-def _elements(nodes: Iterable[Node]) -> int:
-    return sum(ELEMENT.get(n.op, PLAIN) for n in nodes if op(n.op).role != "rows")
+def _elements(nodes: Iterable[Node]) -> float:
+    return sum(op(n.op).work for n in nodes if op(n.op).role != "rows")
 
 
 def _folds(nodes: Iterable[Node]) -> int:
@@ -379,7 +371,7 @@ def _folds(nodes: Iterable[Node]) -> int:
 
 
 def _norms(shape: KernelShape) -> int:
-    return sum(n.op in NORMS for n in shape.prologue)
+    return sum(op(n.op).trees for n in shape.prologue)
 
 
 def _vector_bytes(node: Node) -> int:

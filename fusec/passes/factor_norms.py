@@ -1,7 +1,7 @@
 """A norm's division is put off until behind the products that read it.
 
-    %n = rms_norm(%x, @g)          =>     %n.factors = rms_factors(%x, @g)
-    %y = matvec(%n, @w)                   %y = matvec(%n.factors, @w)
+    %n = rms_norm(%x, @g)    =>    %n.factors, %n.factors.inverse = rms_factors(%x, @g)
+    %y = matvec(%n, @w)            %y = matvec(%n.factors, @w, %n.factors.inverse)
 
 `rms_factors` keeps x * g and the inverse RMS apart, and a matvec of them scales its sums. So a
 kernel brings x * g into the form its products want while the squares are still being added up.
@@ -13,8 +13,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from fusec.ir.graph import Graph, Node, Value
+from fusec.ir.op_matvec import inverse_of
+from fusec.ir.ops import make
 from fusec.ir.target import Target
 from fusec.passes.fuse import Refusal
+from fusec.passes.split import taken
 
 
 @dataclass(frozen=True)
@@ -29,10 +32,13 @@ class FactorNorms:
         if not target.late_norms:
             return graph, 0, ()
         nodes: list[Node] = []
-        factors: dict[str, Value] = {}
+        factors: dict[str, tuple[Value, ...]] = {}
         refused = []
         for node in graph.nodes:
-            inputs = tuple(factors.get(v.name, v) for v in node.inputs)
+            inputs = node.inputs
+            if inputs and inputs[0].name in factors:
+                gained, inverse = factors[inputs[0].name]
+                inputs = (gained, *inputs[1:], inverse)
             if node.op != "rms_norm":
                 nodes.append(replace(node, inputs=inputs))
                 continue
@@ -40,9 +46,9 @@ class FactorNorms:
                 refused.append(Refusal(self.equation, (node.name,), reason))
                 nodes.append(node)
                 continue
-            made = _factors(node)
-            factors[node.name] = made
-            nodes.append(Node("rms_factors", inputs, (made,), node.attrs))
+            made = make("rms_factors", inputs, _name(node), node.attrs)
+            factors[node.name] = made.outputs
+            nodes.append(made)
         return graph.replace_nodes(nodes), len(factors), tuple(refused)
 
 
@@ -51,14 +57,12 @@ def why_not(graph: Graph, node: Node) -> str | None:
     if node.name in graph.needed:
         return f"{node.name} is an output of the graph"
     for user in graph.users.get(node.name, ()):
-        if user.op != "matvec" or user.inputs[1].name == node.name:
+        if user.op != "matvec" or any(v.name == node.name for v in user.inputs[1:]):
             return f"{node.name} is read by {user.op} {user.name}, which takes no factors"
-    name = _factors(node).name
-    if name in graph.producers or name in {v.name for v in graph.inputs}:
-        return f"a name is taken: {name}"
-    return None
+        if inverse_of(user) is not None:
+            return f"{user.name} is scaled already"
+    return taken(graph, "rms_factors", _name(node))
 
 
-def _factors(node: Node) -> Value:
-    tokens, n = node.outputs[0].shape
-    return Value(f"{node.name}.factors", "f32", (tokens, n + 1))
+def _name(node: Node) -> str:
+    return f"{node.name}.factors"

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from fusec.ir.graph import Graph
 from fusec.ir.target import Target
-from fusec.passes.rule import Rule, merge
+from fusec.passes.merge import merge
+from fusec.passes.rule import Rule
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,10 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Fuse:
-    """The pass made of one rule: sweeps over the graph until a sweep merges nothing."""
+    """The pass made of one rule: sweeps over the graph until a sweep merges nothing.
+
+    A sweep merges all that it finds at once, so the time grows with the graph's size.
+    """
 
     rule: Rule
 
@@ -38,18 +42,17 @@ class Fuse:
         """The fused graph, how often the rule was applied, and the last sweep's refusals."""
         hits = 0
         while True:
-            refused = []
-            merged = 0
-            for match in tuple(self.rule.matches(graph)):
-                if any(graph.producers.get(node.name) is not node for node in match):
-                    continue  # an earlier match of this sweep took one of its nodes
-                reason = self.rule.why_not(graph, match, target)
-                if reason:
-                    names = tuple(n.name for n in match)
+            refused, groups, taken = [], [], set[str]()
+            for match, kept in self.rule.matches(graph):
+                names = tuple(n.name for n in match)
+                if taken & set(names):
+                    continue  # for the next sweep, in which its nodes have changed
+                if reason := self.rule.why_not(graph, match, kept, target):
                     refused.append(Refusal(self.rule.equation, names, reason))
                     continue
-                graph = merge(graph, match, self.rule.kind)
-                merged += 1
-            hits += merged
-            if not merged:
+                groups.append((match, self.rule.kind_of(match)))
+                taken |= set(names)
+            if not groups:
                 return graph, hits, tuple(refused)
+            graph, merged = merge(graph, groups)
+            hits += merged

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from fusec.ir.graph import Graph, Node, Value
-from fusec.ir.plan import APART, Arg, Kernel, Launch, LaunchPlan, Tensor
+from fusec.ir.ops import op
+from fusec.ir.plan import Arg, Kernel, Launch, LaunchPlan, Tensor
 from fusec.ir.region import parameters
 from fusec.ir.tables import tables_of
 from fusec.passes.canonical import canonical, digest
@@ -59,7 +60,7 @@ def _arg(value: Value, slots: dict[str, Slot]) -> Arg:
 
 
 def _group(node: Node) -> str:
-    groups = {APART.get(n.op, "forward") for n in node.ops}
+    groups = {op(n.op).group for n in node.ops}
     return groups.pop() if len(groups) == 1 else "forward"
 
 

@@ -15,21 +15,7 @@ from fusec.passes.fuse import Fuse, Refusal
 from fusec.passes.project_heads import ProjectHeads
 from fusec.passes.project_rows import ProjectRows
 from fusec.passes.rule import Rule
-from fusec.passes.rules import (
-    combine_matvec,
-    embed_norm_qkv,
-    kv_write,
-    matvec_residual,
-    norm_matvec,
-    norm_matvec_argmax,
-    norm_qkv_rope,
-    norm_swiglu,
-    pair_ropes,
-    parts_norm_matvec,
-    rope_kv_write,
-    stack_matvecs,
-    swiglu,
-)
+from fusec.passes.rules import chain, epilogue, prologue, siblings, stack
 from fusec.passes.schedule import Schedule
 from fusec.passes.split_argmax import SplitArgmax
 from fusec.passes.split_attention import SplitAttention
@@ -39,29 +25,28 @@ Pass = Fuse | FactorNorms | ProjectHeads | ProjectRows | SplitArgmax | SplitAtte
 NAIVE: tuple[Pass, ...] = (FactorNorms(),)  # sums of squares and products wait for each other less
 PAIRED = (
     *NAIVE,
-    Fuse(stack_matvecs.RULE),  # QKV and gate/up read one vector: one launch reads it once
-    Fuse(norm_matvec.RULE),  # a norm is cheaper computed in every block than exchanged
-    Fuse(pair_ropes.RULE),  # two launches of a few hundred elements are all boundary
-    Fuse(kv_write.RULE),  # the same
-    Fuse(swiglu.RULE),  # an element-wise chain never leaves the registers
+    Fuse(stack()),  # QKV and gate/up read one vector: one launch reads it once
+    Fuse(prologue("prologue", "vector")),  # a norm is cheaper made in every block than exchanged
+    Fuse(siblings("pairs", "pair", "maker")),  # two launches of a few hundred elements are all edge
+    Fuse(siblings("stores", "store", "reader")),  # the same
+    Fuse(chain("chain", "element", "element")),  # such a chain never leaves the registers
 )
 FUSED = (
     *PAIRED,
-    Fuse(matvec_residual.RULE),  # the row's owner has the sum in a register already
-    Fuse(norm_swiglu.RULE),  # row i of gate and of up in one block: h[i] needs nothing else
-    Fuse(rope_kv_write.RULE),  # the rotated key is only ever read from the cache
-)
+    Fuse(epilogue("epilogue", "element")),  # the row's owner has the sum in a register already
+    Fuse(siblings("vectors", "vector", "maker")),  # norms of query and key: see pairs
+    Fuse(chain("chain-to-store", "vector element pair", "element pair store")),
+)  # a rotated key is only ever read from the cache
 DEEP = (
     *FUSED,
-    Fuse(norm_qkv_rope.RULE),  # a launch of a few hundred elements less in each layer
-    Fuse(embed_norm_qkv.RULE),  # the row is read from L2 faster than a launch hands it on
+    Fuse(epilogue("epilogue-to-store", "pair store")),  # a launch less of a few hundred elements
+    Fuse(prologue("prologue-kept", "vector element", kept=True)),  # sooner made than handed on
     SplitAttention(),  # one block a head leaves the GPU idle, and takes longer with every token
     ProjectHeads(),  # a launch is dearer than a few hundred rows in blocks that are there anyway
     ProjectRows(),  # the same: a cluster of blocks exchanges sooner than launches follow
-    Fuse(parts_norm_matvec.RULE),  # parts are read as fast as the vector they add up to
-    Fuse(combine_matvec.RULE),  # a handful of spans is read as fast as the vector they make
+    Fuse(prologue("prologue-of-parts", "vector element", kept=True)),  # parts, spans: the same
     SplitArgmax(),  # one block reads a vocabulary's logits longer than all take to compare theirs
-    Fuse(norm_matvec_argmax.RULE),  # the row's owner has the logit in a register already
+    Fuse(epilogue("epilogue-fold", "fold", kept=True)),  # the row's owner has the logit already
 )
 LEVELS: dict[int, tuple[Pass, ...]] = {0: NAIVE, 1: PAIRED, 2: FUSED, 3: DEEP}
 LEVEL_NAMES = {0: "naive", 1: "paired", 2: "fused", 3: "deep"}
@@ -93,7 +78,10 @@ def passes_of(
     """
     if level not in LEVELS:
         raise FusecError(f"unknown level -O{level}: known are {', '.join(map(str, LEVELS))}")
-    passes = (*LEVELS[level], *(Fuse(rule) for rule in rules))
+    rules = tuple(rules)
+    for rule in rules:
+        rule.check(other.kind for other in rules)
+    passes = (*LEVELS[level], *map(Fuse, rules))
     off = {name.removeprefix("fuse-") for name in disable}
     known = {_rule_name(p) for level_passes in LEVELS.values() for p in level_passes}
     known |= {_rule_name(p) for p in passes}

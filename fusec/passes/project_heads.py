@@ -1,8 +1,8 @@
 """The blocks that attend multiply what they made by their columns of the output matrix.
 
-    %a.spans = attention_spans(%q, $k', $v', %pos)
-    %a = attention_combine(%a.spans, %pos)
-    %z = fused matvec_residual(%a, @w, %r)
+    %a.spans, %a.spans.sums = attention_spans(%q, $k', $v', %pos)
+    %a = attention_combine(%a.spans, %a.spans.sums, %pos)
+    %z = fused matvec_add(%a, @w, %r)
                     =>     %z.parts = attention_project(%q, $k', $v', %pos, @w)
                            %z = add_parts(%z.parts, %r)
 
@@ -15,10 +15,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fusec.ir.graph import Graph, Node
+from fusec.ir.graph import Graph, Node, Value
+from fusec.ir.ops import make
 from fusec.ir.target import ColumnSums, Target
 from fusec.passes.fuse import Refusal
-from fusec.passes.projections import homeless, in_parts, no_sum, product_of, second_user
+from fusec.passes.projections import Product, homeless, parts_name, product_of, second_user
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class ProjectHeads:
 
     name: str = "project-heads"
     equation: str = (
-        "attention_spans -> attention_combine -> matvec_residual => attention_project -> add_parts"
+        "attention_spans -> attention_combine -> matvec + add => attention_project -> add_parts"
     )
 
     def run(self, graph: Graph, target: Target) -> tuple[Graph, int, tuple[Refusal, ...]]:
@@ -37,58 +38,51 @@ class ProjectHeads:
         for node in graph.nodes:
             if node.op != "attention_combine":
                 continue
-            if reason := why_not(graph, node, target):
-                refused.append(Refusal(self.equation, (node.name,), reason))
+            product = why_not(graph, node, target)
+            if isinstance(product, str):
+                refused.append(Refusal(self.equation, (node.name,), product))
                 continue
-            (product,) = graph.users[node.name]
             spans = graph.producers[node.inputs[0].name]
             parts, total = project(spans, product)
-            made |= {spans.name: (parts,), node.name: (), product.name: (total,)}
+            last = graph.producers[product.total.name]
+            made |= {spans.name: (parts,), node.name: (), last.name: (total,)}
         nodes = [new for node in graph.nodes for new in made.get(node.name, (node,))]
         return graph.replace_nodes(nodes), len(made) // 3, tuple(refused)
 
 
-def why_not(graph: Graph, combine: Node, target: Target) -> str | None:
-    """The reason a projection must stay apart from its attention, or None if it may move."""
+def why_not(graph: Graph, combine: Node, target: Target) -> Product | str:
+    """The reason a projection must stay apart from its attention, or the one that may move."""
     if target.column_sums is None:
         return f"no sums by heads: {target.name} has no clusters of blocks"
-    if reason := _other_users(graph, combine):
+    values, sums = combine.inputs[:2]
+    spans = graph.producers.get(values.name)
+    if spans is None or spans.op != "attention_spans" or sums not in spans.outputs:
+        return f"no attention: {values.name} is not made by attention_spans"
+    if reason := second_user(graph, values.name) or second_user(graph, sums.name):
         return reason
-    (product,) = graph.users.get(combine.name, (combine,))
-    if product.kind != "matvec_residual" or product_of(product)[0].inputs[0] != combine.outputs[0]:
-        return f"no projection: expected a matvec_residual to multiply {combine.name}"
+    product = product_of(graph, combine.outputs[0])
+    if isinstance(product, str):
+        return product
     return (
-        no_sum(graph, combine, product)
-        or _unfit(graph.producers[combine.inputs[0].name], product, target.column_sums)
-        or homeless(graph, product.outputs[0])
+        _unfit(spans, product.weight, target.column_sums)
+        or homeless(graph, product.total, "attention_project")
+        or product
     )
 
 
-def project(spans: Node, product: Node) -> tuple[Node, Node]:
+def project(spans: Node, product: Product) -> tuple[Node, Node]:
     """Attention with its projection, and the sum under the name it had."""
-    matvec, residual, total = product_of(product)
-    assert residual is not None
-    inputs = (*spans.inputs, matvec.inputs[1])
-    made = in_parts("attention_project", inputs, spans.attrs, total)
-    return made, Node("add_parts", (*made.outputs, residual), (total,))
+    inputs = (*spans.inputs, product.weight)
+    made = make("attention_project", inputs, parts_name(product.total), spans.attrs)
+    return made, Node("add_parts", (*made.outputs, product.residual), (product.total,))
 
 
-def _other_users(graph: Graph, combine: Node) -> str | None:
-    """The attention must be one that is split, and nobody else may read it."""
-    partials = combine.inputs[0].name
-    if partials not in graph.producers or graph.producers[partials].op != "attention_spans":
-        return f"no attention: {partials} is not made by attention_spans"
-    return second_user(graph, partials) or second_user(graph, combine.name)
-
-
-def _unfit(spans: Node, product: Node, sums: ColumnSums) -> str | None:
+def _unfit(spans: Node, weight: Value, sums: ColumnSums) -> str | None:
     """What is wrong with the sizes or the format."""
-    matvec, _, _ = product_of(product)
-    weight, heads, count = matvec.inputs[1], int(spans["heads"]), int(spans["spans"])
+    heads, count = int(spans["heads"]), int(spans["spans"])
     rows, columns = weight.shape
     branch, rest = divmod(columns // heads, sums.block)
     reasons = {
-        f"a factor of the whole matrix: {weight.name} has one": len(matvec.inputs) > 2,
         f"no blocks of {sums.block}: {weight.name} is {weight.dtype}": (
             weight.dtype not in sums.formats
         ),

@@ -1,8 +1,8 @@
 """The blocks that make a vector's elements multiply them by their columns of the matrix behind.
 
-    %h = fused norm_swiglu(%x, ...)
-    %z = fused matvec_residual(%h, @w, %r)
-                    =>     %z.parts = fused norm_swiglu_parts(%x, ..., @w)
+    %h = fused norm_matvec_silu_mul(%x, ...)
+    %z = fused matvec_add(%h, @w, %r)
+                    =>     %z.parts = fused norm_matvec_silu_mul_parts(%x, ..., @w)
                            %z = add_parts(%z.parts, %r)
 
 A product is linear in its vector, so blocks that have a few elements of %h make a part of it. A
@@ -16,65 +16,81 @@ from dataclasses import dataclass
 
 from fusec.ir.graph import Graph, Node, Value, attrs
 from fusec.ir.op_parts import parts_of
-from fusec.ir.ops import op
+from fusec.ir.ops import kind_of, make, op, role_of
+from fusec.ir.region import NotOneKernel, analyse
 from fusec.ir.target import ColumnSums, Target
 from fusec.passes.fuse import Refusal
-from fusec.passes.projections import homeless, in_parts, no_sum, product_of, second_user
+from fusec.passes.projections import Product, homeless, parts_name, product_of
 
-MAKERS = ("norm_swiglu",)
 MOST_PARTS = 8  # that every block of the next launch reads
 
 
 @dataclass(frozen=True)
 class ProjectRows:
-    """The pass. It runs in front of `parts-norm-matvec`."""
+    """The pass. It runs in front of the last `prologue`."""
 
     name: str = "project-rows"
-    equation: str = "norm_swiglu -> matvec_residual => norm_swiglu_parts -> add_parts"
+    equation: str = "rows -> matvec + add => rows & parts -> add_parts"
 
     def run(self, graph: Graph, target: Target) -> tuple[Graph, int, tuple[Refusal, ...]]:
         """The graph with every such product among the blocks that may make it."""
         made: dict[str, Node] = {}
         refused = []
         for maker in graph.nodes:
-            if maker.kind not in MAKERS:
+            if maker.name in made or not _is_multiplied(graph, maker):
                 continue
-            if reason := why_not(graph, maker, target):
-                refused.append(Refusal(self.equation, (maker.name,), reason))
+            product = why_not(graph, maker, target)
+            if isinstance(product, str):
+                refused.append(Refusal(self.equation, (maker.name,), product))
                 continue
-            (product,) = graph.users[maker.name]
             assert target.column_sums is not None
-            made[maker.name], made[product.name] = project(maker, product, target.column_sums)
+            last = graph.producers[product.total.name]
+            made[maker.name], made[last.name] = project(maker, product, target.column_sums)
         nodes = [made.get(node.name, node) for node in graph.nodes]
         return graph.replace_nodes(nodes), len(made) // 2, tuple(refused)
 
 
-def why_not(graph: Graph, maker: Node, target: Target) -> str | None:
-    """The reason a product must stay apart from its vector, or None if it may move."""
+def _is_multiplied(graph: Graph, maker: Node) -> bool:
+    """Whether rows make one vector, and a product in another node reads it."""
+    if role_of(maker) != "rows" or len(maker.outputs) != 1:
+        return False
+    readers = (n for user in graph.users.get(maker.name, ()) for n in user.ops)
+    return any(op(n.op).role == "rows" and n.inputs[0].name == maker.name for n in readers)
+
+
+def why_not(graph: Graph, maker: Node, target: Target) -> Product | str:
+    """The reason a product must stay apart from its vector, or the one that may move."""
     if target.column_sums is None:
         return f"no clusters of blocks on {target.name}"
-    if reason := second_user(graph, maker.name):
-        return reason
-    (product,) = graph.users.get(maker.name, (maker,))
-    if product.kind != "matvec_residual" or product_of(product)[0].inputs[0] != maker.outputs[0]:
-        return f"no product: expected a matvec_residual to multiply {maker.name}"
+    product = product_of(graph, maker.outputs[0])
+    if isinstance(product, str):
+        return product
     return (
-        no_sum(graph, maker, product)
-        or _unfit(maker, product, target)
-        or homeless(graph, product.outputs[0])
+        _unfit(maker, product.weight, target)
+        or homeless(graph, product.total, "matvec_parts")
+        or _apart(maker, product, target.column_sums)
+        or product
     )
 
 
-def project(maker: Node, product: Node, sums: ColumnSums) -> tuple[Node, Node]:
+def project(maker: Node, product: Product, sums: ColumnSums) -> tuple[Node, Node]:
     """The vector's blocks with the product, and the sum under the name it had."""
-    matvec, residual, total = product_of(product)
-    assert residual is not None
-    given = attrs(block=sums.block, lanes=sums.lanes, branch=branch_of(matvec.inputs[1], sums))
-    last = in_parts("matvec_parts", matvec.inputs, given, total)
-    inputs = (*maker.inputs, *(v for v in matvec.inputs[1:] if v not in maker.inputs))
-    kind = attrs(kind=f"{maker.kind}_parts")
-    fused = Node("fused", inputs, last.outputs, kind, (*maker.body, last))
-    return fused, Node("add_parts", (*last.outputs, residual), (total,))
+    given = attrs(block=sums.block, lanes=sums.lanes, branch=branch_of(product.weight, sums))
+    name = parts_name(product.total)
+    last = make("matvec_parts", product.matvec.inputs, name, given)
+    inputs = (*maker.inputs, *(v for v in product.matvec.inputs[1:] if v not in maker.inputs))
+    body = (*maker.ops, last)
+    fused = Node("fused", inputs, last.outputs, attrs(kind=kind_of(body)), body)
+    return fused, Node("add_parts", (*last.outputs, product.residual), (product.total,))
+
+
+def _apart(maker: Node, product: Product, sums: ColumnSums) -> str | None:
+    """What the analysis of regions has against it."""
+    try:
+        analyse(project(maker, product, sums)[0].region)
+    except NotOneKernel as reason:
+        return f"not one kernel: {reason}"
+    return None
 
 
 def branch_of(weight: Value, sums: ColumnSums) -> int:
@@ -84,20 +100,18 @@ def branch_of(weight: Value, sums: ColumnSums) -> int:
     return 1 << (most.bit_length() - 1) if most else 0
 
 
-def _unfit(maker: Node, product: Node, target: Target) -> str | None:
+def _unfit(maker: Node, weight: Value, target: Target) -> str | None:
     """What is wrong with the sizes or the formats."""
-    matvec, _, _ = product_of(product)
-    weight, sums = matvec.inputs[1], target.column_sums
+    sums = target.column_sums
     assert sums is not None
     rows, columns = weight.shape
-    first = [n.inputs[1] for n in maker.body if op(n.op).role == "rows"]
+    first = [n.inputs[1] for n in maker.ops if op(n.op).role == "rows"]
     tiles = target.tiles
     tiled = next((w for w in (weight, *first) if tiles and tiles.takes(w)), weight)
     other = next((w for w in (weight, *first) if w.dtype not in sums.formats), None)
     own = sum(sums.block * -(-w.shape[1] // (sums.block * sums.lanes)) * sums.lanes for w in first)
     branch = branch_of(weight, sums)
     reasons = {
-        f"a factor of the whole matrix: {weight.name} has one": len(matvec.inputs) > 2,
         f"by tiles of rows: {tiled.name}": bool(tiles and tiles.takes(tiled)),
         f"no blocks of {sums.block}: {(other or weight).name} is {(other or weight).dtype}": (
             other is not None

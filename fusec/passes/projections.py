@@ -2,10 +2,49 @@
 
 from __future__ import annotations
 
-from fusec.ir.graph import Attr, Graph, Node, Value
-from fusec.ir.ops import infer
-from fusec.passes.cost import NORMS
-from fusec.passes.rules.parts_norm_matvec import READERS
+from dataclasses import dataclass
+
+from fusec.ir.graph import Graph, Node, Value
+from fusec.ir.op_matvec import factor_of, inverse_of
+from fusec.ir.ops import op, role_of
+from fusec.passes.split import taken
+
+
+@dataclass(frozen=True)
+class Product:
+    """A node that multiplies a vector by a matrix and adds a `residual`, which makes `total`."""
+
+    matvec: Node
+    residual: Value
+    total: Value
+
+    @property
+    def weight(self) -> Value:
+        """The matrix."""
+        return self.matvec.inputs[1]
+
+
+def product_of(graph: Graph, vector: Value) -> Product | str:
+    """The product that is all that reads a vector, or the reason that there is none.
+
+    Its residual is an activation that is not the product itself, nor the vector.
+    """
+    if reason := second_user(graph, vector.name):
+        return reason
+    users = graph.users.get(vector.name, ())
+    ops = [n.op for n in users[0].ops] if users else []
+    if ops != ["matvec", "add"] or users[0].ops[0].inputs[0] != vector:
+        return f"no product: expected a matvec and an add to read {vector.name}"
+    matvec, add = users[0].ops
+    total = add.outputs[0]
+    residual = next((v for v in add.inputs if v.name != matvec.name), None)
+    if residual is None or residual.is_weight or residual == vector:
+        return f"no residual: expected another activation to be added to {total.name}"
+    if factor_of(matvec) is not None:
+        return f"a factor of the whole matrix: {matvec.inputs[1].name} has one"
+    if (inverse := inverse_of(matvec)) is not None:
+        return f"a factor of each token: {matvec.name} is scaled by {inverse.name}"
+    return Product(matvec, residual, total)
 
 
 def second_user(graph: Graph, name: str) -> str | None:
@@ -17,38 +56,18 @@ def second_user(graph: Graph, name: str) -> str | None:
     return None
 
 
-def in_parts(
-    op: str, inputs: tuple[Value, ...], given: tuple[tuple[str, Attr], ...], total: Value
-) -> Node:
-    """The node that makes the parts of a sum."""
-    draft = Node(op, inputs, (Value(parts_name(total), "f32", ()),), given)
-    ((dtype, shape),) = infer(draft)
-    return Node(op, inputs, (Value(parts_name(total), dtype, shape),), given)
-
-
-def no_sum(graph: Graph, maker: Node, product: Node) -> str | None:
-    """What is wrong with the residual, or with the name of the parts."""
-    _, residual, total = product_of(product)
-    if residual is None or residual.is_weight or residual == maker.outputs[0]:
-        return f"no residual: expected another activation to be added to {product.name}"
-    if parts_name(total) in graph.producers or parts_name(total) in {v.name for v in graph.inputs}:
-        return f"a name is taken: {parts_name(total)}"
-    return None
-
-
-def homeless(graph: Graph, total: Value) -> str | None:
-    """Adding the parts up must cost no launch of its own."""
+def homeless(graph: Graph, total: Value, parts_op: str) -> str | None:
+    """Adding the parts up must cost no launch of its own, and their names must be free."""
+    if reason := taken(graph, parts_op, parts_name(total)):
+        return reason
     for user in graph.users.get(total.name, ()):
-        if user.kind in READERS and any(total in n.inputs for n in user.ops if n.op in NORMS):
+        makes_whole = [n for n in user.ops if op(n.op).role == "vector" and total in n.inputs]
+        if makes_whole and role_of(user) in ("rows", "parts"):
             return None
-    return f"nobody to add the parts up: expected one of {', '.join(READERS)} to read {total.name}"
-
-
-def product_of(product: Node) -> tuple[Node, Value | None, Value]:
-    """The matvec of a matvec_residual, what else is added to it, and their sum."""
-    matvec, add = product.ops
-    residual = next((v for v in add.inputs if v.name != matvec.name), None)
-    return matvec, residual, add.outputs[0]
+    return (
+        f"nobody to add the parts up: expected a product with a norm in its prologue to read "
+        f"{total.name}"
+    )
 
 
 def parts_name(total: Value) -> str:

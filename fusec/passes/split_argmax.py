@@ -1,7 +1,7 @@
 """The choice of a row's largest element by all blocks that make some, then by one.
 
-    %i = argmax(%x)                =>     %i.parts = argmax_parts(%x)
-                                          %i = argmax_combine(%i.parts)
+    %i = argmax(%x)          =>    %i.parts, %i.parts.places = argmax_parts(%x)
+                                   %i = argmax_combine(%i.parts, %i.parts.places)
 
 One block takes longer to read a vocabulary's logits than the blocks that make them take to keep the
 best as they go. Which of them has which rows is up to a kernel's shape, so there are as many parts
@@ -13,12 +13,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from fusec.ir.graph import Graph, Node, Value, attrs
-from fusec.ir.op_argmax import MOST
-from fusec.ir.ops import infer, op
+from fusec.ir.graph import Graph, Node, attrs
+from fusec.ir.ops import make, role_of
 from fusec.ir.target import Target
 from fusec.passes.fuse import Refusal
-from fusec.passes.split import split_nodes
+from fusec.passes.split import split_nodes, taken
 
 
 @dataclass(frozen=True)
@@ -40,24 +39,15 @@ def why_not(graph: Graph, node: Node, target: Target) -> str | None:
     if target.parts is None:
         return f"no parts: on {target.name} one block reads the whole row"
     maker = graph.producers.get(x.name)
-    if maker is None or not any(op(n.op).role == "rows" for n in maker.ops):
+    if maker is None or role_of(maker) != "rows":
         return f"no matrix: {x.name} does not come from blocks that make its rows"
-    if x.shape[-1] > MOST:
-        return f"too many elements: {x.name} has {x.shape[-1]:,}, an index in f32 reaches {MOST:,}"
-    if _parts(node) in graph.producers or _parts(node) in {v.name for v in graph.inputs}:
-        return f"a name is taken: {_parts(node)}"
-    return None
+    return taken(graph, "argmax_parts", _parts(node))
 
 
 def split(node: Node, parts: int) -> tuple[Node, Node]:
     """An argmax as two nodes, the second under its name."""
-    draft = Node("argmax_parts", node.inputs, (Value(_parts(node), "f32", ()),), attrs(parts=parts))
-    ((dtype, shape),) = infer(draft)
-    pairs = Value(draft.name, dtype, shape)
-    return (
-        Node(draft.op, node.inputs, (pairs,), draft.attrs),
-        Node("argmax_combine", (pairs,), node.outputs),
-    )
+    best = make("argmax_parts", node.inputs, _parts(node), attrs(parts=parts))
+    return best, Node("argmax_combine", best.outputs, node.outputs)
 
 
 def _parts(node: Node) -> str:

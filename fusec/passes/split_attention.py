@@ -1,8 +1,8 @@
 """Attention over each span of the context by blocks of their own, then put together.
 
     %a = attention(%q, $k', $v', %pos)
-                                   =>     %a.spans = attention_spans(%q, $k', $v', %pos)
-                                          %a = attention_combine(%a.spans, %pos)
+                             =>    %a.spans, %a.spans.sums = attention_spans(%q, $k', $v', %pos)
+                                   %a = attention_combine(%a.spans, %a.spans.sums, %pos)
 
 One block a head leaves most of a GPU idle, and its time grows with the context. The sums of a span
 are exact up to a power of two when spans are put together in order, so nothing is rounded
@@ -14,11 +14,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from fusec.ir.graph import Graph, Node, Value, attrs
-from fusec.ir.ops import infer
+from fusec.ir.graph import Graph, Node, attrs
+from fusec.ir.ops import make
 from fusec.ir.target import Target
 from fusec.passes.fuse import Refusal
-from fusec.passes.split import split_nodes
+from fusec.passes.split import split_nodes, taken
 
 
 @dataclass(frozen=True)
@@ -41,24 +41,17 @@ def why_not(graph: Graph, node: Node, target: Target) -> str | None:
     tokens = node.inputs[0].shape[0]
     if tokens > 1:
         return f"several tokens a step: {node.inputs[0].name} has {tokens}"
-    if _partials(node) in graph.producers or _partials(node) in {v.name for v in graph.inputs}:
-        return f"a name is taken: {_partials(node)}"
-    return None
+    return taken(graph, "attention_spans", _partials(node))
 
 
 def split(node: Node, span: int) -> tuple[Node, Node]:
     """An attention as two nodes, the second under its name."""
     context, given = node.inputs[1].shape[0], dict(node.attrs)
     sizes = {"span": span, "spans": -(-context // span)}
-    draft = Value(_partials(node), "f32", ())
-    first = Node("attention_spans", node.inputs, (draft,), attrs(**given, **sizes))
-    ((dtype, shape),) = infer(first)
-    partials = Value(draft.name, dtype, shape)
+    first = make("attention_spans", node.inputs, _partials(node), attrs(**given, **sizes))
     heads = attrs(heads=given["heads"], **sizes)
-    return (
-        Node(first.op, node.inputs, (partials,), first.attrs),
-        Node("attention_combine", (partials, node.inputs[3]), node.outputs, heads),
-    )
+    combined = (*first.outputs, node.inputs[3])
+    return first, Node("attention_combine", combined, node.outputs, heads)
 
 
 def _partials(node: Node) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from fusec.errors import FusecError
 from fusec.ir.dtypes import dtype
-from fusec.ir.graph import Node
+from fusec.ir.ops import op
 from fusec.ir.plan import LaunchPlan
 from fusec.ir.region import parameters
 from fusec.ir.text import parse
@@ -17,11 +17,6 @@ from fusec.ir.text import parse
 Array = np.ndarray[Any, Any]
 
 STATELESS_POSITIONS = 4096  # length of the tables of angles where no state sets it
-INDEX_OPERAND = {
-    "embed": 0, "rope": 1, "kv_append": 2, "attention": 3, "attention_spans": 3,
-    "attention_combine": 1, "attention_project": 3,
-}  # fmt: skip
-"""Op -> which of its operands kernels index memory with."""
 
 
 class Session(Protocol):
@@ -56,22 +51,12 @@ def limits(plan: LaunchPlan) -> dict[str, int]:
         region = regions[launch.kernel]
         args = {v.name: a for v, a in zip(parameters(region), launch.args, strict=False)}
         for node in region.nodes:
-            if node.op not in INDEX_OPERAND:
-                continue
-            arg = args.get(node.inputs[INDEX_OPERAND[node.op]].name)
-            if arg is not None and arg.kind == "input":
-                bound = _rows_of(node) or positions(plan)
-                found[arg.name] = min(bound, found.get(arg.name, bound))
+            for place, bound in op(node.op).indices.items():
+                arg = args.get(node.inputs[place].name)
+                if bound is not None and arg is not None and arg.kind == "input":
+                    most = bound(node) or positions(plan)
+                    found[arg.name] = min(most, found.get(arg.name, most))
     return found
-
-
-def _rows_of(node: Node) -> int | None:
-    """How many values an index may take because of what the node reads, if that says so."""
-    if node.op == "embed":
-        return node.inputs[1].shape[0]
-    if node.op == "attention_combine":
-        return int(node["span"]) * int(node["spans"])
-    return None
 
 
 def bound_weight(plan: LaunchPlan, name: str, weight: Callable[[str], Array]) -> Array:

@@ -9,14 +9,15 @@ own scratch, then takes its share of every segment.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
-from fusec.codegen.common import ELEMENT, open_region
+from fusec.codegen.common import expression, open_region
 from fusec.codegen.kernel import KernelSource
 from fusec.errors import FusecError
 from fusec.ir.dtypes import dtype
 from fusec.ir.graph import Graph, Node, Value
+from fusec.ir.op_matvec import factor_of, inverse_of
 from fusec.ir.ops import op
 from fusec.ir.plan import Kernel
 from fusec.ir.region import KernelShape, Segment, parameters
@@ -118,15 +119,15 @@ class _Emitter:
             self.w.line()
             self.w.line("# every thread computes these for itself")
         for node in self.shape.prologue:
-            out = node.outputs[0]
-            direct = out.name in self.outputs and self.only_stored(out)
-            if not direct:
+            direct = all(v.name in self.outputs and self.only_stored(v) for v in node.outputs)
+            for out in () if direct else node.outputs:
                 self.vectors[out.name] = _identifier(out)
                 self.w.line(f"{_identifier(out)} = ptr_f32({self.room(4 * out.shape[-1])})")
             with self.tokens("thread, tokens, threads" if direct else "tokens"):
                 self.whole(node)
-            if out.name in self.outputs and not direct:
-                self.store(out)
+            for out in () if direct else node.outputs:
+                if out.name in self.outputs:
+                    self.store(out)
 
     def only_stored(self, value: Value) -> bool:
         """Whether nobody in the kernel reads the vector: then tokens are shared out instead."""
@@ -134,22 +135,36 @@ class _Emitter:
 
     def whole(self, node: Node) -> None:
         """All elements of one token's vector."""
-        out = node.outputs[0]
-        n = out.shape[-1]
-        if node.op == "rms_norm":
-            x, weight = node.inputs
-            call = f"{self.row(out)}, {self.row(x)}, {self.vectors[weight.name]}, {n}"
+        if (make := VECTORS.get(node.op)) is not None:
+            make(self, node)
+            return
+        _refuse_unless(op(node.op).role != "vector", node)
+        n = node.outputs[0].shape[-1]
+        segment = Segment((node,), n)
+        with self.indices(segment, "0", str(n // (2 if segment.rope else 1))):
+            self.elements(segment, in_memory=True)
+
+    def rms_norm(self, node: Node) -> None:
+        """The norm of a whole vector."""
+        out, (x, weight) = node.outputs[0], node.inputs
+        call = f"{self.row(out)}, {self.row(x)}, {self.vectors[weight.name]}, {out.shape[-1]}"
+        self.w.line(f"rms_norm({call}, float32({node['eps']!r}))")
+
+    def head_norm(self, node: Node) -> None:
+        """The norm of each head."""
+        out, (x, weight), head = node.outputs[0], node.inputs, int(node["head_dim"])
+        with self.w.block(f"for head in range({out.shape[-1] // head}):"):
+            rows = ", ".join(f"advance({self.row(v)}, head * {head})" for v in (out, x))
+            call = f"{rows}, {self.vectors[weight.name]}, {head}"
             self.w.line(f"rms_norm({call}, float32({node['eps']!r}))")
-        elif node.op == "embed":
-            token, table = node.inputs
-            stride = dtype(table.dtype).nbytes((n,))
-            entry = f"advance({self.vectors[table.name]}, {self.vectors[token.name]}[t] * {stride})"
-            self.w.line(f"decode_row_{table.dtype}({entry}, {self.row(out)}, 0, {n})")
-        else:
-            _refuse_unless(op(node.op).role != "vector", node)
-            segment = Segment((node,), n)
-            with self.indices(segment, "0", str(n // (2 if segment.rope else 1))):
-                self.elements(segment, in_memory=True)
+
+    def embed(self, node: Node) -> None:
+        """A row of the table."""
+        out, (token, table) = node.outputs[0], node.inputs
+        n = out.shape[-1]
+        stride = dtype(table.dtype).nbytes((n,))
+        entry = f"advance({self.vectors[table.name]}, {self.vectors[token.name]}[t] * {stride})"
+        self.w.line(f"decode_row_{table.dtype}({entry}, {self.row(out)}, 0, {n})")
 
     def store(self, value: Value) -> None:
         """Write this thread's part of a prologue vector out."""
@@ -236,13 +251,15 @@ class _Emitter:
             for i in indices:
                 name = _scalar(node.name, i)
                 if role == "rows":
-                    factor = "".join(f" * {self.vectors[s.name]}[0]" for s in node.inputs[2:])
-                    self.w.line(f"{name} = {_dots(node.name, i)}[t]{factor}")
+                    factor, inverse = factor_of(node), inverse_of(node)
+                    scale = f" * {self.vectors[factor.name]}[0]" if factor is not None else ""
+                    scale += f" * {self.at(inverse, '0')}" if inverse is not None else ""
+                    self.w.line(f"{name} = {_dots(node.name, i)}[t]{scale}")
                 elif role == "store":
                     self.append(node, operand(node.inputs[1], i), i)
                 elif role == "element":
                     operands = [operand(v, i) for v in node.inputs]
-                    self.w.line(f"{name} = {ELEMENT[node.op](node, operands)}")
+                    self.w.line(f"{name} = {expression(node, operands)}")
                 if role != "store" and (in_memory or node.name in self.outputs):
                     self.w.line(f"{self.at(node.outputs[0], i)} = {name}")
             here.add(node.name)
@@ -274,7 +291,7 @@ class _Emitter:
     def heads(self, segment: Segment) -> None:
         """Attention, one head of one token at a time."""
         (node,) = segment.nodes
-        _refuse_unless(node.op == "attention", node)
+        _refuse_unless(not node.weights and node.get("spans", 0) == 0, node)
         q, k, v, pos = node.inputs
         out, heads, kv_heads = node.outputs[0], int(node["heads"]), int(node["kv_heads"])
         head_dim = segment.size // heads
@@ -299,11 +316,19 @@ class _Emitter:
     def scalar(self, segment: Segment) -> None:
         """A reduction of each token's row; tokens are shared out."""
         (node,) = segment.nodes
-        _refuse_unless(node.op == "argmax", node)
+        _refuse_unless(len(node.inputs) == 1, node)
         (x,) = node.inputs
         with self.tokens("thread, tokens, threads"):
             out = self.vectors[node.name]
             self.w.line(f"{out}[t] = {node.op}({self.row(x)}, {x.shape[-1]})")
+
+
+VECTORS: dict[str, Callable[[_Emitter, Node], None]] = {
+    "rms_norm": _Emitter.rms_norm,
+    "head_norm": _Emitter.head_norm,
+    "embed": _Emitter.embed,
+}
+"""Vector ops that the CPU target makes. The others come from passes that it asks for none of."""
 
 
 def _refuse_unless(known: bool, node: Node) -> None:

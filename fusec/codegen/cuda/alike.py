@@ -138,8 +138,9 @@ def _external(scope: Scope, segment: Segment) -> list[str]:
             known = value.name in scope.pointers and value.name not in inside | vector
             if known and value.dtype != "i32":  # all members have the same position
                 names[value.name] = None
-        if node.name in scope.outputs and not node.outputs[0].is_state:
-            names[node.name] = None
+        for value in node.outputs:
+            if value.name in scope.outputs and not value.is_state:
+                names[value.name] = None
     return list(names)
 
 

@@ -40,7 +40,7 @@ class Attention:
         self.q, self.k, self.v, self.pos = node.inputs[:4]
         self.heads, self.kv_heads = int(node["heads"]), int(node["kv_heads"])
         self.head_dim = self.q.shape[-1] // self.heads
-        self.split = node.op in ("attention_spans", "attention_project")
+        self.split = node.get("spans", 0) != 0
         self._check()
         self.piece = next(n for n in (8, 4, 2) if self.head_dim % n == 0)
         self.pieces = self.head_dim // self.piece
@@ -49,7 +49,7 @@ class Attention:
         words = self.piece if self.v.dtype == "f32" else self.piece // 2
         self.rows_held = 2 * self.parts * ROWS * words
         self.held = self.rows_held <= held
-        if scope.overlaps and node.op == "attention_spans":
+        if scope.overlaps and self.split and not node.weights:
             self._leave_room(SHARED_BY_TWO)
         self.waits = waits and scope.overlaps
         self.early = self.waits and self.split and self.held
@@ -137,8 +137,8 @@ class Attention:
             given = f"{self.maxima}, {self.sums}, {self.outs}, {self.stride}"
             w.line(f"found = fold_chunks({given}, uniform(turns), element, lane)")
             if self.split:
-                where, spans = self.scope.pointers[self.node.name], self.node["spans"]
-                place = f"{where}, span, {spans}, head, {self.heads}, element, {self.head_dim}"
+                where = ", ".join(self.scope.pointers[v.name] for v in self.node.outputs)
+                place = f"{where}, span, head, {self.heads}, element, {self.head_dim}"
                 w.line(f"store_span({place}, found, thread)")
             else:
                 w.line("state = fold_span(state, found)")

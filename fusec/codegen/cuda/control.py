@@ -27,15 +27,15 @@ MOST_CANDIDATES = 1024
 
 
 def kernels(
-    vocabulary: int, overlaps: bool = False, prefetches: bool = False, pairs: int = 0
+    vocabulary: int, overlaps: bool = False, prefetches: bool = False, parts: int = 0
 ) -> list[CudaKernel]:
     """`advance`, `feed` and `sample` for a vocabulary, and the others that are wanted.
 
     `overlaps`: they may be launched before the launch in front of them has ended, and wait inside.
-    `prefetches`: with `prefetch`. `pairs`: how many `advance_best` chooses among; 0 without it.
+    `prefetches`: with `prefetch`. `parts`: how many `advance_best` chooses among; 0 without it.
     """
     found = [advance(overlaps), feed(overlaps), sample(vocabulary, overlaps)]
-    found += [advance_best(pairs, overlaps)] if pairs else []
+    found += [advance_best(parts, overlaps)] if parts else []
     return [*found, prefetch()] if prefetches else found
 
 
@@ -51,15 +51,16 @@ def advance(overlaps: bool = False) -> CudaKernel:
     return _kernel("advance", HANDED_ON, [call], HANDED_ON_KINDS, 32, overlaps)
 
 
-def advance_best(pairs: int, overlaps: bool = False) -> CudaKernel:
-    """The kernel `advance_best(pairs, next, ...)`: `argmax_combine` and `advance` in one launch.
+def advance_best(parts: int, overlaps: bool = False) -> CudaKernel:
+    """The kernel `advance_best(tops, places, next, ...)`: `argmax_combine` and `advance` at once.
 
-    pairs: f32[2 * pairs] of `argmax_parts`; the rest is as `advance` has it. `next` is written.
+    tops f32[parts] and places u32[parts]: of `argmax_parts`; the rest is as `advance` has it, and
+    `next` is written.
     Position and step are what the token before left, so they are read in front of the wait.
     """
-    threads = 32 * min(32, -(-pairs // 128))  # a thread takes four pairs at once
+    threads = 32 * min(32, -(-parts // 128))  # a thread takes four at once
     lines = [
-        f"best = best_of_pairs(pairs, {2 * pairs}, {threads}, keys, indices)",
+        f"best = best_of_parts(tops, places, {parts}, {threads}, keys, indices)",
         "store_u32_if(next_token, best, thread_index() == uint32(0))",
         "hand_on(best, position, made, token, pos, step, tokens, ring)",
     ]
@@ -68,8 +69,9 @@ def advance_best(pairs: int, overlaps: bool = False) -> CudaKernel:
         "indices = shared_bytes(128)",
         "position, made = load_u32(pos), load_u32(step)",
     ]
-    kinds = ("f32*", *HANDED_ON_KINDS)
-    return _kernel("advance_best", f"pairs {HANDED_ON}", lines, kinds, threads, overlaps, before)
+    kinds = ("f32*", "u32*", *HANDED_ON_KINDS)
+    names = f"tops places {HANDED_ON}"
+    return _kernel("advance_best", names, lines, kinds, threads, overlaps, before)
 
 
 def feed(overlaps: bool = False) -> CudaKernel:

@@ -24,9 +24,9 @@ from fusec.codegen.cuda.shape import (
     tile_units,
     units,
 )
+from fusec.ir.ops import op
 from fusec.ir.plan import Choice
 from fusec.ir.region import KernelShape, Segment
-from fusec.passes.cost import NORMS
 
 SMALL = 1 << 21  # weights that are read and multiplied in less time than a launch begins
 SHARED = ((8, 4), (16, 2))  # warps, and rows of each, where a cluster shares what its blocks make
@@ -77,7 +77,7 @@ def tiles_shared(shape: KernelShape, rows: list[Segment], overlaps: bool = False
         steps,
         2,
         release,
-        alone=not any(n.op in NORMS for n in shape.prologue),
+        alone=not any(op(n.op).trees for n in shape.prologue),
         paired=overlaps and steps == 1 and may_pair(shape),
     )
 
@@ -110,7 +110,7 @@ def beside_others(shape: KernelShape) -> Choice | None:
         blocks = sum(-(-units(s) // (warps * at_once)) for s in rows)
         fits = at_once * a_row <= REGISTERS and not (rope and at_once > 1)
         if rows and fits and blocks <= MOST_BLOCKS and (at_once > 1 or rope or not is_long):
-            in_parts = rope and any(n.op == "add_parts" for n in shape.prologue)
+            in_parts = rope and any(op(n.op).adds_parts for n in shape.prologue)
             return Choice(warps, at_once, release="begin" if in_parts else "load")
     return None
 
@@ -135,8 +135,8 @@ def _warps(shape: KernelShape) -> int:
     work += [units(s) for s in shape.segments if s.role == "element"]
     scalars = [s.nodes[0] for s in shape.segments if s.role == "scalar"]
     work = [min(128, n) for n in work]
-    for node in scalars:  # of pairs, a thread takes four at once
-        share = 8 if node.op == "argmax_combine" else 1
+    for node in scalars:  # of parts with their places, a thread takes four at once
+        share = 4 if len(node.inputs) > 1 else 1
         work.append(min(1024, -(-node.inputs[0].shape[-1] // share)))
     wanted = max(work, default=1)
     return max(1, -(-wanted // WARP))

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from fusec.codegen.common import ELEMENT
+from fusec.codegen.common import expression
 from fusec.codegen.cuda.scope import Scope, identifier
 from fusec.ir.graph import Node, Value
+from fusec.ir.op_matvec import factor_of
 from fusec.ir.ops import op
 from fusec.ir.region import Segment
 from fusec.ir.tables import tables_of
@@ -97,7 +98,7 @@ class Elements:
         return [
             v
             for node in self.segment.nodes
-            for v in _operands(node)
+            for v in element_operands(node)
             if not v.is_weight and v.name not in self.scope.region.producers
         ]
 
@@ -108,7 +109,7 @@ class Elements:
     def _fetch(self, weights: bool) -> None:
         for node in self.segment.nodes:
             role = op(node.op).role
-            for value in _operands(node):
+            for value in element_operands(node):
                 if value.name not in self.inside and (value.is_weight or not weights):
                     self._load(value)
             if role == "rows":
@@ -131,10 +132,10 @@ class Elements:
 
     def _factor(self, node: Node) -> None:
         """A matrix's own factor, where it has one."""
-        for value in node.inputs[2:]:
-            if (value.name, "") not in self.loaded:
-                name = self.loaded[value.name, ""] = f"{identifier(value)}_factor"
-                self.scope.w.line(f"{name} = load_weight_f32({self.scope.pointers[value.name]})")
+        value = factor_of(node)
+        if value is not None and (value.name, "") not in self.loaded:
+            name = self.loaded[value.name, ""] = f"{identifier(value)}_factor"
+            self.scope.w.line(f"{name} = load_weight_f32({self.scope.pointers[value.name]})")
 
     def _position(self, pos: Value) -> None:
         if pos.name not in self.positions:
@@ -167,12 +168,12 @@ class Elements:
     def finish_folds(self, first: str, blocks: int | str) -> None:
         """Emit the folds over the block's threads; it is one of `blocks` from `first` on."""
         for node in self._folds:
-            best, pairs = _best(node), self.scope.pointers[node.name]
+            best, where = _best(node), ", ".join(self.scope.pointers[v.name] for v in node.outputs)
             block = f"uint32(block - {first})" if first != "0" else "block"
             room = self.scope.shared("room", 256)
             threads = self.scope.geometry.threads
-            where = f"{pairs}, {block}, {blocks}, {node['parts']}, {threads}, {room}"
-            self.scope.w.line(f"store_part({best}, {best}_at, {where})")
+            given = f"{where}, {block}, {blocks}, {node['parts']}, {threads}, {room}"
+            self.scope.w.line(f"store_part({best}, {best}_at, {given})")
 
     @property
     def _folds(self) -> list[Node]:
@@ -199,12 +200,11 @@ class Elements:
                 if role == "store":
                     self._append(node, operand(node.inputs[1], i), i)
                 elif role == "rows":
-                    factor = "".join(f" * {self.loaded[s.name, '']}" for s in node.inputs[2:])
-                    w.line(f"{name} = {rows[node.name, i]}{factor}")
+                    factor = factor_of(node)
+                    scale = f" * {self.loaded[factor.name, '']}" if factor is not None else ""
+                    w.line(f"{name} = {rows[node.name, i]}{scale}")
                 elif role == "element":
-                    w.line(
-                        f"{name} = {ELEMENT[node.op](node, [operand(v, i) for v in node.inputs])}"
-                    )
+                    w.line(f"{name} = {expression(node, [operand(v, i) for v in node.inputs])}")
                 elif role == "fold":
                     best, x = _best(node), operand(node.inputs[0], i)
                     given = f"{x}, {i}, {self.live}, {best}, {best}_at"
@@ -236,7 +236,7 @@ class Elements:
             self.scope.w.line(f"store_f32_if({where}, {element}, {self.live})")
 
 
-def _operands(node: Node) -> tuple[Value, ...]:
+def element_operands(node: Node) -> tuple[Value, ...]:
     """What an element-wise node reads element by element."""
     inputs = node.inputs
     read = {"element": inputs, "pair": inputs[:1], "store": inputs[1:2], "fold": inputs}

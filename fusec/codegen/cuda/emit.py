@@ -21,7 +21,7 @@ from fusec.codegen.cuda.matvec_parts import SharedMatvec
 from fusec.codegen.cuda.matvecs import Matvecs
 from fusec.codegen.cuda.prologue import Others, Prologue
 from fusec.codegen.cuda.scope import SHARED, WAIT, Scope
-from fusec.codegen.cuda.shape import is_tiled, plan, tiles, units, why_not
+from fusec.codegen.cuda.shape import is_tiled, plan, projections, tiles, units, why_not
 from fusec.codegen.cuda.tiles import TiledMatvec
 from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.errors import FusecError
@@ -54,9 +54,9 @@ def emit(kernel: Kernel, arch: Arch = ARCHS["sm_90a"]) -> CudaKernel:
             f"kernel {kernel.name}: expected a GPU with clusters, for pairs of blocks, found "
             f"{arch.name}"
         )
-    if len(shape.segments) > 1 and any(n.op == "attention_project" for n in region.nodes):
+    if len(shape.segments) > 1 and (projecting := projections(shape)):
         raise FusecError(
-            f"kernel {kernel.name}: expected attention_project alone, because its blocks come in "
+            f"kernel {kernel.name}: expected {projecting[0].op} alone, because its blocks come in "
             f"clusters, found {len(shape.segments)} segments"
         )
     if reason := tiles().why_not(shape):
@@ -195,7 +195,7 @@ class _Emitter:
         segment = alike.segment
         if alike.role == "heads":
             (node,) = segment.nodes
-            kind = ProjectedAttention if node.op == "attention_project" else Attention
+            kind = ProjectedAttention if node.weights else Attention
             kind(self.scope, node, self.waits_inside).emit(alike.size[1])
         elif alike.role == "scalar":
             self._scalar(segment)
@@ -225,7 +225,7 @@ class _Emitter:
     def _scalar(self, segment: Segment) -> None:
         """A reduction of the whole row by one block."""
         (node,) = segment.nodes
-        (x,) = node.inputs
         keys, indices = self.scope.shared("keys", 128), self.scope.shared("indices", 128)
-        pointers = f"{self.scope.pointers[x.name]}, {x.shape[-1]}, {self.scope.pointers[node.name]}"
-        self.scope.w.line(f"{node.op}({pointers}, {self.geometry.threads}, {keys}, {indices})")
+        read = ", ".join(self.scope.pointers[v.name] for v in node.inputs)
+        given = f"{read}, {node.inputs[0].shape[-1]}, {self.scope.pointers[node.name]}"
+        self.scope.w.line(f"{node.op}({given}, {self.geometry.threads}, {keys}, {indices})")

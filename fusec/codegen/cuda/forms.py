@@ -64,8 +64,9 @@ def _behind(address: str, nbytes: int) -> str:
 
 @dataclass(frozen=True)
 class Squares:
-    """Where sums of squares of a vector's quads go, and the factor they make."""
+    """Where sums of squares of the quads that make `vector` go, and the factor they make."""
 
+    vector: str
     partials: str
     quads: int
     factor: str

@@ -282,8 +282,7 @@ class Matvec(Matvecs):
             if anchor not in self._quantised():
                 s = f"sum_{self._name(anchor, suffix)}"
                 w.line(f"{s} = of_quad({s})")
-        vectors = dict.fromkeys(anchor.inputs[0].name for anchor in self.anchors)
-        late = [self.prologue.late[name] for name in vectors if name in self.prologue.late]
+        late = self.prologue.late_of(self.anchors)
         for squares in late:
             w.line(f"{squares.factor} = {squares.of_lane}")
         sums = [f"sum_{self._name(anchor, suffix)}" for anchor, _, suffix in self.rows]
@@ -296,7 +295,7 @@ class Matvec(Matvecs):
         for squares in late:
             w.line(squares.made_of(squares.factor))
         for (anchor, _, _), s in zip(self.rows, sums, strict=True):
-            if factor := self.prologue.factors.get(anchor.inputs[0].name):
+            if factor := self.prologue.factor(anchor):
                 w.line(f"{s} = {s} * {factor}")
 
     def _mine(self, anchor: Node, i: str) -> str:

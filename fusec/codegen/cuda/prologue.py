@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from fusec.codegen import formats
-from fusec.codegen.cuda.elements import Elements, Indices
+from fusec.codegen.cuda.elements import Elements, Indices, element_operands
 from fusec.codegen.cuda.forms import FixedPoint, Floats, Pending, Squares
 from fusec.codegen.cuda.quads import Quads
 from fusec.codegen.cuda.scope import Scope, identifier
@@ -27,7 +27,8 @@ from fusec.codegen.cuda.sources import (
 )
 from fusec.codegen.formats import FloatFormat, QuantFormat
 from fusec.ir.graph import Node, Value
-from fusec.ir.ops import is_factored
+from fusec.ir.op_matvec import inverse_of
+from fusec.ir.ops import OPS, op
 from fusec.ir.region import KernelShape, Segment
 
 PADDING = 256  # floats in shared memory are followed by zeros up to a multiple of this
@@ -50,8 +51,8 @@ class Prologue:
         self.sources: dict[str, Source] = {}
         self.fixed: dict[str, FixedPoint] = {}
         self.floats: dict[str, str] = {}
-        self.factors: dict[str, str] = {}  # of vectors whose last element scales a result
-        self.squares: dict[str, Squares] = {}
+        self.factors: dict[str, str] = {}  # value that scales a product -> the variable it is in
+        self.squares: dict[str, Squares] = {}  # the same -> the sum it is made of
 
     def source(self, value: Value) -> Source:
         """The source of an activation."""
@@ -62,9 +63,10 @@ class Prologue:
     def begin(self) -> None:
         """The position of the token, where the prologue branches on it: before all else."""
         for node in self.shape.prologue:
-            if node.op == "attention_combine":
-                pos = self.scope.pointers[node.inputs[1].name]
-                self.scope.w.line(f"now_{identifier(node.outputs[0])} = load_u32({pos})")
+            for value in node.inputs:
+                if node.op == "attention_combine" and value.dtype == "i32":
+                    now, pos = f"now_{identifier(node.outputs[0])}", self.scope.pointers[value.name]
+                    self.scope.w.line(f"{now} = load_u32({pos})")
 
     def emit(self, others: Others) -> None:
         """The vectors, then the forms, then a barrier.
@@ -98,6 +100,8 @@ class Prologue:
         for name, s in self.squares.items():
             if name not in self.late:
                 w.line(s.made_of(f"warp_sum({s.of_lane})"))
+        for value in self._read_by_elements():
+            self.source(value).ready(w)
         kept = [form.kept for form in pending]
         for value in self.shape.stores:
             if value.name not in kept:
@@ -114,6 +118,22 @@ class Prologue:
         own = all(form.of_own_warp for form in quads) and self.squares.keys() <= self.late.keys()
         self.scope.w.line("warp_barrier()" if own else "barrier()")
 
+    def _read_by_elements(self) -> list[Value]:
+        """Vectors of this prologue that a segment reads element by element."""
+        nodes = [n for s in self.shape.segments for n in s.nodes]
+        return [v for n in nodes for v in element_operands(n) if v.name in self.sources]
+
+    def factor(self, matvec: Node) -> str | None:
+        """The variable that scales a matvec's product, if one does."""
+        inverse = inverse_of(matvec)
+        return None if inverse is None else self.factors[inverse.name]
+
+    def late_of(self, matvecs: list[Node]) -> list[Squares]:
+        """`late` of those that scale these matvecs."""
+        inverses = [value for node in matvecs if (value := inverse_of(node)) is not None]
+        names = dict.fromkeys(value.name for value in inverses)
+        return [self.late[name] for name in names if name in self.late]
+
     @property
     def late(self) -> dict[str, Squares]:
         """Squares that matvecs add up beside their rows: the factor is not needed before.
@@ -129,28 +149,27 @@ class Prologue:
         """Whether a vector is made quad by quad as it is read: nothing has to be computed first."""
         maker = self.scope.region.producers.get(node.inputs[0].name)
         if node.op == "rms_factors" and maker is not None:
-            return maker.op == "add_parts"
-        quads = node.op in ("rms_norm", "rms_factors", "attention_combine", "add_parts")
-        return quads and not any(v.name in self.scope.region.producers for v in node.inputs)
+            return op(maker.op).adds_parts and self._by_quads(maker)
+        inside = self.scope.region.producers
+        return node.op in BY_QUADS and not any(v.name in inside for v in node.inputs)
 
     def _forms(self) -> list[Pending]:
         """What the matvecs want of their vectors, and the squares that norms want."""
-        matvecs = [n for s in self.shape.segments for n in s.nodes if n.op == "matvec"]
+        matvecs = [n for s in self.shape.segments for n in s.nodes if op(n.op).role == "rows"]
         pending: list[Pending] = []
         for node in matvecs:
             x, weight = node.inputs[:2]
             source = self.source(x)
-            if is_factored(node) and isinstance(source, Memory):
-                source = Memory(source.pointer, weight.shape[-1])
-                self.factors.setdefault(x.name, f"factor{len(self.factors)}")
+            if (inverse := inverse_of(node)) is not None:
+                self.factors.setdefault(inverse.name, f"factor{len(self.factors)}")
             if isinstance(formats.get(weight.dtype), FloatFormat):
                 if x.name not in self.floats:
                     pending += self._as_floats(x, source)
             elif x.name not in self.fixed:
                 users = [formats.get(m.inputs[1].dtype) for m in matvecs if m.inputs[0] == x]
                 pending += self._as_fixed_point(x, source, users)
-        for name, squares in self.squares.items():
-            source = self.sources[name]
+        for squares in self.squares.values():
+            source = self.sources[squares.vector]
             at = next((k for k, form in enumerate(pending) if form.source is source), None)
             if at is None:
                 pending.append(Pending(source, -(-source.n // 4), squares=squares))
@@ -161,7 +180,7 @@ class Prologue:
     def _keeping(self, pending: list[Pending]) -> list[Pending]:
         """Sums of parts that somebody outside needs are written where their quads are made."""
         for value in self.shape.stores:
-            made = self.sources[value.name]
+            made = self.sources.get(value.name)
             for at, form in enumerate(pending):
                 x = form.source.x if isinstance(form.source, Gained) else form.source
                 if x is made and isinstance(x, Summed) and x.n % 4 == 0:
@@ -170,64 +189,87 @@ class Prologue:
         return pending
 
     def _factors_in_memory(self) -> list[tuple[str, str]]:
-        """Vectors in memory whose last element is a factor, and where it lies."""
+        """What scales a product and was made by another kernel, and where it lies."""
         return [
-            (name, f"at({self.scope.pointers[name]}, uint32({self._length(name) - 1}))")
-            for name in self.factors
-            if name not in self.sources
+            (name, self.scope.pointers[name]) for name in self.factors if name not in self.squares
         ]
-
-    def _length(self, name: str) -> int:
-        return next(v.shape[-1] for v in self.scope.region.inputs if v.name == name)
 
     # --- vectors ---------------------------------------------------------------------------------
 
     def _vector(self, node: Node) -> None:
+        """Find where the elements of a vector come from; emit what has to be computed first."""
         out = node.outputs[0]
-        read_inside = out.name in self.scope.region.users
-        if node.op == "rms_norm":
-            x = self.source(node.inputs[0])
-            if not isinstance(x, (Memory, Shared)):
-                x = self._materialise(node.inputs[0], x)
-            weight = self.scope.pointers[node.inputs[1].name]
-            inverse = f"inverse{sum(isinstance(s, Normed) for s in self.sources.values())}"
-            self.sources[out.name] = Normed(x, weight, float(str(node["eps"])), inverse)
-        elif node.op == "rms_factors":
-            self.sources[out.name] = self._gained(node)
-        elif node.op == "embed":
-            token, table = node.inputs
-            row = f"entry{len(self.sources)}"
-            self.scope.w.line(f"{row} = load_u32({self.scope.pointers[token.name]})")
-            source = Embedded(table, self.scope.pointers[table.name], row)
-            self.sources[out.name] = source
-            if read_inside:
-                self._materialise(out, source)
-        elif node.op == "attention_combine":
-            self.sources[out.name] = self._combined(node)
-        elif node.op == "add_parts":
-            parts, heads = node.inputs[0], node.inputs[0].shape[-1] // out.shape[-1]
-            residual = self.source(node.inputs[1])
-            self.sources[out.name] = Summed(residual, self.scope.pointers[parts.name], heads)
+        if (make := VECTORS.get(node.op)) is not None:
+            self.sources[out.name] = make(self, node)
         else:
             self._elementwise(node)
+
+    def _normed(self, node: Node) -> Source:
+        x = self.source(node.inputs[0])
+        if not isinstance(x, (Memory, Shared)):
+            x = self._materialise(node.inputs[0], x)
+        weight = self.scope.pointers[node.inputs[1].name]
+        inverse = f"inverse{sum(isinstance(s, Normed) for s in self.sources.values())}"
+        return Normed(x, weight, float(str(node["eps"])), inverse)
+
+    def _embedded(self, node: Node) -> Source:
+        token, table = node.inputs
+        out, row = node.outputs[0], f"entry{len(self.sources)}"
+        self.scope.w.line(f"{row} = load_u32({self.scope.pointers[token.name]})")
+        source = Embedded(table, self.scope.pointers[table.name], row)
+        return self._materialise(out, source) if out.name in self.scope.region.users else source
+
+    def _summed(self, node: Node) -> Source:
+        parts, residual = node.inputs
+        heads = parts.shape[-1] // residual.shape[-1]
+        return Summed(self.source(residual), self.scope.pointers[parts.name], heads)
+
+    def _head_normed(self, node: Node) -> Source:
+        """Each warp norms a head at a time, into shared memory."""
+        w, (value, weight) = self.scope.w, node.inputs
+        x, out, head = self.source(value), node.outputs[0], int(node["head_dim"])
+        if not isinstance(x, (Memory, Shared)):
+            x = self._materialise(value, x)
+        address, count = self._room(out)
+        n, warps = out.shape[-1], self.scope.geometry.warps
+        self._zeros(address, n, 4 * count)
+        with w.block(f"for step in range({-(-n // (head * warps))}):"):
+            w.line(f"head = uint32(step * {warps} + warp)")
+            with w.block(f"if some(head < uint32({n // head})):"):
+                where = f"uint32(head * {head})"
+                if isinstance(x, Memory):
+                    call, read = "norm_head", f"at({x.pointer}, {where})"
+                else:
+                    call, read = "norm_head_shared", f"uint32({x.address} + {where} * 4)"
+                given = f"{read}, {self.scope.pointers[weight.name]}, {head}"
+                to = f"uint32({address} + {where} * 4)"
+                eps = f"float32({node['eps']!r})"
+                w.line(f"{call}({given}, {to}, float32({1 / head!r}), {eps})")
+        w.line("barrier()")
+        return Shared(address, n)
 
     def _gained(self, node: Node) -> Gained:
         x = self.source(node.inputs[0])
         if not isinstance(x, (Memory, Shared, Summed)):
             x = self._materialise(node.inputs[0], x)
-        name, quads = node.outputs[0].name, -(-x.n // 4)
-        factor = self.factors[name] = f"factor{len(self.factors)}"
+        vector, inverse = (v.name for v in node.outputs)
+        quads = -(-x.n // 4)
+        factor = self.factors[inverse] = f"factor{len(self.factors)}"
         partials = self.scope.shared("squares", 4 * quads)
-        self.squares[name] = Squares(partials, quads, factor, float(str(node["eps"])), x.n)
+        eps = float(str(node["eps"]))
+        self.squares[inverse] = Squares(vector, partials, quads, factor, eps, x.n)
         return Gained(x, self.scope.pointers[node.inputs[1].name])
 
     def _combined(self, node: Node) -> Combined:
-        out, partials = node.outputs[0], self.scope.pointers[node.inputs[0].name]
-        heads, spans, name = int(node["heads"]), int(node["spans"]), identifier(out)
+        out, (values, pairs) = (
+            node.outputs[0],
+            (self.scope.pointers[v.name] for v in node.inputs[:2]),
+        )
+        heads, name = int(node["heads"]), identifier(out)
         last = f"last_{name}"
         number = f"uint32(now_{name} // uint32({int(node['span'])}))"
         self.scope.w.line(f"{last} = uniform({number})")
-        return Combined(partials, last, heads, out.shape[-1] // heads, spans)
+        return Combined(values, pairs, last, heads, out.shape[-1] // heads)
 
     def _room(self, value: Value) -> tuple[str, int]:
         """Shared memory for a padded vector, and its quads."""
@@ -251,6 +293,15 @@ class Prologue:
         self.sources[value.name] = made
         return made
 
+    def _zeros(self, address: str, first: int, end: int) -> None:
+        """Zeros in shared memory, from one float to another."""
+        w, threads = self.scope.w, self.scope.geometry.threads
+        if first == end:
+            return
+        with w.block(f"for step in range({-(-(end - first) // threads)}):"):
+            w.line(f"k = uint32(step * {threads} + thread + {first})")
+            w.line(f"store_shared_f32_if(uint32({address} + k * 4), float32(0), k < {end})")
+
     def _elementwise(self, node: Node) -> None:
         """An element-wise node computed whole, into shared memory."""
         w, out = self.scope.w, node.outputs[0]
@@ -260,9 +311,7 @@ class Prologue:
         for value in node.inputs:
             if value.name in self.sources:
                 self.sources[value.name].ready(w)
-        with w.block(f"for step in range({-(-4 * count // threads)}):"):
-            w.line(f"k = uint32(step * {threads} + thread)")
-            w.line(f"store_shared_f32_if(uint32({address} + k * 4), float32(0), k < {4 * count})")
+        self._zeros(address, 0, 4 * count)
         w.line("barrier()")
         n = out.shape[-1] // (2 if segment.rope else 1)
         with w.block(f"for step in range({-(-n // threads)}):"):
@@ -302,13 +351,32 @@ class Prologue:
 
     def _store(self, value: Value) -> None:
         """Write a vector that somebody outside needs, its quads spread over the grid."""
-        w, geometry, source = self.scope.w, self.scope.geometry, self.sources[value.name]
+        w, geometry = self.scope.w, self.scope.geometry
+        if value.name in self.factors:
+            w.line("alone = (block == uint32(0)) & (thread == uint32(0))")
+            where, factor = self.scope.pointers[value.name], self.factors[value.name]
+            w.line(f"store_f32_if({where}, {factor}, alone)")
+            return
+        source = self.sources[value.name]
         n, share = source.n, geometry.threads * geometry.grid
         source.ready(w)
         with w.block(f"for step in range({-(-n // (4 * share))}):"):
             w.line(f"k = uint32(step * {share} + block * {geometry.threads} + thread)")
             w.line(f"store_quad({self.scope.pointers[value.name]}, {source.quad('k')}, k, {n})")
-        if value.name in self.factors:
-            w.line("alone = (block == uint32(0)) & (thread == uint32(0))")
-            where = f"at({self.scope.pointers[value.name]}, uint32({n}))"
-            w.line(f"store_f32_if({where}, {self.factors[value.name]}, alone)")
+
+
+VECTORS: dict[str, Callable[[Prologue, Node], Source]] = {
+    "rms_norm": Prologue._normed,
+    "rms_factors": Prologue._gained,
+    "head_norm": Prologue._head_normed,
+    "embed": Prologue._embedded,
+    "attention_combine": Prologue._combined,
+    "add_parts": Prologue._summed,
+}
+"""Vector op -> where its elements come from."""
+
+BY_QUADS = frozenset({"rms_norm", "rms_factors", "attention_combine", "add_parts"})
+"""Those of them whose quads are made as they are read, where they are not read from another."""
+
+if holes := {name for name, entry in OPS.items() if entry.role == "vector"} - VECTORS.keys():
+    raise TypeError(f"CUDA prologues cannot make {', '.join(sorted(holes))}")

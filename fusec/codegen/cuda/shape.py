@@ -160,7 +160,7 @@ def plan(shape: KernelShape, choice: Choice) -> Geometry:
         counts = (counts[0] + counts[0] % 2,)
     grid = sum(counts) or -(-longest // (4 * threads))
     cluster = 2 if choice.paired else 1
-    for node in (n for s in shape.segments for n in s.nodes if n.op == "attention_project"):
+    for node in projections(shape):
         cluster = int(node["spans"])
     if shape.parts is not None:
         columns = Columns.of(shape.parts, choice.warps * choice.rows_at_once)
@@ -222,6 +222,11 @@ def may_share(shape: KernelShape, choice: Choice) -> bool:
 def matvecs(shape: KernelShape) -> list[Segment]:
     """The segments that go by rows of matrices."""
     return [s for s in shape.segments if s.role == "rows"]
+
+
+def projections(shape: KernelShape) -> list[Node]:
+    """Attention whose blocks multiply by a matrix as well: those of a head are a cluster."""
+    return [s.nodes[0] for s in shape.segments if s.role == "heads" and s.nodes[0].weights]
 
 
 def has_heads(shape: KernelShape) -> bool:

@@ -100,6 +100,10 @@ class Summed(Source):
         parts = [f"load_f32(at({self._part(h)}, {i}))" for h in range(self.heads)]
         return f"({self.residual.element(i)} + {_tree(parts, '({} + {})')})"
 
+    def ready(self, w: Writer) -> None:
+        """See `Source.ready`."""
+        self.residual.ready(w)
+
     def fetch(self, w: Writer, i: str, tag: str) -> str:
         """See `Source.fetch`: the loads of all parts are on their way before the first is used."""
         if self.n % 4 or not isinstance(self.residual, Memory):
@@ -192,17 +196,17 @@ class Combined(Source):
     `last`: a variable that has the number of the last span.
     """
 
-    partials: str
+    values: str
+    pairs: str
     last: str
     heads: int
     head_dim: int
-    spans: int
 
     def __post_init__(self) -> None:
         self.n = self.heads * self.head_dim
 
     def _given(self, i: str) -> str:
-        return f"({self.partials}, {self.last}, {i}, {self.heads}, {self.head_dim}, {self.spans})"
+        return f"({self.values}, {self.pairs}, {self.last}, {i}, {self.heads}, {self.head_dim})"
 
     def quad(self, i: str) -> str:
         """See `Source.quad`."""

@@ -309,8 +309,7 @@ class TiledMatvec(Matvecs):
         """The warps' sums added up by one thread a unit, and its element-wise work."""
         w = self.scope.w
         self.elements.fetch()
-        vectors = dict.fromkeys(anchor.inputs[0].name for anchor in self.anchors)
-        for squares in (self.prologue.late[name] for name in vectors if name in self.prologue.late):
+        for squares in self.prologue.late_of(self.anchors):
             w.line(squares.made_of(f"warp_sum({squares.of_lane})"))
         if self.paired:
             w.line("mailbox_wait(mailbox)")
@@ -326,7 +325,7 @@ class TiledMatvec(Matvecs):
                 ]
                 parts = [f"sum_of_warps(partials, {given})" for given in places]
                 w.line(f"{name} = {' + '.join(parts)}")
-                if factor := self.prologue.factors.get(anchor.inputs[0].name):
+                if factor := self.prologue.factor(anchor):
                     w.line(f"{name} = {name} * {factor}")
         self.elements.compute(sums)
 

@@ -67,8 +67,8 @@ class TokenLoop:
         if argmax := plan.final_argmax:
             self.greedy = CudaSession(plan.greedy, self.workspace, eager=decode.eager)
             self._greedy_end = "advance_best"
-            pairs = self.workspace.address(argmax.args[0])
-            self._arguments["advance_best"] = (pairs, *self._arguments["advance"])
+            parts = [self.workspace.address(arg) for arg in argmax.args[:2]]
+            self._arguments["advance_best"] = (*parts, *self._arguments["advance"])
         self._graphs: dict[str, Handle] = {}
 
     def run(

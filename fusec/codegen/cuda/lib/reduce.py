@@ -5,24 +5,22 @@ Ties go to the lowest index. NaN counts as -inf, and a row of nothing else has i
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
 
-from numba import float32, int32, uint32
+from numba import float32, uint32
 
 from fusec.codegen.cuda.device import (
     at,
     barrier,
     bits_f32,
     bits_u32,
-    f32_to_s32,
     inline,
     load_f32,
-    load_f32x2,
     load_shared_u32,
+    load_u32,
     max_f32,
     min_u32,
-    s32_to_f32,
     select_f32,
     select_u32,
-    store_f32x2_if,
+    store_f32_if,
     store_shared_u32_if,
     store_u32_if,
     thread_index,
@@ -137,40 +135,46 @@ def better(x, i, live, best, found):
 
 
 @inline
-def store_part(best, found, pairs, block, blocks, parts, threads, room):
-    """The best of a block's elements, and its index, as one of the pairs of `argmax_parts`.
+def store_part(best, found, tops, places, block, blocks, parts, threads, room):
+    """The best of a block's elements, and its index, as one of the parts of `argmax_parts`.
 
     The block writes it at its own number, and again in steps of `blocks`, so that all `parts` are
     written. `room` is 256 shared bytes.
     """
     thread = thread_index()
     top, index = block_best(order_of(best), found, threads, room, uint32(room + 128))
-    value, place = of_order(top), s32_to_f32(int32(index))
+    value = of_order(top)
     for turn in range((parts + blocks * threads - 1) // (blocks * threads)):
         part = uint32(uint32(turn * threads + thread) * uint32(blocks) + block)
-        store_f32x2_if(at(pairs, uint32(part * 2)), value, place, part < uint32(parts))
+        store_f32_if(at(tops, part), value, part < uint32(parts))
+        store_u32_if(at(places, part), index, part < uint32(parts))
 
 
 @inline
-def four_pairs(pairs, i, stride, count):
-    """Pairs i, i + stride, ... of `count`, all under way at once; behind the end, the last one."""
+def four_parts(tops, places, i, stride, count):
+    """Parts i, i + stride, ... of `count`, all under way at once; behind the end, the last one."""
     last = uint32(count - 1)
+    a, b = min_u32(i, last), min_u32(uint32(i + uint32(stride)), last)
+    c, d = (
+        min_u32(uint32(i + uint32(2 * stride)), last),
+        min_u32(uint32(i + uint32(3 * stride)), last),
+    )
     return (
-        load_f32x2(at(pairs, uint32(min_u32(i, last) * 2))),
-        load_f32x2(at(pairs, uint32(min_u32(uint32(i + uint32(stride)), last) * 2))),
-        load_f32x2(at(pairs, uint32(min_u32(uint32(i + uint32(2 * stride)), last) * 2))),
-        load_f32x2(at(pairs, uint32(min_u32(uint32(i + uint32(3 * stride)), last) * 2))),
+        (load_f32(at(tops, a)), load_u32(at(places, a))),
+        (load_f32(at(tops, b)), load_u32(at(places, b))),
+        (load_f32(at(tops, c)), load_u32(at(places, c))),
+        (load_f32(at(tops, d)), load_u32(at(places, d))),
     )
 
 
 @inline
-def best_of_pairs(pairs, n, threads, keys, indices):
-    """The index that n // 2 pairs of `argmax_parts` come to, in every thread of a block."""
-    thread, count = thread_index(), n // 2
+def best_of_parts(tops, places, count, threads, keys, indices):
+    """The index that the parts of `argmax_parts` come to, in every thread of a block."""
+    thread = thread_index()
     key, index = uint32(0), uint32(0xFFFFFFFF)
     for step in range((count + 4 * threads - 1) // (4 * threads)):
-        for pair in four_pairs(pairs, uint32(step * 4 * threads + thread), threads, count):
-            other, place = order_of(pair[0]), uint32(f32_to_s32(pair[1]))
+        for part in four_parts(tops, places, uint32(step * 4 * threads + thread), threads, count):
+            other, place = order_of(part[0]), part[1]
             wins = (other > key) | ((other == key) & (place < index))
             key, index = select_u32(wins, other, key), select_u32(wins, place, index)
     _, index = block_best(key, index, threads, keys, indices)
@@ -178,7 +182,7 @@ def best_of_pairs(pairs, n, threads, keys, indices):
 
 
 @inline
-def argmax_combine(pairs, n, out, threads, keys, indices):
-    """Write `best_of_pairs` to `out`."""
-    index = best_of_pairs(pairs, n, threads, keys, indices)
+def argmax_combine(tops, places, n, out, threads, keys, indices):
+    """Write `best_of_parts` to `out`."""
+    index = best_of_parts(tops, places, n, threads, keys, indices)
     store_u32_if(out, index, thread_index() == uint32(0))

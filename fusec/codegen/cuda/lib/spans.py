@@ -1,8 +1,8 @@
 """Partial results of attention, one a span of positions: folded in order, kept, and combined.
 
 A state is (top, sum of weights, weighted values), as `lib.attention` makes them; `top` is a float
-here, so that partial results are plain f32. They lie in memory as [spans, heads * head_dim] values,
-then [spans, heads] pairs of top and sum.
+here, so that partial results are plain f32. They lie in memory as [spans, heads * head_dim] values
+and [spans, heads] pairs of top and sum.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
@@ -63,13 +63,12 @@ def store_result(out, i, state, live):
 
 
 @inline
-def store_span(partials, span, spans, head, heads, element, head_dim, state, thread):
+def store_span(values, pairs, span, head, heads, element, head_dim, state, thread):
     """Keep a span's state for `combined_quad`; a thread has one element of the head."""
-    n = heads * head_dim
-    place = uint32(span * n + head * head_dim + element)
-    store_f32_if(at(partials, place), state[2], thread < uint32(head_dim))
-    pair = uint32(spans * n + (span * heads + head) * 2)
-    store_f32x2_if(at(partials, pair), state[0], state[1], thread == uint32(0))
+    place = uint32(span * (heads * head_dim) + head * head_dim + element)
+    store_f32_if(at(values, place), state[2], thread < uint32(head_dim))
+    pair = uint32((span * heads + head) * 2)
+    store_f32x2_if(at(pairs, pair), state[0], state[1], thread == uint32(0))
 
 
 @inline
@@ -121,16 +120,16 @@ def taken(values, pairs, quads, span, own):
 
 
 @inline
-def load_span(partials, pair, j, span, last, heads, n, wide):
+def load_span(values, pairs, pair, j, span, last, heads, n, wide):
     """A span's (top, sum of weights, elements j to j + 3), or j four times, unless `wide`.
 
     `pair`: where those of span 0 are. A span behind the last has the `top` of none.
     """
     here = min_u32(span, last)
     its_pair = add_u32(mul_u32(here, uint32(2 * heads)), pair)
-    top, total = load_f32x2(at(partials, its_pair))
+    top, total = load_f32x2(at(pairs, its_pair))
     top = select_f32(span <= last, top, NOTHING)
-    place = at(partials, add_u32(mul_u32(here, uint32(n)), j))
+    place = at(values, add_u32(mul_u32(here, uint32(n)), j))
     if wide:
         return top, total, load_f32x4(place)
     value = load_f32(place)
@@ -138,50 +137,50 @@ def load_span(partials, pair, j, span, last, heads, n, wide):
 
 
 @inline
-def combined(partials, last, j, heads, head_dim, spans, wide):
+def combined(values, pairs, last, j, heads, head_dim, wide):
     """Elements j to j + 3 of the attention over spans 0 to `last`, or only j, unless `wide`.
 
     Four spans are on their way at once.
     """
     n, head = heads * head_dim, uint32(j // uint32(head_dim))
-    pair = uint32(spans * n + head * 2)
-    state = load_span(partials, pair, j, uint32(0), uint32(0), heads, n, wide)
+    pair = uint32(head * 2)
+    state = load_span(values, pairs, pair, j, uint32(0), uint32(0), heads, n, wide)
     for turn in range(uint32(uint32(last + uint32(3)) >> uint32(2))):
         first = uint32(turn * 4 + 1)
-        a = load_span(partials, pair, j, first, last, heads, n, wide)
-        b = load_span(partials, pair, j, uint32(first + 1), last, heads, n, wide)
-        c = load_span(partials, pair, j, uint32(first + 2), last, heads, n, wide)
-        d = load_span(partials, pair, j, uint32(first + 3), last, heads, n, wide)
+        a = load_span(values, pairs, pair, j, first, last, heads, n, wide)
+        b = load_span(values, pairs, pair, j, uint32(first + 1), last, heads, n, wide)
+        c = load_span(values, pairs, pair, j, uint32(first + 2), last, heads, n, wide)
+        d = load_span(values, pairs, pair, j, uint32(first + 3), last, heads, n, wide)
         state = fold_four(fold_four(fold_four(fold_four(state, a), b), c), d)
     return divided(state)
 
 
 @inline
-def combined_element(partials, last, j, heads, head_dim, spans):
+def combined_element(values, pairs, last, j, heads, head_dim):
     """Element j of the attention."""
-    return combined(partials, last, j, heads, head_dim, spans, False)[0]
+    return combined(values, pairs, last, j, heads, head_dim, False)[0]
 
 
 @inline
-def combined_quad(partials, last, i, heads, head_dim, spans):
+def combined_quad(values, pairs, last, i, heads, head_dim):
     """Quad i of the attention; zeros behind its end."""
     end = heads * head_dim
     if head_dim % 4 == 0:
         inside = i < uint32(end // 4)
         j = uint32(select_u32(inside, uint32(i), uint32(0)) * 4)
-        a, b, c, d = combined(partials, last, j, heads, head_dim, spans, True)
+        a, b, c, d = combined(values, pairs, last, j, heads, head_dim, True)
         return only(inside, a), only(inside, b), only(inside, c), only(inside, d)
     return (
-        element_or_zero(partials, last, uint32(i * 4), heads, head_dim, spans),
-        element_or_zero(partials, last, uint32(i * 4 + 1), heads, head_dim, spans),
-        element_or_zero(partials, last, uint32(i * 4 + 2), heads, head_dim, spans),
-        element_or_zero(partials, last, uint32(i * 4 + 3), heads, head_dim, spans),
+        element_or_zero(values, pairs, last, uint32(i * 4), heads, head_dim),
+        element_or_zero(values, pairs, last, uint32(i * 4 + 1), heads, head_dim),
+        element_or_zero(values, pairs, last, uint32(i * 4 + 2), heads, head_dim),
+        element_or_zero(values, pairs, last, uint32(i * 4 + 3), heads, head_dim),
     )
 
 
 @inline
-def element_or_zero(partials, last, j, heads, head_dim, spans):
+def element_or_zero(values, pairs, last, j, heads, head_dim):
     """Element j; 0 behind the end."""
     end = uint32(heads * head_dim - 1)
-    value = combined_element(partials, last, min_u32(j, end), heads, head_dim, spans)
+    value = combined_element(values, pairs, last, min_u32(j, end), heads, head_dim)
     return only(j <= end, value)

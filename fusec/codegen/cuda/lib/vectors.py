@@ -201,6 +201,56 @@ def inverse_rms(squares, fraction, eps):
     return fma(float32(0.5) * y, fma(-(mean * y), y, float32(1)), y)
 
 
+@inline
+def norm_head(x, weight, n, out, fraction, eps):
+    """RMS norm of n floats in memory by one warp, times weights, into shared memory at `out`."""
+    lane = uint32(thread_index() & uint32(31))
+    inverse = inverse_rms(sum_squares(x, n), fraction, eps)
+    for step in range((n + 127) // 128):
+        i = uint32(step * 32 + lane)
+        store_elements(normed(quad(x, i, n), inverse, quad_weight(weight, i, n)), i, n, out)
+
+
+@inline
+def norm_head_shared(x, weight, n, out, fraction, eps):
+    """`norm_head` of floats in shared memory, behind which others may come."""
+    lane = uint32(thread_index() & uint32(31))
+    s = (float32(0), float32(0), float32(0), float32(0))
+    for step in range((n + 127) // 128):
+        s = add_squares(s, run_shared(x, uint32(step * 32 + lane), n))
+    inverse = inverse_rms(warp_sum(of_quad(s)), fraction, eps)
+    for step in range((n + 127) // 128):
+        i = uint32(step * 32 + lane)
+        gain = quad_weight(weight, i, n)
+        store_elements(normed(run_shared(x, i, n), inverse, gain), i, n, out)
+
+
+@inline
+def run_shared(x, i, n):
+    """Quad i of n floats in shared memory, without what comes behind them."""
+    if n % 4 == 0:
+        return quad_shared(x, i, n)
+    last = uint32(n - 1)
+    j = uint32(i * 4)
+    return (
+        only(j <= last, load_shared_f32(uint32(x + min_u32(j, last) * 4))),
+        only(uint32(j + 1) <= last, load_shared_f32(uint32(x + min_u32(uint32(j + 1), last) * 4))),
+        only(uint32(j + 2) <= last, load_shared_f32(uint32(x + min_u32(uint32(j + 2), last) * 4))),
+        only(uint32(j + 3) <= last, load_shared_f32(uint32(x + min_u32(uint32(j + 3), last) * 4))),
+    )
+
+
+@inline
+def store_elements(values, i, n, out):
+    """Write those elements of quad i that are among n, one by one: `out` may lie anywhere."""
+    a, b, c, d = values
+    j = uint32(i * 4)
+    store_shared_f32_if(uint32(out + j * 4), a, j < uint32(n))
+    store_shared_f32_if(uint32(out + j * 4 + 4), b, uint32(j + 1) < uint32(n))
+    store_shared_f32_if(uint32(out + j * 4 + 8), c, uint32(j + 2) < uint32(n))
+    store_shared_f32_if(uint32(out + j * 4 + 12), d, uint32(j + 3) < uint32(n))
+
+
 # A block of 32 floats in fixed point: the quantum is 2**(e - 22) for a largest magnitude with
 # exponent e, so an integer has 23 bits and a sign. It is kept as three digits of a byte, the top
 # one signed. Digit d of quad q of block b is the word at ((2 d + q / 4) * blocks + b) * 16 +

@@ -1,0 +1,73 @@
+"""Ops of one element at a time. Their expressions call `silu`, ... which each target has."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from fusec.ir.graph import Node
+from fusec.ir.op import Op
+from fusec.ir.op_checks import Array, Type, activation, elements_of, want
+
+
+def infer_binary(node: Node) -> list[Type]:
+    """f32[T, n], as a."""
+    a, b = node.inputs
+    tokens, n = activation(a, "a")
+    same = b.dtype == "f32" and b.shape in (a.shape, (n,) if b.is_weight else a.shape)
+    want(same, f"b: f32[{tokens}, {n}], or a weight f32[{n}]", b.type)
+    return [("f32", a.shape)]
+
+
+def infer_unary(node: Node) -> list[Type]:
+    """f32[T, n], as x."""
+    return [("f32", activation(node.inputs[0]))]
+
+
+def silu(x: Array) -> Array:
+    """x * sigmoid(x), Elfwing et al. 2017."""
+    with np.errstate(over="ignore"):  # exp(-x) is infinite far below zero, and the result -0
+        return x / (1 + np.exp(-x))
+
+
+def gelu(x: Array) -> Array:
+    """Tanh form, Hendrycks & Gimpel 2016."""
+    cubic = x + x.dtype.type(0.044715) * x**3
+    return x.dtype.type(0.5) * x * (1 + np.tanh(x.dtype.type(math.sqrt(2 / math.pi)) * cubic))
+
+
+def softcap(x: Array, cap: float) -> Array:
+    """cap * tanh(x / cap), Gemma 2."""
+    limit = x.dtype.type(cap)
+    return limit * np.tanh(x / limit)
+
+
+OPS = (
+    Op(
+        "add", "element", "a: f32[T, n], b: f32[T, n]", (2, 2), infer_binary, np.add, elements_of,
+        expression=lambda n, x: f"{x[0]} + {x[1]}",
+    ),
+    Op(
+        "mul", "element", "a: f32[T, n], b: f32[T, n]", (2, 2), infer_binary, np.multiply,
+        elements_of, expression=lambda n, x: f"{x[0]} * {x[1]}",
+    ),
+    Op(
+        "silu", "element", "x: f32[T, n]", (1, 1), infer_unary, silu,
+        lambda n: 4 * elements_of(n), expression=lambda n, x: f"silu({x[0]})", work=40,
+    ),
+    Op(
+        "gelu", "element", "x: f32[T, n]", (1, 1), infer_unary, gelu,
+        lambda n: 8 * elements_of(n), expression=lambda n, x: f"gelu({x[0]})", work=50,
+    ),
+    Op(
+        "scale", "element", "x: f32[T, n]", (1, 1), infer_unary,
+        lambda x, factor: x * x.dtype.type(factor), elements_of, {"factor": float},
+        expression=lambda n, x: f"{x[0]} * float32({n['factor']!r})",
+    ),
+    Op(
+        "softcap", "element", "x: f32[T, n]", (1, 1), infer_unary, softcap,
+        lambda n: 6 * elements_of(n), {"cap": float},
+        expression=lambda n, x: f"softcap({x[0]}, float32({n['cap']!r}))", work=45,
+    ),
+)  # fmt: skip

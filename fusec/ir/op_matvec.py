@@ -1,0 +1,72 @@
+"""Lookup of a row of weights, and products of a matrix with a vector."""
+
+from __future__ import annotations
+
+from fusec.ir.dtypes import dtype
+from fusec.ir.graph import Node, Value
+from fusec.ir.op import Op
+from fusec.ir.op_checks import Array, Type, activation, elements_of, matrix, want
+
+INDEX, DECODE = 15, 4  # instructions to find a quad of a row, and to make its floats
+
+
+def infer_embed(node: Node) -> list[Type]:
+    """f32[T, n], a row of the table each."""
+    token, table = node.inputs
+    want(token.dtype == "i32" and len(token.shape) == 1, "token: i32[T]", token.type)
+    return [("f32", (token.shape[0], matrix(table)[1]))]
+
+
+def embed_bytes(node: Node) -> int:
+    """The rows that are looked up, and what they become."""
+    table, out = node.inputs[1], node.outputs[0]
+    return dtype(table.dtype).nbytes(out.shape) + out.nbytes
+
+
+def infer_matvec(node: Node) -> list[Type]:
+    """f32[T, rows]."""
+    x, w = node.inputs[:2]
+    tokens, n = activation(x)
+    rows, columns = matrix(w)
+    want(n == columns, f"w: [rows, {n}]", w.type)
+    for i, s in enumerate(node.inputs[2:]):
+        if i == 0 and s.is_weight:
+            want(s.dtype == "f32" and s.shape == (1,), "factor: f32[1]", s.type)
+        else:
+            want(not s.is_weight and s.type == f"f32[{tokens}, 1]", "inverse: f32[T, 1]", s.type)
+    want(sum(not s.is_weight for s in node.inputs[2:]) <= 1, "one inverse", "two")
+    return [("f32", (tokens, rows))]
+
+
+def matvec(x: Array, w: Array, *scales: Array) -> Array:
+    """x @ w.T, times a factor of the whole matrix, times a factor of each token, if given."""
+    product = x @ w.T
+    for scale in scales:
+        product = product * scale
+    return product
+
+
+def factor_of(node: Node) -> Value | None:
+    """The weight that scales the whole matrix of a matvec, which some formats keep beside it."""
+    return next((v for v in node.inputs[2:] if v.is_weight), None)
+
+
+def inverse_of(node: Node) -> Value | None:
+    """The activation that scales a token's product: what `rms_factors` puts off."""
+    return next((v for v in node.inputs[2:] if not v.is_weight), None)
+
+
+OPS = (
+    Op(
+        "embed", "vector", "token: i32[T], table: weight[vocabulary, n]", (2, 2),
+        infer_embed, lambda token, table: table[token], lambda n: 0, bytes=embed_bytes,
+        indices={0: lambda n: n.inputs[1].shape[0]}, group="embed", loads=1, gathers=True,
+        work_whole=lambda n, threads, _: (INDEX + DECODE)
+        * -(-n.outputs[0].shape[-1] // (4 * threads)),
+    ),
+    Op(
+        "matvec", "rows",
+        "x: f32[T, n], w: weight[rows, n], factor: f32[1], inverse: f32[T, 1]", (2, 4),
+        infer_matvec, matvec, lambda n: 2 * elements_of(n) * n.inputs[1].shape[1],
+    ),
+)  # fmt: skip

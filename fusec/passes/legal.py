@@ -1,0 +1,132 @@
+"""What a merge must not break, and when it does not pay: reasons in words, or None."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+
+from fusec.ir.graph import Graph, Node
+from fusec.ir.ops import op
+from fusec.ir.region import NotOneKernel, analyse
+from fusec.ir.target import Target
+from fusec.passes.canonical import canonical
+from fusec.passes.cost import ERROR, launch_us
+from fusec.passes.merge import fuse
+
+KNOWN = 4096  # regions and targets whose answer is kept
+
+
+def why_illegal(
+    graph: Graph, match: tuple[Node, ...], kept: tuple[Node, ...], target: Target
+) -> str | None:
+    """The reason these nodes cannot be one kernel, or None if they can.
+
+    `kept`: those of them whose values may have other readers.
+    """
+    reason = (
+        _different_tokens(match)
+        or _second_user(graph, [n for n in match if n.name not in {k.name for k in kept}], match)
+        or _cycle(graph, match)
+        or _unsupported_format(match, target)
+    )
+    if reason:
+        return reason
+    merged = fuse(graph, match, "region")
+    # layers differ in names alone: a region that may be is looked at once
+    if _is_one_kernel(canonical(merged), target):
+        return None
+    return _not_one_kernel(merged.region, target)
+
+
+def why_slower(graph: Graph, match: tuple[Node, ...], target: Target) -> str | None:
+    """A prologue made anew in every block may cost more than the launch that it saves."""
+    if target.gpu is None:
+        return None
+    apart = sum(_predicted_us(canonical(node), target) for node in match)
+    merged = _predicted_us(canonical(fuse(graph, match, "region")), target)
+    if merged <= (1 + ERROR) * apart:
+        return None
+    return (
+        f"slower: {merged:.2f} us merged, {apart:.2f} us apart are predicted on {target.gpu.name}"
+    )
+
+
+def _different_tokens(match: tuple[Node, ...]) -> str | None:
+    tokens = {
+        v.shape[0]
+        for n in match
+        for v in (*n.inputs, *n.outputs)
+        if not (v.is_weight or v.is_state)
+    }
+    if len(tokens) > 1:
+        return f"a different T: {', '.join(map(str, sorted(tokens)))} tokens a step"
+    return None
+
+
+def _second_user(graph: Graph, nodes: Iterable[Node], match: tuple[Node, ...]) -> str | None:
+    names = {n.name for n in match}
+    for node in nodes:
+        for value in node.outputs:
+            users = graph.users.get(value.name, ())
+            if value.is_state or not any(u.name in names for u in users):
+                continue
+            others = [u.name for u in users if u.name not in names]
+            if others:
+                return f"a second user: {value.name} is also read by {others[0]}"
+            if value.name in graph.needed:
+                return f"a second user: {value.name} is an output of the graph"
+    return None
+
+
+def _cycle(graph: Graph, match: tuple[Node, ...]) -> str | None:
+    """A path that leaves the match and comes back would make the merged node wait for itself."""
+    names = {n.name for n in match}
+    last = max(graph.place[n] for n in names)
+    stack = [(u, u) for n in match for v in n.outputs for u in graph.users.get(v.name, ())]
+    seen = set()
+    while stack:
+        node, left = stack.pop()
+        if node.name in names:
+            if left.name not in names:
+                return f"a cycle through an outside path: {left.name} leads back to {node.name}"
+            continue
+        if node.name in seen or graph.place[node.name] > last:
+            continue
+        seen.add(node.name)
+        stack += [(u, left) for v in node.outputs for u in graph.users.get(v.name, ())]
+    return None
+
+
+def _unsupported_format(match: tuple[Node, ...], target: Target) -> str | None:
+    for node in match:
+        for weight in node.weights:
+            if weight.dtype not in target.formats:
+                return f"an unsupported quant type: {weight.name} is {weight.dtype}"
+    return None
+
+
+@lru_cache(KNOWN)
+def _is_one_kernel(region: Graph, target: Target) -> bool:
+    return _not_one_kernel(region, target) is None
+
+
+@lru_cache(KNOWN)
+def _predicted_us(region: Graph, target: Target) -> float:
+    assert target.gpu is not None
+    return launch_us(region, target.gpu).total
+
+
+def _not_one_kernel(region: Graph, target: Target) -> str | None:
+    try:
+        shape = analyse(region)
+    except NotOneKernel as reason:
+        return f"not one kernel: {reason}"
+    if target.tiles and (apart := target.tiles.why_not(shape)):
+        return f"not one kernel: {apart}"
+    needed = shape.prologue_bytes
+    if any(op(n.op).role == "rows" for n in region.nodes) and needed > target.block_bytes:
+        return (
+            f"shared memory too small: the prologue takes {needed:,} bytes, "
+            f"a block on {target.name} has {target.block_bytes:,}"
+        )
+    return None

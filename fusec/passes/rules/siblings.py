@@ -1,0 +1,20 @@
+"""Two small launches of one kind that belong to the same neighbour become one.
+
+%qr = rope(%q, %pos)
+%kr = rope(%k, %pos)               =>     %qr, %kr = fused rope(%q, %pos, %k)
+
+The neighbour is the node that makes what both read, or the one that reads what both make. All
+layers share %pos, but only one layer shares a projection, or the attention that reads its cache.
+"""
+
+from fusec.passes.rule import Rule, pattern
+
+
+def siblings(name: str, role: str, neighbour: str) -> Rule:
+    """Two of a role with one `neighbour`, the `maker` of what they read or the `reader` of both."""
+    edges = {"maker": "n -> a, n -> b", "reader": "a -> n, b -> n"}[neighbour]
+    return Rule(
+        f"{role} & {role} => {role}",
+        pattern(edges, context="n", n="node", a=role, b=role),
+        named=name,
+    )
