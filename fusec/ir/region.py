@@ -26,6 +26,7 @@ from fusec.ir.ops import op
 
 WHOLE_READERS = ("vector", "rows", "heads", "scalar")
 LOCAL = ("element", "pair", "store")
+FROM_MEMORY = ("heads", "scalar")  # whose code reads vectors where another kernel left them
 ON_INPUT = ("store", "fold")  # whose index is that of what they read, not of what they make
 
 
@@ -127,6 +128,11 @@ def _whole(region: Graph) -> set[str]:
             maker = region.producers.get(value.name)
             if maker is None or not reads_whole:
                 continue
+            if op(node.op).role in FROM_MEMORY and not value.is_state:
+                raise NotOneKernel(
+                    f"{node.op} {node.name} reads {value.name} from memory, and the same kernel "
+                    "makes it"
+                )
             if op(maker.op).role in (*LOCAL, "vector") and not value.is_state:
                 whole.add(maker.name)
                 continue

@@ -136,7 +136,8 @@ def _external(scope: Scope, segment: Segment) -> list[str]:
         vector = {node.inputs[0].name} if op(node.op).role == "rows" else set()
         for value in node.inputs:
             known = value.name in scope.pointers and value.name not in inside | vector
-            if known and value.dtype != "i32":  # all members have the same position
+            # what the prologue makes is not read from memory; all members have the same position
+            if known and value.name not in scope.region.producers and value.dtype != "i32":
                 names[value.name] = None
         for value in node.outputs:
             if value.name in scope.outputs and not value.is_state:

@@ -235,16 +235,16 @@ class Prologue:
         self._zeros(address, n, 4 * count)
         with w.block(f"for step in range({-(-n // (head * warps))}):"):
             w.line(f"head = uint32(step * {warps} + warp)")
-            with w.block(f"if some(head < uint32({n // head})):"):
-                where = f"uint32(head * {head})"
-                if isinstance(x, Memory):
-                    call, read = "norm_head", f"at({x.pointer}, {where})"
-                else:
-                    call, read = "norm_head_shared", f"uint32({x.address} + {where} * 4)"
-                given = f"{read}, {self.scope.pointers[weight.name]}, {head}"
-                to = f"uint32({address} + {where} * 4)"
-                eps = f"float32({node['eps']!r})"
-                w.line(f"{call}({given}, {to}, float32({1 / head!r}), {eps})")
+            where = f"uint32(min_u32(head, uint32({n // head - 1})) * {head})"
+            w.line(f"first = {where}")
+            if isinstance(x, Memory):
+                call, read = "norm_head", f"at({x.pointer}, first)"
+            else:
+                call, read = "norm_head_shared", f"uint32({x.address} + first * 4)"
+            given = f"{read}, {self.scope.pointers[weight.name]}, {head}"
+            to, eps = f"uint32({address} + first * 4)", f"float32({node['eps']!r})"
+            live = f"head < uint32({n // head})"
+            w.line(f"{call}({given}, {to}, float32({1 / head!r}), {eps}, {live})")
         w.line("barrier()")
         return Shared(address, n)
 

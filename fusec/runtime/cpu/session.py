@@ -10,7 +10,7 @@ from fusec.ir.dtypes import dtype
 from fusec.ir.plan import Arg, LaunchPlan
 from fusec.ir.tables import make_table
 from fusec.runtime.cpu.team import Team
-from fusec.runtime.session import Array, check_inputs
+from fusec.runtime.session import Array, check_inputs, positions
 
 LINE = 64  # bytes: vectors start on a cache line
 
@@ -42,8 +42,8 @@ class CpuSession:
         }
         # contiguous arrays kept alive here: the argument table holds bare addresses
         self._weights = {name: np.ascontiguousarray(weight(name[1:])) for name in plan.weights}
-        context = min((s.shape[0] for s in self.states.values()), default=1)
-        self._tables = {n: make_table(t, context, floats) for n, t in plan.tables.items()}
+        length = positions(plan)
+        self._tables = {n: make_table(t, length, floats) for n, t in plan.tables.items()}
         needed = max((scratch_bytes[k.name] for k in plan.kernels), default=0) * plan.tokens
         self._scratch = aligned(max(needed, LINE) * team.threads)
 

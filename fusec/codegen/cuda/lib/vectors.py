@@ -202,17 +202,17 @@ def inverse_rms(squares, fraction, eps):
 
 
 @inline
-def norm_head(x, weight, n, out, fraction, eps):
-    """RMS norm of n floats in memory by one warp, times weights, into shared memory at `out`."""
+def norm_head(x, weight, n, out, fraction, eps, live):
+    """RMS norm of n floats in memory by one warp, times weights, to shared memory if `live`."""
     lane = uint32(thread_index() & uint32(31))
     inverse = inverse_rms(sum_squares(x, n), fraction, eps)
     for step in range((n + 127) // 128):
         i = uint32(step * 32 + lane)
-        store_elements(normed(quad(x, i, n), inverse, quad_weight(weight, i, n)), i, n, out)
+        store_elements(normed(quad(x, i, n), inverse, quad_weight(weight, i, n)), i, n, out, live)
 
 
 @inline
-def norm_head_shared(x, weight, n, out, fraction, eps):
+def norm_head_shared(x, weight, n, out, fraction, eps, live):
     """`norm_head` of floats in shared memory, behind which others may come."""
     lane = uint32(thread_index() & uint32(31))
     s = (float32(0), float32(0), float32(0), float32(0))
@@ -222,7 +222,7 @@ def norm_head_shared(x, weight, n, out, fraction, eps):
     for step in range((n + 127) // 128):
         i = uint32(step * 32 + lane)
         gain = quad_weight(weight, i, n)
-        store_elements(normed(run_shared(x, i, n), inverse, gain), i, n, out)
+        store_elements(normed(run_shared(x, i, n), inverse, gain), i, n, out, live)
 
 
 @inline
@@ -241,14 +241,14 @@ def run_shared(x, i, n):
 
 
 @inline
-def store_elements(values, i, n, out):
+def store_elements(values, i, n, out, live):
     """Write those elements of quad i that are among n, one by one: `out` may lie anywhere."""
     a, b, c, d = values
     j = uint32(i * 4)
-    store_shared_f32_if(uint32(out + j * 4), a, j < uint32(n))
-    store_shared_f32_if(uint32(out + j * 4 + 4), b, uint32(j + 1) < uint32(n))
-    store_shared_f32_if(uint32(out + j * 4 + 8), c, uint32(j + 2) < uint32(n))
-    store_shared_f32_if(uint32(out + j * 4 + 12), d, uint32(j + 3) < uint32(n))
+    store_shared_f32_if(uint32(out + j * 4), a, live & (j < uint32(n)))
+    store_shared_f32_if(uint32(out + j * 4 + 4), b, live & (uint32(j + 1) < uint32(n)))
+    store_shared_f32_if(uint32(out + j * 4 + 8), c, live & (uint32(j + 2) < uint32(n)))
+    store_shared_f32_if(uint32(out + j * 4 + 12), d, live & (uint32(j + 3) < uint32(n)))
 
 
 # A block of 32 floats in fixed point: the quantum is 2**(e - 22) for a largest magnitude with

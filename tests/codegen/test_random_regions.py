@@ -1,0 +1,120 @@
+"""Whatever the legality analysis accepts is one kernel on both targets, and computes the same.
+
+Random graphs with every op of the table, and random connected sets of their nodes merged, as a rule
+of a user's own could. The CPU's kernels run; CUDA's are run by the NumPy twins and compiled for
+sm_90a.
+"""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import fusec
+from fusec.codegen.cuda.build import compile_many
+from fusec.codegen.cuda.emit import emit
+from fusec.ir import Graph, Reference
+from fusec.ir.ops import OPS, kind_of
+from fusec.passes.legal import why_illegal
+from fusec.passes.lower import lower
+from fusec.passes.merge import merge
+from tests.codegen.cuda.kernels import needs_compiler
+from tests.codegen.cuda.one_kernel import distance, inputs_of
+from tests.codegen.cuda.twin_session import TwinSession, random_weights, reference
+from tests.graphs import weights_for
+from tests.random_graphs import EVERYWHERE, Pick, connected_nodes, random_graph
+from tests.targets import ANY, HOPPER
+
+TRIES = 12  # sets of nodes looked at for one that is legal
+POSITION = 5
+
+
+def merged(graph: Graph, pick: Pick, target) -> Graph | None:
+    """The graph with some legal set of its nodes merged, the largest of a few."""
+    legal = []
+    for _ in range(TRIES):
+        nodes = connected_nodes(graph, pick, pick((2, 3, 4, 6)))
+        if len(nodes) > 1 and why_illegal(graph, nodes, nodes, target) is None:
+            legal.append(nodes)
+    if not legal:
+        return None
+    best = max(legal, key=len)
+    return merge(graph, [(best, kind_of(best))])[0]
+
+
+def seeded(seed: int) -> Pick:
+    return random.Random(seed).choice
+
+
+def test_every_op_is_in_some_random_graph():
+    """But for what only passes make, in one shape: their own tests run those."""
+    found = {n.op for seed in range(60) for n in random_graph(seeded(seed), 12).nodes}
+    assert found == set(OPS) - {"matvec_parts", "attention_project"}
+
+
+@given(st.data())
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+def test_a_merge_means_the_same_and_runs_by_the_twins(data):
+    pick = lambda choices: data.draw(st.sampled_from(list(choices)))  # noqa: E731
+    graph = random_graph(pick, pick((2, 4, 8)))
+    check_twins(graph, merged(graph, pick, HOPPER))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_merge_runs_by_the_twins(seed):
+    pick = seeded(seed)
+    graph = random_graph(pick, 8)
+    check_twins(graph, merged(graph, pick, HOPPER))
+
+
+def check_twins(graph: Graph, after: Graph | None) -> None:
+    """One kernel for the merged nodes gives the bytes of one for each, near the reference."""
+    if after is None:
+        return
+    weights, given = random_weights(graph), inputs_of(graph, POSITION)
+    before = TwinSession(graph, weights, 0, target=ANY)
+    session = TwinSession(after, weights, 0, target=ANY)
+    one, other = before.step(**given), session.step(**given)
+    for name, value in reference(graph, weights).step(**given).items():
+        assert one[name].tobytes() == other[name].tobytes(), name
+        assert np.issubdtype(value.dtype, np.integer) or distance(one[name], value) < 1e-4, name
+    for state in before.plan.states:
+        assert before.memory[state].tobytes() == session.memory[state].tobytes()
+
+
+@needs_compiler
+def test_merges_compile_for_a_gpu():
+    kernels = {}
+    for seed in range(100, 112):
+        pick = seeded(seed)
+        graph = random_graph(pick, 8)
+        after = merged(graph, pick, HOPPER)
+        if after is not None:
+            fused = [n for n in after.nodes if n.op == "fused"]
+            plan = lower(after.replace_nodes(after.nodes), "sm_90a", 0)
+            names = {launch.kernel for launch in plan.launches if launch.node == fused[0].name}
+            kernels |= {k.name: k for k in plan.kernels if k.name in names}
+    assert len(kernels) > 8
+    for cubin in compile_many([emit(k) for k in kernels.values()], "sm_90a"):
+        assert cubin.spill_stores == cubin.spill_loads == 0, cubin.name
+        assert ".f64" not in cubin.ptx, cubin.name
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_merges_run_on_the_cpu(seed):
+    pick = seeded(seed)
+    graph = random_graph(pick, 6, EVERYWHERE, ("f32",))
+    after = merged(graph, pick, ANY)
+    if after is None:
+        return
+    weights, given = weights_for(graph), inputs_of(graph, POSITION)
+    given = {k: v.astype(np.int32) if v.dtype.kind == "i" else v for k, v in given.items()}
+    wanted = Reference(graph, weights).step(**given)
+    found = fusec.compile(after, level=0).session(weights).step(**given)
+    for name, value in wanted.items():
+        exact = np.issubdtype(value.dtype, np.integer)
+        assert exact or distance(found[name], value) < 1e-4, name
