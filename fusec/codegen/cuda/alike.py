@@ -7,11 +7,12 @@ its place in the grid to variables, and then all do the same.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from fusec.codegen.cuda.scope import Scope
 from fusec.codegen.cuda.shape import units
+from fusec.codegen.cuda.stages import Stage
 from fusec.ir.graph import Value
 from fusec.ir.ops import op
 from fusec.ir.region import KernelShape, Segment
@@ -59,10 +60,9 @@ class Alike:
         self.scope.pointers.update(kept)
 
     @contextmanager
-    def branch(self) -> Iterator[None]:
-        """Code of these blocks alone."""
-        block = self.scope.w.block(f"if {self.condition}:") if self.condition else nullcontext()
-        with block, self.bound():
+    def at(self, stage: Stage, apart: bool = False) -> Iterator[None]:
+        """Lines of a stage that are for these blocks alone."""
+        with self.scope.w.at(stage, self.condition, apart), self.bound():
             yield
 
     def choose(self) -> None:

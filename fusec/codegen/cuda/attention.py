@@ -14,8 +14,12 @@ of the caches. If it may start early, it reads the older rows, waits, and reads 
 
 from __future__ import annotations
 
-from fusec.codegen.cuda.scope import Scope
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from fusec.codegen.cuda.alike import Alike
 from fusec.codegen.cuda.shape import CHUNK, CHUNKS, SPAN, WARP
+from fusec.codegen.cuda.stages import Stage
 from fusec.errors import FusecError
 from fusec.ir.graph import Node
 
@@ -31,12 +35,13 @@ ZEROS[8] = f"({ZEROS[4]}, {ZEROS[4]})"
 class Attention:
     """One segment of role 'heads'. A lane holds `parts` pieces of `piece` elements of a row.
 
-    `waits`: it is for this code to wait for the launch in front. `held`: registers that keys and
-    values may fill before the query is known.
+    `alone`: there is nothing else in the kernel, so that older rows are read in front of its wait.
+    `held`: registers that keys and values may fill before the query is known.
     """
 
-    def __init__(self, scope: Scope, node: Node, waits: bool, held: int = HELD) -> None:
-        self.scope, self.w, self.node = scope, scope.w, node
+    def __init__(self, alike: Alike, node: Node, alone: bool, held: int = HELD) -> None:
+        self.alike, self.scope = alike, alike.scope
+        self.w, self.node, scope = alike.scope.w, node, alike.scope
         self.q, self.k, self.v, self.pos = node.inputs[:4]
         self.heads, self.kv_heads = int(node["heads"]), int(node["kv_heads"])
         self.head_dim = self.q.shape[-1] // self.heads
@@ -51,8 +56,8 @@ class Attention:
         self.held = self.rows_held <= held
         if scope.overlaps and self.split and not node.weights:
             self._leave_room(SHARED_BY_TWO)
-        self.waits = waits and scope.overlaps
-        self.early = self.waits and self.split and self.held
+            scope.holds = False
+        self.early = alone and scope.overlaps and self.split and self.held
         self.maxima = scope.shared("maxima", 4 * CHUNKS)
         self.sums = scope.shared("sums", 4 * CHUNKS)
         self.outs = scope.shared("outs", 4 * CHUNKS * self.stride)
@@ -76,26 +81,53 @@ class Attention:
                 f"{MOST_ELEMENTS}, found {self.head_dim}"
             )
 
-    def emit(self, first: str) -> None:
-        """The blocks from `first` on."""
-        w = self.w
-        w.line(f"unit = uint32(block - {first})" if first != "0" else "unit = block")
-        w.line(f"n = uint32(load_u32({self.scope.pointers[self.pos.name]}) + uint32(1))")
+    def emit(self) -> None:
+        """Everything: what needs no query in front of the wait."""
+        w, first = self.w, self.alike.size[1]
+        with self.alike.at(Stage.LOAD):
+            w.line(f"unit = uint32(block - {first})" if first != "0" else "unit = block")
+            w.line(f"n = uint32(load_u32({self.scope.pointers[self.pos.name]}) + uint32(1))")
         if self.split:
+            self._span_of_block()
+        else:
+            with self.alike.at(Stage.COMPUTE, apart=True):
+                self._all_spans()
+
+    def _span_of_block(self) -> None:
+        """A block's one span, if it begins in front of the position."""
+        w = self.w
+        live, mine = f"if some(uint32(span * {SPAN}) < n):", "if some(warp < uint32(turns * 4)):"
+        with self.alike.at(Stage.LOAD):
             w.line(f"span = uint32(unit // uint32({self.heads}))")
             w.line(f"head = uint32(unit - span * {self.heads})")
-            with w.block(f"if some(uint32(span * {SPAN}) < n):"):
+            with w.block(live):
                 self._place()
-                self._span()
-            return
-        if self.waits:
-            self.scope.wait()
-            self.scope.behind_barrier()
+                self._extent_of_span()
+                with w.block(mine):
+                    self._older_rows()
+        with self.alike.at(Stage.MAKE), w.block(live):
+            with w.block(mine):
+                self._chunk()
+            w.line("barrier()")
+        with self.alike.at(Stage.COMPUTE, apart=True), w.block(live), self._folded():
+            where = ", ".join(self.scope.pointers[v.name] for v in self.node.outputs)
+            place = f"{where}, span, head, {self.heads}, element, {self.head_dim}"
+            w.line(f"store_span({place}, found, thread)")
+
+    def _all_spans(self) -> None:
+        """A head's spans, one after the other."""
+        w = self.w
         w.line("head = unit")
         self._place()
         w.line("state = (float32(-(1 << 30)), float32(0), float32(0))", "of no span")
         with w.block(f"for span in range(uniform({quotient('n', SPAN)})):"):
-            self._span()
+            self._extent_of_span()
+            with w.block("if some(warp < uint32(turns * 4)):"):
+                self._older_rows()
+                self._chunk()
+            w.line("barrier()")
+            with self._folded():
+                w.line("state = fold_span(state, found)")
             w.line("barrier()")
         out = f"{self.scope.pointers[self.node.name]}, uint32(head * {self.head_dim} + element)"
         w.line(f"store_result({out}, state, thread < uint32({self.head_dim}))")
@@ -116,8 +148,8 @@ class Attention:
         """Whether some lanes have nothing of part c."""
         return 8 * (c + 1) > self.pieces
 
-    def _span(self) -> None:
-        """A span's state: kept if split, else folded into that of the spans before.
+    def _extent_of_span(self) -> None:
+        """Where this warp's chunk of a span begins, and how many turns of four chunks there are.
 
         Chunks are folded four at a time, so warps behind the last chunk make zeros up to there.
         """
@@ -125,23 +157,15 @@ class Attention:
         w.line(f"start = uint32(span * {SPAN} + warp * {CHUNK})", "of this warp's chunk")
         chunks = quotient(f"(n - span * {SPAN})", CHUNK)
         w.line(f"turns = {quotient(f'min_u32({chunks}, uint32({CHUNKS}))', 4)}")
-        with w.block("if some(warp < uint32(turns * 4)):"):
-            self._older_rows()
-            if self.split and self.waits:
-                self.scope.wait()
-            self._chunk()
-        w.line("barrier()")
-        if self.waits and self.split:
-            self.scope.behind_barrier()
+
+    @contextmanager
+    def _folded(self) -> Iterator[None]:
+        """A thread for each element of the head: `found` is the state of the span's chunks."""
+        w = self.w
         with w.block(f"if some(thread < uint32({-(-self.head_dim // WARP) * WARP})):"):
             given = f"{self.maxima}, {self.sums}, {self.outs}, {self.stride}"
             w.line(f"found = fold_chunks({given}, uniform(turns), element, lane)")
-            if self.split:
-                where = ", ".join(self.scope.pointers[v.name] for v in self.node.outputs)
-                place = f"{where}, span, head, {self.heads}, element, {self.head_dim}"
-                w.line(f"store_span({place}, found, thread)")
-            else:
-                w.line("state = fold_span(state, found)")
+            yield
 
     # --- one chunk -------------------------------------------------------------------------------
 

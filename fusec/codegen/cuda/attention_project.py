@@ -13,11 +13,12 @@ sent anything when it has left.
 
 from __future__ import annotations
 
+from fusec.codegen.cuda.alike import Alike
 from fusec.codegen.cuda.attention import Attention, quotient
 from fusec.codegen.cuda.columns import BLOCK
 from fusec.codegen.cuda.projection import Projection
-from fusec.codegen.cuda.scope import Scope
 from fusec.codegen.cuda.shape import CHUNK, SPAN, WARP
+from fusec.codegen.cuda.stages import Stage
 from fusec.errors import FusecError
 from fusec.ir.graph import Node
 
@@ -31,12 +32,12 @@ has them.
 class ProjectedAttention(Attention):
     """One segment of role 'heads', alone in its kernel."""
 
-    def __init__(self, scope: Scope, node: Node, waits: bool) -> None:
-        weight, spans = node.inputs[4], int(node["spans"])
+    def __init__(self, alike: Alike, node: Node, alone: bool) -> None:
+        weight, spans, scope = node.inputs[4], int(node["spans"]), alike.scope
         branch = _branch(node, weight.shape[1])
         out = scope.pointers[node.name]
         self.projection = Projection(scope, weight, branch, spans, out, node.name)
-        super().__init__(scope, node, waits, HELD - self.projection.registers)
+        super().__init__(alike, node, alone, HELD - self.projection.registers)
         self._leave_room(MOST, self.projection.registers)
         self.spans, self.quads = spans, self.head_dim // 4
         if self.spans > 1:
@@ -44,35 +45,32 @@ class ProjectedAttention(Attention):
             self.pairs = scope.shared("pairs", 8 * self.spans)
             self.mailbox = scope.shared("mailbox", 8)
 
-    def emit(self, first: str) -> None:
-        """The blocks from `first` on."""
+    def _span_of_block(self) -> None:
+        """See `Attention._span_of_block`: blocks without a span take part in the product."""
         w, projection = self.w, self.projection
-        w.line(f"unit = uint32(block - {first})" if first != "0" else "unit = block")
-        w.line(f"n = uint32(load_u32({self.scope.pointers[self.pos.name]}) + uint32(1))")
-        w.line(f"head = uint32(unit // uint32({self.spans}))")
-        w.line(f"span = uint32(unit - head * {self.spans})")
-        if self.spans > 1:
-            nbytes = self.spans * (4 * self.head_dim + 8)
-            w.line(f"mailbox_open({self.mailbox}, uint32({nbytes}), thread == uint32(0))")
-            w.line("cluster_arrive_relaxed()")
-        w.line("part, rank = head, span")
-        projection.load()
-        self._extent()
-        self._place()
         attends = "if some(warp < uint32(turns * 4)):"
-        with w.block(attends):
-            self._older_rows()
-        projection.decode()
-        if self.waits:
-            self.scope.wait()
-        with w.block(attends):
-            self._chunk()
-        w.line("barrier()")
-        if self.waits:
-            self.scope.behind_barrier()
-        self._attended()
-        w.line("barrier()")
-        projection.finish()
+        with self.alike.at(Stage.LOAD):
+            w.line(f"head = uint32(unit // uint32({self.spans}))")
+            w.line(f"span = uint32(unit - head * {self.spans})")
+            if self.spans > 1:
+                nbytes = self.spans * (4 * self.head_dim + 8)
+                w.line(f"mailbox_open({self.mailbox}, uint32({nbytes}), thread == uint32(0))")
+                w.line("cluster_arrive_relaxed()")
+            w.line("part, rank = head, span")
+            projection.load()
+            self._extent()
+            self._place()
+            with w.block(attends):
+                self._older_rows()
+            projection.decode()
+        with self.alike.at(Stage.MAKE):
+            with w.block(attends):
+                self._chunk()
+            w.line("barrier()")
+        with self.alike.at(Stage.COMPUTE, apart=True):
+            self._attended()
+            w.line("barrier()")
+            projection.finish()
 
     def _extent(self) -> None:
         """How many positions the span has, if any, and where this warp's chunk of them begins."""

@@ -19,11 +19,13 @@ from fusec.codegen.cuda.imports import format_functions, import_lines
 from fusec.codegen.cuda.matvec import Matvec
 from fusec.codegen.cuda.matvec_parts import SharedMatvec
 from fusec.codegen.cuda.matvecs import Matvecs
-from fusec.codegen.cuda.prologue import Others, Prologue
-from fusec.codegen.cuda.scope import SHARED, WAIT, Scope
+from fusec.codegen.cuda.prologue import Prologue
+from fusec.codegen.cuda.scope import SHARED, Scope
 from fusec.codegen.cuda.shape import is_tiled, plan, projections, tiles, units, why_not
+from fusec.codegen.cuda.stages import Stage
 from fusec.codegen.cuda.tiles import TiledMatvec
 from fusec.codegen.cuda.toolchain import CudaKernel
+from fusec.codegen.cuda.wrapper import Dependent, Launched, assemble
 from fusec.errors import FusecError
 from fusec.ir.plan import Kernel
 from fusec.ir.region import KernelShape, Segment, parameters
@@ -61,8 +63,7 @@ def emit(kernel: Kernel, arch: Arch = ARCHS["sm_90a"]) -> CudaKernel:
         )
     if reason := tiles().why_not(shape):
         raise FusecError(f"kernel {kernel.name}: not one kernel: {reason}")
-    geometry = plan(shape, choice)
-    return _Emitter(shape, Scope(region, geometry, kernel.overlaps, arch)).emit()
+    return _Emitter(shape, Scope(region, plan(shape, choice), kernel.overlaps, arch)).emit()
 
 
 class _Emitter:
@@ -73,57 +74,24 @@ class _Emitter:
         self.alike = classes(self.scope, shape)
 
     def emit(self) -> CudaKernel:
-        body = self.scope.w
-        self.scope.begin()
-        matvecs: list[Matvecs | None] = []
+        matvecs: list[Matvecs] = []
         for alike in self.alike:
-            with alike.bound():
-                matvecs.append(self._matvec(alike) if alike.role == "rows" else None)
-        self.prologue.begin()
+            if alike.role == "rows":
+                with alike.bound():
+                    matvecs.append(self._matvec(alike))
+        for matvec in matvecs:
+            matvec.emit_loads()
+        self.prologue.emit()
+        for alike in self.alike:
+            if alike.role == "rows":
+                matvecs.pop(0).emit()
+            else:
+                self._others(alike)
+        wrapper = Dependent(self.geometry.release) if self.scope.overlaps else Launched()
+        return self._module(assemble(self.scope.w, wrapper, self._hold))
 
-        def loads() -> None:
-            for alike, matvec in zip(self.alike, matvecs, strict=True):
-                if len(alike.members) > 1 or (matvec and matvec.early):
-                    with alike.branch():
-                        alike.choose()
-                        if matvec:
-                            matvec.load()
-
-        def behind_wait() -> None:
-            for alike, matvec in zip(self.alike, matvecs, strict=True):
-                if matvec and matvec.has_activations:
-                    with alike.branch():
-                        matvec.fetch_activations()
-
-        def beside_reads() -> None:
-            for alike, matvec in zip(self.alike, matvecs, strict=True):
-                if matvec and matvec.has_ahead:
-                    with alike.branch():
-                        matvec.beside_reads()
-
-        # records come last: there are so many bytes of them that other loads would wait for long
-        last = any(isinstance(matvec, TiledMatvec) for matvec in matvecs)
-        if not last:
-            loads()
-        if not self.waits_inside:
-            before = loads if last else lambda: None
-            self.prologue.emit(Others(before, behind_wait, beside_reads))
-        for alike, matvec in zip(self.alike, matvecs, strict=True):
-            body.line()
-            with alike.branch():
-                if matvec:
-                    matvec.rest()
-                else:
-                    self._others(alike)
-        return self._module(body)
-
-    @property
-    def waits_inside(self) -> bool:
-        """Whether the kernel is one attention, which reads most of the caches before it waits."""
-        return not self.shape.prologue and [s.role for s in self.shape.segments] == ["heads"]
-
-    def _module(self, body: Writer) -> CudaKernel:
-        """The source around the body, which is written last because it declares what that used."""
+    def _module(self, body: list[str]) -> CudaKernel:
+        """The source around the body."""
         kernel = Writer()
         arguments = ", ".join(name for name, _ in self.scope.arguments)
         with kernel.block(f"def {self.region.name}({arguments}):"):
@@ -137,9 +105,7 @@ class _Emitter:
             for line in (self.scope.declaration, *self.scope.places):
                 if line:
                     kernel.line(line)
-            for line in body.text.splitlines():
-                if line == WAIT:
-                    self._hold(kernel)
+            for line in body:
                 kernel.line(line)
         geometry = self.geometry
         clusters = f", {geometry.cluster} blocks a cluster" if geometry.cluster > 1 else ""
@@ -162,26 +128,24 @@ class _Emitter:
             self.scope.dynamic_bytes,
         )
 
-    def _hold(self, w: Writer) -> None:
+    def _hold(self) -> list[str]:
         """Addresses that are used behind the wait are in registers before it.
 
         Tiles leave none for what is only used at the end; nor do pairs for what they read last.
         """
+        if not self.scope.holds:
+            return []
         last = {v.name for v in self.region.outputs} if self.scope.dynamic else set()
         kept = [v for v in parameters(self.region) if not v.is_weight and v.name not in last]
         if self.geometry.paired:
             kept = [v for v in kept if v.name in self.prologue.fixed]
         pointers = [self.scope.pointers[v.name] for v in kept]
-        w.line("nothing = zero()")
-        for name in pointers:
-            w.line(f"{name} = at({name}, nothing)")
+        lines = ["nothing = zero()", *(f"{name} = at({name}, nothing)" for name in pointers)]
         words = [f"low_word({name})" for name in pointers]
         if places := self.scope.places:
-            w.line(f"{SHARED} = uint32({SHARED} + nothing)")
-            for line in places:
-                w.line(line)
+            lines += [f"{SHARED} = uint32({SHARED} + nothing)", *places]
             words.append(SHARED)
-        w.line(f"settle({' ^ '.join(words)})")
+        return [*lines, f"settle({' ^ '.join(words)})"]
 
     # --- what they compute -----------------------------------------------------------------------
 
@@ -193,14 +157,20 @@ class _Emitter:
 
     def _others(self, alike: Alike) -> None:
         segment = alike.segment
+        if len(alike.members) > 1:
+            with alike.at(Stage.LOAD):
+                alike.choose()
         if alike.role == "heads":
             (node,) = segment.nodes
+            alone = not self.shape.prologue and len(self.shape.segments) == 1
             kind = ProjectedAttention if node.weights else Attention
-            kind(self.scope, node, self.waits_inside).emit(alike.size[1])
-        elif alike.role == "scalar":
-            self._scalar(segment)
-        else:
-            self._elements(alike)
+            kind(alike, node, alone).emit()
+            return
+        with alike.at(Stage.COMPUTE, apart=True):
+            if alike.role == "scalar":
+                self._scalar(segment)
+            else:
+                self._elements(alike)
 
     def _elements(self, alike: Alike) -> None:
         """One unit a thread, or several where there are no more blocks."""

@@ -58,22 +58,21 @@ class Matvec(Matvecs):
         return [(a, f"row{g}", str(g)) for g in range(self.at_once) for a in self.anchors]
 
     def load(self) -> None:
-        """The first weights, where a warp has but one step and they fit its registers."""
-        if self.early:
-            self._rows("0")
-            for r in range(self.rounds):
-                self._chunk(str(r), f"lane + {WARP * r}" if r else "lane")
-                for row in self.rows:
-                    if r < self._rounds_of(row[0]):
-                        self._fetch(row, str(r))
-            for r in range(self.rounds):
-                for row in self.rows:
-                    if r < self._rounds_of(row[0]):
-                        self._decode(row, str(r))
-            self._settle()
-            if not self.segment.rope:
-                self.indices.emit(self.scope.w)
-            self.elements.fetch_weights()
+        """The weights of a warp's one step: they fit its registers."""
+        self._rows("0")
+        for r in range(self.rounds):
+            self._chunk(str(r), f"lane + {WARP * r}" if r else "lane")
+            for row in self.rows:
+                if r < self._rounds_of(row[0]):
+                    self._fetch(row, str(r))
+        for r in range(self.rounds):
+            for row in self.rows:
+                if r < self._rounds_of(row[0]):
+                    self._decode(row, str(r))
+        self._settle()
+        if not self.segment.rope:
+            self.indices.emit(self.scope.w)
+        self.elements.fetch_weights()
 
     def _rest(self) -> None:
         w = self.scope.w

@@ -8,15 +8,17 @@ from fusec.codegen.cuda.alike import Alike
 from fusec.codegen.cuda.elements import Elements, Indices
 from fusec.codegen.cuda.prologue import Prologue
 from fusec.codegen.cuda.shape import anchors
+from fusec.codegen.cuda.stages import Stage
 
 
 class Matvecs(ABC):
-    """Emits one segment in two parts: `load`, what needs no activations, and `rest`.
+    """Emits one segment. `limit`, `first` and `blocks`: see `Alike.size`.
 
-    `limit`, `first` and `blocks`: see `Alike.size`. `early`: whether `load` loads something.
+    `early`: whether there are loads in front of the wait, `loads_at` in which stage.
     """
 
     early: bool
+    loads_at = Stage.LOAD
 
     def __init__(self, alike: Alike, prologue: Prologue) -> None:
         self.alike, self.prologue = alike, prologue
@@ -36,29 +38,32 @@ class Matvecs(ABC):
     def load(self) -> None:
         """The first weights, in front of the wait."""
 
-    @property
-    def has_activations(self) -> bool:
-        """Whether `fetch_activations` loads something."""
-        return self.early and self.steps == 1 and bool(self.elements.activations)
+    def emit_loads(self) -> None:
+        """What needs no activations, and the loads of those that come beside the prologue's."""
+        with self.alike.at(self.loads_at):
+            self.alike.choose()
+            if self.early:
+                self.load()
+        with self.alike.at(Stage.READ):
+            if self.early and self.steps == 1:
+                self.fetch_activations()
+
+    def emit(self) -> None:
+        """Everything else. The prologue knows by now what it makes of the vectors."""
+        with self.alike.at(Stage.BESIDE):
+            self.beside_reads()
+        with self.alike.at(Stage.COMPUTE, apart=True):
+            self.elements.begin_folds()
+            self._rest()
+            self.elements.finish_folds(self.first, self.blocks)
 
     def fetch_activations(self) -> None:
         """Loads of what the element-wise work needs of other kernels, before the prologue."""
         self.elements.fetch_activations()
 
-    @property
-    def has_ahead(self) -> bool:
-        """Whether `beside_reads` emits something."""
-        return False
-
     def beside_reads(self) -> None:  # noqa: B027  few have something
         """What needs no activations, while the first ones are on their way."""
 
-    def rest(self) -> None:
-        """Everything else."""
-        self.elements.begin_folds()
-        self._rest()
-        self.elements.finish_folds(self.first, self.blocks)
-
     @abstractmethod
     def _rest(self) -> None:
-        """Everything else but the folds' beginning and end."""
+        """From the activations to the stores."""

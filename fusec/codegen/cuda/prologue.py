@@ -7,7 +7,7 @@ weights as floats in shared memory; every block makes these for itself.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from fusec.codegen import formats
 from fusec.codegen.cuda.elements import Elements, Indices, element_operands
@@ -25,6 +25,7 @@ from fusec.codegen.cuda.sources import (
     Source,
     Summed,
 )
+from fusec.codegen.cuda.stages import Stage
 from fusec.codegen.formats import FloatFormat, QuantFormat
 from fusec.ir.graph import Node, Value
 from fusec.ir.op_matvec import inverse_of
@@ -32,15 +33,6 @@ from fusec.ir.ops import OPS, op
 from fusec.ir.region import KernelShape, Segment
 
 PADDING = 256  # floats in shared memory are followed by zeros up to a multiple of this
-
-
-@dataclass(frozen=True)
-class Others:
-    """What else comes at places of the prologue: emits that."""
-
-    before_wait: Callable[[], None]
-    behind_wait: Callable[[], None]
-    beside_reads: Callable[[], None]
 
 
 class Prologue:
@@ -60,7 +52,48 @@ class Prologue:
             return Memory(self.scope.pointers[value.name], value.shape[-1])
         return self.sources[value.name]
 
-    def begin(self) -> None:
+    def emit(self) -> None:
+        """The vectors, then the forms, then a barrier.
+
+        What comes from the launch in front is read behind the wait. Norms' weights and the position
+        are not: they are loaded before it where nothing has to be computed first.
+        """
+        w = self.scope.w
+        with w.at(Stage.FIND):
+            self._positions()
+        before = all(map(self._by_quads, self.shape.prologue))
+        with w.at(Stage.LOAD if before else Stage.READ):
+            if self.shape.prologue:
+                w.line()
+                w.line("# every block computes these for itself")
+            for node in self.shape.prologue:
+                self._vector(node)
+            pending = self._forms()
+            forms = [
+                Quads(self.scope, form, f"{k}_" if k else "") for k, form in enumerate(pending)
+            ]
+            for form in forms:
+                form.fetch_weights()
+        with w.at(Stage.READ):
+            for name, pointer in self._factors_in_memory():
+                w.line(f"{self.factors[name]} = load_f32({pointer})")
+        for k, form in enumerate(forms):
+            form.emit(first=k == 0)
+        with w.at(Stage.MAKE):
+            if forms:
+                self._barrier(forms)
+        with w.at(Stage.COMPUTE):
+            for name, s in self.squares.items():
+                if name not in self.late:
+                    w.line(s.made_of(f"warp_sum({s.of_lane})"))
+            for value in self._read_by_elements():
+                self.source(value).ready(w)
+            kept = [form.kept for form in pending]
+            for value in self.shape.stores:
+                if value.name not in kept:
+                    self._store(value)
+
+    def _positions(self) -> None:
         """The position of the token, where the prologue branches on it: before all else."""
         for node in self.shape.prologue:
             for value in node.inputs:
@@ -68,54 +101,9 @@ class Prologue:
                     now, pos = f"now_{identifier(node.outputs[0])}", self.scope.pointers[value.name]
                     self.scope.w.line(f"{now} = load_u32({pos})")
 
-    def emit(self, others: Others) -> None:
-        """The vectors, then the forms, then a barrier.
-
-        What comes from the launch in front is read behind the wait. Norms' weights and the position
-        are not: they are loaded before it where nothing has to be computed first.
-        """
-        w = self.scope.w
-        by_quads = all(map(self._by_quads, self.shape.prologue))
-        if not by_quads:
-            others.before_wait()
-            self.scope.wait()
-            others.behind_wait()
-        if self.shape.prologue:
-            w.line()
-            w.line("# every block computes these for itself")
-        for node in self.shape.prologue:
-            self._vector(node)
-        pending = self._forms()
-        quads = [Quads(self.scope, form, f"{k}_" if k else "") for k, form in enumerate(pending)]
-        for form in quads:
-            form.fetch_weights()
-        if by_quads:
-            others.before_wait()
-            self.scope.wait()
-            others.behind_wait()
-        for name, pointer in self._factors_in_memory():
-            w.line(f"{self.factors[name]} = load_f32({pointer})")
-        self._write(quads, others.beside_reads)
-        self.scope.behind_barrier(nothing_read=not pending)
-        for name, s in self.squares.items():
-            if name not in self.late:
-                w.line(s.made_of(f"warp_sum({s.of_lane})"))
-        for value in self._read_by_elements():
-            self.source(value).ready(w)
-        kept = [form.kept for form in pending]
-        for value in self.shape.stores:
-            if value.name not in kept:
-                self._store(value)
-
-    def _write(self, quads: list[Quads], beside_reads: Callable[[], None]) -> None:
-        """All forms, and a barrier if there are any."""
-        if not quads:
-            beside_reads()
-            return
-        quads[0].write(beside_reads)
-        for form in quads[1:]:
-            form.write(None)
-        own = all(form.of_own_warp for form in quads) and self.squares.keys() <= self.late.keys()
+    def _barrier(self, forms: list[Quads]) -> None:
+        """Of the block, or of each warp where it reads nothing but what it made."""
+        own = all(form.of_own_warp for form in forms) and self.squares.keys() <= self.late.keys()
         self.scope.w.line("warp_barrier()" if own else "barrier()")
 
     def _read_by_elements(self) -> list[Value]:

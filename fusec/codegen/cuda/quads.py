@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import nullcontext
 
 from fusec.codegen.cuda.forms import FixedPoint, Pending
 from fusec.codegen.cuda.scope import Scope
 from fusec.codegen.cuda.shape import WARP
+from fusec.codegen.cuda.stages import Stage
 
 UNROLLED = 4  # quads a thread fetches before it needs them
 
@@ -38,34 +38,30 @@ class Quads:
             self.w.line(f"{i} = uint32(thread + {more})" if step else f"{i} = thread")
             self.pending.source.fetch_weights(self.w, self._place(i), f"{self.tag}{step}")
 
-    def write(self, beside: Callable[[], None] | None) -> None:
-        """The rest; `beside` emits what is done beside the reads, if these are the first."""
+    def emit(self, first: bool) -> None:
+        """The rest. `first`: these are what the kernel reads first."""
         w, source = self.w, self.pending.source
         if self.steps > UNROLLED:
-            if beside:
-                beside()
-            source.ready(w)
-            with w.block(f"for step in range({self.steps}):"):
-                w.line(f"k = uint32(step * {self.threads} + thread)")
-                place = self._place("k")
-                source.fetch_weights(w, place, "_k")
-                self._quad(source.fetch(w, place, "_k"), "k", "quad_k", 0)
-            if beside:
-                self.scope.behind_first_read()
+            with w.at(Stage.FIRST if first else Stage.MAKE):
+                source.ready(w)
+                with w.block(f"for step in range({self.steps}):"):
+                    w.line(f"k = uint32(step * {self.threads} + thread)")
+                    place = self._place("k")
+                    source.fetch_weights(w, place, "_k")
+                    self._quad(source.fetch(w, place, "_k"), "k", "quad_k", 0)
             return
         numbers = [f"{self.tag}{step}" for step in range(self.steps)]
         places = [self._place(f"own{number}") for number in numbers]
-        quads = [source.fetch(w, *given) for given in zip(places, numbers, strict=True)]
-        if beside:
-            beside()
-        source.ready(w)
+        with w.at(Stage.READ if first else Stage.MAKE):
+            quads = [source.fetch(w, *given) for given in zip(places, numbers, strict=True)]
         for step, (number, quad) in enumerate(zip(numbers, quads, strict=True)):
-            warps = -(-self.pending.count // WARP) * WARP
-            here = f"if some(own{number} < uint32({warps})):"  # the other warps have no quad
-            with w.block(here) if warps < (step + 1) * self.threads else nullcontext():
-                self._quad(quad, f"own{number}", f"quad{number}", step * self.threads)
-            if beside and step == 0:
-                self.scope.behind_first_read()
+            with w.at(Stage.FIRST if first and step == 0 else Stage.MAKE):
+                if step == 0:
+                    source.ready(w)
+                warps = -(-self.pending.count // WARP) * WARP
+                here = f"if some(own{number} < uint32({warps})):"  # the other warps have no quad
+                with w.block(here) if warps < (step + 1) * self.threads else nullcontext():
+                    self._quad(quad, f"own{number}", f"quad{number}", step * self.threads)
 
     def _place(self, i: str) -> str:
         """Which quad of the source is number `i` of the form: of a pair, each block has half."""

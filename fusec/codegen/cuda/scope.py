@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from fusec.codegen.cuda.arch import Arch
 from fusec.codegen.cuda.shape import Geometry
+from fusec.codegen.cuda.stages import Staged
 from fusec.ir.graph import Graph, Value
 from fusec.ir.region import parameters
 from fusec.ir.tables import tables_of
-from fusec.writer import Writer
 
-WAIT = "griddep_wait()"
 SHARED = "shared"
 ALIGNMENT = 16  # bytes: of what a lane stores or loads at most
 POINTERS = {"f32": "f32*", "f16": "u16*", "i32": "u32*"}
@@ -18,14 +17,15 @@ POINTERS = {"f32": "f32*", "f16": "u16*", "i32": "u32*"}
 class Scope:
     """One emission. `pointers`: value name -> the variable that points to its memory.
 
-    `registers`: as many as a thread may have; 0 leaves it to the geometry. `dynamic`: bytes of
-    shared memory that a launch adds.
+    `registers`: as many as a thread may have; 0 leaves it to the geometry. `holds`: there are some
+    for addresses that are used behind the wait. `dynamic`: bytes of shared memory that a launch
+    adds.
     """
 
     def __init__(self, region: Graph, geometry: Geometry, overlaps: bool, arch: Arch) -> None:
         self.region, self.geometry, self.overlaps = region, geometry, overlaps
         self.arch, self.room = arch, arch.room
-        self.w = Writer()
+        self.w = Staged()
         self.outputs = {v.name for v in region.outputs}
         self.pointers: dict[str, str] = {}
         self.tables: dict[str, str] = {}
@@ -44,34 +44,9 @@ class Scope:
             self.signature.append("f32*")
             self.arguments.append((self.tables[table], table))
         self.registers = self.dynamic = 0
+        self.holds = True
         self._shared: dict[str, int] = {}  # variable -> where in shared memory
         self._shared_bytes = 0
-
-    def begin(self) -> None:
-        """The kernel's first line."""
-        self._release("begin")
-
-    def wait(self) -> None:
-        """Behind this, what the launch in front made may be read."""
-        self._release("load")
-        if self.overlaps:
-            self.w.line(WAIT)
-        self._release("wait")
-
-    def behind_first_read(self) -> None:
-        """The first quad of a vector has been read and used."""
-        self._release("read")
-
-    def behind_barrier(self, nothing_read: bool = True) -> None:
-        """The first barrier behind the wait, or the wait itself where there is none."""
-        if nothing_read:
-            self.behind_first_read()
-        self._release("barrier")
-
-    def _release(self, where: str) -> None:
-        """Let the launch behind begin, if it is to begin here."""
-        if self.overlaps and self.geometry.release == where:
-            self.w.line("griddep_launch()")
 
     def shared(self, prefix: str, nbytes: int) -> str:
         """A variable with the address of new shared memory, declared at the kernel's start."""

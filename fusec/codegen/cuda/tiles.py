@@ -26,6 +26,7 @@ from fusec.codegen.cuda.prologue import Prologue
 from fusec.codegen.cuda.ring import Ring
 from fusec.codegen.cuda.scope import identifier
 from fusec.codegen.cuda.shape import TILE_WARPS, WARP, column_parts, tile_units
+from fusec.codegen.cuda.stages import Stage
 from fusec.codegen.cuda.tile_products import ROWS, TileProducts, format_of
 from fusec.codegen.formats.tiles import CHUNK
 from fusec.ir.graph import Node
@@ -38,7 +39,7 @@ PARTIALS = ROW * TILE_ROWS
 
 
 @dataclass(frozen=True)
-class Stage:
+class Share:
     """Chunks of a tile that the warps multiply at once, one each.
 
     Chunk `turn * 16 + warp` of matrix `anchor`, in the `part`-th tile of the matrix that a tile of
@@ -57,6 +58,7 @@ class TiledMatvec(Matvecs):
     """A segment by tiles."""
 
     early = True
+    loads_at = Stage.COPY
 
     def __init__(self, alike: Alike, prologue: Prologue) -> None:
         super().__init__(alike, prologue)
@@ -88,14 +90,14 @@ class TiledMatvec(Matvecs):
         inside = f"thread < uint32({self.at_once * self.each})"
         return f"({inside}) & (unit < uint32({self.limit}))"
 
-    def _stages(self) -> Iterator[Stage]:
+    def _stages(self) -> Iterator[Share]:
         """What a tile of units takes, in order."""
         for sent in (True, False) if self.paired else (False,):
             for part in range(self.parts):
                 for anchor in self.anchors:
                     for half in ("half",) if self.paired else range(self._column_parts(anchor)):
                         for turn in range(-(-self._chunks(anchor) // TILE_WARPS)):
-                            yield Stage(anchor, part, half, turn, sent)
+                            yield Share(anchor, part, half, turn, sent)
 
     @staticmethod
     def _column_parts(anchor: Node) -> int:
@@ -155,7 +157,7 @@ class TiledMatvec(Matvecs):
         self.scope.w.line(f"unit = uint32({tile} * {self.each} + thread)")
         self.indices.emit(self.scope.w)
 
-    def _copy(self, stage: Stage, tile: str, ahead: int, live: str = "") -> None:
+    def _copy(self, stage: Share, tile: str, ahead: int, live: str = "") -> None:
         """Let this warp's record of a stage be copied."""
         w, anchor = self.scope.w, stage.anchor
         layout, chunks = format_of(anchor).tile, self._chunks(anchor)
@@ -167,7 +169,7 @@ class TiledMatvec(Matvecs):
         source = f"at({self.scope.pointers[anchor.inputs[1].name]}, {start})"
         self.ring.copy(ahead, source, layout.record_bytes, live)
 
-    def _tile_of_matrix(self, stage: Stage, tile: str) -> str:
+    def _tile_of_matrix(self, stage: Share, tile: str) -> str:
         """Which tile of the matrix a tile of units has there."""
         if not self.halves:
             return tile
@@ -183,10 +185,10 @@ class TiledMatvec(Matvecs):
             return f"uint32({rows} // uint32({TILE_ROWS}) - uint32(1))"
         return f"uint32({anchor.inputs[1].shape[0] // TILE_ROWS - 1})"
 
-    @property
-    def has_activations(self) -> bool:
-        """See `Matvecs.has_activations`: a pair has no registers to keep them until the end."""
-        return not self.paired and super().has_activations
+    def fetch_activations(self) -> None:
+        """See `Matvecs.fetch_activations`: a pair has no registers to keep them until the end."""
+        if not self.paired:
+            super().fetch_activations()
 
     # --- behind the barrier ----------------------------------------------------------------------
 
@@ -234,7 +236,7 @@ class TiledMatvec(Matvecs):
     def _ends(self, at: int) -> bool:
         return at + 1 == len(self.stages) or self.stages[at + 1].turn == 0
 
-    def _stage(self, at: int, stage: Stage) -> None:
+    def _stage(self, at: int, stage: Share) -> None:
         """Read a record, ask for the one that takes its place, and multiply."""
         w, anchor = self.scope.w, stage.anchor
         half = stage.half if isinstance(stage.half, int) else 0  # it is all that the block has
@@ -259,13 +261,10 @@ class TiledMatvec(Matvecs):
             self._copy(stage, tile, 0, live)
         self.ring.turn()
 
-    @property
-    def has_ahead(self) -> bool:
-        """See `Matvecs.has_ahead`."""
-        return bool(self.ahead)
-
     def beside_reads(self) -> None:
         """The first levels."""
+        if not self.ahead:
+            return
         w, anchor = self.scope.w, self.stages[0].anchor
         self.ring.arrive()
         self.products.read_scales(anchor)
@@ -281,7 +280,7 @@ class TiledMatvec(Matvecs):
             number = f"({number} * {count} + {at})"
         return f"{number} * {self._tile_bytes}"
 
-    def _store_sums(self, stage: Stage) -> None:
+    def _store_sums(self, stage: Share) -> None:
         """The warp's sums of rows, written by one lane of each row."""
         w = self.scope.w
         self.products.end(stage.anchor)

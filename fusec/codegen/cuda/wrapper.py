@@ -1,0 +1,66 @@
+"""What a body is put into: a launch of its own, or one that overlaps the launch in front.
+
+A wrapper says what stands between a body's stages. The body is the same in each, so another way to
+run it (a phase of a kernel that stays, behind a barrier of its cluster) is another wrapper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from fusec.codegen.cuda.stages import Stage, Staged
+
+
+class Wrapper(Protocol):
+    """What stands in front of each stage. `hold`: see `Dependent`."""
+
+    def in_front_of(self, stage: Stage, hold: Callable[[], list[str]]) -> list[str]:
+        """The lines between the stage before and this one."""
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A launch that begins when the one in front has ended: nothing to wait for."""
+
+    def in_front_of(self, stage: Stage, hold: Callable[[], list[str]]) -> list[str]:
+        """See `Wrapper`."""
+        return []
+
+
+@dataclass(frozen=True)
+class Dependent:
+    """A programmatic dependent launch: it may begin while the one in front still runs.
+
+    It waits for it (`griddepcontrol.wait`), and lets the next one begin at `release`, one of
+    `fusec.ir.plan.RELEASES`. `hold` gives the lines that keep in registers what is used behind the
+    wait, so that nothing has to be loaded again there.
+    """
+
+    release: str
+
+    def in_front_of(self, stage: Stage, hold: Callable[[], list[str]]) -> list[str]:
+        """See `Wrapper`."""
+        begin = ["griddep_launch()"]
+        lines = {
+            Stage.FIND: begin if self.release == "begin" else [],
+            Stage.WAIT: [
+                *(begin if self.release == "load" else []),
+                *hold(),
+                "griddep_wait()",
+                *(begin if self.release == "wait" else []),
+            ]
+            if stage is Stage.WAIT
+            else [],
+            Stage.MAKE: begin if self.release == "read" else [],
+            Stage.COMPUTE: begin if self.release == "barrier" else [],
+        }
+        return lines.get(stage, [])
+
+
+def assemble(body: Staged, wrapper: Wrapper, hold: Callable[[], list[str]]) -> list[str]:
+    """A kernel's lines: the stages in order, and what the wrapper puts between them."""
+    return [
+        line for stage in Stage for line in (*wrapper.in_front_of(stage, hold), *body.lines(stage))
+    ]
