@@ -98,7 +98,8 @@ def measure_matvec(fmt: Format, target: str, bandwidth: float) -> dict[str, Any]
     session = compiled.session({"w": raw})
     assert isinstance(session, CudaSession)
     workspace = session.workspace
-    packed = fmt.cuda_repack(raw.view(np.uint8).reshape(ROWS, -1))
+    layout = session.plan.weights["@w"].layout
+    packed = fmt.cuda_repack(raw.view(np.uint8).reshape(ROWS, -1), layout)
     room = -(-packed.nbytes // 256) * 256
     count = max(COPIES_BYTES // room, 2)
     base = workspace.memory.empty(room * count, "copies of the matrix")

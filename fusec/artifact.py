@@ -122,7 +122,7 @@ def _texts(compiled: Compiled) -> Iterator[tuple[str, str]]:
     yield "plan.json", compiled.plan.to_json()
     if compiled.prefill is not None:
         yield "prefill.json", compiled.prefill.to_json()
-    yield "plan.dot", to_dot(compiled.graph, compiled.plan.early)
+    yield "plan.dot", to_dot(compiled.graph, compiled.plan.launches)
 
 
 def stage_text(stage: Stage) -> str:

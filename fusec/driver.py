@@ -205,9 +205,10 @@ def compile(
     model = Model.open(Path(source))
     context = model.check_context(context, DEFAULT_CONTEXT)
     stages, plan = compile_graph(model.graph(tokens=1, context=context, kv=kv), options, observe)
-    wide = min(known.prefill_tokens, context)
-    prefill = model.graph(tokens=wide, context=context, kv=kv)
-    _, prefill_plan = compile_graph(prefill, options)
+    wide, prefill_plan = min(known.prefill_tokens, context), plan
+    if wide > 1:
+        prefill = model.graph(tokens=wide, context=context, kv=kv)
+        _, prefill_plan = compile_graph(prefill, options)
     return Compiled(options, stages, plan, prefill_plan, model, context, kv)
 
 
@@ -243,13 +244,19 @@ def compile_graph(
 ) -> tuple[tuple[Stage, ...], LaunchPlan]:
     """Every stage of a graph, and its plan. `gpu`: the one to predict for, or the target's own."""
     limits = targets.get(options.target).limits
+    tokens = max((v.shape[0] for v in graph.inputs), default=1)
+    if limits.most_tokens is not None and tokens > limits.most_tokens:
+        raise FusecError(
+            f"graph {graph.name}: expected T up to {limits.most_tokens} on {limits.name}, whose "
+            f"kernels take no more tokens a step, found T = {tokens}"
+        )
     limits = replace(limits, gpu=gpu or gpus.for_arch(limits.name))
     passes = passes_of(options.level, options.rules, options.disable)
     stages = run_passes(graph, passes, limits, stop_after=options.stop_after, observe=observe)
     plan = lower(stages[-1].graph, options.target, options.level)
     if options.level >= OVERLAPPED and limits.overlaps:
         plan = prefetch(overlap(plan))
-    return stages, options.tuning.apply(plan)
+    return stages, targets.get(options.target).sized(options.tuning.apply(plan))
 
 
 def bind(

@@ -12,6 +12,7 @@ from fusec.codegen.cuda.build import cached, compile_many
 from fusec.codegen.cuda.toolchain import Cubin, CudaKernel
 from fusec.codegen.formats import FORMATS
 from fusec.codegen.targets import AnyKernel
+from fusec.ir.choosing import final_choice
 from fusec.ir.plan import LaunchPlan, Tensor
 from fusec.models.model import Model
 from fusec.report import make_table
@@ -19,7 +20,7 @@ from fusec.runtime.cuda.driver import Driver, Executable
 from fusec.runtime.cuda.engine import CudaEngine
 from fusec.runtime.cuda.loop import TokenLoop
 from fusec.runtime.cuda.session import CudaSession
-from fusec.runtime.cuda.workspace import Workspace
+from fusec.runtime.cuda.workspace import Packing, Workspace
 from fusec.runtime.session import positions
 
 Array = np.ndarray[Any, Any]
@@ -31,7 +32,7 @@ def control_kernels(plan: LaunchPlan) -> dict[str, CudaKernel]:
         return {}
     from fusec.codegen.cuda import control
 
-    vocabulary, argmax = plan.outputs["%logits"].shape[-1], plan.final_argmax
+    vocabulary, argmax = plan.outputs["%logits"].shape[-1], final_choice(plan)
     parts = plan.region(argmax).inputs[0].shape[-1] if argmax else 0
     found = control.kernels(vocabulary, plan.overlaps, plan.prefetches, parts)
     return {kernel.name: kernel for kernel in found}
@@ -80,19 +81,10 @@ def describe(
     }
 
 
-def shapes(kernels: Mapping[str, AnyKernel], arch: str) -> dict[str, dict[str, int]]:
-    """Name -> grid and threads, and registers and shared memory where it was compiled before."""
-    found = cuda_kernels(kernels)
-    ready = cached(list(found.values()), arch)
-    sizes: dict[str, dict[str, int]] = {}
-    for name, kernel in found.items():
-        sizes[name] = {"grid": kernel.grid, "threads": kernel.threads}
-        if cubin := ready.get(name):
-            sizes[name] |= {
-                "registers": cubin.registers,
-                "shared_bytes": cubin.static_shared + kernel.dynamic,
-            }
-    return sizes
+def registers(kernels: Mapping[str, AnyKernel], arch: str) -> dict[str, int]:
+    """Name -> registers of a thread, of the kernels that were compiled before."""
+    ready = cached(list(cuda_kernels(kernels).values()), arch)
+    return {name: cubin.registers for name, cubin in ready.items()}
 
 
 def restore(
@@ -130,7 +122,7 @@ def session(
 ) -> CudaSession:
     """A plan of a graph built by hand, bound to the first GPU."""
     look_up = weights.__getitem__
-    return CudaSession(plan, Workspace(Driver(), (plan,), kernels, look_up, look_up, pack, l2))
+    return CudaSession(plan, Workspace(Driver(), (plan,), kernels, look_up, look_up, PACKING, l2))
 
 
 def engine(
@@ -143,7 +135,7 @@ def engine(
 ) -> CudaEngine:
     """A model's plan on the first GPU, ready to generate. `eager`: without captured graphs."""
     plans = plan, plan.only({"%logits"}), plan.only(set())
-    workspace = Workspace(Driver(), plans, kernels, model.raw, model.floats, pack, l2)
+    workspace = Workspace(Driver(), plans, kernels, model.raw, model.floats, PACKING, l2)
     decode, scores, absorb = (CudaSession(each, workspace, eager=eager) for each in plans)
     context = positions(plan)
     loop = TokenLoop(decode, scores, absorb, context)
@@ -151,7 +143,19 @@ def engine(
 
 
 def pack(tensor: Tensor, raw: Array) -> Array:
-    """A weight's bytes as its kernels read them: vectors as they are, matrices repacked."""
+    """A weight's bytes as its kernels read them: vectors as they are, matrices in their layout."""
     if len(tensor.shape) == 1:
         return raw.reshape(-1)
-    return FORMATS[tensor.dtype].cuda_repack(raw)
+    return FORMATS[tensor.dtype].cuda_repack(raw, tensor.layout)
+
+
+def packed_bytes(tensor: Tensor) -> int:
+    """How many bytes `pack` makes of a weight."""
+    fmt = FORMATS[tensor.dtype]
+    if len(tensor.shape) == 1:
+        return fmt.dtype.nbytes(tensor.shape)
+    rows, columns = tensor.shape
+    return fmt.cuda_bytes(rows, columns, tensor.layout)
+
+
+PACKING = Packing(packed_bytes, pack)

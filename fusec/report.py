@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import asdict
 from typing import Any
 
 from rich import box
@@ -10,7 +11,7 @@ from rich.table import Table
 
 from fusec.driver import Compiled
 from fusec.ir.ops import bytes_moved, flops
-from fusec.ir.plan import LaunchPlan
+from fusec.ir.plan import LaunchPlan, Size
 from fusec.passes.pipeline import Stage
 from fusec.passes.schedule import critical_path
 
@@ -28,6 +29,8 @@ def summary(compiled: Compiled) -> dict[str, Any]:
         "dispatches": plan.dispatches,
         "critical_path": critical_path(graph),
         "kernels": kernel_counts(plan),
+        "sizes": {x.kernel: asdict(x.size) for x in plan.launches if x.size},
+        "layouts": dict(Counter(t.layout or "file" for t in plan.weights.values())),
         "tuned": {k.name: str(k.choice) for k in plan.kernels if k.choice},
         "stages": [stage_data(stage) for stage in compiled.stages],
         "arena_bytes": plan.arena_bytes,
@@ -98,11 +101,14 @@ def plan_table(data: dict[str, Any]) -> Table:
     table = make_table("plan")
     table.add_column("kernel", overflow="fold")
     table.add_column("launches", justify="right")
-    tuned = data["tuned"]
+    tuned, sizes = data["tuned"], data["sizes"]
+    if sizes:
+        table.add_column("size", overflow="fold")
     if tuned:
         table.add_column("tuned", overflow="fold")
     for name, count in data["kernels"].items():
-        table.add_row(name, str(count), *([tuned.get(name, "")] if tuned else []))
+        size = [str(Size(**sizes[name]))] if sizes else []
+        table.add_row(name, str(count), *size, *([tuned.get(name, "")] if tuned else []))
     return table
 
 

@@ -14,6 +14,7 @@ from fusec.bench.profile import KernelTime, Measured, Note, firsts, prompt_of, r
 from fusec.bench.stopwatch import Stopwatch, executables
 from fusec.driver import Compiled
 from fusec.errors import FusecError
+from fusec.ir.choosing import final_choice
 from fusec.ir.plan import Arg, LaunchPlan
 from fusec.runtime.cuda.driver import Executable
 from fusec.runtime.cuda.engine import CudaEngine
@@ -124,7 +125,7 @@ class _Bench:
     def empties(self) -> tuple[float, dict[str, float]]:
         """A token of empty launches of the plan's grids; and one launch of each kernel's.
 
-        They overlap where the plan's launches do. A `final_argmax` stands for `advance_best`,
+        They overlap where the plan's launches do. A `final_choice` stands for `advance_best`,
         which takes its place in a token and has its grid.
         """
         data = self.watch.words(0)
@@ -137,7 +138,7 @@ class _Bench:
             self.watch.launch(known[kernel], data, attributes=how if early else ())
 
         order = [(each.kernel, each.early) for each in self.plan.launches]
-        if self.plan.final_argmax is None:
+        if final_choice(self.plan) is None:
             order.append(("advance", self.plan.overlaps))
         per_kernel = {
             kernel: self.watch.node(

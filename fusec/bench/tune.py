@@ -25,6 +25,7 @@ from fusec.codegen.cuda.tuning import Tuning
 from fusec.driver import Compiled
 from fusec.errors import FusecError
 from fusec.gpu import executable
+from fusec.ir.choosing import without_choice
 from fusec.ir.plan import Choice
 from fusec.report import make_table
 from fusec.runtime.cuda.driver import Executable
@@ -58,7 +59,10 @@ class Tuned:
 
         Kernels that nothing was tried for are not in it.
         """
-        keys = {kernel.name: tunings.key(kernel) for kernel in self.compiled.plan.greedy.kernels}
+        keys = {
+            kernel.name: tunings.key(kernel)
+            for kernel in without_choice(self.compiled.plan).kernels
+        }
         return {
             keys[s.name]: None if self.found.choices[s.name] == s.default else
             self.found.choices[s.name]
@@ -107,7 +111,8 @@ def prepare(path: Path, target: str, level: int | None, context: int | None, kv:
 
 def count_of(compiled: Compiled) -> int:
     """How many kernels `build` compiles."""
-    return len(compiled.kernels) + sum(len(variants(k)) for k in compiled.plan.greedy.kernels)
+    kernels = without_choice(compiled.plan).kernels
+    return len(compiled.kernels) + sum(len(variants(k)) for k in kernels)
 
 
 def build(compiled: Compiled, note: Note | None = None) -> Variants:
@@ -117,7 +122,7 @@ def build(compiled: Compiled, note: Note | None = None) -> Variants:
     needs them.
     """
     compiled.build(note)
-    arch, kernels = find_arch(compiled.options.target), compiled.plan.greedy.kernels
+    arch, kernels = find_arch(compiled.options.target), without_choice(compiled.plan).kernels
     asked = {(k.name, c): emit(replace(k, choice=c), arch) for k in kernels for c in variants(k)}
     cubins = compile_many(list(asked.values()), compiled.options.target, note)
     usual = {kernel.name: default_of(kernel) for kernel in kernels}
@@ -139,7 +144,7 @@ def run(compiled: Compiled, built: Variants, seconds: float, note: Note = lambda
         raise FusecError("tuning needs the CUDA target")
     try:
         bench = TokenBench(engine, built)
-        default = {k.name: default_of(k) for k in compiled.plan.greedy.kernels}
+        default = {k.name: default_of(k) for k in without_choice(compiled.plan).kernels}
         note("each kernel's share")
         shares = {name: bench.share(name, default) for name in default}
         subjects = sorted(_subjects(compiled, built, shares), key=lambda s: -s.share)
@@ -169,7 +174,7 @@ def run(compiled: Compiled, built: Variants, seconds: float, note: Note = lambda
 def _subjects(
     compiled: Compiled, built: Variants, shares: Mapping[str, float]
 ) -> Iterator[Subject]:
-    plan = compiled.plan.greedy
+    plan = without_choice(compiled.plan)
     launches = Counter(launch.kernel for launch in plan.launches)
     for kernel in plan.kernels:
         usable = releases(kernel)

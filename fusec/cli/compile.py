@@ -57,7 +57,7 @@ def compile_command(
     if output is not None:  # before the long work, not after it
         artifact.check_target(output)
     if dot is not None:
-        write_text(dot, to_dot(compiled.graph, compiled.plan.early))
+        write_text(dot, to_dot(compiled.graph, compiled.plan.launches))
     with progress("compiling", len(compiled.kernels)) as advance:
         cubins = compiled.build(advance)
     if output is not None:

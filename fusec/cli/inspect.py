@@ -60,7 +60,7 @@ def inspect(
         saved.refuse(level=level, context=context, kv=kv, target=target, disable=disable)
         data, shown = saved.manifest["report"], saved.stage(stage)
         graph = parse("".join(x for x in shown.splitlines(True) if not x.startswith("#")))
-        early = saved.plan().early if dot is not None else frozenset()
+        launches = saved.plan().launches if dot is not None else ()
         picture = partial(pictures.of_folder, saved, profile)
     else:
         compiled = driver.compile(
@@ -74,11 +74,11 @@ def inspect(
         data = report.summary(compiled)
         found = pictures.find_stage(compiled.stages, stage, compiled.plan.level)
         shown, graph = artifact.stage_text(found), found.graph
-        early = compiled.plan.early
+        launches = compiled.plan.launches
         picture = partial(pictures.of_compiled, compiled, profile)
     if dot is not None:
         drawn = graph if layer is None else one_layer(graph, layer)
-        write_text(dot, to_dot(drawn, early if stage is None else ()))
+        write_text(dot, to_dot(drawn, launches if stage is None else ()))
     if svg is not None or html is not None:
         subject = picture()
         if svg is not None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 
 from fusec.codegen.cuda.arch import ARCHS, Arch, native_arch, native_name
 from fusec.codegen.cuda.shape import PARTS, SPAN, column_sums, tiles
@@ -12,22 +12,27 @@ from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.codegen.formats import FORMATS
 from fusec.codegen.kernel import KernelSource
 from fusec.errors import FusecError
-from fusec.ir.plan import Kernel
+from fusec.ir.plan import Kernel, LaunchPlan, Size
 from fusec.ir.target import Target
 
 AnyKernel = KernelSource | CudaKernel
 
+EMITTED = 256  # kernels whose source is kept: a model's come up again at other levels
 NATIVE = ("native", "cuda")
 """Names for the GPU of this machine, whichever it is."""
 
 
 @dataclass(frozen=True)
 class CodeTarget:
-    """`prefill_tokens`: how many tokens of a prompt one step takes."""
+    """`prefill_tokens`: how many tokens of a prompt one step takes.
+
+    `scalars`: what every launch is passed beside pointers.
+    """
 
     limits: Target
     emit: Callable[[Kernel], AnyKernel]
     prefill_tokens: int
+    scalars: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -39,18 +44,34 @@ class CodeTarget:
         """Whether its kernels run on an NVIDIA GPU."""
         return self.name in ARCHS
 
+    def sized(self, plan: LaunchPlan) -> LaunchPlan:
+        """The plan with the size of every launch, as the kernels' emitter lays them out."""
+
+        def size(kernel: Kernel) -> Size | None:
+            made = self.emit(kernel)
+            return made.size if isinstance(made, CudaKernel) else None
+
+        sizes = {kernel.name: size(kernel) for kernel in plan.kernels}
+        launches = (
+            replace(launch, size=sizes[launch.kernel], scalars=self.scalars)
+            for launch in plan.launches
+        )
+        return replace(plan, launches=tuple(launches))
+
 
 def gpu_of(name: str) -> str | None:
     """The GPU that a target's name asks for, which is the one here; None for an architecture."""
     return native_name() if name in NATIVE else None
 
 
+@lru_cache(EMITTED)
 def _emit_cpu(kernel: Kernel) -> KernelSource:
     from fusec.codegen.cpu.emit import emit
 
     return emit(kernel)
 
 
+@lru_cache(EMITTED)
 def _emit_cuda(arch: Arch, kernel: Kernel) -> CudaKernel:
     from fusec.codegen.cuda.emit import emit
 
@@ -64,7 +85,8 @@ def get(name: str) -> CodeTarget:
     """
     if name == "cpu":
         # a thread's prologue should stay in its L2 cache, of which a megabyte is common
-        return CodeTarget(Target(name, frozenset(FORMATS), 1 << 20), _emit_cpu, prefill_tokens=16)
+        limits = Target(name, frozenset(FORMATS), 1 << 20)
+        return CodeTarget(limits, _emit_cpu, 16, ("tokens", "scratch", "scratch_bytes"))
     if name not in (*NATIVE, *ARCHS):
         known = ", ".join(("cpu", *NATIVE, *ARCHS))
         raise FusecError(f"unknown target '{name}': known are {known}")
@@ -81,5 +103,6 @@ def get(name: str) -> CodeTarget:
         tiles=tiles(),
         overlaps=overlaps,
         late_norms=True,
+        most_tokens=1,
     )
     return CodeTarget(limits, partial(_emit_cuda, arch), prefill_tokens=1)

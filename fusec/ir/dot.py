@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 
 from fusec.ir.graph import LAYER, Graph, Node, Value
 from fusec.ir.ops import op
+from fusec.ir.plan import Launch
 from fusec.writer import Writer
 
 COLOURS = {  # by the heaviest role inside, colour-blind safe (Okabe & Ito 2008), lightened
@@ -24,23 +25,26 @@ EARLY = "#D55E00"
 FONT = 'fontname="Helvetica"'
 
 
-def to_dot(graph: Graph, early: Collection[str] = ()) -> str:
+def to_dot(graph: Graph, launches: Iterable[Launch] = ()) -> str:
     """The DOT text.
 
     A box names its place in launch order, its kind, and the ops it holds with their weights. An
     input is drawn once in every layer that reads it, and a state in its layer, so that edges
     between layers are the activations that pass from one to the next. What flows between two boxes
-    is one edge, with a line per value, as wide as its bytes are many; states are dashed. `early`
-    names nodes whose launch starts while the one in front of it runs: an edge without an arrow.
+    is one edge, with a line per value, as wide as its bytes are many; states are dashed.
+
+    Of the plan's `launches`, a box has the grid, and one that starts while the launch in front of
+    it runs (programmatic dependent launch) has an edge without an arrow.
     """
     w = Writer()
+    planned = {launch.node: launch for launch in launches}
     with w.block(f"digraph {_quoted(graph.name)} {{"):
         title = _quoted(f"{graph.name}: {len(graph.nodes)} nodes")
         w.line(f"label={title}; labelloc=t; fontsize=16; {FONT};")
         w.line("rankdir=TB; ranksep=0.3; nodesep=0.3;")
         w.line(f'node [shape=box, style="rounded,filled", {FONT}, fontsize=10];')
         w.line(f'edge [{FONT}, fontsize=8, color="#555555", arrowsize=0.7];')
-        for layer, lines in _by_layer(graph).items():
+        for layer, lines in _by_layer(graph, planned).items():
             if layer is None:
                 for line in lines:
                     w.line(line)
@@ -53,14 +57,14 @@ def to_dot(graph: Graph, early: Collection[str] = ()) -> str:
         for line in _edges(graph):
             w.line(line)
         for front, node in pairwise(graph.nodes):
-            if node.name in early:
+            if node.name in planned and planned[node.name].early:
                 ends = f"{_quoted(front.name)} -> {_quoted(node.name)}"
                 w.line(f'{ends} [color="{EARLY}", arrowhead=none, constraint=false];')
     w.line("}")
     return w.text
 
 
-def _by_layer(graph: Graph) -> dict[int | None, list[str]]:
+def _by_layer(graph: Graph, planned: Mapping[str, Launch]) -> dict[int | None, list[str]]:
     """Layer (None outside) -> lines that declare its boxes, in launch order."""
     lines: dict[int | None, list[str]] = {}
     for value in graph.states:
@@ -71,7 +75,7 @@ def _by_layer(graph: Graph) -> dict[int | None, list[str]]:
             name = _input_name(value, layer)
             lines.setdefault(layer, []).append(_source(value, name, "ellipse"))
     for i, node in enumerate(graph.nodes, start=1):
-        lines.setdefault(node.layer, []).append(_box(i, node))
+        lines.setdefault(node.layer, []).append(_box(i, node, planned.get(node.name)))
     for value in graph.outputs:
         label = _quoted(f"{_short(value.name, None)}\n{value.type}")
         attrs = f"label={label}, shape=ellipse, style=bold"
@@ -112,10 +116,12 @@ def _source(value: Value, name: str, shape: str) -> str:
     return f'{_quoted(name)} [label={label}, shape={shape}, style="", fontsize=9];'
 
 
-def _box(place: int, node: Node) -> str:
+def _box(place: int, node: Node, launch: Launch | None) -> str:
     roles = {op(n.op).role for n in node.ops}
     colour = next(c for role, c in COLOURS.items() if role in roles)
     lines = [f"{place}  {node.kind}"]
+    if launch is not None and launch.size is not None:
+        lines.append(str(launch.size))
     for plain in node.ops:
         weights = ", ".join(f"{_short(v.name, node.layer)} {v.type}" for v in plain.weights)
         if node.body:

@@ -9,7 +9,7 @@ The printed form, which `fusec.ir.text` writes and reads back:
               | 'fused' KIND '(' operands ')' '{' node* '}'
     operands := value or name, ...          a weight is written with its type, the rest by name
     values   := value, ...
-    value    := name ':' DTYPE '[' INT, ... ']'
+    value    := name ':' DTYPE ['.' LAYOUT] '[' INT, ... ']'
     name     := '%'WORD activation | '$'WORD state | '@'WORD weight
     attrs    := '{' KEY '=' (INT | FLOAT | WORD), ... '}'
 
@@ -36,11 +36,16 @@ LAYER = re.compile(r"\bblk\.(\d+)\.")
 
 @dataclass(frozen=True)
 class Value:
-    """One tensor: `%activation`, `$state` or `@weight`, an element type and a shape."""
+    """One tensor: `%activation`, `$state` or `@weight`, an element type and a shape.
+
+    `layout`: how a weight's bytes lie in the target's memory (see `fusec.passes.place_weights`);
+    empty where they lie as in the model file.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
+    layout: str = ""
 
     @property
     def is_weight(self) -> bool:
@@ -59,8 +64,9 @@ class Value:
 
     @property
     def type(self) -> str:
-        """The type as printed: `f32[1, 576]`."""
-        return f"{self.dtype}[{', '.join(map(str, self.shape))}]"
+        """The type as printed: `f32[1, 576]`, `q4_k.tiles[2048, 8192]`."""
+        kind = f"{self.dtype}.{self.layout}" if self.layout else self.dtype
+        return f"{kind}[{', '.join(map(str, self.shape))}]"
 
     @property
     def buffer(self) -> str:

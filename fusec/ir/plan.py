@@ -15,7 +15,7 @@ from typing import Any
 from fusec.ir.graph import Graph
 from fusec.ir.text import parse
 
-VERSION = 4
+VERSION = 5
 RELEASES = ("wait", "barrier", "load", "read", "begin")
 """Right behind the wait; behind the barrier that ends the prologue; behind the loads, before the
 wait; when the first of what the launch in front made has been read; as the kernel begins."""
@@ -31,11 +31,35 @@ class Arg:
 
 
 @dataclass(frozen=True)
+class Size:
+    """How a GPU runs a launch: `grid` blocks of `block` threads, `cluster` of which exchange.
+
+    `shared`: bytes of shared memory of a block that the kernel declares; `dynamic`: that the launch
+    adds.
+    """
+
+    grid: int
+    block: int
+    cluster: int = 1
+    shared: int = 0
+    dynamic: int = 0
+
+    def __str__(self) -> str:
+        words = [f"{self.grid} x {self.block} threads"]
+        words += [f"clusters of {self.cluster}"] if self.cluster > 1 else []
+        nbytes = self.shared + self.dynamic
+        words += [f"{nbytes:,} B shared"] if nbytes else []
+        return ", ".join(words)
+
+
+@dataclass(frozen=True)
 class Launch:
     """One dispatch. `waits`: earlier launches whose results or memory it needs, by index.
 
-    `early`: it may start while the launch in front of it still runs (see `fusec.passes.overlap`).
-    `prefetch`: weights that are brought into L2 from here on (see `fusec.passes.prefetch`).
+    `early`: it may start while the launch in front of it still runs (see `fusec.passes.overlap`),
+    an edge of programmatic dependent launch. `prefetch`: weights that are brought into L2 from here
+    on (see `fusec.passes.prefetch`). `scalars`: what is passed beside the pointers of `args`, in
+    front of them. `size` is None where a team of threads runs all launches.
     """
 
     node: str
@@ -47,6 +71,8 @@ class Launch:
     group: str  # forward | embed | sample
     early: bool = False
     prefetch: tuple[str, ...] = ()
+    scalars: tuple[str, ...] = ()
+    size: Size | None = None
 
 
 @dataclass(frozen=True)
@@ -100,10 +126,11 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Tensor:
-    """Type of an input, output, state or weight."""
+    """Type of an input, output, state or weight, and the layout of a weight (see `Value`)."""
 
     dtype: str
     shape: tuple[int, ...]
+    layout: str = ""
 
 
 @dataclass(frozen=True)
@@ -171,25 +198,6 @@ class LaunchPlan:
         """What a launch computes."""
         return parse(next(k.region for k in self.kernels if k.name == launch.kernel))
 
-    @property
-    def final_argmax(self) -> Launch | None:
-        """The last launch, if all it does is to make %next of the pairs of `argmax_parts`."""
-        last = self.launches[-1] if self.launches else None
-        if last is None or last.writes != ("%next",):
-            return None
-        return last if [n.op for n in self.region(last).nodes] == ["argmax_combine"] else None
-
-    @property
-    def greedy(self) -> LaunchPlan:
-        """The plan without `final_argmax`, for a token loop whose own last kernel chooses."""
-        last = self.final_argmax
-        if last is None:
-            return self
-        launches = self.launches[:-1]
-        used = {launch.kernel for launch in launches}
-        kernels = tuple(kernel for kernel in self.kernels if kernel.name in used)
-        return replace(self, kernels=kernels, launches=launches)
-
     def only(self, outputs: set[str]) -> LaunchPlan:
         """The plan without the launches that feed none of `outputs` and no state.
 
@@ -224,15 +232,17 @@ def from_json(text: str) -> LaunchPlan:
         raise ValueError(f"expected plan version {VERSION}, found {raw['version']}")
 
     def tensors(key: str) -> dict[str, Tensor]:
-        return {n: Tensor(t["dtype"], tuple(t["shape"])) for n, t in raw[key].items()}
+        return {n: Tensor(t["dtype"], tuple(t["shape"]), t["layout"]) for n, t in raw[key].items()}
 
     def kernel(item: dict[str, Any]) -> Kernel:
         choice = item["choice"]
         return Kernel(**{**item, "choice": None if choice is None else Choice(**choice)})
 
     def launch(item: dict[str, Any]) -> Launch:
-        lists = {key: tuple(item[key]) for key in ("writes", "waits", "prefetch")}
-        return Launch(**{**item, **lists, "args": tuple(Arg(**a) for a in item["args"])})
+        lists = {key: tuple(item[key]) for key in ("writes", "waits", "prefetch", "scalars")}
+        size = None if item["size"] is None else Size(**item["size"])
+        args = tuple(Arg(**a) for a in item["args"])
+        return Launch(**{**item, **lists, "args": args, "size": size})
 
     parts: dict[str, Any] = {k: tensors(k) for k in ("inputs", "states", "weights", "outputs")}
     parts["tables"] = {n: Table(**t) for n, t in raw["tables"].items()}

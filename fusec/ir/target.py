@@ -10,6 +10,8 @@ from fusec.ir.ops import op
 from fusec.ir.region import KernelShape
 
 TILE_ROWS = 16
+ROWS, TILES = "rows", "tiles"
+"""Layouts of a matrix (`Value.layout`): what a lane takes of a row side by side, or whole tiles."""
 
 
 @dataclass(frozen=True)
@@ -25,30 +27,28 @@ class Tiles:
     def takes(self, weight: Value) -> bool:
         """Whether a matrix is one of them."""
         rows, columns = weight.shape
-        return weight.dtype in self.formats and self.fits(rows, columns)
+        fits = rows % TILE_ROWS == 0 and columns % self.multiple == 0
+        return weight.dtype in self.formats and fits
 
-    def fits(self, rows: int, columns: int) -> bool:
-        """Whether a matrix of that size is, if its format is."""
-        return rows % TILE_ROWS == 0 and columns % self.multiple == 0
 
-    def why_not(self, shape: KernelShape) -> str | None:
-        """The reason that a kernel's matrices cannot share it, or None if they can."""
-        rows = [s for s in shape.segments if s.role == "rows"]
-        weights = [n.inputs[1] for s in rows for n in s.nodes if op(n.op).role == "rows"]
-        tiled = [weight for weight in weights if self.takes(weight)]
-        if not tiled:
-            return None
-        if apart := [weight for weight in weights if weight not in tiled]:
-            return f"{tiled[0].name} goes by tiles of rows, {apart[0].name} by rows"
-        for rope in (s.rope for s in rows):
-            if rope is not None and rope["pairing"] != "adjacent":
-                half, rest = divmod(int(rope["head_dim"]), 2)
-                if rest or half % TILE_ROWS or rope["dims"] != rope["head_dim"]:
-                    return (
-                        f"{tiled[0].name} goes by tiles of {TILE_ROWS} rows, {rope.name} turns "
-                        f"{rope['dims']} of {rope['head_dim']} by halves"
-                    )
+def layouts_apart(shape: KernelShape) -> str | None:
+    """The reason that a kernel's matrices cannot share it, or None if they can."""
+    rows = [s for s in shape.segments if s.role == "rows"]
+    weights = [n.inputs[1] for s in rows for n in s.nodes if op(n.op).role == "rows"]
+    tiled = [weight for weight in weights if weight.layout == TILES]
+    if not tiled:
         return None
+    if apart := [weight for weight in weights if weight not in tiled]:
+        return f"{tiled[0].name} goes by tiles of rows, {apart[0].name} by rows"
+    for rope in (s.rope for s in rows):
+        if rope is not None and rope["pairing"] != "adjacent":
+            half, rest = divmod(int(rope["head_dim"]), 2)
+            if rest or half % TILE_ROWS or rope["dims"] != rope["head_dim"]:
+                return (
+                    f"{tiled[0].name} goes by tiles of {TILE_ROWS} rows, {rope.name} turns "
+                    f"{rope['dims']} of {rope['head_dim']} by halves"
+                )
+    return None
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,7 @@ class Target:
     `parts`: how many blocks can search a row for its largest element; None if one is to do it.
     `tiles`: which matrices are multiplied by tiles of rows; None if none are.
     `late_norms`: a norm's division is done behind the products (see `fusec.passes.factor_norms`).
+    `most_tokens`: of a step that its kernels take; None for any number.
     `gpu`: whose constants the cost model predicts with; None where nothing is predicted.
     """
 
@@ -90,3 +91,10 @@ class Target:
     overlaps: bool = False
     late_norms: bool = False
     gpu: Gpu | None = None
+    most_tokens: int | None = None
+
+    def layout_of(self, weight: Value) -> str:
+        """How a weight lies in this target's memory: empty where that is as in the file."""
+        if self.tiles is None or len(weight.shape) != 2:
+            return ""
+        return TILES if self.tiles.takes(weight) else ROWS

@@ -136,7 +136,7 @@ class _Parser:
 
     def typed(self, name: str) -> Value:
         self.expect(":")
-        dtype = self.take("word")
+        dtype, _, layout = self.take("word").partition(".")
         shape: list[int] = []
         self.expect("[")
         while self.peek() != "]":
@@ -144,7 +144,7 @@ class _Parser:
                 self.expect(",")
             shape.append(int(self.take("number")))
         self.expect("]")
-        return Value(name, dtype, tuple(shape))
+        return Value(name, dtype, tuple(shape), layout)
 
     def attrs(self) -> list[tuple[str, Attr]]:
         found: list[tuple[str, Attr]] = []

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from fusec.ir.choosing import final_choice
 from fusec.ir.dtypes import dtype
 from fusec.ir.gpu import Gpu
 from fusec.ir.graph import Graph, Node, Value
@@ -170,7 +171,7 @@ def around_us(plan: LaunchPlan, gpu: Gpu) -> float:
 
     There is no such launch where the plan ends with an argmax that does that as well.
     """
-    return gpu.gap + (0.0 if plan.final_argmax else gpu.touch)
+    return gpu.gap + (0.0 if final_choice(plan) else gpu.touch)
 
 
 def moved(region: Graph | Node, position: int = POSITION) -> int:

@@ -8,7 +8,7 @@ from functools import lru_cache
 from fusec.ir.graph import Graph, Node
 from fusec.ir.ops import op
 from fusec.ir.region import NotOneKernel, analyse
-from fusec.ir.target import Target
+from fusec.ir.target import Target, layouts_apart
 from fusec.passes.canonical import canonical
 from fusec.passes.cost import ERROR, launch_us
 from fusec.passes.merge import fuse
@@ -121,7 +121,7 @@ def _not_one_kernel(region: Graph, target: Target) -> str | None:
         shape = analyse(region)
     except NotOneKernel as reason:
         return f"not one kernel: {reason}"
-    if target.tiles and (apart := target.tiles.why_not(shape)):
+    if apart := layouts_apart(shape):
         return f"not one kernel: {apart}"
     needed = shape.prologue_bytes
     if any(op(n.op).role == "rows" for n in region.nodes) and needed > target.block_bytes:

@@ -12,6 +12,7 @@ from fusec.ir.target import Target
 from fusec.ir.verify import verify
 from fusec.passes.factor_norms import FactorNorms
 from fusec.passes.fuse import Fuse, Refusal
+from fusec.passes.place_weights import PlaceWeights
 from fusec.passes.project_heads import ProjectHeads
 from fusec.passes.project_rows import ProjectRows
 from fusec.passes.rule import Rule
@@ -20,9 +21,15 @@ from fusec.passes.schedule import Schedule
 from fusec.passes.split_argmax import SplitArgmax
 from fusec.passes.split_attention import SplitAttention
 
-Pass = Fuse | FactorNorms | ProjectHeads | ProjectRows | SplitArgmax | SplitAttention | Schedule
+Pass = (
+    Fuse | PlaceWeights | FactorNorms | ProjectHeads | ProjectRows | SplitArgmax | SplitAttention
+    | Schedule
+)  # fmt: skip
 
-NAIVE: tuple[Pass, ...] = (FactorNorms(),)  # sums of squares and products wait for each other less
+NAIVE: tuple[Pass, ...] = (
+    PlaceWeights(),  # what may share a kernel depends on it
+    FactorNorms(),  # sums of squares and products wait for each other less
+)
 PAIRED = (
     *NAIVE,
     Fuse(stack()),  # QKV and gate/up read one vector: one launch reads it once

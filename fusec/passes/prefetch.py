@@ -1,4 +1,4 @@
-"""place-weights: which launch brings which weights into the L2 cache, ahead of who reads them.
+"""Which launch brings which weights into the L2 cache, ahead of who reads them.
 
 The layers' weights and the vocabulary's together are more than L2 holds, so by the time a layer
 runs again its weights have gone. A layer reads its share of them within microseconds, later than

@@ -18,7 +18,7 @@ from fusec.ir.graph import Graph, Node, Value, attrs
 from fusec.ir.op_parts import parts_of
 from fusec.ir.ops import kind_of, make, op, role_of
 from fusec.ir.region import NotOneKernel, analyse
-from fusec.ir.target import ColumnSums, Target
+from fusec.ir.target import TILES, ColumnSums, Target
 from fusec.passes.fuse import Refusal
 from fusec.passes.projections import Product, homeless, parts_name, product_of
 
@@ -106,13 +106,12 @@ def _unfit(maker: Node, weight: Value, target: Target) -> str | None:
     assert sums is not None
     rows, columns = weight.shape
     first = [n.inputs[1] for n in maker.ops if op(n.op).role == "rows"]
-    tiles = target.tiles
-    tiled = next((w for w in (weight, *first) if tiles and tiles.takes(w)), weight)
+    tiled = next((w for w in (weight, *first) if w.layout == TILES), weight)
     other = next((w for w in (weight, *first) if w.dtype not in sums.formats), None)
     own = sum(sums.block * -(-w.shape[1] // (sums.block * sums.lanes)) * sums.lanes for w in first)
     branch = branch_of(weight, sums)
     reasons = {
-        f"by tiles of rows: {tiled.name}": bool(tiles and tiles.takes(tiled)),
+        f"by tiles of rows: {tiled.name}": tiled.layout == TILES,
         f"no blocks of {sums.block}: {(other or weight).name} is {(other or weight).dtype}": (
             other is not None
         ),

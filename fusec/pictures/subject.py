@@ -14,7 +14,7 @@ from fusec.driver import Compiled
 from fusec.errors import FusecError
 from fusec.ir.gpu import Gpu
 from fusec.ir.graph import Graph, Node
-from fusec.ir.plan import LaunchPlan
+from fusec.ir.plan import LaunchPlan, Size
 from fusec.ir.svg import to_svg
 from fusec.ir.text import parse
 from fusec.ir.view import one_layer
@@ -26,7 +26,7 @@ from fusec.report import summary
 
 @dataclass(frozen=True)
 class Subject:
-    """A compilation. `shapes`: kernel -> grid, threads and, where it is compiled, registers.
+    """A compilation. `registers`: of kernels that are compiled already.
 
     `report`: what `fusec inspect --json` prints. `profile`: what `fusec profile --json` wrote, or
     None. `gpu`: whose constants predict; None for the CPU target.
@@ -37,7 +37,7 @@ class Subject:
     plan: LaunchPlan
     report: dict[str, Any]
     sources: dict[str, str]
-    shapes: dict[str, dict[str, int]] = field(default_factory=dict)
+    registers: dict[str, int] = field(default_factory=dict)
     gpu: Gpu | None = None
     profile: dict[str, Any] | None = None
 
@@ -50,6 +50,11 @@ class Subject:
     def kernel_of(self) -> dict[str, str]:
         """Node -> its kernel."""
         return {launch.node: launch.kernel for launch in self.plan.launches}
+
+    @cached_property
+    def sizes(self) -> dict[str, Size]:
+        """Kernel -> the size of its launches; empty on the CPU."""
+        return {x.kernel: x.size for x in self.plan.launches if x.size is not None}
 
     @cached_property
     def early(self) -> frozenset[str]:
@@ -90,10 +95,10 @@ class Subject:
         lines = []
         launched = all(node in self._launched for node in nodes)
         if len(nodes) == 1 and launched:
-            shape = self.shapes.get(self.kernel_of[nodes[0].name])
-            words = [f"{shape['grid']} x {shape['threads']} threads"] if shape else []
-            if shape and "registers" in shape:
-                words.append(f"{shape['registers']} registers")
+            kernel = self.kernel_of[nodes[0].name]
+            words = [str(self.sizes[kernel])] if kernel in self.sizes else []
+            if kernel in self.registers:
+                words.append(f"{self.registers[kernel]} registers")
             if nodes[0].name in self.early:
                 words.append("starts early")
             lines += [", ".join(words)] if words else []
@@ -143,11 +148,11 @@ def find_stage(stages: Sequence[Stage], name: str | None, level: int) -> Stage:
 
 def of_compiled(compiled: Compiled, profile: Path | None = None) -> Subject:
     """What `fusec.compile` returned."""
-    shapes: dict[str, dict[str, int]] = {}
+    registers: dict[str, int] = {}
     if compiled.is_cuda:
         from fusec import gpu
 
-        shapes = gpu.shapes(compiled.kernels, compiled.options.target)
+        registers = gpu.registers(compiled.kernels, compiled.options.target)
     kernels = compiled.kernels
     return Subject(
         Path(compiled.model.file.path).stem if compiled.model else compiled.plan.name,
@@ -155,7 +160,7 @@ def of_compiled(compiled: Compiled, profile: Path | None = None) -> Subject:
         compiled.plan,
         summary(compiled),
         {k.name: kernels[k.name].source for k in compiled.plan.kernels},
-        shapes,
+        registers,
         gpus.for_arch(compiled.plan.target),
         read_profile(profile, compiled.plan),
     )
@@ -180,7 +185,7 @@ def of_folder(saved: Artifact, profile: Path | None = None) -> Subject:
         plan,
         report,
         {k.name: saved.source(k.name) for k in plan.kernels},
-        dict(saved.manifest["cubins"]),
+        {name: cubin["registers"] for name, cubin in saved.manifest["cubins"].items()},
         gpus.for_arch(plan.target),
         read_profile(profile, plan),
     )

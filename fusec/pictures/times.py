@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from html import escape
 
 from fusec.passes import cost
@@ -71,12 +70,11 @@ def _table(subject: Subject) -> str:
     by_name = {node.name: node for node in subject.graph.nodes}
     rows = []
     for kernel, names in nodes.items():
-        shape = subject.shapes.get(kernel, {})
         cells = [
             escape(kernel),
             str(len(names)),
-            f"{shape['grid']} x {shape['threads']}" if shape else "",
-            str(shape.get("registers", "")),
+            str(subject.sizes.get(kernel, "")),
+            str(subject.registers.get(kernel, "")),
             size(cost.moved(by_name[names[0]], subject.position)),
         ]
         drawn = ""
@@ -130,10 +128,6 @@ def kernels(subject: Subject) -> str:
 
 
 def _shape(subject: Subject, kernel: str) -> str:
-    found = subject.shapes.get(kernel, {})
-    words: Iterable[str] = (
-        f"{count} {'blocks' if what == 'grid' else what.replace('_', ' ')}"
-        for what, count in found.items()
-        if isinstance(count, int)
-    )
-    return "".join(f", {w}" for w in words)
+    words = [str(subject.sizes[kernel])] if kernel in subject.sizes else []
+    words += [f"{subject.registers[kernel]} registers"] if kernel in subject.registers else []
+    return "".join(f", {word}" for word in words)

@@ -21,7 +21,7 @@ from fusec.codegen.cuda.matvec_parts import SharedMatvec
 from fusec.codegen.cuda.matvecs import Matvecs
 from fusec.codegen.cuda.prologue import Prologue
 from fusec.codegen.cuda.scope import SHARED, Scope
-from fusec.codegen.cuda.shape import is_tiled, plan, projections, tiles, units, why_not
+from fusec.codegen.cuda.shape import is_tiled, plan, projections, units, why_not
 from fusec.codegen.cuda.stages import Stage
 from fusec.codegen.cuda.tiles import TiledMatvec
 from fusec.codegen.cuda.toolchain import CudaKernel
@@ -29,6 +29,7 @@ from fusec.codegen.cuda.wrapper import Dependent, Launched, assemble
 from fusec.errors import FusecError
 from fusec.ir.plan import Kernel
 from fusec.ir.region import KernelShape, Segment, parameters
+from fusec.ir.target import layouts_apart
 from fusec.writer import Writer
 
 MOST_BYTES = 1 << 32  # offsets into a buffer are 32 bits wide
@@ -61,7 +62,7 @@ def emit(kernel: Kernel, arch: Arch = ARCHS["sm_90a"]) -> CudaKernel:
             f"kernel {kernel.name}: expected {projecting[0].op} alone, because its blocks come in "
             f"clusters, found {len(shape.segments)} segments"
         )
-    if reason := tiles().why_not(shape):
+    if reason := layouts_apart(shape):
         raise FusecError(f"kernel {kernel.name}: not one kernel: {reason}")
     return _Emitter(shape, Scope(region, plan(shape, choice), kernel.overlaps, arch)).emit()
 
@@ -126,6 +127,7 @@ class _Emitter:
             geometry.cluster,
             self.scope.registers,
             self.scope.dynamic_bytes,
+            self.scope.shared_bytes,
         )
 
     def _hold(self) -> list[str]:

@@ -18,8 +18,8 @@ class Scope:
     """One emission. `pointers`: value name -> the variable that points to its memory.
 
     `registers`: as many as a thread may have; 0 leaves it to the geometry. `holds`: there are some
-    for addresses that are used behind the wait. `dynamic`: bytes of shared memory that a launch
-    adds.
+    for addresses that are used behind the wait. `shared_bytes` of shared memory are declared, a
+    launch adds `dynamic`.
     """
 
     def __init__(self, region: Graph, geometry: Geometry, overlaps: bool, arch: Arch) -> None:
@@ -45,26 +45,26 @@ class Scope:
             self.arguments.append((self.tables[table], table))
         self.registers = self.dynamic = 0
         self.holds = True
+        self.shared_bytes = 0
         self._shared: dict[str, int] = {}  # variable -> where in shared memory
-        self._shared_bytes = 0
 
     def shared(self, prefix: str, nbytes: int) -> str:
         """A variable with the address of new shared memory, declared at the kernel's start."""
         name = f"{prefix}{sum(line.startswith(prefix) for line in self._shared)}"
-        self._shared[name] = self._shared_bytes
-        self._shared_bytes += -(-nbytes // ALIGNMENT) * ALIGNMENT
+        self._shared[name] = self.shared_bytes
+        self.shared_bytes += -(-nbytes // ALIGNMENT) * ALIGNMENT
         return name
 
     @property
     def dynamic_bytes(self) -> int:
         """Shared memory that a launch adds for a block: of one that is alone, more than half."""
-        least = self.room + 1024 - self._shared_bytes
+        least = self.room + 1024 - self.shared_bytes
         return max(self.dynamic, least) if self.geometry.alone else self.dynamic
 
     @property
     def declaration(self) -> str:
         """The line that reserves shared memory; empty where there is none."""
-        return f"{SHARED} = shared_bytes({self._shared_bytes})" if self._shared else ""
+        return f"{SHARED} = shared_bytes({self.shared_bytes})" if self._shared else ""
 
     @property
     def places(self) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from fusec.ir.graph import Node, Value
 from fusec.ir.ops import op
 from fusec.ir.plan import Choice
 from fusec.ir.region import KernelShape, Segment
-from fusec.ir.target import TILE_ROWS, ColumnSums, Tiles
+from fusec.ir.target import TILE_ROWS, TILES, ColumnSums, Tiles
 
 PROCESSORS = 132  # of an H200; other sizes run the same grid in more or fewer waves
 MOST_BLOCKS = PROCESSORS * 3 // 4  # of a launch that others run beside
@@ -107,9 +107,7 @@ def tiles() -> Tiles:
 
 def is_tiled(segment: Segment) -> bool:
     """Whether the matvecs of a segment go by tiles."""
-    weights = [a.inputs[1] for a in anchors(segment)]
-    found = [(formats.get(weight.dtype), weight.shape) for weight in weights]
-    return any(isinstance(fmt, QuantFormat) and fmt.is_tiled(*size) for fmt, size in found)
+    return any(anchor.inputs[1].layout == TILES for anchor in anchors(segment))
 
 
 def tile_units(segment: Segment) -> int:

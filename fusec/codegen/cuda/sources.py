@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from fusec.codegen import formats
 from fusec.codegen.formats import FloatFormat, QuantFormat
 from fusec.ir.graph import Value
+from fusec.ir.target import TILES
 from fusec.writer import Writer
 
 
@@ -241,7 +242,7 @@ class Embedded(Source):
         blocks = self.n // 32
         block = f"min_u32(uint32({i} >> uint32(3)), uint32({blocks - 1}))"
         fetch = f"fetch_{fmt.name}"
-        if fmt.is_tiled(rows, self.n):
+        if self.table.layout == TILES:
             fetch = f"gather_{fmt.name}"
         loaded = f"{fetch}({self.pointer}, {rows}, {blocks}, {self.row}, {block})"
         return f"decode_{fmt.name}({loaded}, uint32({i} & uint32(7)))"

@@ -25,6 +25,7 @@ from typing import Any
 
 from fusec.codegen.cuda.arch import Arch, missing_extra
 from fusec.errors import FusecError
+from fusec.ir.plan import Size
 
 _PACKAGES = ("numba-cuda", "llvmlite", "nvidia-nvvm", "nvidia-cuda-nvcc")
 
@@ -38,7 +39,7 @@ class CudaKernel:
     size the kernel is launched with, `min_blocks` how many blocks should fit one multiprocessor;
     together they bound the registers, unless `registers` does, where it is not 0. `grid`: how many
     blocks it is launched with, of which each `cluster` in a row exchange through shared memory.
-    `dynamic`: bytes of shared memory that a launch adds for each block.
+    `shared`: bytes of shared memory that it declares for each block, `dynamic`: that a launch adds.
     """
 
     name: str
@@ -50,6 +51,12 @@ class CudaKernel:
     cluster: int = 1
     registers: int = 0
     dynamic: int = 0
+    shared: int = 0
+
+    @property
+    def size(self) -> Size:
+        """How a launch of it is run."""
+        return Size(self.grid, self.threads, self.cluster, self.shared, self.dynamic)
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from fusec.codegen.formats.coding import Coding
 from fusec.codegen.formats.lanes import ArrayBlock, ArrayLanes, Block
 from fusec.codegen.formats.parts import Parts
-from fusec.codegen.formats.tiles import CHUNK, SIZES, Tile
+from fusec.codegen.formats.tiles import CHUNK, Tile
 from fusec.errors import FusecError
 from fusec.ir.dtypes import DType, register
-from fusec.ir.target import TILE_ROWS
+from fusec.ir.target import ROWS, TILE_ROWS, TILES
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -72,11 +72,11 @@ class Format(ABC):
         """`uint8[n, block_bytes]` to float32 with n * block elements in order."""
 
     @abstractmethod
-    def cuda_repack(self, data: Bytes) -> Bytes:
+    def cuda_repack(self, data: Bytes, layout: str = ROWS) -> Bytes:
         """Bytes `uint8[rows, row_bytes]` of the file to one flat buffer for the CUDA kernels."""
 
     @abstractmethod
-    def cuda_bytes(self, rows: int, columns: int) -> int:
+    def cuda_bytes(self, rows: int, columns: int, layout: str = ROWS) -> int:
         """Size of that buffer."""
 
     @abstractmethod
@@ -110,11 +110,11 @@ class FloatFormat(Format):
         """Elements in the 16 bytes that a lane loads at a time."""
         return 16 // self.dtype.block_bytes
 
-    def cuda_repack(self, data: Bytes) -> Bytes:
+    def cuda_repack(self, data: Bytes, layout: str = ROWS) -> Bytes:
         """See `Format.cuda_repack`: rows are padded with zeros to whole chunks."""
         return np.pad(data, ((0, 0), (0, -data.shape[1] % 16))).reshape(-1)
 
-    def cuda_bytes(self, rows: int, columns: int) -> int:
+    def cuda_bytes(self, rows: int, columns: int, layout: str = ROWS) -> int:
         """See `Format.cuda_bytes`."""
         return rows * -(-columns // self.cuda_chunk) * 16
 
@@ -214,14 +214,10 @@ class QuantFormat(Format):
         """The parts of one block."""
         return self._parts(np.zeros((1, self.dtype.block_bytes), np.uint8))
 
-    def cuda_repack(self, data: Bytes) -> Bytes:
+    def cuda_repack(self, data: Bytes, layout: str = ROWS) -> Bytes:
         """See `Format.cuda_repack`."""
-        rows, row_bytes = data.shape
         parts = self._parts(data.reshape(-1, self.dtype.block_bytes))
-        columns = row_bytes // self.dtype.block_bytes * self.dtype.block
-        if self.is_tiled(rows, columns):
-            return Tile(self.name, parts).repack(rows)
-        return parts.buffer()
+        return Tile(self.name, parts).repack(len(data)) if layout == TILES else parts.buffer()
 
     @property
     def has_tiles(self) -> bool:
@@ -232,19 +228,15 @@ class QuantFormat(Format):
         own = type(self).cuda_levels is not QuantFormat.cuda_levels
         return hasattr(self, "coding") and not own and self.coding.packs
 
-    def is_tiled(self, rows: int, columns: int) -> bool:
-        """Whether a matrix is laid out in tiles."""
-        return self.has_tiles and SIZES.fits(rows, columns)
-
     @functools.cached_property
     def tile(self) -> Tile:
         """The layout of a tiled matrix."""
         byte_of = self.cuda_scale.byte_of if isinstance(self.cuda_scale, Halves) else ""
         return Tile(self.name, self.cuda_parts, byte_of)
 
-    def cuda_bytes(self, rows: int, columns: int) -> int:
+    def cuda_bytes(self, rows: int, columns: int, layout: str = ROWS) -> int:
         """See `Format.cuda_bytes`."""
-        if self.is_tiled(rows, columns):
+        if layout == TILES:
             return rows // TILE_ROWS * (columns // 32 // CHUNK) * self.tile.record_bytes
         return rows * (columns // self.dtype.block) * self.cuda_parts.block_bytes
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from fusec.codegen.cuda.control import RING, SAMPLING_WORDS, sampling_words
 from fusec.errors import FusecError
+from fusec.ir.choosing import final_choice, without_choice
 from fusec.ir.plan import Arg
 from fusec.runtime.cuda.driver import Handle
 from fusec.runtime.cuda.session import CudaSession
@@ -64,8 +65,8 @@ class TokenLoop:
             "sample": (logits, scratch, chosen, pos, self._tokens, self._params),
         }
         self.greedy, self._greedy_end = decode, "advance"
-        if argmax := plan.final_argmax:
-            self.greedy = CudaSession(plan.greedy, self.workspace, eager=decode.eager)
+        if argmax := final_choice(plan):
+            self.greedy = CudaSession(without_choice(plan), self.workspace, eager=decode.eager)
             self._greedy_end = "advance_best"
             parts = [self.workspace.address(arg) for arg in argmax.args[:2]]
             self._arguments["advance_best"] = (*parts, *self._arguments["advance"])

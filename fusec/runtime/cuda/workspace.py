@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,16 @@ from fusec.runtime.cuda.memory import Memory
 from fusec.runtime.cuda.window import Residency, attributes, decide, offsets, order_of_weights
 from fusec.runtime.session import Array, positions
 
-Pack = Callable[[Tensor, Array], Array]
-"""A weight's type and raw bytes `uint8[rows, row bytes]` to the bytes its kernels read."""
+
+@dataclass(frozen=True)
+class Packing:
+    """How weights become what kernels read: `nbytes(tensor)` of `pack(tensor, raw)`.
+
+    `raw` is `uint8[rows, row bytes]`, as the model file has it.
+    """
+
+    nbytes: Callable[[Tensor], int]
+    pack: Callable[[Tensor, Array], Array]
 
 
 class Workspace:
@@ -35,7 +44,7 @@ class Workspace:
         executables: Mapping[str, Executable],
         weight: Callable[[str], Array],
         floats: Callable[[str], Array],
-        pack: Pack,
+        packing: Packing,
         l2: str = "auto",
     ) -> None:
         first = plans[0]
@@ -56,7 +65,7 @@ class Workspace:
                 self.add(executable)
             wanted = l2 in ("prefetch", "auto") and first.prefetches
             self._prefetches = wanted and "prefetch" in self._functions
-            weights = self._upload(first, weight, pack, l2)
+            weights = self._upload(first, weight, packing, l2)
             self._arena = self.memory.empty(max(p.arena_bytes for p in plans), "the activations")
             context = positions(first)
             self._places = {
@@ -168,21 +177,28 @@ class Workspace:
         }
 
     def _upload(
-        self, plan: LaunchPlan, weight: Callable[[str], Array], pack: Pack, l2: str
+        self, plan: LaunchPlan, weight: Callable[[str], Array], packing: Packing, l2: str
     ) -> dict[str, int]:
-        """All weights in one allocation, those of layers in front under the L2 window."""
+        """All weights in one allocation, those of layers in front under the L2 window.
+
+        They are repacked one by one, so that this machine holds no second copy of the model.
+        """
         inside, outside = order_of_weights(plan)
         names = inside + outside
-        packed = {}
-        for name in names:
-            raw = np.ascontiguousarray(weight(name[1:])).view(np.uint8)
-            rows = int(np.prod(plan.weights[name].shape[:-1], dtype=np.int64))
-            packed[name] = pack(plan.weights[name], raw.reshape(rows, -1))
-        starts, end = offsets(packed[name].nbytes for name in names)
+        starts, end = offsets(packing.nbytes(plan.weights[name]) for name in names)
         base = self.memory.empty(end, "the model's weights")
         found = {name: base + start for name, start in zip(names, starts, strict=True)}
         for name, pointer in found.items():
-            self.memory.write(pointer, packed[name])
+            tensor = plan.weights[name]
+            raw = np.ascontiguousarray(weight(name[1:])).view(np.uint8)
+            rows = int(np.prod(tensor.shape[:-1], dtype=np.int64))
+            packed = packing.pack(tensor, raw.reshape(rows, -1))
+            if packed.nbytes != packing.nbytes(tensor):
+                raise FusecError(
+                    f"{plan.name}: expected weight {name} as {packing.nbytes(tensor):,} bytes, "
+                    f"found {packed.nbytes:,}"
+                )
+            self.memory.write(pointer, packed)
         ends = [*starts[1:], end]
         self._extents = {n: (found[n], base + e) for n, e in zip(names, ends, strict=True)}
         self.weights_bytes = end

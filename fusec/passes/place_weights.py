@@ -1,0 +1,36 @@
+"""Every matrix gets the layout that its kernels will read it in.
+
+    matvec(%n, @w: q4_k[2048, 8192])   =>   matvec(%n, @w: q4_k.tiles[2048, 8192])
+
+A target says which (`Target.layout_of`); what comes later (which matrices may share a kernel, what
+is emitted, how bytes are repacked when they are uploaded) reads it off the value. It runs before
+all fusion, at every level.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from fusec.ir.graph import Graph, Node
+from fusec.ir.target import Target
+from fusec.passes.fuse import Refusal
+
+
+@dataclass(frozen=True)
+class PlaceWeights:
+    """The pass. It changes nothing for a target that reads weights as the file has them."""
+
+    name: str = "place-weights"
+    equation: str = "@w => @w in its layout"
+
+    def run(self, graph: Graph, target: Target) -> tuple[Graph, int, tuple[Refusal, ...]]:
+        """The graph with laid-out weights; how many there are."""
+
+        def placed(node: Node) -> Node:
+            inputs = tuple(
+                replace(v, layout=target.layout_of(v)) if v.is_weight else v for v in node.inputs
+            )
+            return replace(node, inputs=inputs, body=tuple(map(placed, node.body)))
+
+        after = graph.replace_nodes(map(placed, graph.nodes))
+        return after, sum(bool(w.layout) for w in after.weights), ()
