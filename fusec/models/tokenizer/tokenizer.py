@@ -202,7 +202,7 @@ def _checked(file: GGUFFile, name: str, *kinds: type) -> list[Any]:
     """The list `tokenizer.ggml.<name>`, every item of one of the types `kinds`."""
     key = f"tokenizer.ggml.{name}"
     items = file.get(key, list)
-    if not items or not all(type(item) in kinds for item in items):
+    if not items or not {*map(type, items)} <= {*kinds}:
         found = f"{len(items)} items of {type(items[0]).__name__}" if items else "an empty array"
         raise FusecError(f"{file.path}: {key} should hold {kinds[0].__name__}, found {found}")
     return items

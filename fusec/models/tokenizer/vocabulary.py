@@ -61,7 +61,7 @@ KEEP_SPACE_BEHIND = {"<unk>", "<s>", "<|endoftext|>"}
 
 KEYS = {"unknown": "unknown_token_id", "padding": "padding_token_id", "sep": "seperator_token_id"}
 
-# The ids of files that name none, where the token there is not an ordinary one. gpt2: Falcon's.
+# The ids of files that name none, where the token there is of that type. gpt2: Falcon's.
 DEFAULTS = {"llama": {"bos": 1, "eos": 2, "unknown": 0}, "gpt2": {"bos": 11, "eos": 11}}
 
 WORTH_FINDING = END_TEXTS.union(SHOWN_TEXTS, *FIM_TEXTS.values(), {"<|plamo:eos|>"})
@@ -94,8 +94,8 @@ class Vocabulary:
         if token >= 0 and (not self.texts or token < len(self.texts)):
             return token
         token = self._defaults.get(name, len(self.texts))
-        ordinary = token >= len(self.texts) or self.types[token] == TokenType.NORMAL
-        return None if ordinary else token
+        wanted = TokenType.UNKNOWN if name == "unknown" else TokenType.CONTROL
+        return token if token < len(self.texts) and self.types[token] == wanted else None
 
     def text_of(self, name: str) -> str | None:
         """That token's text."""
