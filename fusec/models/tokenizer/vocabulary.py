@@ -134,14 +134,14 @@ class Vocabulary:
         return set(tokens)
 
     def _find_trimming(self) -> frozenset[int]:
-        name = self._file.get("general.name", str, "").lower()
+        name = str(self._file.metadata.get("general.name")).lower()
         if "phi-3" not in name and "phi3" not in name:
             return frozenset()
         special = (TokenType.CONTROL, TokenType.UNKNOWN, TokenType.USER_DEFINED)
         return frozenset(
             token
             for token, text in enumerate(self.texts)
-            if (self.types[token] in special or text == "</s>") and text not in KEEP_SPACE_BEHIND
+            if self.types[token] in special and text not in KEEP_SPACE_BEHIND
         )
 
 
