@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -60,9 +61,10 @@ class Request:
             return parse_ids(self.prompt_ids, model.config.vocab)
         if not self.prompt:
             raise FusecError("the prompt is empty: expected some text behind -p")
+        prompt = utf8(self.prompt, "-p")
         if self.chat:
-            return chat_ids(model, [{"role": "user", "content": self.prompt}])
-        if ids := model.tokenizer.encode(self.prompt):
+            return chat_ids(model, [{"role": "user", "content": prompt}])
+        if ids := model.tokenizer.encode(prompt):
             return ids
         raise FusecError("the prompt is empty: its text makes no tokens")
 
@@ -216,27 +218,52 @@ def generate(
 
 
 def chat_ids(model: Model, messages: list[dict[str, str]]) -> list[int]:
-    """A conversation as tokens, by the model's template. The template writes its own BOS."""
+    """A conversation as tokens, by the model's template.
+
+    As in llama.cpp it begins with one BOS if the vocabulary says that texts do, whether or not the
+    template writes it; if not, with what the template writes. No EOS: the answer is still to come.
+    """
     text = ChatTemplate.from_gguf(model.file).render(messages)
-    if ids := model.tokenizer.encode(text, bos=False):
+    if ids := model.tokenizer.encode(text, eos=False):
         return ids
     raise FusecError(f"{model.file.path}: the chat template makes no tokens of the conversation")
+
+
+def utf8(text: str, where: str) -> str:
+    """Text from outside, where Python keeps bytes it could not decode as lone surrogates.
+
+    In a locale without UTF-8 these are all bytes beyond ASCII, and UTF-8 after all as a rule.
+    Raises FusecError for what is not.
+    """
+    try:
+        return text.encode(errors="surrogateescape").decode()
+    except (UnicodeEncodeError, UnicodeDecodeError) as error:
+        raise FusecError(f"{where}: expected UTF-8 text, found {error.reason}") from None
+
+
+def read_turns() -> Iterator[str]:
+    """The lines of standard input that say something. Raises FusecError for one not in UTF-8."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
+    interactive = sys.stdin.isatty()
+    number = 0
+    while True:
+        try:
+            line = input("> ") + "\n" if interactive else sys.stdin.readline()
+        except EOFError:
+            return
+        if not line:
+            return
+        number += 1
+        if text := utf8(line, f"standard input, line {number}").strip():
+            yield text
 
 
 def converse(runner: Runner, request: Request) -> None:
     """A conversation: a line on standard input is a turn, its end is the end."""
     messages: list[dict[str, str]] = []
-    interactive = sys.stdin.isatty()
-    while True:
-        try:
-            line = input("> ") + "\n" if interactive else sys.stdin.readline()
-        except EOFError:
-            line = ""
-        if not line:
-            return
-        if not line.strip():
-            continue
-        messages.append({"role": "user", "content": line.strip()})
+    for line in read_turns():
+        messages.append({"role": "user", "content": line})
         prompt = chat_ids(runner.model, messages)
         room = new_tokens(len(prompt), None, runner.engine.context)
         wanted = DEFAULT_NEW_TOKENS if request.new_tokens is None else request.new_tokens

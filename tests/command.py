@@ -27,13 +27,18 @@ class Ran:
         return json.loads(self.out)
 
 
-def fusec(*args: object, stdin: str = "") -> Ran:
-    """`fusec ARGS`, as the installed command would run it."""
+def fusec(*args: object, stdin: str | bytes = "") -> Ran:
+    """`fusec ARGS`, as the installed command would run it; bytes as where the locale is ASCII."""
     out, err = io.StringIO(), io.StringIO()
+    given: io.TextIOBase
+    if isinstance(stdin, str):
+        given = io.StringIO(stdin)
+    else:
+        given = io.TextIOWrapper(io.BytesIO(stdin), encoding="ascii")
     with (
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
-        mock.patch("sys.stdin", io.StringIO(stdin)),
+        mock.patch("sys.stdin", given),
     ):
         try:
             cli.main([str(a) for a in args])
@@ -43,7 +48,7 @@ def fusec(*args: object, stdin: str = "") -> Ran:
     return Ran(code, out.getvalue(), err.getvalue())
 
 
-def refused(*args: object, stdin: str = "") -> str:
+def refused(*args: object, stdin: str | bytes = "") -> str:
     """The one line of a command that is refused, without its `error: `."""
     ran = fusec(*args, stdin=stdin)
     assert ran.code == 2, f"exit code {ran.code}: {ran.out}{ran.err}"

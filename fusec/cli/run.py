@@ -81,7 +81,7 @@ def run(
         generate.converse(runner, request)
     elif as_json:
         result = generate.complete(runner, request)
-        typer.echo(json.dumps(result, ensure_ascii=False))
+        typer.echo(json.dumps(result))
     else:
         if out.is_terminal and prompt is not None and not chat:  # a reader wants the whole text
             out.print(prompt, style="dim", end="")

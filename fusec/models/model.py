@@ -14,10 +14,9 @@ from fusec.errors import FusecError
 from fusec.ir.graph import Graph
 from fusec.models import Architecture, architecture_of
 from fusec.models.gguf_file import GGUFFile, open_gguf
-from fusec.models.tokenizer import STOP_TEXTS, Tokenizer
+from fusec.models.tokenizer import Tokenizer, Vocabulary
 
 KV_TYPES = ("f16", "f32")
-STOP_KEYS = ("eos_token_id", "eot_token_id")
 
 
 @dataclass(frozen=True)
@@ -76,16 +75,14 @@ class Model:
         """Whether the file says how text becomes tokens."""
         return self.file.get("tokenizer.ggml.model", str, "none") not in ("none", "no_vocab")
 
-    @property
+    @cached_property
     def stop_ids(self) -> frozenset[int]:
-        """Tokens that end a generation: `Tokenizer.stop_ids`, but without making a tokenizer.
+        """Tokens that end a generation, known without making a tokenizer.
 
         So a model whose tokenizer is not supported still generates from ids.
         """
-        texts = self.file.get("tokenizer.ggml.tokens", list, [])
-        stops = {token for token, text in enumerate(texts) if text in STOP_TEXTS}
-        stops |= {self.file.get(f"tokenizer.ggml.{key}", int, -1) for key in STOP_KEYS}
-        return frozenset(token for token in stops if 0 <= token < self.config.vocab)
+        ends = Vocabulary(self.file).ends
+        return frozenset(token for token in ends if token < self.config.vocab)
 
     def check_context(self, wanted: int | None, default: int) -> int:
         """The context to compile for. Raises FusecError for one longer than trained."""

@@ -85,17 +85,23 @@ class Sampler:
         return scores
 
     def _candidates(self, scores: Array) -> Array:
-        """Tokens that pass top-k, top-p and min-p, most likely first; never none."""
+        """Tokens that pass top-k, top-p and min-p, most likely first; never none.
+
+        The token that makes the mass top_p is the last, also where the two are equal. So masses
+        are compared in float32, as in llama.cpp and on the GPU: ten equal tokens and 0.8 are eight.
+        """
         top_k = self.sampling.top_k or len(scores)
         # those above the k-th score and all that equal it, so that ties are cut in order of id
         least = np.partition(scores, -top_k)[-top_k] if top_k < len(scores) else -np.inf
         tokens = np.flatnonzero(scores >= least)
         tokens = tokens[np.lexsort((tokens, -scores[tokens]))][:top_k]
-        weights = _softmax(scores[tokens])
+        weights = np.exp(scores[tokens] - scores[tokens[0]])  # relative to the likeliest
         if self.sampling.top_p < 1:
-            tokens = tokens[: 1 + int(np.searchsorted(np.cumsum(weights), self.sampling.top_p))]
+            mass = np.cumsum(weights).astype(np.float32)
+            enough = np.float32(self.sampling.top_p) * mass[-1]
+            tokens = tokens[: 1 + int(np.searchsorted(mass, enough))]
             weights = weights[: len(tokens)]
-        return tokens[weights >= self.sampling.min_p * weights[0]]
+        return tokens[weights >= self.sampling.min_p]
 
 
 def _finite(logits: Array) -> Array:

@@ -32,7 +32,7 @@ RUN: dict[str, tuple[list[str], str]] = {
     "text and ids": (["-p", "a", "--prompt-ids", "1"], "given twice, as --prompt-ids and as text"),
     "ids and chat": (["--chat", "--prompt-ids", "1"], "given twice, as --prompt-ids and as --chat"),
     "json conversation": (["--chat", "--json"], "--json takes one prompt"),
-    "surrogate": (["-p", "\udcff"], "the text has a lone surrogate"),
+    "surrogate": (["-p", "\udcff"], "-p: expected UTF-8 text, found invalid start byte"),
     "too many new": (
         ["-p", "a", "-n", "513"],
         "prompt tokens and 513 new ones do not fit a context of 512: ask for at most ",

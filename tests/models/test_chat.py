@@ -1,12 +1,14 @@
 """Chat templates: rendering, the sandbox, and errors that name the file."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from fusec.errors import FusecError
-from fusec.models.chat import ChatTemplate
+from fusec.models.chat import KEY, ChatTemplate
 from fusec.models.gguf_file import open_gguf
+from tests.vocabulary import write_vocabulary
 
 MESSAGES = [{"role": "user", "content": "Hello {{ there }}"}]
 PATH = Path("some.gguf")
@@ -47,6 +49,10 @@ def test_blocks_leave_no_blank_lines() -> None:
         ("{{ raise_exception('roles must\nalternate') }}", "roles must alternate"),
         ("{% for %}", "some.gguf: the chat template failed: "),
         ("{{ 1 // 0 }}", "the chat template failed: "),
+        ("{{ nothing | tojson }}", "Undefined is not JSON serializable"),
+        ("{{ strftime_now() }}", "the chat template failed: "),
+        ("{% generation %}", "the chat template failed: "),
+        ("{% if 1 %}" * 150 + "{% endif %}" * 150, "the chat template failed: "),
         ("{{ messages.append(1) }}", "the chat template failed: "),
         ("{{ ''.__class__.__mro__ }}", "the chat template failed: "),
         ("{% for i in range(10 ** 9) %}{% endfor %}", "the chat template failed: "),
@@ -57,6 +63,67 @@ def test_failures_name_the_file(source: str, reason: str) -> None:
         ChatTemplate(source, PATH).render(MESSAGES)
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+VALUE = {"type": "f", "name": "it's <b> & é", "args": {"z": 1, "a": [1.5, None, True]}}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options"),
+    [
+        ("", {}),
+        ("(indent=4)", {"indent": 4}),
+        ("(ensure_ascii=True)", {"ensure_ascii": True}),
+        ("(separators=(',', ':'))", {"separators": (",", ":")}),
+        ("(sort_keys=True)", {"sort_keys": True}),
+    ],
+)
+def test_json_is_pythons(arguments: str, options: dict) -> None:
+    wanted = json.dumps(VALUE, **{"ensure_ascii": False, **options})
+    source = "{{ '<t>' + (t | tojson" + arguments + ") ~ messages[0].content }}"
+    found = ChatTemplate(source, PATH).render([{"content": "a < 'b'"}], t=VALUE)
+    assert found == f"<t>{wanted}a < 'b'", "what stands beside it is not escaped either"
+
+
+def test_variables_that_are_not_given() -> None:
+    source = "{{ tools is none }} {{ documents is none }} {{ custom is defined }}{{ pad_token }}"
+    assert ChatTemplate(source, PATH).render([]) == "True True False"
+    assert ChatTemplate(source, PATH, pad_token="<p>").render([], documents=[1], custom=0) == (
+        "True False True<p>"
+    )
+
+
+def test_tags() -> None:
+    source = (
+        "{% for m in messages %}{% if loop.index == 2 %}{% continue %}{% endif %}"
+        "{% generation %}{{ m.content }}\n{% endgeneration %}"
+        "{% if loop.index == 3 %}{% break %}{% endif %}{% endfor %}"
+    )
+    messages = [{"content": text} for text in ("a", "b", "<c>", "d")]
+    assert ChatTemplate(source, PATH).render(messages) == "a\n<c>\n"
+
+
+def test_tokens_of_the_file(tmp_path: Path) -> None:
+    template = "{{ bos_token }}{{ eos_token }}{{ unk_token }}{{ pad_token }}{{ sep_token }}"
+    ids = {"bos": 0, "unknown": 1, "padding": 2, "seperator": 1}
+    changes = {f"{name}_token_id": token for name, token in ids.items()}
+    file = write_vocabulary(tmp_path / "t.gguf", **changes, **{KEY: template})
+    assert ChatTemplate.from_gguf(file).render([]) == "abab" + "b", "no EOS is no text"
+
+
+def test_several_templates(tmp_path: Path) -> None:
+    def chosen(**templates: str) -> str:
+        keys = {f"{KEY}{name}": text for name, text in templates.items()}
+        file = write_vocabulary(tmp_path / "t.gguf", **{f"{KEY}s": ["a", "b"], **keys})
+        return ChatTemplate.from_gguf(file).source
+
+    assert chosen(**{"": "plain", ".tool_use": "tools", ".default": "named"}) == "plain"
+    assert chosen(**{".tool_use": "tools", ".default": "named"}) == "named"
+    assert chosen(**{".only": "one"}) == "one"
+    with pytest.raises(FusecError, match="found only those for special uses: rag, tool_use"):
+        chosen(**{".tool_use": "tools", ".rag": "rag"})
+    with pytest.raises(FusecError, match="no chat template in the file"):
+        chosen()
 
 
 def test_no_template(shared_data: Path) -> None:

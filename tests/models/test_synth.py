@@ -1,5 +1,6 @@
 """Synthetic models: complete, readable, reproducible, and refused cleanly."""
 
+import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from fusec.errors import FusecError
 from fusec.models import architecture_of
 from fusec.models.gguf_file import open_gguf
 from fusec.models.synth import PRESETS, synthesize
+from fusec.models.synth_vocab import read_vocabulary
 from fusec.models.tokenizer import Tokenizer
 
 
@@ -110,6 +112,20 @@ def test_vocabularies(shared_data: Path, tmp_path: Path) -> None:
     assert padded.vocab_size == 600
     assert padded.encode("Once upon") == Tokenizer.from_gguf(open_gguf(stories)).encode("Once upon")
     assert padded.decode([599]) == ""
+
+
+def test_token_0_may_begin_or_end_texts(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    for texts in (["<|im_start|>", "<|im_end|>"], ["<|im_end|>", "<|im_start|>"]):
+        ids = {text: token for token, text in enumerate([*texts, "<|endoftext|>", "a"])}
+        added = [{"content": text, "id": ids[text], "special": True} for text in texts]
+        model = {"vocab": ids, "merges": []}
+        pre = {"type": "ByteLevel", "use_regex": True}
+        whole = {"model": model, "added_tokens": added, "pre_tokenizer": pre}
+        path.write_text(json.dumps(whole))
+        found = read_vocabulary(path)
+        assert found["tokenizer.ggml.bos_token_id"] == ids["<|im_start|>"]
+        assert found["tokenizer.ggml.eos_token_id"] == ids["<|im_end|>"]
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,14 @@ def test_ties_go_to_the_lowest_ids() -> None:
     assert Sampler(Sampling()).choose(np.array([0, 3, 3], np.float32)) == 1
 
 
+@pytest.mark.parametrize("count", [2, 3, 5, 7, 10, 20, 64])
+def test_top_p_at_the_very_mass(count: int) -> None:
+    """The token that makes the mass equal to top_p is the last one kept."""
+    for kept in range(1, count):
+        sampler = Sampler(Sampling(**(OFF | {"top_p": kept / count})))
+        assert len(sampler._candidates(np.zeros(count))) == kept, f"{kept} of {count}"
+
+
 def test_a_seed_fixes_the_choices() -> None:
     random = np.random.default_rng(0)
     steps = random.standard_normal((50, 100)).astype(np.float32)

@@ -9,6 +9,7 @@ from fusec.codegen.cuda import control
 from fusec.codegen.cuda.twins import Launch
 from fusec.codegen.cuda.twins_grid import run_grid
 from fusec.errors import FusecError
+from fusec.runtime.sampling import Sampler, Sampling
 
 RNG = np.random.default_rng(3)
 OFF = {"temperature": 1.0, "top_k": 40, "top_p": 1.0, "min_p": 0.0, "repeat_penalty": 1.0,
@@ -81,6 +82,22 @@ def test_equal_scores_are_cut_by_token_number() -> None:
     logits, tokens = np.ones(9000, np.float32), np.zeros(8, np.uint32)
     seen = {sampled(logits, tokens, 3, OFF | {"top_k": 5, "seed": seed}) for seed in range(25)}
     assert seen == {0, 1, 2, 3, 4}
+
+
+@pytest.mark.parametrize(
+    ("count", "top_p", "kept"),
+    [(2, 0.5, 1), (10, 0.8, 8), (20, 0.55, 11), (100, 0.15, 16)],  # as float32 0.15 is more
+)
+def test_top_p_at_the_very_mass_is_as_on_the_host(count: int, top_p: float, kept: int) -> None:
+    """The token that makes the mass equal to top_p is the last one kept."""
+    options = OFF | {"top_p": top_p, "top_k": 0}
+    on_host = Sampler(Sampling(**options))._candidates(np.zeros(count))
+    assert on_host.tolist() == list(range(kept))
+    last = next(pos for pos in range(10**4) if (philox(0, pos + 1) >> 8) * kept >> 24 == kept - 1)
+    logits, tokens = np.zeros(count, np.float32), np.zeros(last + 1, np.uint32)
+    assert sampled(logits, tokens, last, options) == kept - 1
+    top = next(pos for pos in range(10**4) if (philox(0, pos + 1) >> 8) / 2**24 > 0.998)
+    assert sampled(logits, np.zeros(top + 1, np.uint32), top, options) == kept - 1, "and no more"
 
 
 def test_draws_follow_the_probabilities_and_the_seed() -> None:
