@@ -2,12 +2,14 @@
 
 The layers' weights and the vocabulary's together are more than L2 holds, so by the time a layer
 runs again its weights have gone. A layer reads its share of them within microseconds, later than
-memory could have delivered it. So with a layer's first launch the next layer's weights are asked
-for, if they are few; the copy runs beside the layer and nothing waits for it.
+memory could have delivered it. So beside the launch of a layer that reads the fewest weights, when
+memory is least asked for, the next layer's weights are asked for, if they are few; the copy runs
+beside the layer and nothing waits for it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import pairwise
 
@@ -19,26 +21,23 @@ MOST_BYTES = 8 << 20
 
 
 def prefetch(plan: LaunchPlan) -> LaunchPlan:
-    """The plan with `Launch.prefetch` set on the first launch of every layer but the last."""
-    first: dict[int, int] = {}
-    weights: dict[int, dict[str, None]] = {}
+    """The plan with `Launch.prefetch` set on one launch of every layer but the last."""
+    members: dict[int, list[int]] = {}
     for i, launch in enumerate(plan.launches):
         if launch.layer is not None:
-            first.setdefault(launch.layer, i)
-            weights.setdefault(launch.layer, {}).update(dict.fromkeys(_weights(launch)))
+            members.setdefault(launch.layer, []).append(i)
     launches = list(plan.launches)
-    layers = sorted(first, key=first.__getitem__)
-    for layer, following in pairwise(layers):
-        i = first[layer]
-        names = tuple(weights[following])
-        if sum(_nbytes(plan, name) for name in names) <= MOST_BYTES:
-            launches[i] = replace(launches[i], prefetch=names)
+    for layer, following in pairwise(members):
+        names = dict.fromkeys(name for i in members[following] for name in _weights(launches[i]))
+        if _nbytes(plan, names) <= MOST_BYTES:
+            at = min(members[layer], key=lambda i: _nbytes(plan, _weights(launches[i])))
+            launches[at] = replace(launches[at], prefetch=tuple(names))
     return replace(plan, launches=tuple(launches))
 
 
-def _nbytes(plan: LaunchPlan, weight: str) -> int:
-    tensor = plan.weights[weight]
-    return dtype(tensor.dtype).nbytes(tensor.shape)
+def _nbytes(plan: LaunchPlan, weights: Iterable[str]) -> int:
+    tensors = (plan.weights[name] for name in weights)
+    return sum(dtype(tensor.dtype).nbytes(tensor.shape) for tensor in tensors)
 
 
 def _weights(launch: Launch) -> list[str]:
