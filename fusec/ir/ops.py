@@ -8,6 +8,7 @@ The reference functions take and return plain arrays of the interpreter's float 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -38,8 +39,23 @@ whole row and on weight row i; parts: sums over the elements that a few blocks h
 
 
 @dataclass(frozen=True)
+class Index:
+    """The integer operand that kernels index memory with: which one it is, and its bound.
+
+    `values`: how many values it may take, from what the node reads. None: it is a position, and the
+    memory behind it ends with the states (see `fusec.runtime.session.positions`).
+    """
+
+    operand: int
+    values: Callable[[Node], int] | None = None
+
+
+@dataclass(frozen=True)
 class Op:
-    """One entry. `attributes` maps each attribute to its default, or to its type if required."""
+    """One entry. `attributes` maps each attribute to its default, or to its type if required.
+
+    `index` must name every integer operand, since an index that nobody bounds reads anything.
+    """
 
     name: str
     role: Role
@@ -50,11 +66,23 @@ class Op:
     flops: Callable[[Node], int]
     attributes: dict[str, Attr | type] = field(default_factory=dict)
     bytes: Callable[[Node], int] | None = None  # None: every operand and result once
+    index: Index | None = None
 
     def __post_init__(self) -> None:
         for part in (self.operands, self.infer, self.reference, self.flops):
             if not part:
                 raise TypeError(f"op table entry '{self.name}' is incomplete")
+        integers = [i for i, text in enumerate(_operand_texts(self.operands)) if "i32" in text]
+        if integers != ([] if self.index is None else [self.index.operand]):
+            raise TypeError(
+                f"op table entry '{self.name}': its integer operands are {integers}, "
+                f"its index is {self.index}"
+            )
+
+
+def _operand_texts(operands: str) -> list[str]:
+    """What `operands` says of each: "x: f32[T, n], pos: i32[T]" are two."""
+    return re.split(r",\s*(?=\w+:)", operands)
 
 
 # --- embed ---------------------------------------------------------------------------------------
@@ -138,7 +166,8 @@ def _infer_rope(node: Node) -> list[Type]:
     want(node["pairing"] in ("adjacent", "halves"), "pairing adjacent or halves", node["pairing"])
     if len(node.inputs) == 3:
         factors = node.inputs[2]
-        want(factors.shape == (dims // 2,), f"factors: f32[{dims // 2}]", factors.type)
+        good = factors.is_weight and factors.shape == (dims // 2,)
+        want(good, f"factors: a weight f32[{dims // 2}]", factors.type)
     return [("f32", (tokens, n))]
 
 
@@ -219,6 +248,7 @@ OPS: dict[str, Op] = {
         Op(
             "embed", "vector", "token: i32[T], table: [vocabulary, n]", (2, 2),
             _infer_embed, _embed, lambda n: 0, bytes=_embed_bytes,
+            index=Index(0, lambda n: n.inputs[1].shape[0]),
         ),
         Op(
             "rms_norm", "vector", "x: f32[T, n], w: f32[n]", (2, 2),
@@ -242,29 +272,32 @@ OPS: dict[str, Op] = {
             "rope", "pair", "x: f32[T, n], pos: i32[T], factors: f32[dims/2]", (2, 3),
             _infer_rope, _rope, lambda n: 3 * elements_of(n),
             {"base": float, "head_dim": int, "dims": int, "pairing": "adjacent", "scale": 1.0},
+            index=Index(1),
         ),
         Op(
             "kv_append", "store", "state: [context, kv_heads, head_dim], x: f32[T, n], pos: i32[T]",
             (3, 3), op_attention.infer_kv_append, op_attention.kv_append, lambda n: 0,
-            bytes=lambda n: 2 * n.inputs[1].nbytes,
+            bytes=lambda n: 2 * n.inputs[1].nbytes, index=Index(2),
         ),
         Op(
             "attention", "heads", "q: f32[T, n], k: state, v: state, pos: i32[T]", (4, 4),
             op_attention.infer_attention, op_attention.attention, op_attention.attention_flops,
             {"heads": int, "kv_heads": int, "scale": float}, bytes=op_attention.attention_bytes,
+            index=Index(3),
         ),
         Op(
             "attention_spans", "heads", "q: f32[T, n], k: state, v: state, pos: i32[T]", (4, 4),
             op_attention.infer_attention_spans, op_attention.attention_spans,
             op_attention.attention_flops,
             {"heads": int, "kv_heads": int, "scale": float, "span": int, "spans": int},
-            bytes=op_attention.attention_bytes,
+            bytes=op_attention.attention_bytes, index=Index(3),
         ),
         Op(
             "attention_combine", "vector", "partials: f32[T, spans * (n + 2 heads)], pos: i32[T]",
             (2, 2), op_attention.infer_attention_combine, op_attention.attention_combine,
             lambda n: 2 * int(n["spans"]) * elements_of(n),
             {"heads": int, "span": int, "spans": int},
+            index=Index(1, lambda n: int(n["span"]) * int(n["spans"])),
         ),
         Op(
             "attention_project", "heads",
@@ -272,7 +305,7 @@ OPS: dict[str, Op] = {
             op_attention.infer_attention_project, op_attention.attention_project,
             op_attention.attention_project_flops,
             {"heads": int, "kv_heads": int, "scale": float, "span": int, "spans": int},
-            bytes=op_attention.attention_bytes,
+            bytes=op_attention.attention_bytes, index=Index(3),
         ),
         Op(
             "add_parts", "vector", "parts: f32[T, parts * n], residual: f32[T, n]", (2, 2),
@@ -343,7 +376,12 @@ def infer(node: Node) -> list[Type]:
         for key, kind in entry.attributes.items():
             wanted = kind if isinstance(kind, type) else type(kind)
             want(type(given[key]) is wanted, f"{key} to be {wanted.__name__}", repr(given[key]))
-        return entry.infer(node)
+        found = entry.infer(node)
+        place = None if entry.index is None else entry.index.operand
+        for i, value in enumerate(node.inputs):
+            index = value.dtype == "i32" and not (value.is_weight or value.is_state)
+            want(index == (i == place), f"operands ({entry.operands})", types_of(node))
+        return found
     except TypeMismatch as error:
         raise FusecError(f"{node.op} making {node.name}: {error}") from None
 
