@@ -129,8 +129,8 @@ def session(
     l2: str = "auto",
 ) -> CudaSession:
     """A plan of a graph built by hand, bound to the first GPU."""
-    look_up = weights.__getitem__
-    return CudaSession(plan, Workspace(Driver(), (plan,), kernels, look_up, look_up, pack, l2))
+    workspace = Workspace(Driver(), (plan,), kernels, weights.__getitem__, pack, l2)
+    return CudaSession(plan, workspace)
 
 
 def engine(
@@ -143,7 +143,7 @@ def engine(
 ) -> CudaEngine:
     """A model's plan on the first GPU, ready to generate. `eager`: without captured graphs."""
     plans = plan, plan.only({"%logits"}), plan.only(set())
-    workspace = Workspace(Driver(), plans, kernels, model.raw, model.floats, pack, l2)
+    workspace = Workspace(Driver(), plans, kernels, model.raw, pack, l2)
     decode, scores, absorb = (CudaSession(each, workspace, eager=eager) for each in plans)
     context = positions(plan)
     loop = TokenLoop(decode, scores, absorb, context)
