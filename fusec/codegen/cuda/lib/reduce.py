@@ -165,7 +165,7 @@ def four_pairs(pairs, i, stride, count):
 
 @inline
 def best_of_pairs(pairs, n, threads, keys, indices):
-    """The index that n // 2 pairs of `argmax_parts` come to, in every thread of a block."""
+    """The largest of n // 2 pairs of `argmax_parts`, and its index, in every thread of a block."""
     thread, count = thread_index(), n // 2
     key, index = uint32(0), uint32(0xFFFFFFFF)
     for step in range((count + 4 * threads - 1) // (4 * threads)):
@@ -173,12 +173,12 @@ def best_of_pairs(pairs, n, threads, keys, indices):
             other, place = order_of(pair[0]), uint32(f32_to_s32(pair[1]))
             wins = (other > key) | ((other == key) & (place < index))
             key, index = select_u32(wins, other, key), select_u32(wins, place, index)
-    _, index = block_best(key, index, threads, keys, indices)
-    return index
+    key, index = block_best(key, index, threads, keys, indices)
+    return of_order(key), index
 
 
 @inline
 def argmax_combine(pairs, n, out, threads, keys, indices):
     """Write `best_of_pairs` to `out`."""
-    index = best_of_pairs(pairs, n, threads, keys, indices)
+    _, index = best_of_pairs(pairs, n, threads, keys, indices)
     store_u32_if(out, index, thread_index() == uint32(0))
