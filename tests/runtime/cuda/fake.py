@@ -25,6 +25,7 @@ from fusec.ir.text import parse
 from fusec.runtime.cuda.driver import Executable
 
 RING = 1024
+VOCABULARY = 512  # of the models these kernels are for
 Kernels = dict[str, Callable[..., None]]
 
 Status = enum.Enum(
@@ -237,7 +238,8 @@ def kernel_of(kernel: Kernel, context: int) -> Callable[..., None]:
 def advance(logits: int, chosen: int, *rest: int) -> None:
     """The control kernel of that name, as `fusec.codegen.cuda.control` describes it."""
     choice = int(_words(chosen)[0])
-    hand_on(choice, view(logits, "f32", (choice + 1,))[choice], *rest)
+    row = view(logits, "f32", (VOCABULARY,))
+    hand_on(choice, row[min(choice, VOCABULARY - 1)], *rest)
 
 
 def hand_on(choice: int, logit: float, token: int, pos: int, counter: int, tokens: int, ring: int):
