@@ -18,6 +18,7 @@ from fusec import driver
 from fusec.codegen.cpu.build import build_team
 from fusec.errors import FusecError
 from fusec.runtime.cpu.team import Team
+from fusec.runtime.cuda.driver import Driver
 from fusec.runtime.engine import Engine
 from fusec.runtime.session import Session
 from tests.runtime.cuda.machine import CONTEXT, Machine
@@ -346,6 +347,8 @@ class TestForked:
 
         def child() -> None:
             machine.engine().close()
+            with pytest.raises(FusecError, match="CUDA was used before this process was forked"):
+                Driver(machine.api)
             assert len(machine.api.log) == before
 
         in_child(child)
