@@ -34,7 +34,7 @@ from fusec.runtime.cuda.window import check_mode
 from fusec.runtime.engine import Engine
 
 MANIFEST = "fusec.json"
-VERSION = 3
+VERSION = 4
 
 
 def check_target(folder: Path) -> None:
@@ -236,7 +236,7 @@ class Artifact:
             return gpu.engine(decode, kernels, model, l2=l2)
         prefill = self.plan("prefill.json")
         plans = (decode, prefill, prefill.only(set()))
-        sessions = bind(self.kernels(), plans, model.raw, model.floats, progress, threads)
+        sessions = bind(self.kernels(), plans, model.raw, progress, threads)
         return Engine(*sessions, context=self.context, stop=model.stop_ids)
 
     def _read(self, name: str) -> str:

@@ -129,7 +129,8 @@ class Compiled:
         """The plan bound to memory, for a graph built by hand.
 
         `weights` holds, by name without '@', float32 arrays for f32 weights and raw GGUF blocks
-        (uint8[rows, row bytes]) for quantised ones.
+        (uint8[rows, row bytes]) for quantised ones. On the CPU they are read where they lie.
+        Raises FusecError naming a weight that is missing or of another type or shape.
         """
         if self.is_cuda:
             from fusec import gpu
@@ -139,7 +140,6 @@ class Compiled:
         (session,) = bind(
             cpu_kernels(self.kernels),
             (self.plan,),
-            weights.__getitem__,
             weights.__getitem__,
             progress,
             threads,
@@ -167,9 +167,7 @@ class Compiled:
             kernels = gpu.executables(self.kernels, self.build(progress))
             return gpu.engine(self.plan, kernels, self.model, l2=l2, eager=eager)
         plans = (self.plan, self.prefill, self.prefill.only(set()))
-        sessions = bind(
-            cpu_kernels(self.kernels), plans, self.model.raw, self.model.floats, progress, threads
-        )
+        sessions = bind(cpu_kernels(self.kernels), plans, self.model.raw, progress, threads)
         return Engine(*sessions, context=self.context, stop=self.model.stop_ids)
 
 
@@ -263,11 +261,13 @@ def bind(
     kernels: Mapping[str, KernelSource],
     plans: tuple[LaunchPlan, ...],
     weight: Callable[[str], Array],
-    floats: Callable[[str], Array],
     progress: Progress | None,
     threads: int,
 ) -> tuple[Session, ...]:
-    """Sessions for several plans over the same kernels, states and threads."""
+    """Sessions for several plans over the same kernels, states and threads.
+
+    Closing one ends the threads, and so all of them.
+    """
     from fusec.codegen.cpu.build import build, build_team
     from fusec.runtime.cpu.session import CpuSession, allocate_states
     from fusec.runtime.cpu.team import Team
@@ -276,9 +276,11 @@ def bind(
     addresses = {name: functions["kernel"] for name, functions in built.items()}
     scratch = {name: kernel.scratch_bytes for name, kernel in kernels.items()}
     team, states = Team(threads or default_threads(), build_team()), allocate_states(plans[0])
-    return tuple(
-        CpuSession(plan, addresses, scratch, weight, floats, team, states) for plan in plans
-    )
+    try:
+        return tuple(CpuSession(plan, addresses, scratch, weight, team, states) for plan in plans)
+    except BaseException:
+        team.close()
+        raise
 
 
 def cpu_kernels(kernels: Mapping[str, AnyKernel]) -> dict[str, KernelSource]:

@@ -121,8 +121,8 @@ def session(
     l2: str = "auto",
 ) -> CudaSession:
     """A plan of a graph built by hand, bound to the first GPU."""
-    look_up = weights.__getitem__
-    return CudaSession(plan, Workspace(Driver(), (plan,), kernels, look_up, look_up, PACKING, l2))
+    workspace = Workspace(Driver(), (plan,), kernels, weights.__getitem__, PACKING, l2)
+    return CudaSession(plan, workspace)
 
 
 def engine(
@@ -135,7 +135,7 @@ def engine(
 ) -> CudaEngine:
     """A model's plan on the first GPU, ready to generate. `eager`: without captured graphs."""
     plans = plan, plan.only({"%logits"}), plan.only(set())
-    workspace = Workspace(Driver(), plans, kernels, model.raw, model.floats, PACKING, l2)
+    workspace = Workspace(Driver(), plans, kernels, model.raw, PACKING, l2)
     decode, scores, absorb = (CudaSession(each, workspace, eager=eager) for each in plans)
     context = positions(plan)
     loop = TokenLoop(decode, scores, absorb, context)

@@ -15,6 +15,7 @@ likeliest token. It tells formats apart where perplexity hardly does.
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -78,8 +79,8 @@ def measure(
     `context` is the length of a chunk: 512, or what the model was trained for if that is less.
     `special`: control tokens written out in the text are those tokens, not text. `note` is told
     the value so far, how many chunks are done, and of how many. Raises FusecError for a text that
-    does not fill two chunks, as llama.cpp does, for options out of range, and for a base model
-    with another vocabulary.
+    does not fill two chunks, as llama.cpp does, for options out of range, for a base model with
+    another vocabulary, and where logits or the perplexity are not finite.
     """
     model = Model.open(path)
     length = model.check_context(context, driver.DEFAULT_CONTEXT)
@@ -98,7 +99,7 @@ def measure(
         rows: list[Array] = []
         for part in parts:
             rows.append(chunk_scores([scored_rows(engine, part, bos) for engine in engines], part))
-            so_far = math.exp(np.concatenate(rows, axis=1)[0].mean())
+            so_far = perplexity_of(np.concatenate(rows, axis=1)[0].mean())
             note(f"{so_far:.4f}", len(rows), len(parts))
         seconds = time.perf_counter() - start
     scores = np.concatenate(rows, axis=1)
@@ -106,7 +107,7 @@ def measure(
     against: tuple[float | None, ...] = (None, None, None)
     if base is not None:
         against = (*mean_and_error(scores[1]), float(scores[2].mean()))
-    value = math.exp(nll)
+    value = perplexity_of(nll)
     found = value, value * error, nll, length, len(parts), scores.shape[1], seconds
     return Perplexity(*found, *against)
 
@@ -157,6 +158,16 @@ def chunk_scores(rows: list[Array], ids: list[int]) -> Array:
         scores.append((np.exp(base) * (base - model)).sum(axis=-1))
         scores.append((base.argmax(axis=-1) == model.argmax(axis=-1)).astype(np.float64))
     return np.stack(scores)
+
+
+def perplexity_of(nll: float) -> float:
+    """exp of a mean loss in nats. Raises FusecError where that is not a finite number."""
+    if math.isfinite(nll) and nll < math.log(sys.float_info.max):
+        return math.exp(nll)
+    raise FusecError(
+        f"the perplexity is not finite: the text's tokens have a mean loss of {nll:.6g} nats, so "
+        f"the model rules some of them out"
+    )
 
 
 def mean_and_error(values: Array) -> tuple[float, float]:

@@ -73,7 +73,7 @@ def check(
     """Verdicts for one level (beside -O0) or all, over a random prompt of `tokens` tokens.
 
     The default is DEFAULT_TOKENS, or fewer where the context is shorter. Raises FusecError for
-    anything unknown or out of range, before it computes.
+    anything unknown or out of range, before it computes, and for logits that are not finite.
     """
     targets.get(target)
     model = Model.open(path)
@@ -97,11 +97,10 @@ def check(
         first: np.ndarray[Any, Any] | None = None
         for each in levels:
             note(f"-O{each} {kind}")
-            engine = driver.load(path, target=target, level=each, context=context, kv=kind)
-            found = engine.logits(ids)
-            engine.reset()
-            single = np.stack([engine.step(i) for i in ids])
-            engine.close()
+            with driver.load(path, target=target, level=each, context=context, kv=kind) as engine:
+                found = engine.logits(ids)
+                engine.reset()
+                single = np.stack([engine.step(i) for i in ids])
             first = found if first is None else first
             verdicts.append(
                 Verdict(

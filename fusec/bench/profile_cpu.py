@@ -45,7 +45,7 @@ def measure(compiled: Compiled, tokens: int, threads: int, note: Note) -> Measur
     plan = compiled.plan
     plans = (plan, compiled.prefill, compiled.prefill.only(set()), resident(plan))
     kernels = cpu_kernels(compiled.kernels)
-    sessions = bind(kernels, plans, model.raw, model.floats, note, threads)
+    sessions = bind(kernels, plans, model.raw, note, threads)
     decode, prefill, absorb, cached = (s for s in sessions if isinstance(s, CpuSession))
     engine = Engine(decode, prefill, absorb, context=compiled.context)
     try:
@@ -75,7 +75,8 @@ def measure(compiled: Compiled, tokens: int, threads: int, note: Note) -> Measur
             kernels_found,
         )
     finally:
-        decode.team.close()
+        engine.close()
+        cached.close()
 
 
 def _token(engine: Engine, prompt: list[int], tokens: int) -> float:

@@ -77,15 +77,15 @@ def run(
             progress=advance,
             l2=l2,
         )
-    if request.is_conversation:
-        generate.converse(runner, request)
-    elif as_json:
-        result = generate.complete(runner, request)
-        typer.echo(json.dumps(result))
-    else:
-        if out.is_terminal and prompt is not None and not chat:  # a reader wants the whole text
-            out.print(prompt, style="dim", end="")
-        result = generate.complete(runner, request, lambda text: typer.echo(text, nl=False))
-        typer.echo()
-        err.print(generate.timing_line(result), style="dim")
-    runner.engine.close()
+    with runner.engine:
+        if request.is_conversation:
+            generate.converse(runner, request)
+        elif as_json:
+            result = generate.complete(runner, request)
+            typer.echo(json.dumps(result))
+        else:
+            if out.is_terminal and prompt is not None and not chat:  # a reader wants the whole text
+                out.print(prompt, style="dim", end="")
+            result = generate.complete(runner, request, lambda text: typer.echo(text, nl=False))
+            typer.echo()
+            err.print(generate.timing_line(result), style="dim")

@@ -55,8 +55,11 @@ class Op:
     (functions are the target's own), and `work` counts a thread's instructions for it. For vectors
     `work_whole(node, threads, position)` does, of a block of so many threads. `loads` and `trees`
     count the loads that a thread waits for before it can begin, and sums over a warp's lanes.
-    `gathers`: of its weight, only the rows that its index names are read. `adds_parts`: its first
-    operand is partial sums of what it makes.
+
+    `points`: what the integers that it makes are places in: the row of its first operand (`into
+    row`), or whatever those of its integer operand are (`as operand`). `gathers`: of its weight,
+    only the rows that its index names are read. `adds_parts`: its first operand is partial sums of
+    what it makes.
     """
 
     name: str
@@ -78,6 +81,7 @@ class Op:
     loads: int = 0
     trees: int = 0
     lookup: Callable[[Node], Lookup] | None = None
+    points: Literal["", "into row", "as operand"] = ""
     gathers: bool = False
     adds_parts: bool = False
 

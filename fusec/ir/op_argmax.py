@@ -70,15 +70,16 @@ def _elements_read(node: Node) -> int:
 OPS = (
     Op(
         "argmax", "scalar", "x: f32[T, n]", (1, 1), infer_argmax, argmax, _elements_read,
-        group="sample",
+        group="sample", points="into row",
     ),
     Op(
         "argmax_parts", "fold", "x: f32[T, n]", (1, 1), infer_argmax_parts, argmax_parts,
         _elements_read, {"parts": int}, outputs=("", ".places"), label="argmax", group="sample",
+        points="into row",
     ),
     Op(
         "argmax_combine", "scalar", "best: f32[T, parts], places: i32[T, parts]", (2, 2),
         infer_argmax_combine, argmax_combine, _elements_read, indices={1: None}, label="best",
-        group="sample",
+        group="sample", points="as operand",
     ),
 )  # fmt: skip

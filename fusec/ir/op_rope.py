@@ -20,7 +20,8 @@ def infer_rope(node: Node) -> list[Type]:
     want(node["pairing"] in ("adjacent", "halves"), "pairing adjacent or halves", node["pairing"])
     if len(node.inputs) == 3:
         factors = node.inputs[2]
-        want(factors.shape == (dims // 2,), f"factors: f32[{dims // 2}]", factors.type)
+        good = factors.is_weight and factors.shape == (dims // 2,)
+        want(good, f"factors: a weight f32[{dims // 2}]", factors.type)
     return [("f32", (tokens, n))]
 
 

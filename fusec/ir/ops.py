@@ -52,7 +52,11 @@ def infer(node: Node) -> list[Type]:
         for key, kind in entry.attributes.items():
             wanted = kind if isinstance(kind, type) else type(kind)
             want(type(given[key]) is wanted, f"{key} to be {wanted.__name__}", repr(given[key]))
-        return entry.infer(node)
+        found = entry.infer(node)
+        for i, value in enumerate(node.inputs):
+            is_integer = value.dtype == "i32" and not (value.is_weight or value.is_state)
+            want(is_integer == (i in entry.indices), f"operands ({entry.operands})", types_of(node))
+        return found
     except TypeMismatch as error:
         raise FusecError(f"{node.op} making {node.name}: {error}") from None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from fusec.errors import FusecError
 from fusec.ir.graph import Graph, Node, Value, outside
 from fusec.ir.ops import infer, op
@@ -13,8 +15,13 @@ def verify(graph: Graph) -> None:
     Single assignment; every value defined before it is used, with the type it was defined with;
     inferred types equal declared types; only a store makes a state, each version of a state is
     appended to once, and nobody reads an old version after that; a fused node's inputs and outputs
-    are those of its body.
+    are those of its body; an index is an input, which sessions check, or cannot leave its memory.
     """
+    _verify(graph)
+    _check_indices(graph)
+
+
+def _verify(graph: Graph) -> None:
     defined = {v.name: v for v in (*graph.inputs, *graph.states)}
     if len(defined) != len(graph.inputs) + len(graph.states):
         raise FusecError(f"graph {graph.name}: two inputs or states share a name")
@@ -94,7 +101,36 @@ def _check_body(graph: Graph, node: Node) -> None:
             f"fused {node.kind} making {node.name}: body makes {_names(outputs)}, "
             f"node declares {_names(node.outputs)}"
         )
-    verify(node.region)
+    _verify(node.region)
+
+
+def _check_indices(graph: Graph) -> None:
+    makers = {value.name: node for node in graph.walk() for value in node.outputs}
+    for node in graph.walk():
+        for place, bound in op(node.op).indices.items():
+            value = node.inputs[place]
+            if bound is None or value.name not in makers:
+                continue
+            reaches, takes = _values_made(makers[value.name], makers), bound(node)
+            if reaches is None or takes is None or reaches > takes:
+                wanted = "an input" + (
+                    "" if takes is None else f", or an argmax of {takes} elements"
+                )
+                made = "" if reaches is None else f" of {reaches} elements"
+                raise FusecError(
+                    f"{node.op} making {node.name}: its index {value.name} may leave its memory: "
+                    f"expected {wanted}, found {makers[value.name].op}{made}"
+                )
+
+
+def _values_made(node: Node, makers: Mapping[str, Node]) -> int | None:
+    """How many values an index may have that this node makes; None if that is not known."""
+    if op(node.op).points == "into row":
+        return node.inputs[0].shape[-1]
+    if op(node.op).points == "as operand":
+        places = next(v for v in node.inputs if v.dtype == "i32")
+        return _values_made(makers[places.name], makers) if places.name in makers else None
+    return None
 
 
 def _names(values: tuple[Value, ...]) -> str:

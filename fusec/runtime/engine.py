@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import operator
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from fusec.errors import FusecError
+from fusec.runtime.finite import check_finite
 from fusec.runtime.sampling import Sampler, Sampling
 from fusec.runtime.session import Session
+from fusec.runtime.turns import Closing, Turns
 
 Array = np.ndarray[Any, Any]
 
 
-class Engine:
+class Engine(Closing):
     """A model ready to generate.
 
     `decode` steps one token. `prefill` steps up to its plan's T tokens and `absorb` does so without
     computing logits, for the prompt; all share one KV cache of `context` positions.
+
+    An engine holds one sequence of tokens, for one caller at a time. Calls of several threads take
+    turns. `reset`, `logits` and `generate` begin a new sequence, and whoever was in the middle of
+    another one (a generation, or tokens stepped and fed by another thread) gets a FusecError when
+    he goes on, never wrong tokens. Logits of which one is not a number, or the largest is not
+    finite, are a FusecError as well. `close`, or the end of a `with` statement, gives back memory
+    and threads; a closed engine, and one in a forked child, refuses every call.
     """
 
     def __init__(
@@ -35,34 +45,43 @@ class Engine:
         self.context, self.stop = context, frozenset(stop)
         self.vocabulary = decode.plan.outputs["%logits"].shape[-1]
         self.position = 0
+        self._turns = Turns("engine")
         self._uses = 0  # counts steps and resets, so that a generation notices another's
+        self._caller: threading.Thread | None = None  # whose sequence the cache holds
 
     def reset(self) -> None:
-        """Forget every token."""
-        self.position = 0
-        self._uses += 1
-        self.decode.reset()
+        """Forget every token. The next sequence is the calling thread's."""
+        with self._turns.take():
+            self._turns.check()
+            self._begin()
 
     def step(self, token: int) -> Array:
         """Append one token; float32[vocabulary] logits of what follows it."""
-        return self._run(self.decode, self._tokens([token]))["logits"][0].copy()
+        with self._turns.take():
+            self._turns.check()
+            ids = self._tokens([token])
+            self._go_on(len(ids))
+            return self._logits(self.decode, ids)[0]
 
     def logits(self, ids: Sequence[int]) -> Array:
         """float32[len(ids), vocabulary]: logits after each token, from an empty cache."""
-        ids = self.check(ids)
-        self.reset()
-        size = self.prefill.plan.tokens
-        parts = [
-            self._run(self.prefill, ids[i : i + size])["logits"].copy()
-            for i in range(0, len(ids), size)
-        ]
-        return np.concatenate(parts)
+        with self._turns.take():
+            self._turns.check()
+            ids = self.check(ids)
+            self._begin()
+            size = self.prefill.plan.tokens
+            parts = [
+                self._logits(self.prefill, ids[i : i + size]) for i in range(0, len(ids), size)
+            ]
+            return np.concatenate(parts)
 
     def feed(self, ids: Sequence[int]) -> None:
         """Append tokens to the cache without asking what follows them."""
-        ids, size = self._tokens(ids), self.absorb.plan.tokens
-        for i in range(0, len(ids), size):
-            self._run(self.absorb, ids[i : i + size])
+        with self._turns.take():
+            self._turns.check()
+            ids = self._tokens(ids)
+            self._go_on(len(ids))
+            self._absorb(ids)
 
     def generate(
         self,
@@ -76,20 +95,44 @@ class Engine:
         Raises FusecError where prompt and new tokens together do not fit the context, and when the
         engine is used for something else before the generation has ended.
         """
-        ids = self.check(ids)
-        count = new_tokens(len(ids), max_new_tokens, self.context)
-        return self._generate(ids, count, sampling or Sampling())
+        with self._turns.take():
+            self._turns.check()
+            ids = self.check(ids)
+            count = new_tokens(len(ids), max_new_tokens, self.context)
+            sampling = Sampling() if sampling is None else sampling
+            if not isinstance(sampling, Sampling):
+                raise FusecError(f"expected a Sampling, found {type(sampling).__name__}")
+        return self._in_turns(self._generate(ids, count, sampling))
+
+    def _in_turns(self, tokens: Iterator[int]) -> Iterator[int]:
+        """Each token in a turn of its own, if nobody has used the engine since the last."""
+        uses = None
+        while True:
+            with self._turns.take():
+                self._turns.check()
+                if uses not in (None, self._uses):
+                    raise FusecError(
+                        "the engine was used for something else during a generation: one engine "
+                        "serves one caller at a time"
+                    )
+                try:
+                    token = next(tokens)
+                except StopIteration:
+                    return
+                uses, self._caller = self._uses, threading.current_thread()
+            yield token
 
     def _generate(self, ids: Sequence[int], count: int, sampling: Sampling) -> Iterator[int]:
-        self.reset()
+        self._begin()
         sampler = Sampler(sampling)
         for token in ids:
             sampler.accept(token)
         if count:
-            self.feed(ids[:-1])
+            self._absorb(ids[:-1])
         token = ids[-1]
         for _ in range(count):
             result = self._run(self.decode, [token])
+            check_finite(self.decode.plan, result["logits"], [token], self.position - 1)
             token = (
                 int(result["next"][0])
                 if sampling.is_argmax
@@ -98,10 +141,40 @@ class Engine:
             if token in self.stop:
                 return
             sampler.accept(token)
-            uses = self._uses
             yield token
-            if self._uses != uses:
-                raise FusecError("the engine was used for something else during a generation")
+
+    def _begin(self) -> None:
+        """An empty cache, for the calling thread."""
+        self.position = 0
+        self._uses += 1
+        self._caller = threading.current_thread()
+        self.decode.reset()
+
+    def _go_on(self, count: int) -> None:
+        """Raise FusecError unless the caller can append so many tokens to what the cache holds.
+
+        There must be room, and no other thread that may go on as well with what it has begun.
+        """
+        end = self.position + count
+        if end > self.context:
+            raise FusecError(f"position {end - 1} is past the context of {self.context} tokens")
+        caller, begun = threading.current_thread(), self._caller
+        if self.position and begun is not None and begun is not caller and begun.is_alive():
+            raise FusecError(
+                "the engine was used for something else by another thread, whose tokens its cache "
+                "holds: begin a new sequence with reset(), or load an engine for each thread"
+            )
+        self._caller = caller
+
+    def _logits(self, session: Session, ids: Sequence[int]) -> Array:
+        logits = self._run(session, ids)["logits"]
+        check_finite(session.plan, logits, ids, self.position - len(ids))
+        return logits
+
+    def _absorb(self, ids: Sequence[int]) -> None:
+        size = self.absorb.plan.tokens
+        for i in range(0, len(ids), size):
+            self._run(self.absorb, ids[i : i + size])
 
     def check(self, ids: Sequence[int]) -> list[int]:
         """The prompt as a list. Raises FusecError if it is empty, too long or out of vocabulary."""
@@ -125,8 +198,6 @@ class Engine:
 
     def _run(self, session: Session, ids: Sequence[int]) -> dict[str, Array]:
         end = self.position + len(ids)
-        if end > self.context:
-            raise FusecError(f"position {end - 1} is past the context of {self.context} tokens")
         result = session.step(
             token=np.asarray(ids, np.int32), pos=np.arange(self.position, end, dtype=np.int32)
         )
@@ -135,8 +206,16 @@ class Engine:
         return result
 
     def close(self) -> None:
-        """Give back memory and threads."""
-        self.decode.close()
+        """Give back memory and threads, behind a call that is under way. Twice is fine.
+
+        In a forked child there is nothing to give back.
+        """
+        if self._turns.is_forked:
+            return
+        with self._turns.take():
+            self._turns.closed = True
+            for session in (self.decode, self.prefill, self.absorb):
+                session.close()
 
 
 def new_tokens(prompt: int, wanted: int | None, context: int) -> int:
@@ -152,6 +231,10 @@ def new_tokens(prompt: int, wanted: int | None, context: int) -> int:
     room = context - prompt + 1  # the last new token is never fed back
     if wanted is None:
         return room
+    try:
+        wanted = operator.index(wanted)
+    except TypeError as error:
+        raise FusecError(f"expected a number of new tokens from 0 to {room}: {error}") from None
     if wanted < 0:
         raise FusecError(f"expected a number of new tokens from 0 to {room}, found {wanted}")
     if wanted > room:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,12 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not isinstance(value, Real if field.type == "float" else Integral):
+                raise FusecError(
+                    f"sampling: expected {field.name} as {field.type}, found {value!r}"
+                )
         for name, good, wanted in (
             ("temperature", 0 <= self.temperature < float("inf"), "at least 0"),
             ("top_k", self.top_k >= 0, "at least 0"),
@@ -56,19 +64,18 @@ class Sampler:
     def __init__(self, sampling: Sampling) -> None:
         self.sampling = sampling
         self._random = np.random.Generator(np.random.Philox(key=sampling.seed))
-        self._recent: deque[int] = deque(maxlen=sampling.repeat_last)
+        self._recent: deque[int] = deque(maxlen=min(sampling.repeat_last, sys.maxsize))
 
     def accept(self, token: int) -> None:
         """Let the repetition penalty know of a token, of the prompt or generated."""
         self._recent.append(token)
 
     def choose(self, logits: Array) -> int:
-        """The next token for float32[vocabulary] logits.
+        """The next token for float32[vocabulary] logits, which `check_finite` has let pass.
 
-        Equal logits are ranked by id. A logit of minus infinity or not-a-number is never chosen
-        while there is another.
+        Equal logits are ranked by id. A logit of minus infinity is never chosen.
         """
-        scores = self._penalised(_finite(logits))
+        scores = self._penalised(logits.astype(np.float64))
         if self.sampling.temperature == 0:
             return int(np.argmax(scores))
         tokens = self._candidates(scores)
@@ -102,15 +109,6 @@ class Sampler:
             tokens = tokens[: 1 + int(np.searchsorted(mass, enough))]
             weights = weights[: len(tokens)]
         return tokens[weights >= self.sampling.min_p]
-
-
-def _finite(logits: Array) -> Array:
-    """As float64, with the largest and smallest finite float32 for what is infinite or no number.
-
-    Such a score stays what it is among finite ones: its probability beside them is 0 or 1.
-    """
-    limit = float(np.finfo(np.float32).max)
-    return np.nan_to_num(logits.astype(np.float64), nan=-limit, posinf=limit, neginf=-limit)
 
 
 def _softmax(scores: Array, temperature: float = 1.0) -> Array:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from fusec.codegen.formats import FORMATS
 from fusec.errors import FusecError
 from fusec.ir.dtypes import dtype
 from fusec.ir.ops import op
 from fusec.ir.plan import LaunchPlan
 from fusec.ir.region import parameters
+from fusec.ir.tables import make_table
 from fusec.ir.text import parse
 
 Array = np.ndarray[Any, Any]
+Own = TypeVar("Own")
 
 STATELESS_POSITIONS = 4096  # length of the tables of angles where no state sets it
 
@@ -25,13 +29,23 @@ class Session(Protocol):
     plan: LaunchPlan
 
     def step(self, **inputs: Array) -> dict[str, Array]:
-        """Run one step over up to `plan.tokens` tokens; results are valid until the next step."""
+        """Run one step over up to `plan.tokens` tokens; results are the caller's own.
+
+        Steps of several threads take turns. Raises FusecError for inputs that the plan does not
+        take, once the session is closed, and in a forked child.
+        """
 
     def reset(self) -> None:
         """Empty the states."""
 
     def close(self) -> None:
-        """Give back memory and threads."""
+        """Give back memory and threads, also those that other sessions share. Twice is fine."""
+
+    def __enter__(self: Own) -> Own:
+        """The session, which the end of the `with` statement closes."""
+
+    def __exit__(self, *error: object) -> None:
+        """Close it."""
 
 
 def positions(plan: LaunchPlan) -> int:
@@ -62,27 +76,68 @@ def limits(plan: LaunchPlan) -> dict[str, int]:
 def bound_weight(plan: LaunchPlan, name: str, weight: Callable[[str], Array]) -> Array:
     """A weight's memory, contiguous; `weight` looks it up by its name without '@'.
 
-    It is an array of the plan's type and shape, or the bytes of one, as a model file has them.
-    Raises FusecError for one that is missing or anything else.
+    It is an array of the plan's type and shape, or the bytes of one, in its rows as a model file
+    has them or all in one. Raises FusecError for one that is missing or anything else.
     """
     tensor = plan.weights[name]
     kind = dtype(tensor.dtype)
-    try:
-        found = np.ascontiguousarray(weight(name[1:]))
-    except KeyError:
-        raise FusecError(f"{plan.name}: weight {name} is not given") from None
-    is_bytes = found.dtype == np.uint8 and found.nbytes == kind.nbytes(tensor.shape)
-    if is_bytes or (found.dtype == kind.numpy and found.shape == tensor.shape):
-        return found
     wanted = f"{tensor.dtype}{list(tensor.shape)} or its {kind.nbytes(tensor.shape):,} bytes"
-    raise FusecError(
-        f"{plan.name}: expected weight {name} as {wanted}, found {found.dtype}{list(found.shape)}"
-    )
+    try:
+        found = _plain_array(weight(name[1:]))
+    except KeyError:
+        raise FusecError(f"{plan.name}: weight {name} is not given: expected {wanted}") from None
+    except (TypeError, ValueError) as error:
+        raise FusecError(f"{plan.name}: expected weight {name} as {wanted}: {error}") from None
+    rows = *tensor.shape[:-1], kind.nbytes(tensor.shape[-1:])
+    is_bytes = found.dtype == np.uint8 and found.shape in (rows, (kind.nbytes(tensor.shape),))
+    is_plain = kind.numpy is not None and found.dtype == kind.numpy
+    if not is_bytes and not (is_plain and found.shape == tensor.shape):
+        raise FusecError(
+            f"{plan.name}: expected weight {name} as {wanted}, "
+            f"found {found.dtype}{list(found.shape)}"
+        )
+    aligned = kind.numpy is None or found.ctypes.data % kind.numpy.alignment == 0
+    return np.ascontiguousarray(found) if aligned else found.copy()
 
 
-def check_inputs(
-    plan: LaunchPlan, inputs: Mapping[str, Array], limits: Mapping[str, int] | None = None
-) -> int:
+def decoded_weight(plan: LaunchPlan, name: str, weight: Callable[[str], Array]) -> Array:
+    """A weight as float32 in its shape, for tables. Raises FusecError as `bound_weight` does."""
+    tensor, raw = plan.weights[name], bound_weight(plan, name, weight)
+    rows = raw.reshape(-1).view(np.uint8).reshape(math.prod(tensor.shape[:-1]), -1)
+    return FORMATS[tensor.dtype].decode(rows).reshape(tensor.shape)
+
+
+def tables(plan: LaunchPlan, weight: Callable[[str], Array]) -> dict[str, Array]:
+    """The plan's tables by name, long enough for every position that `limits` lets in."""
+    length = positions(plan)
+    return {
+        name: make_table(table, length, lambda key: decoded_weight(plan, f"@{key}", weight))
+        for name, table in plan.tables.items()
+    }
+
+
+def checked_states(plan: LaunchPlan, states: Mapping[str, Array]) -> dict[str, Array]:
+    """Those of `states` that the plan has. Raises FusecError unless kernels can work in them."""
+    for name, tensor in plan.states.items():
+        kind, found = dtype(tensor.dtype).numpy, states.get(name)
+        if found is None:
+            raise FusecError(f"{plan.name}: state {name} is not given")
+        if found.dtype != kind or found.shape != tensor.shape or not found.flags.carray:
+            raise FusecError(
+                f"{plan.name}: expected state {name} as {kind}{list(tensor.shape)}, writable and "
+                f"contiguous, found {found.dtype}{list(found.shape)}"
+            )
+    return {name: states[name] for name in plan.states}
+
+
+def _plain_array(given: Any) -> Array:
+    """As an array without a subclass. Raises TypeError for a masked one, which has holes."""
+    if isinstance(given, np.ma.MaskedArray):
+        raise TypeError("found a masked array, whose mask kernels do not know")
+    return np.asarray(given)
+
+
+def check_inputs(plan: LaunchPlan, inputs: Mapping[str, Array], limits: Mapping[str, int]) -> int:
     """Tokens of this step. Raises FusecError if the inputs are not what the plan takes.
 
     `limits`, of `limits(plan)`, keeps kernels from indexing outside their memory.
@@ -92,7 +147,7 @@ def check_inputs(
         raise FusecError(f"{plan.name}: expected inputs {wanted}, found {', '.join(inputs)}")
     for name, tensor in plan.inputs.items():
         found, kind = inputs[name[1:]], dtype(tensor.dtype).numpy
-        is_array = isinstance(found, np.ndarray)
+        is_array = isinstance(found, np.ndarray) and not isinstance(found, np.ma.MaskedArray)
         if not is_array or found.shape[1:] != tensor.shape[1:] or found.dtype != kind:
             wanted = ", ".join(("T", *map(str, tensor.shape[1:])))
             what = f"{found.dtype}{list(found.shape)}" if is_array else type(found).__name__
@@ -103,10 +158,8 @@ def check_inputs(
             f"{plan.name}: expected one number of tokens from 1 to {plan.tokens} for every input, "
             f"found {sorted(tokens)}"
         )
-    for name, limit in (limits or {}).items():
-        given = inputs[name[1:]]
-        if given.min() < 0 or given.max() >= limit:
-            raise FusecError(
-                f"{plan.name}: expected {name} from 0 to {limit - 1}, found {given.tolist()}"
-            )
+    for name, limit in limits.items():
+        given = inputs[name[1:]].tolist()
+        if min(given) < 0 or max(given) >= limit:
+            raise FusecError(f"{plan.name}: expected {name} from 0 to {limit - 1}, found {given}")
     return tokens.pop()

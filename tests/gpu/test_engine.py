@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +13,11 @@ import pytest
 
 from fusec import driver
 from fusec.errors import FusecError
+from fusec.models.gguf_file import open_gguf
 from fusec.models.model import Model
 from fusec.passes.pipeline import LEVELS
+from fusec.runtime.cuda import loop as loop_module
+from fusec.runtime.cuda.driver import Driver
 from fusec.runtime.sampling import Sampling
 from fusec.verifier import BOUNDS, reference_logits, relative_error, same_choice
 
@@ -158,3 +164,87 @@ def test_the_penalty_keeps_greedy_text_from_repeating(engine):
     strong = Sampling(temperature=0.0, repeat_penalty=1e6, repeat_last=64)
     made = list(engine.generate([1], 50, strong))
     assert len(set(made)) == len(made)
+
+
+@pytest.fixture(scope="module")
+def broken(tiny_model, tmp_path_factory):
+    """Name -> a copy of the model with a weight that is not a number, or not finite."""
+    found = {}
+    for name, tensor, value in (
+        ("nan", "output_norm.weight", np.nan),
+        ("infinite", "blk.0.ffn_norm.weight", np.inf),
+        ("too large for f16", "blk.0.attn_norm.weight", None),
+    ):
+        content = bytearray(tiny_model.read_bytes())
+        place = open_gguf(tiny_model).tensors[tensor]
+        values = np.frombuffer(content, np.float32, place.shape[0], place.offset).copy()
+        values = values * 1e6 if value is None else np.full_like(values, value)
+        content[place.offset : place.offset + values.nbytes] = values.astype(np.float32).tobytes()
+        found[name] = tmp_path_factory.mktemp("broken") / "model.gguf"
+        found[name].write_bytes(content)
+    return found
+
+
+@pytest.mark.parametrize("level", [0, 3])
+@pytest.mark.parametrize("name", ["nan", "infinite", "too large for f16"])
+def test_logits_that_are_no_numbers_are_an_error(broken, name, level):
+    with load(broken[name], level) as engine:
+        for use in (
+            lambda: list(engine.generate([1, 2, 3], 6)),
+            lambda: list(engine.generate([1, 2, 3], 6, Sampling(temperature=0.8))),
+            lambda: engine.logits([1, 2, 3]),
+        ):
+            with pytest.raises(FusecError, match=r"are not finite: .*--kv f32"):
+                use()
+
+
+def test_a_cache_of_floats_holds_what_halves_do_not(broken):
+    with load(broken["too large for f16"], kv="f32") as engine:
+        assert len(list(engine.generate([1, 2, 3], 6))) == 6
+
+
+@pytest.mark.parametrize("level", [0, 3])
+@pytest.mark.parametrize("settings", [GREEDY, Sampling(temperature=0.8)], ids=["greedy", "sampled"])
+def test_the_device_says_so_itself(broken, monkeypatch, level, settings):
+    """Without the look at the logits behind the prompt: by the word in the ring."""
+    monkeypatch.setattr(loop_module, "check_finite", lambda *_: None)
+    with load(broken["nan"], level) as engine:
+        for _ in range(2):
+            with pytest.raises(
+                FusecError, match="behind token 3 at position 2 are not finite: the"
+            ):
+                list(engine.generate([1, 2, 3], 40, settings))
+
+
+def test_two_threads_get_their_own_logits(engine):
+    prompts = IDS[:5], IDS[5:12]
+    wanted = [engine.logits(prompt).tobytes() for prompt in prompts]
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda p: engine.logits(p).tobytes(), prompts * 10))
+    assert found == wanted * 10
+
+
+def test_a_forked_child_is_refused_and_the_parent_goes_on(engine):
+    wanted = list(engine.generate(IDS[:4], 20))
+    pid = os.fork()
+    if pid == 0:  # pragma: no cover
+        signal.alarm(30)
+        refused = 0
+        for use in (lambda: engine.step(1), lambda: list(engine.generate([1], 2)), Driver):
+            try:
+                use()
+            except FusecError:
+                refused += 1
+        engine.close()
+        os._exit(refused != 3)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert list(engine.generate(IDS[:4], 20)) == wanted
+
+
+def test_an_engine_that_is_closed_says_so(tiny_model):
+    with load(tiny_model) as engine:
+        generation = engine.generate([1], 9)
+        next(generation)
+    for use in (lambda: next(generation), lambda: engine.step(1), lambda: engine.generate([1])):
+        with pytest.raises(FusecError, match="closed"):
+            use()

@@ -14,8 +14,10 @@ from fusec.runtime.session import (
     STATELESS_POSITIONS,
     bound_weight,
     check_inputs,
+    checked_states,
     limits,
     positions,
+    tables,
 )
 from tests.graphs import Types, llama_graph
 from tests.targets import ANY
@@ -26,6 +28,10 @@ def planned(graph: Graph, level: int = 2) -> LaunchPlan:
 
 
 PLAN = planned(llama_graph(tokens=4, vocab=64, context=32))
+
+
+class Sub(np.ndarray):
+    """An array of somebody's own kind."""
 
 
 def ints(*values: int) -> np.ndarray:
@@ -52,6 +58,8 @@ def test_up_to_the_plans_tokens(count: int) -> None:
         ({"token": np.array(1, np.int32), "pos": ints(0)}, "one number of tokens"),
         ({"token": np.array([1]), "pos": ints(0)}, r"found int64\[1\]"),
         ({"token": np.array([1.0]), "pos": ints(0)}, r"found float64\[1\]"),
+        ({"token": ints(1).astype(">i4"), "pos": ints(0)}, r"found >i4\[1\]"),
+        ({"token": np.ma.masked_array(ints(1)), "pos": ints(0)}, "found MaskedArray"),
         ({"token": ints(1)[None], "pos": ints(0)}, r"found int32\[1, 1\]"),
         ({"token": ints(64), "pos": ints(0)}, r"expected %token from 0 to 63, found \[64\]"),
         ({"token": ints(1, -1), "pos": ints(0, 1)}, r"%token from 0 to 63, found \[1, -1\]"),
@@ -63,6 +71,15 @@ def test_inputs_that_are_refused(inputs: dict, reason: str) -> None:
     with pytest.raises(FusecError, match=reason) as caught:
         check_inputs(PLAN, inputs, limits(PLAN))
     assert str(caught.value).startswith("llama_decode: ")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [ints(3, 9, 2, 9)[::2], ints(2, 3)[::-1], ints(3, 2).view(Sub)],
+)
+def test_inputs_that_lie_otherwise_in_memory(given: np.ndarray) -> None:
+    given.flags.writeable = False
+    assert check_inputs(PLAN, {"token": given, "pos": given}, limits(PLAN)) == 2
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -106,6 +123,17 @@ def test_weights_are_arrays_or_bytes(level: int) -> None:
     assert bound_weight(plan, f"@{NAME}", {NAME: raw}.__getitem__).nbytes == ROWS.nbytes
     strided = np.zeros((64, 128), np.float32)[:, ::2]
     assert bound_weight(plan, f"@{NAME}", lambda _: strided).flags.c_contiguous
+    ROWS.flags.writeable = False
+    assert (
+        bound_weight(plan, f"@{NAME}", {NAME: ROWS.view(Sub)}.__getitem__).tobytes()
+        == raw.tobytes()
+    )
+    ROWS.flags.writeable = True
+    square = np.arange(4096, dtype=np.float32).reshape(64, 64)
+    turned = bound_weight(plan, f"@{NAME}", lambda _: square.T)
+    assert turned.tobytes() == square.T.tobytes()
+    odd = np.zeros(ROWS.nbytes + 1, np.uint8)[1:]  # what no float may start at
+    assert bound_weight(plan, f"@{NAME}", lambda _: odd).ctypes.data % 4 == 0
     blocks = np.zeros((32, 36), np.uint8)  # 64 weights are two blocks of 18 bytes
     assert bound_weight(plan, "@blk.0.attn_k.weight", lambda _: blocks) is blocks
 
@@ -119,7 +147,18 @@ def test_weights_are_arrays_or_bytes(level: int) -> None:
         ({NAME: ROWS[:63]}, r"found float32\[63, 64\]"),
         ({NAME: ROWS.reshape(32, 128)}, r"found float32\[32, 128\]"),
         ({NAME: ROWS.view(np.uint8)[:, :-4]}, r"found uint8\[64, 252\]"),
-        ({NAME: 1.0}, r"found float64\[1\]"),
+        ({NAME: 1.0}, r"found float64\[\]"),
+        ({NAME: ROWS.astype(">f4")}, r"found >f4\[64, 64\]"),
+        ({NAME: ROWS[:, :32].T.copy()}, r"found float32\[32, 64\]"),
+        ({NAME: ROWS.view(np.uint8).T}, r"found uint8\[256, 64\]"),
+        ({NAME: ROWS.view(np.uint8).T.copy()}, r"found uint8\[256, 64\]"),
+        ({NAME: ROWS.view(np.uint8).reshape(-1)[:-1]}, r"found uint8\[16383\]"),
+        ({NAME: ROWS.tolist()}, r"found float64\[64, 64\]"),
+        ({NAME: [[1.0], [1.0, 2.0]]}, "inhomogeneous"),
+        ({NAME: "weights"}, "found <U7"),
+        ({NAME: None}, "found object"),
+        ({NAME: np.ma.masked_array(ROWS, ROWS == 0)}, "a masked array"),
+        ({NAME: np.zeros((64, 64), [("x", "f4")])}, "found .*x"),
     ],
 )
 def test_weights_that_are_refused(given: dict, found: str) -> None:
@@ -127,3 +166,36 @@ def test_weights_that_are_refused(given: dict, found: str) -> None:
     with pytest.raises(FusecError, match=found) as caught:
         bound_weight(plan, f"@{NAME}", given.__getitem__)
     assert str(caught.value).startswith("llama_decode: ")
+
+
+@pytest.mark.parametrize("level", [0, 2, 3])
+def test_factors_of_a_table_are_checked_and_decoded(level: int) -> None:
+    b = Builder("turned")
+    x, at = b.input("x", (1, 32)), b.input("at", (1,), "i32")
+    factors = b.weight("factors", (8,))
+    plan = planned(b.build(b.rope(x, at, factors, base=1e4, head_dim=16, dims=16)), level)
+    given = np.linspace(1, 8, 8, dtype=np.float32)
+    (table,) = tables(plan, {"factors": given}.__getitem__).values()
+    assert table.shape == (STATELESS_POSITIONS, 8, 2)
+    (of_bytes,) = tables(plan, {"factors": given.view(np.uint8)}.__getitem__).values()
+    assert table.tobytes() == of_bytes.tobytes()
+    for wrong in (given[:4], given.astype(np.float64), given[None], 1.0):
+        with pytest.raises(FusecError, match=r"turned: expected weight @factors as f32\[8\]"):
+            tables(plan, {"factors": wrong}.__getitem__)
+    with pytest.raises(FusecError, match="weight @factors is not given"):
+        tables(plan, {}.__getitem__)
+
+
+def test_states_handed_over_are_checked() -> None:
+    good = {n: np.zeros(t.shape, np.float16) for n, t in PLAN.states.items()}
+    assert checked_states(PLAN, good | {"$other": good["$blk.0.k"]}) == good
+    for wrong, reason in (
+        (None, r"state \$blk.0.k is not given"),
+        (good["$blk.0.k"][:-1], r"expected state \$blk.0.k as float16\[32, .* found float16\[31"),
+        (good["$blk.0.k"].astype(np.float32), "found float32"),
+        (np.asfortranarray(good["$blk.0.k"]), "writable and contiguous"),
+        (np.broadcast_to(np.float16(0), good["$blk.0.k"].shape), "writable and contiguous"),
+    ):
+        given = {n: a for n, a in (good | {"$blk.0.k": wrong}).items() if a is not None}
+        with pytest.raises(FusecError, match=reason):
+            checked_states(PLAN, given)

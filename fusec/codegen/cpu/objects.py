@@ -7,6 +7,7 @@ function directly, and whatever only the wrapper used is dropped.
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from llvmlite import binding
 
 ENTRY = "fusec_entry"
 
-_engines: list[binding.ExecutionEngine] = []  # machine code stays where it is until the end
+_loaded: dict[str, tuple[int, binding.ExecutionEngine]] = {}
+"""SHA-256 of object code -> address of its ENTRY, and what keeps it there until the end."""
 
 
 def emit_object(function: Any) -> bytes:
@@ -60,20 +62,21 @@ def _llvm_type(numba_type: Any) -> str:
 
 
 def load_object(path: Path) -> int:
-    """Address of the ENTRY of an object file, loaded into this process for good."""
-    _initialize()
-    machine = _target_machine()
-    engine = binding.create_mcjit_compiler(binding.parse_assembly(""), machine)
-    engine.add_object_file(binding.ObjectFileRef.from_data(path.read_bytes()))
-    engine.finalize_object()
-    _engines.append(engine)
-    return int(engine.get_function_address(ENTRY))
+    """Address of the ENTRY of an object file, loaded into this process for good.
 
-
-def _initialize() -> None:
-    if not _engines:
+    The same code is loaded once, however many engines need it.
+    """
+    code = path.read_bytes()
+    key = hashlib.sha256(code).hexdigest()
+    if key not in _loaded:
         binding.initialize_native_target()
         binding.initialize_native_asmprinter()
+        machine = _target_machine()
+        engine = binding.create_mcjit_compiler(binding.parse_assembly(""), machine)
+        engine.add_object_file(binding.ObjectFileRef.from_data(code))
+        engine.finalize_object()
+        _loaded.setdefault(key, (int(engine.get_function_address(ENTRY)), engine))
+    return _loaded[key][0]
 
 
 def _target_machine(

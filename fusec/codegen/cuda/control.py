@@ -19,6 +19,9 @@ from fusec.errors import FusecError
 RING = 1024
 """Entries of the ring that `advance` writes."""
 
+NO_TOKEN = 0xFFFFFFFF
+"""What the ring gets in place of a token whose logit is not finite; the device goes on with 0."""
+
 HANDED_ON, HANDED_ON_KINDS = "next_token token pos step tokens ring", (*("u32*",) * 5, "u64*")
 """Parameters of the kernels that hand a token on."""
 
@@ -34,35 +37,38 @@ def kernels(
     `overlaps`: they may be launched before the launch in front of them has ended, and wait inside.
     `prefetches`: with `prefetch`. `parts`: how many `advance_best` chooses among; 0 without it.
     """
-    found = [advance(overlaps), feed(overlaps), sample(vocabulary, overlaps)]
+    found = [advance(vocabulary, overlaps), feed(overlaps), sample(vocabulary, overlaps)]
     found += [advance_best(parts, overlaps)] if parts else []
     return [*found, prefetch()] if prefetches else found
 
 
-def advance(overlaps: bool = False) -> CudaKernel:
-    """The kernel `advance(next, token, pos, step, tokens, ring)`: what was chosen is read next.
+def advance(vocabulary: int, overlaps: bool = False) -> CudaKernel:
+    """The kernel `advance(logits, next, token, pos, step, tokens, ring)`: `next` is read next.
 
-    All u32* but for ring, u64[RING] in pinned host memory. With s = step: entry s % RING of the
-    ring becomes (s + 1) << 32 | next, in one store, so that the host sees the token with its number
-    or not at all; token and tokens[pos + 1] become `next`; pos and step go up by one. Nothing stops
-    here: the host bounds how many steps it lets run ahead.
+    logits f32* of `vocabulary` floats; the rest u32*, but for ring, u64[RING] in pinned host
+    memory. With s = step: entry s % RING of the ring becomes (s + 1) << 32 | next, in one store, so
+    that the host sees the token with its number or not at all; token and tokens[pos + 1] become
+    `next`; pos and step go up by one. Where the logit of `next` is not finite, the ring gets
+    NO_TOKEN, and token and tokens[pos + 1] get 0, which every vocabulary has. Nothing stops here:
+    the host bounds how many steps it lets run ahead.
     """
-    call = f"advance_token({', '.join(HANDED_ON.split())})"
-    return _kernel("advance", HANDED_ON, [call], HANDED_ON_KINDS, 32, overlaps)
+    call = f"advance_token(logits, {vocabulary}, {', '.join(HANDED_ON.split())})"
+    kinds = ("f32*", *HANDED_ON_KINDS)
+    return _kernel("advance", f"logits {HANDED_ON}", [call], kinds, 32, overlaps)
 
 
 def advance_best(parts: int, overlaps: bool = False) -> CudaKernel:
     """The kernel `advance_best(tops, places, next, ...)`: `argmax_combine` and `advance` at once.
 
-    tops f32[parts] and places u32[parts]: of `argmax_parts`; the rest is as `advance` has it, and
-    `next` is written.
-    Position and step are what the token before left, so they are read in front of the wait.
+    tops f32[parts] and places u32[parts]: of `argmax_parts`, which have the logits' largest; the
+    rest is as `advance` has it. `next` is written. Position and step are what the token before
+    left, so they are read in front of the wait.
     """
     threads = 32 * min(32, -(-parts // 128))  # a thread takes four at once
     lines = [
-        f"best = best_of_parts(tops, places, {parts}, {threads}, keys, indices)",
+        f"top, best = best_of_parts(tops, places, {parts}, {threads}, keys, indices)",
         "store_u32_if(next_token, best, thread_index() == uint32(0))",
-        "hand_on(best, position, made, token, pos, step, tokens, ring)",
+        "hand_on(best, is_finite(top), position, made, token, pos, step, tokens, ring)",
     ]
     before = [
         "keys = shared_bytes(128)",

@@ -8,20 +8,27 @@ import numpy as np
 
 from fusec.ir.dtypes import dtype
 from fusec.ir.plan import Arg, LaunchPlan
-from fusec.ir.tables import make_table
 from fusec.runtime.cpu.team import Team
-from fusec.runtime.session import Array, check_inputs, positions
+from fusec.runtime.session import (
+    Array,
+    bound_weight,
+    check_inputs,
+    checked_states,
+    limits,
+    tables,
+)
+from fusec.runtime.turns import Closing, Turns
 
 LINE = 64  # bytes: vectors start on a cache line
 
 
-class CpuSession:
+class CpuSession(Closing):
     """One plan bound to memory.
 
     `addresses` gives each kernel's C function, `scratch_bytes` what it needs per thread and token.
     `weight` gives a tensor's raw bytes by its GGUF name; they are read in place, so a memory-mapped
     file is never copied. `states` may be those of another session, which then shares its cache.
-    `floats` gives a decoded weight, for the tables.
+    Raises FusecError for weights and states that are not what the plan takes.
     """
 
     def __init__(
@@ -30,20 +37,20 @@ class CpuSession:
         addresses: Mapping[str, int],
         scratch_bytes: Mapping[str, int],
         weight: Callable[[str], Array],
-        floats: Callable[[str], Array],
         team: Team,
         states: dict[str, Array] | None = None,
     ) -> None:
         self.plan, self.team = plan, team
+        self._turns = Turns("session")
+        self._limits = limits(plan)
+        self.states = checked_states(plan, allocate_states(plan) if states is None else states)
         self.arena = aligned(plan.arena_bytes)
-        self.states = states if states is not None else allocate_states(plan)
         self.inputs = {
             name: np.zeros(t.shape, dtype(t.dtype).numpy) for name, t in plan.inputs.items()
         }
         # contiguous arrays kept alive here: the argument table holds bare addresses
-        self._weights = {name: np.ascontiguousarray(weight(name[1:])) for name in plan.weights}
-        length = positions(plan)
-        self._tables = {n: make_table(t, length, floats) for n, t in plan.tables.items()}
+        self._weights = {name: bound_weight(plan, name, weight) for name in plan.weights}
+        self._tables = tables(plan, weight)
         needed = max((scratch_bytes[k.name] for k in plan.kernels), default=0) * plan.tokens
         self._scratch = aligned(max(needed, LINE) * team.threads)
 
@@ -60,19 +67,31 @@ class CpuSession:
         }
 
     def step(self, **inputs: Array) -> dict[str, Array]:
-        """Run the plan once; the arrays returned are views that the next step overwrites."""
-        tokens = check_inputs(self.plan, inputs)
-        for name, array in inputs.items():
-            self.inputs[f"%{name}"][:tokens] = array
-        self.args[:, 0] = tokens
-        self.team.run(self.kernels, self.args)
-        return {name: view[:tokens] for name, view in self._outputs.items()}
+        """Run the plan once; what it returns are copies. See `Session.step`."""
+        with self._turns.take():
+            self._turns.check()
+            tokens = check_inputs(self.plan, inputs, self._limits)
+            for name, array in inputs.items():
+                self.inputs[f"%{name}"][:tokens] = array
+            self.args[:, 0] = tokens
+            self.team.run(self.kernels, self.args)
+            return {name: view[:tokens].copy() for name, view in self._outputs.items()}
 
     def reset(self) -> None:
         """Empty the states. Positions decide what is read, so nothing has to be cleared."""
 
     def close(self) -> None:
-        """Nothing to give back: the team is the caller's."""
+        """End the team, for every session that shares it, and let go of memory and weights."""
+        if self._turns.is_forked:
+            return
+        with self._turns.take():
+            self._turns.closed = True
+            self.team.close()
+            self.arena = self._scratch = aligned(0)
+            self.kernels, self.args = self.kernels[:0], self.args[:0]
+            for owned in (self.inputs, self._weights, self._tables, self._outputs):
+                owned.clear()
+            self.states = {}  # a new one: the other belongs to whoever shares the cache
 
     def _address(self, arg: Arg) -> int:
         if arg.kind == "arena":

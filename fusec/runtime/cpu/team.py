@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 import sys
 import threading
 import time
@@ -24,10 +25,12 @@ from numpy.typing import NDArray
 
 from fusec.codegen.cpu.team_words import GATE, STATE_WORDS, STOPPED, YIELD
 from fusec.errors import FusecError
+from fusec.runtime.turns import Turns
 
 Words = NDArray[np.int64]
 MAX_THREADS = 61  # workers have a bit each in one word
 IDLE_SECONDS = 1e-3
+GONE_SECONDS = 1.0  # at most, and only where the system is slow to end threads
 WAKE_YIELDS = 2000
 
 
@@ -64,7 +67,7 @@ class Team:
             raise FusecError(f"threads: expected 1 to {MAX_THREADS}, found {threads}")
         self.threads = threads
         self._loops = Loops.at(addresses)
-        self._turn = threading.Lock()
+        self._turn = Turns("thread team")
         # the allocator aligns to 16 bytes or more; the words' distances leave room for the rest
         self._state: Words = np.zeros(STATE_WORDS, np.int64)
         self._state[YIELD] = _yield_address()
@@ -106,9 +109,8 @@ class Team:
             )
         count, width = args.shape
         task = (self._address, kernels.ctypes.data, args.ctypes.data, count, width, self.threads)
-        with self._turn:
-            if not self._finalizer.alive:
-                raise FusecError("the thread team is closed")
+        with self._turn.take():
+            self._turn.check()
             asleep = self._loops.try_run(*task, 0)
             while asleep:
                 for thread, wake in enumerate(self._wake, start=1):
@@ -117,9 +119,11 @@ class Team:
                 asleep = self._loops.try_run(*task, WAKE_YIELDS)
 
     def close(self) -> None:
-        """End the threads. The team cannot run again."""
-        with self._turn:
-            self._finalizer()
+        """End the threads; in a forked child there are none. The team cannot run again."""
+        if not self._turn.is_forked:
+            with self._turn.take():
+                self._turn.closed = True
+                self._finalizer()
 
     def __enter__(self) -> Team:
         return self
@@ -150,16 +154,25 @@ def _stop(
     wake: list[SimpleQueue[None]],
 ) -> None:
     """End the workers and wait until they have gone."""
-    if not workers:
+    if not any(worker.is_alive() for worker in workers):  # none, or not in this forked child
         return
     loops.stop(state.ctypes.data)
     for queue in wake:
         queue.put(None)
     for worker in workers:
         worker.join()
+    _until_gone(workers)
 
 
-@functools.cache
+def _until_gone(workers: list[threading.Thread]) -> None:
+    """Wait until the system has no such threads: `join` only waits for the last of their Python."""
+    end = time.monotonic() + GONE_SECONDS
+    for worker in workers:
+        while os.path.exists(f"/proc/self/task/{worker.native_id}") and time.monotonic() < end:
+            time.sleep(1e-5)
+
+
+@functools.lru_cache(maxsize=1)
 def _idle_spins(loops: Loops) -> int:
     """How many pauses make up the time that a worker waits with the CPU in hand."""
     sample = 20_000

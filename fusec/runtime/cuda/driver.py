@@ -7,6 +7,7 @@ what stands in for it in tests: functions that return a status and then their re
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,9 @@ NEEDED = 13000
 """Cubins are built by CUDA 13.0's ptxas; a driver of an older major version refuses them."""
 
 _INSTEAD = "or use --target cpu"
+
+_initialized: set[int] = set()
+"""The process that initialised CUDA; what a child forked from it finds here is not itself."""
 
 
 class CudaError(FusecError):
@@ -66,6 +70,11 @@ class Driver:
     def __init__(self, api: Any = None, device: int = 0) -> None:
         self.api = api if api is not None else _bindings()
         self._libraries: list[Handle] = []
+        if _initialized and os.getpid() not in _initialized:
+            raise FusecError(
+                "CUDA was used before this process was forked, so it cannot be used here: start "
+                "processes with 'spawn'"
+            )
         try:
             status = self.api.cuInit(0)[0]
         except RuntimeError:  # the bindings raise this when libcuda.so cannot be loaded
@@ -78,6 +87,7 @@ class Driver:
             )
         if status.name != "CUDA_SUCCESS" or not self.call("cuDeviceGetCount"):
             raise FusecError(f"the NVIDIA driver finds no GPU ({status.name}): {_INSTEAD[3:]}")
+        _initialized.add(os.getpid())
         self.version = _dotted(version)
         self.device = self.call("cuDeviceGet", device)
         name: bytes = self.call("cuDeviceGetName", 256, self.device)

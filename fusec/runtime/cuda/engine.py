@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from fusec.errors import FusecError
 from fusec.runtime.cuda.loop import TokenLoop
 from fusec.runtime.cuda.session import CudaSession
 from fusec.runtime.engine import Engine
@@ -28,15 +27,12 @@ class CudaEngine(Engine):
         self.workspace = decode.workspace
 
     def _generate(self, ids: Sequence[int], count: int, sampling: Sampling) -> Iterator[int]:
-        self.reset()
+        self._begin()
         if not count:
             return
-        uses = self._uses
         self.position, made = len(ids) - 1, 0
         for token in self.loop.run(ids, count, sampling, self.stop):
             self.position += 1  # what the cache holds: the last token made is not in it
             made += 1
             yield token
-            if self._uses != uses:
-                raise FusecError("the engine was used for something else during a generation")
         self.position += made < count  # in front of a stop token, it is

@@ -5,6 +5,10 @@ it the next input, moves the position and writes the token to a ring in pinned h
 the blocks that make the logits have found the best of theirs, `advance_best` does the last two. The
 device never waits for the host. When a stop token appears, graphs enqueued ahead of it still run;
 their tokens are dropped, and what they append to the KV cache is overwritten before it is read.
+
+Where the chosen token's logit is not finite, the ring gets NO_TOKEN in its place. A NaN that is not
+chosen shows only in the logits, of which the host looks at those behind the prompt: the matrix that
+makes one there makes it behind every token.
 """
 
 from __future__ import annotations
@@ -15,13 +19,15 @@ from dataclasses import asdict, replace
 
 import numpy as np
 
-from fusec.codegen.cuda.control import RING, SAMPLING_WORDS, sampling_words
+from fusec.codegen.cuda.control import NO_TOKEN, RING, SAMPLING_WORDS, sampling_words
 from fusec.errors import FusecError
 from fusec.ir.choosing import final_choice, without_choice
 from fusec.ir.plan import Arg
 from fusec.runtime.cuda.driver import Handle
 from fusec.runtime.cuda.session import CudaSession
+from fusec.runtime.finite import check_finite, not_finite
 from fusec.runtime.sampling import Sampling
+from fusec.runtime.session import Array
 
 RUN_AHEAD = 16
 """Graphs enqueued ahead of the last token seen: milliseconds of work, so the host may sleep."""
@@ -60,7 +66,7 @@ class TokenLoop:
         logits = self.workspace.address(plan.output_args["%logits"])
         self._token, self._pos = token, pos
         self._arguments: dict[str, tuple[int, ...]] = {
-            "advance": (chosen, token, pos, self.counter, self._tokens, ring),
+            "advance": (logits, chosen, token, pos, self.counter, self._tokens, ring),
             "feed": (self._tokens, token, pos),
             "sample": (logits, scratch, chosen, pos, self._tokens, self._params),
         }
@@ -69,7 +75,7 @@ class TokenLoop:
             self.greedy = CudaSession(without_choice(plan), self.workspace, eager=decode.eager)
             self._greedy_end = "advance_best"
             parts = [self.workspace.address(arg) for arg in argmax.args[:2]]
-            self._arguments["advance_best"] = (*parts, *self._arguments["advance"])
+            self._arguments["advance_best"] = (*parts, *self._arguments["advance"][1:])
         self._graphs: dict[str, Handle] = {}
 
     def run(
@@ -80,15 +86,21 @@ class TokenLoop:
         The caller has checked that all of them fit the context, and takes care that nothing else
         uses the workspace until then.
         """
-        self.start(ids, sampling)
         kind, enqueue = self.token_graph(sampling)
-        first = self.steps
+        self.start(ids, sampling)
+        first, token = self.steps, ids[-1]
         for done in range(count):
-            self.workspace.enter()
-            while self.steps < first + min(done + RUN_AHEAD, count):
-                self._go(kind, enqueue)
-                self.steps += 1
-            token = self._take(first + done)
+            position = len(ids) - 1 + done
+            with self.workspace.turns.take():
+                self.workspace.enter()
+                if not done:
+                    self._ahead(first + 1, kind, enqueue)
+                    check_finite(self.decode.plan, self._read_logits(), [token], position)
+                self._ahead(first + min(done + RUN_AHEAD, count), kind, enqueue)
+                made = self._take(first + done)
+            if made == NO_TOKEN:
+                raise not_finite(self.decode.plan, token, position)
+            token = made
             if token in stop:
                 return
             yield token
@@ -96,16 +108,17 @@ class TokenLoop:
     def start(self, ids: Sequence[int], sampling: Sampling) -> None:
         """Put prompt and settings on the device; enqueue all but the last token."""
         memory = self.workspace.memory
-        self.workspace.enter()
-        memory.write(self._tokens, np.asarray(ids, np.uint32))
         top_k = min(sampling.top_k, self._vocabulary)
         repeat_last = min(sampling.repeat_last, self._context)
         within = replace(sampling, top_k=top_k, repeat_last=repeat_last)
-        memory.write(self._params, sampling_words(**asdict(within)))
-        memory.write(self._token, np.asarray(ids[:1], np.int32))
-        memory.write(self._pos, np.zeros(1, np.int32))
-        for _ in ids[:-1]:
-            self._go("prompt", self.enqueue_prompt)
+        with self.workspace.turns.take():
+            self.workspace.enter()
+            memory.write(self._tokens, np.asarray(ids, np.uint32))
+            memory.write(self._params, sampling_words(**asdict(within)))
+            memory.write(self._token, np.asarray(ids[:1], np.int32))
+            memory.write(self._pos, np.zeros(1, np.int32))
+            for _ in ids[:-1]:
+                self._go("prompt", self.enqueue_prompt)
 
     def token_graph(self, sampling: Sampling) -> tuple[str, Callable[[], None]]:
         """The name of a token's graph for these settings, and what is captured in it."""
@@ -132,6 +145,17 @@ class TokenLoop:
     def enqueue_control(self, name: str) -> None:
         """One of the kernels of `fusec.codegen.cuda.control`."""
         self.workspace.launch(name, self._arguments[name], self.decode.plan.overlaps)
+
+    def _ahead(self, steps: int, kind: str, enqueue: Callable[[], None]) -> None:
+        """Enqueue tokens until there are so many of them."""
+        while self.steps < steps:
+            self._go(kind, enqueue)
+            self.steps += 1
+
+    def _read_logits(self) -> Array:
+        """float32[1, vocabulary] of the last token enqueued, once it is done."""
+        plan = self.decode.plan
+        return self.workspace.read(plan.output_args["%logits"], plan.outputs["%logits"])
 
     def _go(self, kind: str, enqueue: Callable[[], None]) -> None:
         if self.decode.eager:

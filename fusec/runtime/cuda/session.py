@@ -6,9 +6,10 @@ from fusec.ir.plan import Arg, LaunchPlan
 from fusec.runtime.cuda.driver import Handle
 from fusec.runtime.cuda.workspace import Workspace
 from fusec.runtime.session import Array, check_inputs, limits
+from fusec.runtime.turns import Closing
 
 
-class CudaSession:
+class CudaSession(Closing):
     """One plan bound to a workspace, which it shares with other plans of the model.
 
     `eager` launches every kernel by itself instead of replaying a graph: the slow way, to compare.
@@ -31,16 +32,17 @@ class CudaSession:
         self._graph: Handle = None
 
     def step(self, **inputs: Array) -> dict[str, Array]:
-        """Run the plan once; what it returns are copies."""
-        check_inputs(self.plan, inputs, self._limits)
-        self.workspace.enter()
-        for name, array in inputs.items():
-            self.workspace.write(Arg("input", f"%{name}"), array)
-        self.run()
-        return {
-            name[1:]: self.workspace.read(self.plan.output_args[name], tensor)
-            for name, tensor in self._outputs.items()
-        }
+        """Run the plan once; what it returns are copies. See `Session.step`."""
+        with self.workspace.turns.take():
+            self.workspace.enter()
+            check_inputs(self.plan, inputs, self._limits)
+            for name, array in inputs.items():
+                self.workspace.write(Arg("input", f"%{name}"), array)
+            self.run()
+            return {
+                name[1:]: self.workspace.read(self.plan.output_args[name], tensor)
+                for name, tensor in self._outputs.items()
+            }
 
     def run(self) -> None:
         """Enqueue one step on the inputs that lie on the device."""

@@ -11,11 +11,11 @@ import numpy as np
 from fusec.errors import FusecError
 from fusec.ir.dtypes import dtype
 from fusec.ir.plan import Arg, LaunchPlan, Tensor
-from fusec.ir.tables import make_table
 from fusec.runtime.cuda.driver import Driver, Executable, Function, Handle
 from fusec.runtime.cuda.memory import Memory
 from fusec.runtime.cuda.window import Residency, attributes, decide, offsets, order_of_weights
-from fusec.runtime.session import Array, positions
+from fusec.runtime.session import Array, bound_weight, positions, tables
+from fusec.runtime.turns import Turns
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,9 @@ class Workspace:
     """Memory and kernels for `plans`, which agree on inputs, states and weights.
 
     `executables` holds a kernel for each of the plans' and whatever else is launched between them.
-    `weight` gives a tensor's raw bytes by its GGUF name, `floats` decodes one for the tables.
-    Raises FusecError where the GPU cannot run the kernels or has too little memory.
+    `weight` gives a tensor's raw bytes by its GGUF name. Raises FusecError where the GPU cannot run
+    the kernels or has too little memory, and for weights that are not what the plans take; the
+    driver is closed then.
     """
 
     def __init__(
@@ -43,17 +44,11 @@ class Workspace:
         plans: Sequence[LaunchPlan],
         executables: Mapping[str, Executable],
         weight: Callable[[str], Array],
-        floats: Callable[[str], Array],
         packing: Packing,
         l2: str = "auto",
     ) -> None:
         first = plans[0]
-        if any(plan.tokens != 1 for plan in plans):
-            raise FusecError(
-                f"{first.name}: the CUDA target steps one token at a time, found a plan for "
-                f"{max(plan.tokens for plan in plans)}: build the graph for T = 1"
-            )
-        self.driver, self.closed = driver, False
+        self.driver, self.turns = driver, Turns("engine")
         self._graphs: list[Handle] = []
         self._functions: dict[str, Function] = {}
         self.residency: Residency | None = None
@@ -61,6 +56,11 @@ class Workspace:
         self._capturing = self._forked = False
         self.memory = Memory(driver, self.stream)
         try:
+            if any(plan.tokens != 1 for plan in plans):
+                raise FusecError(
+                    f"{first.name}: the CUDA target steps one token at a time, found a plan for "
+                    f"{max(plan.tokens for plan in plans)}: build the graph for T = 1"
+                )
             for executable in executables.values():
                 self.add(executable)
             wanted = l2 in ("prefetch", "auto") and first.prefetches
@@ -72,22 +72,22 @@ class Workspace:
                 "state": self._tensors(first.states, f"the KV cache for {context} positions"),
                 "input": self._tensors(first.inputs, "the inputs"),
                 "table": {
-                    name: self.memory.upload(make_table(table, context, floats), "a table")
-                    for name, table in first.tables.items()
+                    name: self.memory.upload(table, "a table")
+                    for name, table in tables(first, weight).items()
                 },
                 "weight": weights,
             }
-        except FusecError:
+        except BaseException:
             self.close()
             raise
 
     def enter(self) -> None:
         """Make the GPU's context current in this thread, before anything is enqueued.
 
-        Raises FusecError once the workspace is closed: its memory is gone.
+        To be called inside `turns.take`. Raises FusecError once the workspace is closed: its memory
+        is gone.
         """
-        if self.closed:
-            raise FusecError("the engine is closed: load the model again")
+        self.turns.check()
         self.driver.activate()
 
     def address(self, arg: Arg) -> int:
@@ -155,20 +155,24 @@ class Workspace:
         self.driver.release(graph)
 
     def close(self) -> None:
-        """Give back memory, graphs and kernels; a second call does nothing."""
-        if self.closed:
+        """Give back memory, graphs and kernels; a second call does nothing.
+
+        Nor does one in a forked child, which has no part in the GPU's context.
+        """
+        if self.turns.is_forked or self.turns.closed:
             return
-        self.closed = True
-        self.driver.activate()
-        self.driver.synchronize(self.stream)
-        for graph in self._graphs:
-            self.driver.release(graph)
-        if self.residency is not None and self.residency.carve_out:
-            self.driver.set_persisting(0)
-        self.memory.close()
-        for stream in (self.stream, self._side):
-            self.driver.call("cuStreamDestroy", stream)
-        self.driver.close()
+        with self.turns.take():
+            self.turns.closed = True
+            self.driver.activate()
+            self.driver.synchronize(self.stream)
+            for graph in self._graphs:
+                self.driver.release(graph)
+            if self.residency is not None and self.residency.carve_out:
+                self.driver.set_persisting(0)
+            self.memory.close()
+            for stream in (self.stream, self._side):
+                self.driver.call("cuStreamDestroy", stream)
+            self.driver.close()
 
     def _tensors(self, tensors: Mapping[str, Tensor], what: str) -> dict[str, int]:
         return {
@@ -190,7 +194,7 @@ class Workspace:
         found = {name: base + start for name, start in zip(names, starts, strict=True)}
         for name, pointer in found.items():
             tensor = plan.weights[name]
-            raw = np.ascontiguousarray(weight(name[1:])).view(np.uint8)
+            raw = bound_weight(plan, name, weight).reshape(-1).view(np.uint8)
             rows = int(np.prod(tensor.shape[:-1], dtype=np.int64))
             packed = packing.pack(tensor, raw.reshape(rows, -1))
             if packed.nbytes != packing.nbytes(tensor):

@@ -119,13 +119,22 @@ def test_philox_is_random123s() -> None:
     assert got.tolist() == [philox(int(a | b << np.uint64(32)), int(c)) for a, b, c in keys.T]
 
 
-def test_advance_hands_the_token_on() -> None:
-    token, pos, step = word(0), word(6), word(1030)
-    tokens, ring = np.zeros(20, np.uint32), np.zeros(control.RING, np.uint64)
-    run_grid(control.advance(), word(77), token, pos, step, tokens, ring)
-    assert (token[0], pos[0], step[0], tokens[7]) == (77, 7, 1031, 77)
-    assert ring[6] == 1031 << 32 | 77
-    assert np.count_nonzero(ring) == np.count_nonzero(tokens) == 1
+INF, NAN = np.inf, np.nan
+
+
+@pytest.mark.parametrize("logit", [0.0, -0.0, 3.5, -3e38, 1e-40, INF, -INF, NAN, -NAN])
+def test_advance_hands_the_token_on(logit: float) -> None:
+    logits = np.full(100, NAN, np.float32)
+    logits[77] = logit
+    token, pos, step = word(5), word(6), word(1030)
+    tokens, ring = np.full(20, 9, np.uint32), np.zeros(control.RING, np.uint64)
+    run_grid(control.advance(100), logits, word(77), token, pos, step, tokens, ring)
+    good = np.isfinite(logit)
+    kept, told = (77, 77) if good else (0, control.NO_TOKEN)
+    assert (token[0], pos[0], step[0], tokens[7]) == (kept, 7, 1031, kept)
+    assert ring[6] == 1031 << 32 | told
+    assert np.count_nonzero(ring) == 1
+    assert np.count_nonzero(tokens != 9) == 1
 
 
 @pytest.mark.parametrize("count", [1, 5, 129, 1024, 5000])
@@ -144,13 +153,36 @@ def test_advance_best_hands_the_best_on(count: int, overlaps: bool) -> None:
     ):
         pairs = np.stack([values, index], axis=-1).astype(np.float32)
         best = index[values == values.max()].min()
-        chosen, token, pos, step = word(999), word(0), word(6), word(1030)
-        tokens, ring = np.zeros(20, np.uint32), np.zeros(control.RING, np.uint64)
+        kept, told = (best, best) if np.isfinite(values.max()) else (0, control.NO_TOKEN)
+        chosen, token, pos, step = word(999), word(999), word(6), word(1030)
+        tokens, ring = np.full(20, 99_999, np.uint32), np.zeros(control.RING, np.uint64)
         run_grid(kernel, pairs, chosen, token, pos, step, tokens, ring)
         found = chosen[0], token[0], pos[0], step[0], tokens[7], ring[6]
-        assert found == (best, best, 7, 1031, best, 1031 << 32 | int(best))
-        assert np.count_nonzero(ring) == 1
-        assert np.count_nonzero(tokens) == (best > 0)
+        assert found == (best, kept, 7, 1031, kept, 1031 << 32 | int(told))
+        assert np.count_nonzero(ring) == np.count_nonzero(tokens != 99_999) == 1
+
+
+def test_pairs_of_nan_hand_no_token_on() -> None:
+    pairs = np.stack([np.full(40, NAN), np.arange(40)], axis=-1).astype(np.float32)
+    ring, tokens = np.zeros(control.RING, np.uint64), np.zeros(2, np.uint32)
+    words = (word(0) for _ in range(4))
+    run_grid(control.advance_best(40), pairs, *words, tokens, ring)
+    assert ring[0] == 1 << 32 | control.NO_TOKEN
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+@pytest.mark.parametrize(
+    "logits", [[NAN] * 5, [-INF] * 5, [1, INF, 2, 3, 4], [INF] * 5, [0, 1, NAN, 2, 3]]
+)
+def test_a_sampled_token_of_no_finite_logit_is_not_handed_on(
+    logits: list[float], temperature: float
+) -> None:
+    """`sample` chooses one of those that are not finite, and `advance` looks at its logit."""
+    single = np.abs(np.array(logits, np.float32)) * np.where(np.isneginf(logits), -1, 1)
+    single = single.astype(np.float32)  # a GPU's NaN has no sign
+    tokens = np.zeros(8, np.uint32)
+    chosen = sampled(single, tokens, 3, OFF | {"temperature": temperature})
+    assert not np.isfinite(single[chosen])
 
 
 def test_feed_reads_the_prompt() -> None:

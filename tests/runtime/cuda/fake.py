@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from fusec.codegen.cuda.control import NO_TOKEN
 from fusec.codegen.cuda.shape import PARTS
 from fusec.codegen.formats import FORMATS
 from fusec.ir.dtypes import dtype
@@ -24,6 +25,7 @@ from fusec.ir.text import parse
 from fusec.runtime.cuda.driver import Executable
 
 RING = 1024
+VOCABULARY = 512  # of the models these kernels are for
 Kernels = dict[str, Callable[..., None]]
 
 Status = enum.Enum(
@@ -233,20 +235,29 @@ def kernel_of(kernel: Kernel, context: int) -> Callable[..., None]:
     return run
 
 
-def advance(chosen: int, token: int, pos: int, counter: int, tokens: int, ring: int) -> None:
+def advance(logits: int, chosen: int, *rest: int) -> None:
     """The control kernel of that name, as `fusec.codegen.cuda.control` describes it."""
-    step, p, choice = (int(_words(a)[0]) for a in (counter, pos, chosen))
+    choice = int(_words(chosen)[0])
+    row = view(logits, "f32", (VOCABULARY,))
+    hand_on(choice, row[min(choice, VOCABULARY - 1)], *rest)
+
+
+def hand_on(choice: int, logit: float, token: int, pos: int, counter: int, tokens: int, ring: int):
+    """What both kernels that advance do for a token."""
+    good = np.isfinite(logit)
+    step, p = (int(_words(a)[0]) for a in (counter, pos))
     slots = np.frombuffer((ctypes.c_uint64 * RING).from_address(ring), np.uint64)
-    slots[step % RING] = (step + 1) << 32 | choice
+    slots[step % RING] = (step + 1) << 32 | (choice if good else NO_TOKEN)
+    choice = choice if good else 0
     _words(token)[0], _words(pos)[0], _words(counter)[0] = choice, p + 1, step + 1
     _words(tokens, p + 2)[p + 1] = choice
 
 
 def advance_best(pairs: int, chosen: int, *rest: int) -> None:
     """The control kernel of that name."""
-    found = OPS["argmax_combine"].reference(view(pairs, "f32", (1, 2 * PARTS)))
-    _words(chosen)[0] = found[0]
-    advance(chosen, *rest)
+    found = view(pairs, "f32", (1, 2 * PARTS))
+    _words(chosen)[0] = choice = int(OPS["argmax_combine"].reference(found)[0])
+    hand_on(choice, found[:, 0::2].max(), *rest)
 
 
 def feed(tokens: int, token: int, pos: int) -> None:

@@ -17,12 +17,12 @@ NEVER: frozenset[int] = frozenset()
 class Machine:
     """Everything bound to a fake driver, at one place for the tests to look at."""
 
-    def __init__(self, compiled, *, eager=False, l2="auto", **options):
+    def __init__(self, compiled, *, eager=False, l2="auto", weight=None, **options):
         plan, model = compiled.plan, compiled.model
         plans = plan, plan.only({"%logits"}), plan.only(set())
         self.api = fake.fake_for(plan, **options)
         self.workspace = Workspace(
-            Driver(self.api), plans, fake.executables(plan), model.raw, model.floats,
+            Driver(self.api), plans, fake.executables(plan), weight or model.raw,
             fake.unpacked, l2,
         )  # fmt: skip
         self.decode, self.scores, self.absorb = (

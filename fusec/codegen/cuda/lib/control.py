@@ -6,12 +6,15 @@ from numba import uint32
 
 from fusec.codegen.cuda.device import (
     at,
+    bits_u32,
     block_index,
     inline,
+    load_f32,
     load_u32,
     low_word,
     min_u32,
     prefetch_l2_bulk,
+    select_u32,
     some,
     store_u32_if,
     store_u32x2_if,
@@ -20,23 +23,35 @@ from fusec.codegen.cuda.device import (
 )
 
 RING = 1024  # entries of the ring that hands tokens to the host
+NO_TOKEN = 0xFFFFFFFF  # what it gets in place of one that nobody may choose
 
 
 @inline
-def advance_token(next_token, token, pos, step, tokens, ring):
+def advance_token(logits, vocabulary, next_token, token, pos, step, tokens, ring):
     """See `fusec.codegen.cuda.control.advance`."""
     made, chosen = load_u32(step), load_u32(next_token)
-    hand_on(chosen, load_u32(pos), made, token, pos, step, tokens, ring)
+    logit = load_f32(at(logits, min_u32(chosen, uint32(vocabulary - 1))))
+    hand_on(chosen, is_finite(logit), load_u32(pos), made, token, pos, step, tokens, ring)
 
 
 @inline
-def hand_on(chosen, position, made, token, pos, step, tokens, ring):
-    """What `advance` writes for a token, where pos holds `position` and step holds `made`."""
+def is_finite(x):
+    """Whether a float is neither infinite nor NaN."""
+    return uint32(bits_u32(x) & uint32(0x7F800000)) != uint32(0x7F800000)
+
+
+@inline
+def hand_on(chosen, good, position, made, token, pos, step, tokens, ring):
+    """What `advance` writes for a token, where pos holds `position` and step holds `made`.
+
+    `good`: whether the token's logit is finite.
+    """
     first = thread_index() == uint32(0)
     p = uint32(position + uint32(1))
     after = uint32(made + uint32(1))
     entry = uint32(made & uint32(RING - 1))
-    store_u32x2_if(at(ring, entry), chosen, after, first)
+    store_u32x2_if(at(ring, entry), select_u32(good, chosen, uint32(NO_TOKEN)), after, first)
+    chosen = select_u32(good, chosen, uint32(0))
     store_u32_if(at(tokens, p), chosen, first)
     store_u32_if(token, chosen, first)
     store_u32_if(pos, p, first)

@@ -169,7 +169,7 @@ def four_parts(tops, places, i, stride, count):
 
 @inline
 def best_of_parts(tops, places, count, threads, keys, indices):
-    """The index that the parts of `argmax_parts` come to, in every thread of a block."""
+    """The largest of the parts of `argmax_parts`, and its index, in every thread of a block."""
     thread = thread_index()
     key, index = uint32(0), uint32(0xFFFFFFFF)
     for step in range((count + 4 * threads - 1) // (4 * threads)):
@@ -177,12 +177,12 @@ def best_of_parts(tops, places, count, threads, keys, indices):
             other, place = order_of(part[0]), part[1]
             wins = (other > key) | ((other == key) & (place < index))
             key, index = select_u32(wins, other, key), select_u32(wins, place, index)
-    _, index = block_best(key, index, threads, keys, indices)
-    return index
+    key, index = block_best(key, index, threads, keys, indices)
+    return of_order(key), index
 
 
 @inline
 def argmax_combine(tops, places, n, out, threads, keys, indices):
-    """Write `best_of_parts` to `out`."""
-    index = best_of_parts(tops, places, n, threads, keys, indices)
+    """Write the index of `best_of_parts` to `out`."""
+    _, index = best_of_parts(tops, places, n, threads, keys, indices)
     store_u32_if(out, index, thread_index() == uint32(0))
