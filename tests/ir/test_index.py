@@ -47,7 +47,12 @@ def test_an_integer_that_is_not_the_index_is_refused_even_by_a_lax_type_rule() -
     """An entry whose text and type rule both forget the index still cannot be given one."""
     b = Builder("g")
     x, at = b.input("x", (1, 32)), b.input("at", (1,), "i32")
-    lax = replace(OPS["silu"], arity=(1, 2), infer=lambda n: [("f32", n.inputs[0].shape)])
+    lax = replace(
+        OPS["silu"],
+        arity=(1, 2),
+        operands="x: f32[T, n], at: f32[T]",
+        infer=lambda n: [("f32", n.inputs[0].shape)],
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(OPS, "silu", lax)
         b.silu(x)
