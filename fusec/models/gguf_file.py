@@ -124,8 +124,9 @@ class GGUFFile:
     def get(self, key: str, kind: type[Kind], default: Kind = MISSING) -> Kind:
         """The metadata value `key` as `kind` (str, int, float, bool or list).
 
-        A whole number is accepted where a float is wanted. Raises FusecError for a value of
-        another type, and for a missing key unless a default is given.
+        Whole numbers may be of any width. They are accepted where a float is wanted, and 0 and 1
+        where a truth value is. Raises FusecError for a value of another type, and for a missing key
+        unless a default is given.
         """
         if key not in self.metadata:
             if default is MISSING:
@@ -134,6 +135,8 @@ class GGUFFile:
         value = self.metadata[key]
         if kind is float and type(value) is int:
             value = float(value)
+        elif kind is bool and type(value) is int and value in (0, 1):
+            value = bool(value)
         if type(value) is not kind:
             raise FusecError(
                 f"{self.path}: metadata key '{key}' should be {kind.__name__}, "

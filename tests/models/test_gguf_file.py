@@ -13,35 +13,9 @@ from hypothesis import strategies as st
 from fusec.errors import FusecError
 from fusec.models import architecture_of
 from fusec.models.gguf_file import open_gguf
+from tests.gguf_bytes import gguf, string, tensor_info, u32, u64
 
 HUGE = 1 << 62
-
-
-def u32(value: int) -> bytes:
-    return struct.pack("<I", value)
-
-
-def u64(value: int) -> bytes:
-    return struct.pack("<Q", value)
-
-
-def string(text: str | bytes) -> bytes:
-    raw = text.encode() if isinstance(text, str) else text
-    return u64(len(raw)) + raw
-
-
-def tensor_info(name: str, shape: tuple[int, ...], kind: int = 0, offset: int = 0) -> bytes:
-    """A tensor's entry; `shape` in the file's order, fastest dimension first."""
-    dims = b"".join(u64(size) for size in shape)
-    return string(name) + u32(len(shape)) + dims + u32(kind) + u64(offset)
-
-
-def gguf(
-    keys: list[bytes] | None = None, tensors: list[bytes] | None = None, data: bytes = b""
-) -> bytes:
-    keys, tensors = keys or [], tensors or []
-    head = b"GGUF" + u32(3) + u64(len(tensors)) + u64(len(keys)) + b"".join(keys + tensors)
-    return head + bytes(-len(head) % 32) + data
 
 
 def refusal(tmp_path: Path, content: bytes) -> str:
