@@ -99,7 +99,7 @@ def _files(compiled: Compiled) -> Iterator[tuple[str, bytes]]:
     model = compiled.model
     manifest = {
         "version": VERSION,
-        "model": str(model.file.path.resolve()) if model else None,
+        "model": str(_place(model.file.path)) if model else None,
         "fingerprint": model.file.fingerprint if model else None,
         "context": compiled.context,
         "scratch_bytes": {
@@ -112,6 +112,14 @@ def _files(compiled: Compiled) -> Iterator[tuple[str, bytes]]:
         "files": digests,
     }
     yield MANIFEST, json.dumps(manifest | {"sha256": _sealed(manifest)}, indent=1).encode()
+
+
+def _place(model: Path) -> Path:
+    """Where a model lies, by its own name: parts of a split model are found by theirs.
+
+    Stores of models keep files under their digests, and links to them that have the names.
+    """
+    return model.parent.resolve() / model.name
 
 
 def _texts(compiled: Compiled) -> Iterator[tuple[str, str]]:
@@ -178,8 +186,9 @@ class Artifact:
     def model(self) -> Model:
         """The model file this was compiled from: where it was then, in this folder, or beside it.
 
-        One that comes with the package is also found in another installation. Raises FusecError
-        if it is gone or has changed.
+        Of a split model that is its first file, beside which the others lie. One that comes with
+        the package is also found in another installation. Raises FusecError if it is gone or has
+        changed.
         """
         recorded = self.manifest["model"]
         if recorded is None:

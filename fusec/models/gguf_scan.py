@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -31,6 +32,7 @@ from fusec.errors import FusecError
 VERSIONS = (2, 3)
 MAX_DIMS = 4  # GGML_MAX_DIMS
 DEFAULT_ALIGNMENT = 32
+LENGTH = struct.Struct("<Q")  # in front of a string's bytes
 KEY_MAX_BYTES, NAME_MAX_BYTES = 65535, 64  # both from the specification
 KEY_MIN_BYTES = 8 + 4 + 1  # an empty key, its type, a one-byte value
 TENSOR_MIN_BYTES = 8 + 4 + 8 + 4 + 8
@@ -50,19 +52,30 @@ SCALARS: dict[GGUFValueType, np.dtype[Any]] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Span:
-    """Where a metadata value lies. `ends` are the ends of the strings of a string or string array;
-    between one's end and the next's start lies the next's u64 length."""
+    """Where a value lies, or an array's items: bytes `start` to `end` of the file.
+
+    Where each string of an array lies is not kept: to walk them again takes as long as to decode
+    them, and to keep them could take more memory than they do.
+    """
 
     type: GGUFValueType
     is_array: bool
     start: int
+    end: int
     count: int
-    ends: tuple[int, ...] = ()
+
+    def strings(self, view: memoryview) -> Iterator[tuple[int, int]]:
+        """Where each string's bytes start and end."""
+        at = self.start
+        for _ in range(self.count):
+            (size,) = LENGTH.unpack_from(view, at)
+            at += LENGTH.size + size
+            yield at - size, at
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Extent:
     """Where a tensor's data lies, in bytes from the file's start."""
 
@@ -197,14 +210,14 @@ def _skip_value(cursor: _Cursor, key: str, kind: GGUFValueType, is_array: bool) 
     what = f"the value of {key!r}"
     item_bytes = 8 if kind is GGUFValueType.STRING else SCALARS[kind].itemsize
     count = cursor.count(f"the length of {key!r}", item_bytes) if is_array else 1
-    if kind is not GGUFValueType.STRING:
-        return Span(kind, is_array, cursor.skip(count * item_bytes, what), count)
-    start = cursor.at + 8
-    ends = []
-    for _ in range(count):
-        cursor.skip(cursor.count(f"the length of {what}", 1), what)
-        ends.append(cursor.at)
-    return Span(kind, is_array, start, count, tuple(ends))
+    start = cursor.at
+    if kind is GGUFValueType.STRING:
+        length = f"the length of {what}"
+        for _ in range(count):
+            cursor.skip(cursor.count(length, 1), what)
+    else:
+        cursor.skip(count * item_bytes, what)
+    return Span(kind, is_array, start, cursor.at, count)
 
 
 def _alignment(cursor: _Cursor, keys: dict[str, Span]) -> int:

@@ -19,7 +19,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from fusec.errors import FusecError
-from fusec.models.gguf_file import MISSING, GGUFFile
+from fusec.models.gguf_file import GGUFFile
+from fusec.models.gguf_metadata import MISSING
 
 SHOWN = 60  # characters of a value in an error
 

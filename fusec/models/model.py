@@ -35,7 +35,7 @@ class Model:
         architecture = architecture_of(file)
         config = architecture.read_config(file)
         architecture.check_tensors(file, config)
-        tokens = len(file.get("tokenizer.ggml.tokens", list, []))
+        tokens = file.metadata.array_length("tokenizer.ggml.tokens")
         if tokens not in (0, config.vocab):
             raise FusecError(
                 f"{path}: tokenizer.ggml.tokens has {tokens} tokens, "

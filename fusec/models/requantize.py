@@ -14,7 +14,7 @@ from gguf import GGML_QUANT_VERSION, GGUFValueType, GGUFWriter
 
 from fusec.codegen import formats
 from fusec.errors import FusecError
-from fusec.models.gguf_file import Metadata
+from fusec.models.gguf_metadata import Metadata
 from fusec.models.gguf_write import Planned, Progress, gguf_file, write_tensors
 from fusec.models.model import Model
 from fusec.models.quant_bytes import Bytes, Search
@@ -46,7 +46,7 @@ def requantize(
     model, path = Model.open(Path(source)), Path(path)
     config = model.config
     mix = Mix(quant.upper(), config.layers, config.heads // config.kv_heads, config.tied)
-    if path.exists() and path.samefile(source):
+    if path.exists() and any(path.samefile(file) for file in model.file.paths):
         raise FusecError(f"{path}: cannot be written: it is the model that is read")
     tensors = list(_tensors(model, mix, search, again))
     with gguf_file(path, model.file.architecture) as (writer, part):
