@@ -43,7 +43,7 @@ def architecture_of(file: GGUFFile) -> Architecture:
     known = ARCHITECTURES.get(file.architecture)
     if known is None:
         raise FusecError(
-            f"{file.path}: architecture '{file.architecture}' is not supported, "
+            f"{file.path}: architecture {file.architecture!r} is not supported, "
             f"known: {', '.join(sorted(ARCHITECTURES))}"
         )
     return known

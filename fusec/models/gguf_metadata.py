@@ -52,7 +52,7 @@ class Metadata(Mapping[str, Any]):
         """
         if key not in self:
             if default is MISSING:
-                raise FusecError(f"{self._path}: metadata key '{key}' is missing")
+                raise FusecError(f"{self._path}: metadata key {key!r} is missing")
             return default
         if self._spans[key].is_array and kind is not list:  # an array may take long to decode
             raise self._mistyped(key, kind, "list")
@@ -82,12 +82,12 @@ class Metadata(Mapping[str, Any]):
 
     def _mistyped(self, key: str, kind: type, found: str) -> FusecError:
         return FusecError(
-            f"{self._path}: metadata key '{key}' should be {kind.__name__}, found {found}"
+            f"{self._path}: metadata key {key!r} should be {kind.__name__}, found {found}"
         )
 
     def _decode(self, key: str, span: Span) -> list[Any]:
         if span.type is GGUFValueType.STRING:
-            what = f"a string of '{key}'"
+            what = f"a string of {key!r}"
             return [
                 decode_text(self._path, self._view[start:end], what)
                 for start, end in span.strings(self._view)
@@ -97,6 +97,6 @@ class Metadata(Mapping[str, Any]):
             return raw.tolist()
         if (raw.view(np.uint8) > 1).any():
             raise FusecError(
-                f"{self._path}: metadata key '{key}' has a bool that is neither 0 nor 1"
+                f"{self._path}: metadata key {key!r} has a bool that is neither 0 nor 1"
             )
         return raw.tolist()

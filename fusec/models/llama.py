@@ -157,10 +157,10 @@ def check_tensors(file: GGUFFile, config: LlamaConfig) -> None:
         needed.add(name)
         found = file.tensor(name, shape)
         if len(shape) == 1 and found.dtype != "f32":
-            raise FusecError(f"{file.path}: tensor '{name}' should be f32, found {found.dtype}")
+            raise FusecError(f"{file.path}: tensor {name!r} should be f32, found {found.dtype}")
     for name in file.tensors:
         if name not in needed and not name.endswith(IGNORED_SUFFIXES):
-            raise FusecError(f"{file.path}: tensor '{name}' is not part of a llama model")
+            raise FusecError(f"{file.path}: tensor {name!r} is not part of a llama model")
 
 
 def decode_graph(
@@ -243,7 +243,7 @@ def _linear_factor(keys: Hyperparameters) -> float:
     keys.ignore(["rope.scaling.factor", "rope.scale_linear"])
     if kind not in ("none", "linear"):
         raise FusecError(
-            f"{keys.file.path}: {keys.key('rope.scaling.type')} '{kind}' is not supported, "
+            f"{keys.file.path}: {keys.key('rope.scaling.type')} {kind!r} is not supported, "
             "expected 'none' or 'linear'"
         )
     if kind == "none":

@@ -44,7 +44,7 @@ class Model:
         for tensor in file.tensors.values():
             if tensor.dtype not in FORMATS:
                 raise FusecError(
-                    f"{path}: tensor '{tensor.name}' is {tensor.dtype}; "
+                    f"{path}: tensor {tensor.name!r} is {tensor.dtype}; "
                     f"supported are {', '.join(sorted(FORMATS))}"
                 )
         return cls(file, architecture, config)

@@ -80,7 +80,7 @@ def _tensors(model: Model, mix: Mix, search: Search, again: bool) -> Iterator[Pl
             continue
         if tensor.dtype.upper() not in PLAIN and not again:
             raise FusecError(
-                f"{model.file.path}: tensor '{name}' is {tensor.dtype} already, and to quantise it "
+                f"{model.file.path}: tensor {name!r} is {tensor.dtype} already, and to quantise it "
                 "again loses more: expected a model in F32, F16 or BF16 (or --again)"
             )
         factor = mix.factor(dtype, matrix.largest() if dtype == "nvfp4" else 0)
@@ -129,7 +129,7 @@ class _Matrix:
             try:
                 return quantize(values if factor is None else values / factor, dtype, search)
             except FusecError as error:
-                raise FusecError(f"{self.model.file.path}: tensor '{self.name}': {error}") from None
+                raise FusecError(f"{self.model.file.path}: tensor {self.name!r}: {error}") from None
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             return np.concatenate(list(pool.map(piece, self._pieces())))
