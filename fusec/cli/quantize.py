@@ -22,7 +22,10 @@ def quantize(
         bool, typer.Option("--quick", help="A tenth of the time, slightly less accurate.")
     ] = False,
     again: Annotated[
-        bool, typer.Option("--again", help="Accept a model that is quantised already.")
+        bool,
+        typer.Option(
+            "--again", help="Accept a model that is quantised already; F32 needs no asking."
+        ),
     ] = False,
 ) -> None:
     """Write a copy of a model with its matrices quantised, by llama.cpp's rules for the mix."""

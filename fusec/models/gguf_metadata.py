@@ -32,6 +32,9 @@ class Metadata(Mapping[str, Any]):
             self._decoded[key] = values if self._spans[key].is_array else values[0]
         return self._decoded[key]
 
+    def __contains__(self, key: object) -> bool:
+        return key in self._spans  # Mapping's own would decode the value
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._spans)
 
@@ -93,10 +96,6 @@ class Metadata(Mapping[str, Any]):
                 for start, end in span.strings(self._view)
             ]
         raw = np.frombuffer(self._view, SCALARS[span.type], span.count, span.start)
-        if span.type is not GGUFValueType.BOOL:
-            return raw.tolist()
-        if (raw.view(np.uint8) > 1).any():
-            raise FusecError(
-                f"{self._path}: metadata key {key!r} has a bool that is neither 0 nor 1"
-            )
+        if span.type is GGUFValueType.BOOL and raw.view(np.uint8).max(initial=0) > 1:
+            raise FusecError(f"{self._path}: metadata key {key!r} is neither true nor false")
         return raw.tolist()

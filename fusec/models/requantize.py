@@ -39,9 +39,10 @@ def requantize(
 ) -> Path:
     """Write the model of `source` to `path` in the mix `quant`, and return `path`.
 
-    Metadata and tokenizer are kept. Matrices that are quantised already lose once more, so they are
-    refused unless `again` is given or their type stays. Nothing is left behind if writing fails.
-    Raises FusecError for models that cannot be read, unknown mixes and unusable paths.
+    Metadata and tokenizer are kept; tensors lie at multiples of 32 bytes, wherever they lay.
+    Matrices that are quantised already lose once more, so they are refused unless `again` is given,
+    or their type stays or becomes F32, which holds them all. Nothing is left behind if writing
+    fails. Raises FusecError for models that cannot be read, unknown mixes and unusable paths.
     """
     model, path = Model.open(Path(source)), Path(path)
     config = model.config
@@ -60,7 +61,7 @@ def requantize(
 def _copy_metadata(writer: GGUFWriter, metadata: Metadata) -> None:
     for key, value in metadata.items():
         kind, is_array = metadata.type_of(key)
-        if key not in NOT_COPIED and not (is_array and not value):  # gguf-py writes no empty array
+        if key not in NOT_COPIED:
             whole = GGUFValueType.ARRAY if is_array else kind
             writer.add_key_value(key, value, whole, sub_type=kind if is_array else None)
 
@@ -78,7 +79,7 @@ def _tensors(model: Model, mix: Mix, search: Search, again: bool) -> Iterator[Pl
             if matrix.factor is not None:
                 yield _factor(name, matrix.factor)
             continue
-        if tensor.dtype.upper() not in PLAIN and not again:
+        if tensor.dtype.upper() not in PLAIN and dtype != "f32" and not again:
             raise FusecError(
                 f"{model.file.path}: tensor {name!r} is {tensor.dtype} already, and to quantise it "
                 "again loses more: expected a model in F32, F16 or BF16 (or --again)"

@@ -75,7 +75,12 @@ def _byte_level(pre: str, tokens: list[str], types: list[int], merges: list[str]
         "tokenizer.ggml.add_space_prefix": False,
     }
     document, start, end = (ids.get(text) for text in CONTROLS)
-    named = {"bos": start or document, "eos": end or document, "unknown": document, "padding": end}
+    named = {
+        "bos": document if start is None else start,
+        "eos": document if end is None else end,
+        "unknown": document,
+        "padding": end,
+    }
     for name, token in named.items():
         if token is not None:
             vocabulary[f"tokenizer.ggml.{name}_token_id"] = token

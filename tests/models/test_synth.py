@@ -1,5 +1,6 @@
 """Synthetic models: complete, readable, reproducible, and refused cleanly."""
 
+import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from fusec.errors import FusecError
 from fusec.models import architecture_of
 from fusec.models.gguf_file import open_gguf
 from fusec.models.synth import PRESETS, synthesize
+from fusec.models.synth_vocab import read_vocabulary
 from fusec.models.tokenizer import Tokenizer
 
 
@@ -132,6 +134,22 @@ def test_bad_tokenizer_files(tmp_path: Path, content: str, reason: str) -> None:
     with pytest.raises(FusecError, match="cannot be read"):
         synthesize("tiny", tmp_path / "m.gguf", tokenizer=tmp_path / "none.json")
     assert not (tmp_path / "m.gguf").exists()
+
+
+@pytest.mark.parametrize("first", ["<|im_start|>", "<|im_end|>", "<|endoftext|>"])
+def test_token_0_begins_and_ends_as_any_other(tmp_path: Path, first: str) -> None:
+    controls = sorted(["<|endoftext|>", "<|im_start|>", "<|im_end|>"], key=lambda t: t != first)
+    added = [{"content": t, "id": i, "special": True} for i, t in enumerate(controls)]
+    data = {
+        "model": {"vocab": {"a": 3}, "merges": []},
+        "added_tokens": added,
+        "pre_tokenizer": {"type": "ByteLevel", "use_regex": True},
+    }
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(data))
+    vocabulary = read_vocabulary(path)
+    assert vocabulary["tokenizer.ggml.bos_token_id"] == controls.index("<|im_start|>")
+    assert vocabulary["tokenizer.ggml.eos_token_id"] == controls.index("<|im_end|>")
 
 
 def test_refusals_leave_nothing_behind(tmp_path: Path) -> None:
