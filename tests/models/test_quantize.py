@@ -126,7 +126,7 @@ def test_full_search_beats_quick_and_quick_is_sane(
 
 
 # Relative errors on normal values, of a full search and a quick one, as the encoders reach them. No
-# part of a full search is worth less than 1e-4 of the error, which is what the second round of Q6_K's
+# part of a full search is worth less than 1e-4 of the error, which is what Q6_K's second round of
 # multiples brings; the refinement of guesses brings a quick search 0.7 to 1.7 percent.
 REACHED = {
     **{"q2_k": (0.2612420, 0.2734511), "q3_k": (0.1445020, 0.1471333)},
