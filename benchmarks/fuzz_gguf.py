@@ -49,6 +49,8 @@ def main() -> None:
                         asked.keep.mkdir(parents=True, exist_ok=True)
                         (asked.keep / f"{i}-{name}").write_bytes(content)
             slowest = max(slowest, time.perf_counter() - began)
+            if (i + 1) % 10_000 == 0:
+                print(f"{i + 1} mutations, {findings.total()} findings", flush=True)
     seconds = time.perf_counter() - started
     megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(

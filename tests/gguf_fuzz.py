@@ -47,7 +47,7 @@ def corpus() -> Seeds:
 
 
 def fields(content: bytes) -> list[Field]:
-    """Counts, lengths, types, ranks, sizes and offsets: every number that the scan reads."""
+    """Every number: counts, lengths, types, ranks, sizes, offsets, and the values of keys."""
     found: list[Field] = []
     number = gguf_scan._Cursor.number
 
@@ -56,7 +56,11 @@ def fields(content: bytes) -> list[Field]:
         return number(cursor, code, what)
 
     with mock.patch.object(gguf_scan._Cursor, "number", noted):
-        gguf_scan.scan(Path("seed"), memoryview(content))
+        layout = gguf_scan.scan(Path("seed"), memoryview(content))
+    for span in layout.keys.values():
+        if span.type in gguf_scan.SCALARS:
+            size = gguf_scan.SCALARS[span.type].itemsize
+            found += [(at, size) for at in range(span.start, span.end, size)]
     return found
 
 
@@ -64,7 +68,7 @@ def damaged(random: Random, seeds: Seeds, name: str) -> bytes:
     """The content of `name` with one to three mutations."""
     content, places = seeds[name]
     raw = bytearray(content)
-    header = places[-1][0] + 8 if places else len(raw)
+    header = max(at + size for at, size in places)
     for _ in range(random.choice([1, 1, 1, 2, 3])):
         mutation = random.choice(MUTATIONS)
         donor = seeds[random.choice(list(seeds))][0]
