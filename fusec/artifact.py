@@ -26,6 +26,7 @@ from fusec.driver import Compiled, bind
 from fusec.errors import FusecError
 from fusec.ir.dot import to_dot
 from fusec.ir.plan import LaunchPlan, from_json
+from fusec.models.gguf_file import GGUFFile
 from fusec.models.model import Model
 from fusec.models.shipped import DATA
 from fusec.passes.pipeline import Stage
@@ -99,7 +100,7 @@ def _files(compiled: Compiled) -> Iterator[tuple[str, bytes]]:
     model = compiled.model
     manifest = {
         "version": VERSION,
-        "model": str(model.file.path.resolve()) if model else None,
+        "model": str(_place(model.file)) if model else None,
         "fingerprint": model.file.fingerprint if model else None,
         "context": compiled.context,
         "scratch_bytes": {
@@ -112,6 +113,13 @@ def _files(compiled: Compiled) -> Iterator[tuple[str, bytes]]:
         "files": digests,
     }
     yield MANIFEST, json.dumps(manifest | {"sha256": _sealed(manifest)}, indent=1).encode()
+
+
+def _place(model: GGUFFile) -> Path:
+    """Where a model lies. Parts of a split one are found by their names, links or not."""
+    if len(model.paths) == 1:
+        return model.path.resolve()
+    return model.path.parent.resolve() / model.path.name
 
 
 def _texts(compiled: Compiled) -> Iterator[tuple[str, str]]:
@@ -178,8 +186,9 @@ class Artifact:
     def model(self) -> Model:
         """The model file this was compiled from: where it was then, in this folder, or beside it.
 
-        One that comes with the package is also found in another installation. Raises FusecError
-        if it is gone or has changed.
+        Of a split model that is its first file, beside which the others lie. One that comes with
+        the package is also found in another installation. Raises FusecError if it is gone or has
+        changed.
         """
         recorded = self.manifest["model"]
         if recorded is None:

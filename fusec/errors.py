@@ -6,4 +6,12 @@ class FusecError(Exception):
 
     The message is one line that names the file, tensor or node, what was expected and what was
     found. The command line prints it and exits with 2; `FUSEC_DEBUG=1` shows the traceback too.
+    What it quotes may come from a damaged file: line ends become spaces, and what cannot be printed
+    is escaped, so that nobody's file writes to a terminal.
     """
+
+    def __init__(self, message: str) -> None:
+        if not message.isprintable():
+            line = " ".join(message.splitlines())
+            message = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+        super().__init__(message)

@@ -22,16 +22,18 @@ def quantize(
         bool, typer.Option("--quick", help="A tenth of the time, slightly less accurate.")
     ] = False,
     again: Annotated[
-        bool, typer.Option("--again", help="Accept a model that is quantised already.")
+        bool,
+        typer.Option(
+            "--again", help="Accept a model that is quantised already; F32 needs no asking."
+        ),
     ] = False,
 ) -> None:
     """Write a copy of a model with its matrices quantised, by llama.cpp's rules for the mix."""
+    from fusec.models.gguf_file import open_gguf
     from fusec.models.requantize import requantize
-    from fusec.models.shipped import located
 
-    source = located(source)
     with progress("quantizing") as advance:
         search: Search = "quick" if quick else "full"
         requantize(source, output, mix, search=search, again=again, progress=advance)
-    before, after = source.stat().st_size / 1e6, output.stat().st_size / 1e6
+    before, after = open_gguf(source).file_bytes / 1e6, output.stat().st_size / 1e6
     out.print(f"{output}: {after:.1f} MB, from {before:.1f} MB")

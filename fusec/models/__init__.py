@@ -10,19 +10,31 @@ from fusec.errors import FusecError
 from fusec.ir import Graph
 from fusec.models import llama
 from fusec.models.gguf_file import GGUFFile, open_gguf
+from fusec.models.hyperparameters import Hyperparameters
 
 
 @dataclass(frozen=True)
 class Architecture:
     """What there is to know about one `general.architecture`."""
 
-    read_config: Callable[[GGUFFile], Any]  # hyperparameters from the metadata
+    config_of: Callable[[Hyperparameters], Any]  # reads all keys that it knows, see read_config
     check_tensors: Callable[[GGUFFile, Any], None]  # refuses missing, misshapen and unused tensors
     decode_graph: Callable[[Any, Mapping[str, str], int, int, str], Graph]  # see llama.decode_graph
 
+    def read_config(self, file: GGUFFile) -> Any:
+        """The hyperparameters in the metadata.
+
+        Raises FusecError naming the key at fault, and for keys of the architecture that it does not
+        know, since they may change what is computed.
+        """
+        keys = Hyperparameters(file)
+        config = self.config_of(keys)
+        keys.refuse_unknown()
+        return config
+
 
 ARCHITECTURES = {
-    "llama": Architecture(llama.LlamaConfig.from_gguf, llama.check_tensors, llama.decode_graph)
+    "llama": Architecture(llama.LlamaConfig.of, llama.check_tensors, llama.decode_graph)
 }
 
 
@@ -31,7 +43,7 @@ def architecture_of(file: GGUFFile) -> Architecture:
     known = ARCHITECTURES.get(file.architecture)
     if known is None:
         raise FusecError(
-            f"{file.path}: architecture '{file.architecture}' is not supported, "
+            f"{file.path}: architecture {file.architecture!r} is not supported, "
             f"known: {', '.join(sorted(ARCHITECTURES))}"
         )
     return known

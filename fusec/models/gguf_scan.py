@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -31,7 +32,11 @@ from fusec.errors import FusecError
 VERSIONS = (2, 3)
 MAX_DIMS = 4  # GGML_MAX_DIMS
 DEFAULT_ALIGNMENT = 32
+LENGTH = struct.Struct("<Q")  # in front of a string's bytes
 KEY_MAX_BYTES, NAME_MAX_BYTES = 65535, 64  # both from the specification
+# Models have some 50 keys, and some 50,000 tensors where every expert has its own. The objects for
+# keys and tensors take more memory than the file does, so damaged counts are to end somewhere.
+MAX_KEYS = MAX_TENSORS = 65536
 KEY_MIN_BYTES = 8 + 4 + 1  # an empty key, its type, a one-byte value
 TENSOR_MIN_BYTES = 8 + 4 + 8 + 4 + 8
 
@@ -50,19 +55,30 @@ SCALARS: dict[GGUFValueType, np.dtype[Any]] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Span:
-    """Where a metadata value lies. `ends` are the ends of the strings of a string or string array;
-    between one's end and the next's start lies the next's u64 length."""
+    """Where a value lies, or an array's items: bytes `start` to `end` of the file.
+
+    Where each string of an array lies is not kept: to walk them again takes as long as to decode
+    them, and to keep them could take more memory than they do.
+    """
 
     type: GGUFValueType
     is_array: bool
     start: int
+    end: int
     count: int
-    ends: tuple[int, ...] = ()
+
+    def strings(self, view: memoryview) -> Iterator[tuple[int, int]]:
+        """Where each string's bytes start and end."""
+        at = self.start
+        for _ in range(self.count):
+            (size,) = LENGTH.unpack_from(view, at)
+            at += LENGTH.size + size
+            yield at - size, at
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Extent:
     """Where a tensor's data lies, in bytes from the file's start."""
 
@@ -108,18 +124,21 @@ class _Cursor:
         layout = struct.Struct(code)
         return int(layout.unpack_from(self.view, self.skip(layout.size, what))[0])
 
-    def count(self, what: str, bytes_each: int) -> int:
+    def count(self, what: str, bytes_each: int, limit: int | None = None) -> int:
         """A u64 count of things that take at least `bytes_each` bytes of what is left."""
         count = self.number("<Q", what)
         left = len(self.view) - self.at
         if count * bytes_each > left:
             raise self.fail(f"{what} is {count}, too many for the {left} bytes left in the file")
+        if limit is not None and count > limit:
+            raise self.fail(f"{what} is {count}, expected at most {limit}")
         return count
 
-    def string(self, what: str, limit: int) -> str:
+    def name(self, what: str, limit: int) -> str:
+        """A string of 1 to `limit` bytes."""
         size = self.count(f"the length of {what}", 1)
-        if size > limit:
-            raise self.fail(f"{what} is {size} bytes long, expected at most {limit}")
+        if not 1 <= size <= limit:
+            raise self.fail(f"{what} is {size} bytes long, expected 1 to {limit}")
         start = self.skip(size, what)
         return decode_text(self.path, self.view[start : start + size], what)
 
@@ -139,7 +158,7 @@ def scan(path: Path, view: memoryview) -> Layout:
     keys = _read_keys(cursor, key_count)
     infos = {}
     for index in range(tensor_count):
-        name = cursor.string(f"the name of tensor {index}", NAME_MAX_BYTES)
+        name = cursor.name(f"the name of tensor {index}", NAME_MAX_BYTES)
         if name in infos:
             raise cursor.fail(f"tensor {name!r} appears twice")
         infos[name] = _read_tensor_info(cursor, name)
@@ -165,14 +184,14 @@ def _read_header(cursor: _Cursor) -> tuple[int, int]:
         raise cursor.fail("big-endian GGUF is not supported")
     if version not in VERSIONS:
         raise cursor.fail(f"GGUF version {version} is not supported, expected 2 or 3")
-    tensor_count = cursor.count("the tensor count", TENSOR_MIN_BYTES)
-    return tensor_count, cursor.count("the metadata key count", KEY_MIN_BYTES)
+    tensor_count = cursor.count("the tensor count", TENSOR_MIN_BYTES, MAX_TENSORS)
+    return tensor_count, cursor.count("the metadata key count", KEY_MIN_BYTES, MAX_KEYS)
 
 
 def _read_keys(cursor: _Cursor, count: int) -> dict[str, Span]:
     spans: dict[str, Span] = {}
     for index in range(count):
-        key = cursor.string(f"metadata key {index}", KEY_MAX_BYTES)
+        key = cursor.name(f"metadata key {index}", KEY_MAX_BYTES)
         if key in spans:
             raise cursor.fail(f"metadata key {key!r} appears twice")
         kind = _value_type(cursor, key)
@@ -197,26 +216,27 @@ def _skip_value(cursor: _Cursor, key: str, kind: GGUFValueType, is_array: bool) 
     what = f"the value of {key!r}"
     item_bytes = 8 if kind is GGUFValueType.STRING else SCALARS[kind].itemsize
     count = cursor.count(f"the length of {key!r}", item_bytes) if is_array else 1
-    if kind is not GGUFValueType.STRING:
-        return Span(kind, is_array, cursor.skip(count * item_bytes, what), count)
-    start = cursor.at + 8
-    ends = []
-    for _ in range(count):
-        cursor.skip(cursor.count(f"the length of {what}", 1), what)
-        ends.append(cursor.at)
-    return Span(kind, is_array, start, count, tuple(ends))
+    start = cursor.at
+    if kind is GGUFValueType.STRING:
+        length = f"the length of {what}"
+        for _ in range(count):
+            cursor.skip(cursor.count(length, 1), what)
+    else:
+        cursor.skip(count * item_bytes, what)
+    return Span(kind, is_array, start, cursor.at, count)
 
 
 def _alignment(cursor: _Cursor, keys: dict[str, Span]) -> int:
     span = keys.get("general.alignment")
     if span is None:
         return DEFAULT_ALIGNMENT
-    if span.type is not GGUFValueType.UINT32 or span.is_array:
-        raise cursor.fail("metadata key 'general.alignment' should be a u32")
-    (value,) = struct.unpack_from("<I", cursor.view, span.start)
+    dtype = SCALARS.get(span.type)
+    if dtype is None or dtype.kind not in "iu" or span.is_array:
+        raise cursor.fail("metadata key 'general.alignment' should be a whole number")
+    value = int(np.frombuffer(cursor.view, dtype, 1, span.start)[0])
     if value < 1 or value & (value - 1):
         raise cursor.fail(f"general.alignment is {value}, expected a power of two")
-    return int(value)
+    return value
 
 
 def _read_tensor_info(

@@ -4,21 +4,38 @@ from __future__ import annotations
 
 import math
 import os
+import struct
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType, GGUFWriter
 
 from fusec.errors import FusecError
 from fusec.models.quant_bytes import Bytes
 
 Progress = Callable[[str, int, int], None]
 """Called after each tensor with its name, the weights made so far, and the weights in all."""
+
+
+class Writer(GGUFWriter):
+    """gguf-py's writer, which refuses arrays without items; files have them."""
+
+    def _pack_val(
+        self,
+        val: Any,
+        vtype: GGUFValueType,
+        add_vtype: bool,
+        sub_type: GGUFValueType | None = None,
+    ) -> bytes:
+        if vtype is GGUFValueType.ARRAY and sub_type is not None and not val:
+            return struct.pack("<IIQ", vtype, sub_type, 0)
+        return bytes(super()._pack_val(val, vtype, add_vtype, sub_type))
 
 
 @dataclass(frozen=True)
@@ -40,7 +57,7 @@ def gguf_file(path: Path, architecture: str) -> Iterator[tuple[GGUFWriter, Path]
     if path.is_dir():
         raise FusecError(f"{path}: cannot be written: it is a folder")
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    writer = GGUFWriter(None, architecture)
+    writer = Writer(None, architecture)
     try:
         yield writer, part
         os.replace(part, path)

@@ -8,14 +8,46 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from fusec.errors import FusecError
 from fusec.ir import Builder, Graph, Value
 from fusec.models.gguf_file import GGUFFile
+from fusec.models.hyperparameters import Hyperparameters
 
 # Tables that some converters leave in the file and that the metadata already determines, and
 # factors for rounding activations to four bits, which are kept in f32 here.
 IGNORED_SUFFIXES = ("rotary_emb.inv_freq", "attn_rot_embd.weight", ".input_scale")
+
+# Keys that change no logits, whatever they say; llama.cpp's `llama` graph reads none of them.
+CHANGE_NOTHING = (
+    "rope.scaling.finetuned",  # that the model was trained with the scaling
+    # only YaRN and LongRoPE read these, and their types are refused
+    "rope.scaling.original_context_length",
+    *(f"rope.scaling.yarn_{name}" for name in ("ext_factor", "attn_factor", "log_multiplier")),
+    *(f"rope.scaling.yarn_beta_{name}" for name in ("fast", "slow")),
+    "attention.layer_norm_epsilon",  # of LayerNorm, which a llama has nowhere
+    "pooling_type",  # how embeddings are pooled, not logits
+    # of experts, of which there are none: `expert_count` is refused
+    *(f"expert_{name}feed_forward_length" for name in ("", "shared_", "chunk_")),
+    *(f"expert_{name}" for name in ("gating_func", "weights_norm", "weights_scale", "group_scale")),
+    *("expert_shared_count", "expert_group_used_count", "experts_per_group"),
+    *("moe_every_n_layers", "interleave_moe_layer_step", "leading_dense_block_count"),
+)
+
+# Keys that change nothing while they have one of these values, which is off or what a llama does.
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "attention.causal": (True,),
+    "hidden_activation": ("silu",),
+    "rope.scaling.attn_factor": (1.0,),  # llama.cpp multiplies cos and sin by it
+    # the rows of Q and K are permuted in every llama file, named so or not
+    "tensor_data_layout": ("reference", "Meta AI original pth"),
+    **dict.fromkeys(("attn_logit_softcapping", "final_logit_softcapping"), (0.0,)),
+    **dict.fromkeys(("logit_scale", "embedding_scale", "residual_scale"), (0.0, 1.0)),
+    **dict.fromkeys(("attention.clamp_kqv", "attention.max_alibi_bias"), (0.0,)),
+    **dict.fromkeys(("expert_used_count", "expert_group_count"), (0,)),
+    **dict.fromkeys(("nextn_predict_layers", "use_parallel_residual", "swin_norm"), (0,)),
+}
 
 
 @dataclass(frozen=True)
@@ -49,42 +81,37 @@ class LlamaConfig:
         return self.kv_heads * self.head_dim
 
     @classmethod
-    def from_gguf(cls, file: GGUFFile) -> LlamaConfig:
+    def of(cls, keys: Hyperparameters) -> LlamaConfig:
         """Read and cross-check the metadata. Raises FusecError naming the key at fault."""
-
-        def count(key: str, default: int | None = None) -> int:
-            key = f"llama.{key}"
-            value = file.get(key, int) if default is None else file.get(key, int, default)
-            if value < 1:
-                raise FusecError(f"{file.path}: {key} is {value}, expected at least 1")
-            return value
-
-        heads = count("attention.head_count")
-        kv_heads = count("attention.head_count_kv", heads)
-        width = count("embedding_length")
-        if width % heads and "llama.attention.key_length" not in file.metadata:
+        file = keys.file
+        layers = keys.count("block_count")
+        heads = keys.per_layer("attention.head_count", layers)
+        kv_heads = keys.per_layer("attention.head_count_kv", layers, heads)
+        width = keys.count("embedding_length")
+        if width % heads and not keys.has("attention.key_length"):
             raise FusecError(
                 f"{file.path}: embedding length {width} is not a multiple of {heads} heads"
             )
-        head_dim = count("attention.key_length", width // heads)
+        head_dim = keys.count("attention.key_length", max(width // heads, 1))
         config = cls(
-            layers=count("block_count"),
+            layers=layers,
             width=width,
-            ffn_width=count("feed_forward_length"),
+            ffn_width=keys.per_layer("feed_forward_length", layers),
             heads=heads,
             kv_heads=kv_heads,
             head_dim=head_dim,
-            vocab=_vocab(file),
-            context=count("context_length"),
-            norm_eps=file.get("llama.attention.layer_norm_rms_epsilon", float),
-            rope_base=file.get("llama.rope.freq_base", float, 10000.0),
-            rope_dims=count("rope.dimension_count", head_dim),
-            rope_scale=1.0 / _linear_factor(file),
+            vocab=_vocab(keys),
+            context=keys.count("context_length"),
+            norm_eps=keys.real("attention.layer_norm_rms_epsilon"),
+            rope_base=keys.real("rope.freq_base", 10000.0),
+            rope_dims=keys.count("rope.dimension_count", head_dim),
+            rope_scale=1.0 / _linear_factor(keys),
             rope_factors="rope_freqs.weight" in file.tensors,
             tied="output.weight" not in file.tensors,
             scaled=_scaled(file),
         )
-        _check(file, config)
+        _check(keys, config)
+        _know(keys, config)
         return config
 
     def with_factor(self, matrix: str) -> str | None:
@@ -125,14 +152,15 @@ def check_tensors(file: GGUFFile, config: LlamaConfig) -> None:
     Raises FusecError for a missing tensor, a wrong shape, a vector that is not f32, and a tensor
     this architecture would leave unused, because leaving it out would change the results.
     """
-    needed = dict(config.tensor_shapes())
-    for name, shape in needed.items():
+    needed = set()
+    for name, shape in config.tensor_shapes():  # a damaged number of layers ends at the first
+        needed.add(name)
         found = file.tensor(name, shape)
         if len(shape) == 1 and found.dtype != "f32":
-            raise FusecError(f"{file.path}: tensor '{name}' should be f32, found {found.dtype}")
+            raise FusecError(f"{file.path}: tensor {name!r} should be f32, found {found.dtype}")
     for name in file.tensors:
         if name not in needed and not name.endswith(IGNORED_SUFFIXES):
-            raise FusecError(f"{file.path}: tensor '{name}' is not part of a llama model")
+            raise FusecError(f"{file.path}: tensor {name!r} is not part of a llama model")
 
 
 def decode_graph(
@@ -188,12 +216,14 @@ def decode_graph(
     return b.build(logits, b.argmax(logits, name="next"))
 
 
-def _vocab(file: GGUFFile) -> int:
-    embedding = file.tensors.get("token_embd.weight")
-    if embedding is not None:
+def _vocab(keys: Hyperparameters) -> int:
+    """The rows of the embedding; in a file without tensors what the metadata says."""
+    file = keys.file
+    keys.ignore(["vocab_size"])
+    if embedding := file.tensors.get("token_embd.weight"):
         return embedding.shape[0]
-    if "llama.vocab_size" in file.metadata:
-        return file.get("llama.vocab_size", int)
+    if keys.has("vocab_size"):
+        return keys.count("vocab_size")
     return len(file.get("tokenizer.ggml.tokens", list))
 
 
@@ -203,22 +233,50 @@ def _scaled(file: GGUFFile) -> frozenset[str]:
     return frozenset(s for s in stems - {"token_embd"} if f"{s}.scale" in file.tensors)
 
 
-def _linear_factor(file: GGUFFile) -> float:
-    """How many times the trained positions are stretched (llama.rope.scaling.*)."""
-    kind = file.get("llama.rope.scaling.type", str, "none")
+def _linear_factor(keys: Hyperparameters) -> float:
+    """How many times the trained positions are stretched.
+
+    As llama.cpp has it: a factor without a type is linear, and so is that of the key of 2023,
+    `rope.scale_linear`, which the newer one overrules; the type `none` switches either off.
+    """
+    kind = keys.text("rope.scaling.type", "linear")
+    keys.ignore(["rope.scaling.factor", "rope.scale_linear"])
     if kind not in ("none", "linear"):
         raise FusecError(
-            f"{file.path}: llama.rope.scaling.type '{kind}' is not supported, "
+            f"{keys.file.path}: {keys.key('rope.scaling.type')} {kind!r} is not supported, "
             "expected 'none' or 'linear'"
         )
-    factor = file.get("llama.rope.scaling.factor", float, 1.0) if kind == "linear" else 1.0
+    if kind == "none":
+        return 1.0
+    name = "rope.scaling.factor"
+    if not keys.has(name) and keys.has("rope.scale_linear"):
+        name = "rope.scale_linear"
+    factor = keys.real(name, 1.0)
     if not factor > 0:
-        raise FusecError(f"{file.path}: llama.rope.scaling.factor is {factor}, expected above 0")
+        raise FusecError(f"{keys.file.path}: {keys.key(name)} is {factor}, expected above 0")
     return factor
 
 
-def _check(file: GGUFFile, config: LlamaConfig) -> None:
+def _know(keys: Hyperparameters, config: LlamaConfig) -> None:
+    """Keys that llama files have and that change nothing here; others are refused."""
+    keys.ignore(CHANGE_NOTHING)
+    for name, values in NEUTRAL.items():
+        keys.only(name, *values)
+    keys.only("embedding_length_out", config.width)
+    keys.only("attention.scale", 0, config.head_dim**-0.5)
+    # llama.cpp never reads the window for llama, but whoever wrote one, as Mistral 7B 0.1 has it,
+    # trained with it: it changes nothing only while no context can be longer.
+    window = keys.count("attention.sliding_window", 0, least=0)
+    if 0 < window < config.context:
+        raise FusecError(
+            f"{keys.file.path}: {keys.key('attention.sliding_window')} is {window}, which is not "
+            f"supported in a context of up to {config.context}"
+        )
+
+
+def _check(keys: Hyperparameters, config: LlamaConfig) -> None:
     """Refuse metadata that contradicts itself or asks for what is not here."""
+    values = keys.count("attention.value_length", config.head_dim)
     problem = None
     if config.heads % config.kv_heads:
         problem = f"{config.heads} heads cannot share {config.kv_heads} key/value heads"
@@ -227,16 +285,14 @@ def _check(file: GGUFFile, config: LlamaConfig) -> None:
             f"llama.rope.dimension_count is {config.rope_dims}, expected an even number "
             f"up to the head size {config.head_dim}"
         )
-    elif (values := file.get("llama.attention.value_length", int, config.head_dim)) != (
-        config.head_dim
-    ):
+    elif values != config.head_dim:
         problem = f"values of {values} elements beside keys of {config.head_dim} are not supported"
     elif not config.norm_eps > 0 or not config.rope_base > 0:
         problem = (
             f"layer_norm_rms_epsilon {config.norm_eps} and rope.freq_base {config.rope_base} "
             "should be above 0"
         )
-    elif file.get("llama.expert_count", int, 0):
-        problem = "mixture-of-experts llama models are not supported"
+    elif keys.count("expert_count", 0, least=0):
+        problem = f"{keys.key('expert_count')}: mixture-of-experts llama models are not supported"
     if problem:
-        raise FusecError(f"{file.path}: {problem}")
+        raise FusecError(f"{keys.file.path}: {problem}")

@@ -34,7 +34,7 @@ class Model:
         architecture = architecture_of(file)
         config = architecture.read_config(file)
         architecture.check_tensors(file, config)
-        tokens = len(file.get("tokenizer.ggml.tokens", list, []))
+        tokens = file.metadata.array_length("tokenizer.ggml.tokens")
         if tokens not in (0, config.vocab):
             raise FusecError(
                 f"{path}: tokenizer.ggml.tokens has {tokens} tokens, "
@@ -43,7 +43,7 @@ class Model:
         for tensor in file.tensors.values():
             if tensor.dtype not in FORMATS:
                 raise FusecError(
-                    f"{path}: tensor '{tensor.name}' is {tensor.dtype}; "
+                    f"{path}: tensor {tensor.name!r} is {tensor.dtype}; "
                     f"supported are {', '.join(sorted(FORMATS))}"
                 )
         return cls(file, architecture, config)

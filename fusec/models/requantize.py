@@ -14,7 +14,7 @@ from gguf import GGML_QUANT_VERSION, GGUFValueType, GGUFWriter
 
 from fusec.codegen import formats
 from fusec.errors import FusecError
-from fusec.models.gguf_file import Metadata
+from fusec.models.gguf_metadata import Metadata
 from fusec.models.gguf_write import Planned, Progress, gguf_file, write_tensors
 from fusec.models.model import Model
 from fusec.models.quant_bytes import Bytes, Search
@@ -39,14 +39,15 @@ def requantize(
 ) -> Path:
     """Write the model of `source` to `path` in the mix `quant`, and return `path`.
 
-    Metadata and tokenizer are kept. Matrices that are quantised already lose once more, so they are
-    refused unless `again` is given or their type stays. Nothing is left behind if writing fails.
-    Raises FusecError for models that cannot be read, unknown mixes and unusable paths.
+    Metadata and tokenizer are kept; tensors lie at multiples of 32 bytes, wherever they lay.
+    Matrices that are quantised already lose once more, so they are refused unless `again` is given,
+    or their type stays or becomes F32, which holds them all. Nothing is left behind if writing
+    fails. Raises FusecError for models that cannot be read, unknown mixes and unusable paths.
     """
     model, path = Model.open(Path(source)), Path(path)
     config = model.config
     mix = Mix(quant.upper(), config.layers, config.heads // config.kv_heads, config.tied)
-    if path.exists() and path.samefile(source):
+    if path.exists() and any(path.samefile(file) for file in model.file.paths):
         raise FusecError(f"{path}: cannot be written: it is the model that is read")
     tensors = list(_tensors(model, mix, search, again))
     with gguf_file(path, model.file.architecture) as (writer, part):
@@ -60,7 +61,7 @@ def requantize(
 def _copy_metadata(writer: GGUFWriter, metadata: Metadata) -> None:
     for key, value in metadata.items():
         kind, is_array = metadata.type_of(key)
-        if key not in NOT_COPIED and not (is_array and not value):  # gguf-py writes no empty array
+        if key not in NOT_COPIED:
             whole = GGUFValueType.ARRAY if is_array else kind
             writer.add_key_value(key, value, whole, sub_type=kind if is_array else None)
 
@@ -78,9 +79,9 @@ def _tensors(model: Model, mix: Mix, search: Search, again: bool) -> Iterator[Pl
             if matrix.factor is not None:
                 yield _factor(name, matrix.factor)
             continue
-        if tensor.dtype.upper() not in PLAIN and not again:
+        if tensor.dtype.upper() not in PLAIN and dtype != "f32" and not again:
             raise FusecError(
-                f"{model.file.path}: tensor '{name}' is {tensor.dtype} already, and to quantise it "
+                f"{model.file.path}: tensor {name!r} is {tensor.dtype} already, and to quantise it "
                 "again loses more: expected a model in F32, F16 or BF16 (or --again)"
             )
         factor = mix.factor(dtype, matrix.largest() if dtype == "nvfp4" else 0)
@@ -129,7 +130,7 @@ class _Matrix:
             try:
                 return quantize(values if factor is None else values / factor, dtype, search)
             except FusecError as error:
-                raise FusecError(f"{self.model.file.path}: tensor '{self.name}': {error}") from None
+                raise FusecError(f"{self.model.file.path}: tensor {self.name!r}: {error}") from None
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             return np.concatenate(list(pool.map(piece, self._pieces())))

@@ -8,6 +8,7 @@ import pytest
 from gguf import GGUFWriter
 
 from fusec.errors import FusecError
+from fusec.models import architecture_of
 from fusec.models.gguf_file import GGUFFile, open_gguf
 from fusec.models.llama import LlamaConfig, check_tensors
 
@@ -34,6 +35,12 @@ SHAPES = {
 }
 
 Make = Callable[..., GGUFFile]
+
+
+def config_of(file: GGUFFile) -> LlamaConfig:
+    config = architecture_of(file).read_config(file)
+    assert isinstance(config, LlamaConfig)
+    return config
 
 
 @pytest.fixture
@@ -70,7 +77,7 @@ def make(tmp_path: Path) -> Make:
 
 def test_defaults(make: Make) -> None:
     file = make()
-    config = LlamaConfig.from_gguf(file)
+    config = config_of(file)
     assert (config.kv_heads, config.head_dim, config.rope_dims) == (2, 4, 4)
     assert (config.rope_base, config.rope_scale, config.rope_factors) == (10000.0, 1.0, False)
     assert config.tied
@@ -90,7 +97,7 @@ def test_stated_values_win(make: Make) -> None:
         **{"rope_freqs.weight": (1,), "output.weight": (10, 8)},
     }
     file = make(keys, shapes)
-    config = LlamaConfig.from_gguf(file)
+    config = config_of(file)
     assert (config.kv_heads, config.head_dim, config.kv_width) == (1, 6, 6)
     assert (config.rope_dims, config.rope_base, config.rope_scale) == (2, 500.0, 0.25)
     assert config.rope_factors
@@ -100,21 +107,21 @@ def test_stated_values_win(make: Make) -> None:
 
 def test_real_files(shared_data: Path) -> None:
     stories = open_gguf(shared_data / "stories260K.gguf")
-    config = LlamaConfig.from_gguf(stories)
+    config = config_of(stories)
     assert (config.layers, config.width, config.ffn_width, config.vocab) == (5, 64, 172, 512)
     assert (config.heads, config.kv_heads, config.head_dim, config.context) == (8, 4, 8, 512)
     assert config.tied
     check_tensors(stories, config)
     vocabulary = open_gguf(shared_data / "smollm2-vocab-only.gguf")
-    assert LlamaConfig.from_gguf(vocabulary).vocab == 49152
+    assert config_of(vocabulary).vocab == 49152
     with pytest.raises(FusecError, match=r"tensor 'token_embd\.weight' is missing"):
-        check_tensors(vocabulary, LlamaConfig.from_gguf(vocabulary))
+        check_tensors(vocabulary, config_of(vocabulary))
 
 
 @pytest.mark.parametrize("key", [*COUNTS, *REALS])
 def test_missing_key(make: Make, key: str) -> None:
     with pytest.raises(FusecError, match=f"model.gguf: metadata key '{key}' is missing"):
-        LlamaConfig.from_gguf(make({key: None}))
+        config_of(make({key: None}))
 
 
 @pytest.mark.parametrize(
@@ -138,26 +145,26 @@ def test_missing_key(make: Make, key: str) -> None:
 )
 def test_bad_metadata(make: Make, keys: dict[str, int | float | str], reason: str) -> None:
     with pytest.raises(FusecError, match=reason):
-        LlamaConfig.from_gguf(make(keys))
+        config_of(make(keys))
 
 
 @pytest.mark.parametrize("name", [name for name in SHAPES if name != "token_embd.weight"])
 def test_missing_tensor_and_wrong_shape(make: Make, name: str) -> None:
     file = make(shapes={name: None})
     with pytest.raises(FusecError, match=f"tensor '{name}' is missing"):
-        check_tensors(file, LlamaConfig.from_gguf(file))
+        check_tensors(file, config_of(file))
     file = make(shapes={name: (3, 5)})
     with pytest.raises(FusecError, match=rf"'{name}' should have shape .*, found \(3, 5\)"):
-        check_tensors(file, LlamaConfig.from_gguf(file))
+        check_tensors(file, config_of(file))
 
 
 def test_other_tensors(make: Make) -> None:
     file = make(half=("blk.0.ffn_norm.weight", "blk.0.attn_q.weight"))
     with pytest.raises(FusecError, match=r"ffn_norm\.weight' should be f32, found f16"):
-        check_tensors(file, LlamaConfig.from_gguf(file))
+        check_tensors(file, config_of(file))
     file = make(shapes={"blk.0.attn_q.bias": (8,)})
     with pytest.raises(FusecError, match=r"'blk\.0\.attn_q\.bias' is not part of a llama model"):
-        check_tensors(file, LlamaConfig.from_gguf(file))
+        check_tensors(file, config_of(file))
     file = make(shapes={"rope_freqs.weight": (7,)})
     with pytest.raises(FusecError, match=r"'rope_freqs\.weight' should have shape \(2,\)"):
-        check_tensors(file, LlamaConfig.from_gguf(file))
+        check_tensors(file, config_of(file))

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType, GGUFReader
+from gguf import GGUFValueType as T
 from gguf.quants import dequantize
 
 from fusec.errors import FusecError
@@ -17,6 +18,7 @@ from fusec.models.model import Model
 from fusec.models.quantize import quantize
 from fusec.models.requantize import requantize
 from fusec.models.synth import PRESETS, synthesize
+from tests import small_llama
 from tests.gguf_edit import edited
 
 SHAPE = replace(PRESETS["tiny"], layers=2, width=256, ffn_width=512, vocab=300, head_dim=32,
@@ -66,7 +68,7 @@ def test_nvfp4_matrices_come_with_their_factor(plain: Path, tmp_path: Path) -> N
 
 def test_a_factor_that_is_read_is_multiplied_in(plain: Path, tmp_path: Path) -> None:
     factors = requantize(plain, tmp_path / "n.gguf", "NVFP4")
-    back = requantize(factors, tmp_path / "f.gguf", "F32", again=True)
+    back = requantize(factors, tmp_path / "f.gguf", "F32")
     model, other = Model.open(back), Model.open(factors)
     assert not model.config.scaled and not [n for n in model.file.tensors if "scale" in n]
     name = "blk.0.attn_k.weight"
@@ -83,6 +85,51 @@ def test_what_is_quantised_is_refused_unless_it_stays(tmp_path: Path, plain: Pat
     assert same.read_bytes() == first.read_bytes()
     twice = requantize(first, tmp_path / "d.gguf", "Q4_0", again=True)
     assert open_gguf(twice).tensor("blk.0.ffn_up.weight").dtype == "q4_0"
+
+
+@pytest.mark.parametrize("quant", ["Q8_0", "Q4_K_M", "IQ2_XXS", "TQ2_0", "BF16"])
+def test_f32_holds_every_type(plain: Path, tmp_path: Path, quant: str) -> None:
+    small = Model.open(requantize(plain, tmp_path / "q.gguf", quant, search="quick"))
+    whole = Model.open(requantize(small.file.path, tmp_path / "f.gguf", "F32"))
+    assert {tensor.dtype for tensor in whole.file.tensors.values()} == {"f32"}
+    for name in small.file.tensors:
+        assert whole.floats(name).tobytes() == small.floats(name).tobytes()
+
+
+def test_f16_does_not_hold_every_type(plain: Path, tmp_path: Path) -> None:
+    small = requantize(plain, tmp_path / "q.gguf", "Q8_0")
+    with pytest.raises(FusecError, match="is q8_0 already"):
+        requantize(small, tmp_path / "h.gguf", "F16")
+
+
+@pytest.mark.parametrize("alignment", [8, 64, 4096])
+def test_tensors_lie_where_a_reader_looks(tmp_path: Path, alignment: int) -> None:
+    source = small_llama.write(tmp_path / "m.gguf", alignment=alignment)
+    copy = requantize(source, tmp_path / "q.gguf", "Q8_0")
+    before, after = Model.open(source), Model.open(copy)
+    assert "general.alignment" not in after.file.metadata
+    assert after.config == before.config
+    theirs = {tensor.name: tensor for tensor in GGUFReader(copy).tensors}
+    for name, tensor in after.file.tensors.items():
+        assert tensor.offset % 32 == 0
+        assert theirs[name].data.tobytes() == tensor.data.tobytes()
+        assert np.abs(after.floats(name) - before.floats(name)).max() < 0.01
+
+
+def test_every_form_of_metadata_is_kept(tmp_path: Path) -> None:
+    kinds = [kind for kind in T if kind not in (T.ARRAY, T.STRING)]
+    keys: dict[str, tuple[T, object]] = {f"x.{kind.name}": (kind, 1) for kind in kinds}
+    keys |= {f"x.{kind.name}.all": (kind, [0, 1]) for kind in kinds}
+    keys |= {f"x.{kind.name}.none": (kind, []) for kind in (*kinds, T.STRING)}
+    keys |= {"x. odd\t\"'ä\x1b": (T.STRING, ""), "x.texts": (T.STRING, ["", "日本"])}
+    keys |= {"x.zero": (T.UINT64, 0), "x.large": (T.UINT64, (1 << 64) - 1)}
+    source = small_llama.write(tmp_path / "m.gguf", keys)
+    before = open_gguf(source).metadata
+    after = open_gguf(requantize(source, tmp_path / "q.gguf", "Q8_0")).metadata
+    assert set(keys) < set(after)
+    for key in before:
+        assert after.type_of(key) == before.type_of(key)
+        assert after.same_value(key, before)
 
 
 def test_refusals_leave_nothing_behind(plain: Path, tmp_path: Path) -> None:

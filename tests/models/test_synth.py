@@ -150,6 +150,22 @@ def test_bad_tokenizer_files(tmp_path: Path, content: str, reason: str) -> None:
     assert not (tmp_path / "m.gguf").exists()
 
 
+@pytest.mark.parametrize("first", ["<|im_start|>", "<|im_end|>", "<|endoftext|>"])
+def test_token_0_begins_and_ends_as_any_other(tmp_path: Path, first: str) -> None:
+    controls = sorted(["<|endoftext|>", "<|im_start|>", "<|im_end|>"], key=lambda t: t != first)
+    added = [{"content": t, "id": i, "special": True} for i, t in enumerate(controls)]
+    data = {
+        "model": {"vocab": {"a": 3}, "merges": []},
+        "added_tokens": added,
+        "pre_tokenizer": {"type": "ByteLevel", "use_regex": True},
+    }
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(data))
+    vocabulary = read_vocabulary(path)
+    assert vocabulary["tokenizer.ggml.bos_token_id"] == controls.index("<|im_start|>")
+    assert vocabulary["tokenizer.ggml.eos_token_id"] == controls.index("<|im_end|>")
+
+
 def test_refusals_leave_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(FusecError, match="unknown preset 'huge', known: smollm2-135m"):
         synthesize("huge", tmp_path / "m.gguf")
