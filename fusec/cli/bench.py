@@ -43,7 +43,7 @@ def bench(
         str, typer.Option(metavar="PEER,...", help="Also these, where installed: torch, llama.cpp.")
     ] = "",
     threads: Annotated[
-        int, typer.Option(help="CPU threads; 0 takes all cores this process may use.")
+        int, typer.Option(help="CPU threads; 0 takes the cores this process may use.")
     ] = 0,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the results there.")
