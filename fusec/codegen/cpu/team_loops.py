@@ -19,6 +19,7 @@ from fusec.codegen.cpu.team_words import (
     ARGS,
     ARRIVED,
     BASE,
+    BENCH_BELL,
     CALL,
     CLAIMS,
     COUNT,
@@ -35,6 +36,7 @@ from fusec.codegen.cpu.team_words import (
     SLEEPERS,
     STALLS,
     STOP,
+    TAKEN,
     TIMEOUT,
     WIDTH,
 )
@@ -68,7 +70,7 @@ def sleep(state, bell, word, since):  # type: ignore[no-untyped-def]
     rung = atomic_load(state + 8 * bell)
     if atomic_load(state + 8 * word) == since:
         number, call = atomic_load(state + 8 * FUTEX), atomic_load(state + 8 * CALL)
-        between = bell == RUN_BELL
+        between = bell != LAUNCH_BELL
         if number != 0:
             timeout = 0 if between else state + 8 * TIMEOUT
             call_futex(call, number, state + 8 * bell, WAIT, rung, timeout)
@@ -78,12 +80,14 @@ def sleep(state, bell, word, since):  # type: ignore[no-untyped-def]
 
 
 @njit
-def execute(state, part, parts, number, kernel, args, target):  # type: ignore[no-untyped-def]
+def execute(state, part, thread, parts, number, kernel, args, target):  # type: ignore[no-untyped-def]
     """Do a part of a launch, if nobody has taken it."""
     claim = state + 8 * (CLAIMS + LINE * part)
     last = atomic_load(claim)
     if last >= number or atomic_swap(claim, last, number) != last:
         return
+    if part != thread:
+        atomic_add(state + 8 * TAKEN, 1)
     call_kernel(atomic_load(kernel), args, part, parts)
     if atomic_add(state + 8 * ARRIVED, 1) + 1 == target:
         ring(state, LAUNCH_BELL)
@@ -97,7 +101,7 @@ def run_launches(state, kernels, args, count, width, parts, first, base, thread)
     for launch in range(count):
         target += parts
         number, kernel, row = first + launch, kernels + 8 * launch, args + 8 * width * launch
-        execute(state, thread, parts, number, kernel, row, target)
+        execute(state, thread, thread, parts, number, kernel, row, target)
         spins, part = 0, thread
         while True:
             done = atomic_load(arrived)
@@ -108,7 +112,7 @@ def run_launches(state, kernels, args, count, width, parts, first, base, thread)
                 pause()
             elif spins < LATE + parts:
                 part = part + 1 if part + 1 < parts else 0
-                execute(state, part, parts, number, kernel, row, target)
+                execute(state, part, thread, parts, number, kernel, row, target)
             elif spins < LONG:
                 pause()
             else:
@@ -116,11 +120,11 @@ def run_launches(state, kernels, args, count, width, parts, first, base, thread)
                 sleep(state, LAUNCH_BELL, ARRIVED, done)
 
 
-@cfunc(i64(i64, i64, i64))
+@cfunc(types.void(i64, i64, i64))
 def serve(state, thread, idle_spins):  # type: ignore[no-untyped-def]
     """A worker's life: take part in every run that has a part for it, until `stop`."""
     epoch = state + 8 * EPOCH
-    seen, spins = 0, 0
+    seen, spins, bell = 0, 0, RUN_BELL
     while atomic_load(state + 8 * STOP) == 0:
         now = atomic_load(epoch)
         if now == seen or now & 1:
@@ -128,7 +132,7 @@ def serve(state, thread, idle_spins):  # type: ignore[no-untyped-def]
             if spins < idle_spins or now & 1:
                 pause()
             else:
-                sleep(state, RUN_BELL, EPOCH, seen)
+                sleep(state, bell, EPOCH, seen)
             continue
         kernels, args = atomic_load(state + 8 * KERNELS), atomic_load(state + 8 * ARGS)
         count, width = atomic_load(state + 8 * COUNT), atomic_load(state + 8 * WIDTH)
@@ -136,18 +140,17 @@ def serve(state, thread, idle_spins):  # type: ignore[no-untyped-def]
         base = atomic_load(state + 8 * BASE)
         if atomic_load(epoch) != now:
             continue
-        seen, spins = now, idle_spins
+        seen, spins, bell = now, idle_spins, BENCH_BELL
         if thread < parts:
             run_launches(state, kernels, args, count, width, parts, first, base, thread)
-            spins = 0
-    return 0
+            spins, bell = 0, RUN_BELL
 
 
-@cfunc(i64(i64, i64, i64, i64, i64, i64))
+@cfunc(types.void(i64, i64, i64, i64, i64, i64))
 def run(state, kernels, args, count, width, parts):  # type: ignore[no-untyped-def]
-    """Run all launches with the caller as thread 0. Returns how often threads slept inside."""
+    """Run all launches, each in so many parts, with the caller as thread 0."""
     first = atomic_load(state + 8 * FIRST) + atomic_load(state + 8 * COUNT)
-    base, stalls = atomic_load(state + 8 * ARRIVED), atomic_load(state + 8 * STALLS)
+    base, before = atomic_load(state + 8 * ARRIVED), atomic_load(state + 8 * PARTS)
     atomic_add(state + 8 * EPOCH, 1)
     atomic_store(state + 8 * KERNELS, kernels)
     atomic_store(state + 8 * ARGS, args)
@@ -159,8 +162,9 @@ def run(state, kernels, args, count, width, parts):  # type: ignore[no-untyped-d
     atomic_add(state + 8 * EPOCH, 1)
     if parts > 1:
         ring(state, RUN_BELL)
+    if parts > before:
+        ring(state, BENCH_BELL)
     run_launches(state, kernels, args, count, width, parts, first, base, 0)
-    return atomic_load(state + 8 * STALLS) - stalls
 
 
 @cfunc(types.void(i64))
@@ -169,6 +173,7 @@ def stop(state):  # type: ignore[no-untyped-def]
     atomic_store(state + 8 * STOP, 1)
     atomic_add(state + 8 * EPOCH, 2)
     ring(state, RUN_BELL)
+    ring(state, BENCH_BELL)
 
 
 @cfunc(types.void(i64))

@@ -10,7 +10,8 @@ Those that different threads write lie on different cache lines. The protocol:
   will be when all are done", and a thread that comes late runs through what the others have done.
 - EPOCH changes when a run begins, and is odd while TASK, what to run, is being written. A worker
   may see an old TASK: all of its parts are taken, and it takes none.
-- A thread that has waited for long sleeps: at LAUNCH_BELL inside a run, at RUN_BELL between runs.
+- A thread that has waited for long sleeps: at LAUNCH_BELL inside a run, at RUN_BELL between runs,
+  and at once at BENCH_BELL while runs have fewer parts than it would need to have one.
   It adds itself to the bell's sleepers, notes the bell's count, looks once more whether what it
   waits for has come, and sleeps while the count is what it noted. Whoever makes something come
   that others may sleep for looks at the sleepers behind it, and rings if there are any.
@@ -18,10 +19,10 @@ Those that different threads write lie on different cache lines. The protocol:
 
 LINE = 16  # words: two cache lines, which some CPUs fetch together
 EPOCH, ARRIVED, TASK, SYSTEM = 0, LINE, 2 * LINE, 3 * LINE
-LAUNCH_BELL, RUN_BELL, CLAIMS = 4 * LINE, 5 * LINE, 6 * LINE
+LAUNCH_BELL, RUN_BELL, BENCH_BELL, CLAIMS = 4 * LINE, 5 * LINE, 6 * LINE, 7 * LINE
 SLEEPERS = 1  # behind each bell's count
 KERNELS, ARGS, COUNT, WIDTH, PARTS, FIRST, BASE, STOP = range(TASK, TASK + 8)
-STALLS = TASK + 8  # how often a thread slept inside a run
+TAKEN, STALLS = TASK + 8, TASK + 9  # parts of others that threads did; sleeps inside runs
 # How to sleep: `syscall` with the number of futex, or else a function that sleeps for a time
 FUTEX, CALL, NAP, REST, TIMEOUT = range(SYSTEM, SYSTEM + 5)
 

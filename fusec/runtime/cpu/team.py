@@ -23,8 +23,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fusec.codegen.cpu.team_words import FIRST, FUTEX, TIMEOUT, state_words
+from fusec.codegen.cpu.team_words import FIRST, FUTEX, RUN_BELL, STALLS, TAKEN, TIMEOUT, state_words
 from fusec.errors import FusecError
+from fusec.runtime.cpu.team_size import TeamSize
 
 Words = NDArray[np.int64]
 MAX_THREADS = 1024
@@ -37,8 +38,8 @@ FUTEX_NUMBERS = {"x86_64": 202, "aarch64": 98, "riscv64": 98, "ppc64le": 221, "s
 class Loops:
     """The compiled loops, called through ctypes, which lets go of the GIL meanwhile."""
 
-    serve: Callable[..., int]
-    run: Callable[..., int]
+    serve: Callable[..., None]
+    run: Callable[..., None]
     stop: Callable[[int], None]
     pauses: Callable[[int], None]
 
@@ -47,8 +48,8 @@ class Loops:
         """From the addresses of `fusec.codegen.cpu.team_loops`' functions."""
         word = ctypes.c_int64
         return cls(
-            ctypes.CFUNCTYPE(word, *[word] * 3)(addresses["serve"]),
-            ctypes.CFUNCTYPE(word, *[word] * 6)(addresses["run"]),
+            ctypes.CFUNCTYPE(None, *[word] * 3)(addresses["serve"]),
+            ctypes.CFUNCTYPE(None, *[word] * 6)(addresses["run"]),
             ctypes.CFUNCTYPE(None, word)(addresses["stop"]),
             ctypes.CFUNCTYPE(None, word)(addresses["pauses"]),
         )
@@ -70,6 +71,7 @@ class Team:
 
     def __init__(self, threads: int, addresses: Mapping[str, int]):
         self.threads = check_threads(threads)
+        self._size = TeamSize(threads)
         self._loops = Loops.at(addresses)
         self._turn = threading.Lock()
         # the allocator aligns to 16 bytes or more; the words' distances leave room for the rest
@@ -112,9 +114,18 @@ class Team:
         with self._turn:
             if not self._finalizer.alive:
                 raise FusecError("the thread team is closed")
-            self._loops.run(
-                self._address, kernels.ctypes.data, args.ctypes.data, count, width, self.threads
-            )
+            table = kernels.ctypes.data
+            before, start = self._counts(), time.perf_counter()
+            self._loops.run(self._address, table, args.ctypes.data, count, width, self._size.now)
+            seconds = time.perf_counter() - start
+            woken, taken, stalls = (b - a for a, b in zip(before, self._counts(), strict=True))
+            if count and not woken:  # workers that first have to wake up are late on any machine
+                self._size.record((table, count), seconds, taken / count, taken + stalls)
+
+    def _counts(self) -> tuple[int, int, int]:
+        """How often workers were woken between runs, did parts of others, and slept in a run."""
+        state = self._state
+        return int(state[RUN_BELL]), int(state[TAKEN]), int(state[STALLS])
 
     def close(self) -> None:
         """End the threads. The team cannot run again."""
