@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from fusec.cli.console import out, progress, write_text
+from fusec.cli.console import check_writable, out, progress, write_text
 from fusec.cli.options import ModelArg
 from fusec.errors import FusecError
 
@@ -69,7 +69,7 @@ def bench(
     peers = tuple(words(compare))
     bench_peers.check(peers)
     if json_file is not None:
-        write_text(json_file, "{}\n")  # say that it cannot be written before the long work
+        check_writable(json_file)
     with progress("measuring") as advance:
         data: dict[str, Any] = measuring.run(model, plan, advance)
         if peers:
