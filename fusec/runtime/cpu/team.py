@@ -79,6 +79,7 @@ class Team:
         self._state[FIRST] = 1
         self._state[FUTEX : TIMEOUT + 2] = *_how_to_sleep(), 0, TIMEOUT_NS
         self._address = self._state.ctypes.data
+        self._words = memoryview(self._state)  # type: ignore[arg-type]  # read faster than an array
         self._workers = [
             threading.Thread(
                 target=_worker,
@@ -118,14 +119,15 @@ class Team:
             before, start = self._counts(), time.perf_counter()
             self._loops.run(self._address, table, args.ctypes.data, count, width, self._size.now)
             seconds = time.perf_counter() - start
-            woken, taken, stalls = (b - a for a, b in zip(before, self._counts(), strict=True))
-            if count and not woken:  # workers that first have to wake up are late on any machine
-                self._size.record((table, count), seconds, taken / count, taken + stalls)
+            rings, taken, stalls = self._counts()
+            if count and rings == before[0]:  # who first has to wake up is late on any machine
+                taken -= before[1]
+                late = taken + stalls - before[2]
+                self._size.record((table, count), seconds, taken / count, late)
 
     def _counts(self) -> tuple[int, int, int]:
-        """How often workers were woken between runs, did parts of others, and slept in a run."""
-        state = self._state
-        return int(state[RUN_BELL]), int(state[TAKEN]), int(state[STALLS])
+        """How often workers were woken for a run, parts were done by others, and threads slept."""
+        return self._words[RUN_BELL], self._words[TAKEN], self._words[STALLS]
 
     def close(self) -> None:
         """End the threads. The team cannot run again."""
