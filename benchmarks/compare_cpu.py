@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import fusec
+from fusec.cores import cores
 from fusec.driver import default_threads
 from fusec.models.model import Model
 from fusec.models.synth import synthesize
@@ -222,7 +223,7 @@ def machine() -> dict[str, Any]:
     packages = ("fusec", "numpy", "numba", "llvmlite", "llama-cpp-python")
     return {
         "cpu": cpu_name(),
-        "cores": os.cpu_count(),
+        "cores": cores(),
         "load": os.getloadavg()[0],
         "platform": platform.platform(),
         "python": platform.python_version(),

@@ -23,6 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fusec import Sampling, load
+from fusec.cores import cores
 from fusec.models.synth import PRESETS, synthesize
 
 TOOLS = "memcheck,racecheck,initcheck"
@@ -74,7 +75,7 @@ def main() -> None:
         for level in levels:
             decode(options.model, level, far=not options.near)
         return
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor() as pool:
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(cores()) as pool:
         runs = []
         for preset, given in ((EXCHANGES, levels), ("smollm2-1.7b", [max(levels)])):
             shape = replace(PRESETS[preset], layers=1, vocab=4096)

@@ -17,6 +17,7 @@ from fusec.codegen.cuda.toolchain import Cubin
 from fusec.codegen.cuda.tuning import Tuning
 from fusec.codegen.kernel import KernelSource
 from fusec.codegen.targets import AnyKernel
+from fusec.cores import cores
 from fusec.errors import FusecError
 from fusec.ir.gpu import Gpu
 from fusec.ir.graph import Graph
@@ -36,6 +37,7 @@ Array = np.ndarray[Any, Any]
 Progress = Callable[[str], None]
 
 DEFAULT_CONTEXT = 512
+MOST_BY_DEFAULT = 64  # threads: a launch waits for all, and more have never been measured
 
 
 def default_level(target: str) -> int:
@@ -270,12 +272,13 @@ def bind(
     """
     from fusec.codegen.cpu.build import build, build_team
     from fusec.runtime.cpu.session import CpuSession, allocate_states
-    from fusec.runtime.cpu.team import Team
+    from fusec.runtime.cpu.team import Team, check_threads
 
+    threads = check_threads(threads) if threads else default_threads()
     built = build(tuple(kernels.values()), progress)
     addresses = {name: functions["kernel"] for name, functions in built.items()}
     scratch = {name: kernel.scratch_bytes for name, kernel in kernels.items()}
-    team, states = Team(threads or default_threads(), build_team()), allocate_states(plans[0])
+    team, states = Team(threads, build_team()), allocate_states(plans[0])
     try:
         return tuple(CpuSession(plan, addresses, scratch, weight, team, states) for plan in plans)
     except BaseException:
@@ -289,14 +292,15 @@ def cpu_kernels(kernels: Mapping[str, AnyKernel]) -> dict[str, KernelSource]:
 
 
 def default_threads() -> int:
-    """FUSEC_THREADS, or the cores this process may run on."""
+    """FUSEC_THREADS, or the cores this process may use; of very many, MOST_BY_DEFAULT."""
+    from fusec.runtime.cpu.team import check_threads
+
     given = os.environ.get("FUSEC_THREADS", "")
     if given and (not given.isdigit() or given == "0"):
         raise FusecError(f"FUSEC_THREADS: expected a number of threads, found '{given}'")
     if given:
-        return int(given)
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+        return check_threads(int(given), "FUSEC_THREADS")
+    return min(cores(), MOST_BY_DEFAULT)
 
 
 def at_level(compiled: Compiled, level: int) -> Compiled:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -10,7 +11,7 @@ from rich.console import Console
 from fusec import bench, driver
 from fusec.bench import Plan
 from fusec.bench import peers as bench_peers
-from fusec.bench.table import lines, table
+from fusec.bench.table import COLUMNS, lines, table
 from fusec.codegen.cuda import probe
 from fusec.codegen.cuda.build import compile_many
 from fusec.errors import FusecError
@@ -45,6 +46,22 @@ def test_the_json_says_where_the_numbers_come_from(measured):
     assert {"gpu", "driver", "versions", "commit", "command", "results"} <= set(data)
     assert data["gpu"] is None
     assert data["versions"]["python"].startswith("3.")
+
+
+def test_a_row_of_repeats_by_hand():
+    """Seconds a token of three runs: the median counts, and the range around it."""
+    row = bench.summarize("m", [0.005, 0.004, 0.0036], prompt=16, n=8)
+    assert (row.us_per_token, row.tok_s) == (pytest.approx(4000), pytest.approx(250))
+    assert row.spread == pytest.approx((0.005 - 0.0036) / 0.004)
+    assert bench.summarize("m", [0.004], prompt=16, n=8).spread == 0
+
+
+def test_the_spread_is_shown_as_half_of_the_range():
+    """Runs that lie 35% from end to end are ± 17.5%."""
+    row = bench.summarize("m", [0.005, 0.004, 0.0036], prompt=16, n=8)
+    assert COLUMNS["t/s"](vars(row)) == "250.0 ± 17.5%"
+    assert COLUMNS["us/token"](vars(row)) == "4,000.0"
+    assert COLUMNS["t/s"](vars(replace(row, tok_s=12345.6, spread=0.004))) == "12,345.6 ± 0.2%"
 
 
 def test_the_table_shows_the_columns_that_have_values(measured):

@@ -18,6 +18,7 @@ import numpy as np
 
 from fusec import driver
 from fusec.codegen import targets
+from fusec.cores import cores
 from fusec.driver import Compiled
 from fusec.errors import FusecError
 from fusec.ir.dtypes import dtype
@@ -207,7 +208,7 @@ def machine(is_cuda: bool) -> dict[str, Any]:
         gpu.close()
     return found | {
         "cpu": platform.processor() or platform.machine(),
-        "cores": driver.default_threads(),
+        "cores": cores(),
         "versions": {"python": platform.python_version()} | dict(installed(PACKAGES)),
         "commit": commit(),
         "command": " ".join(["fusec", *sys.argv[1:]]),

@@ -13,6 +13,7 @@ import numpy as np
 from rich.table import Table
 
 from fusec.bench import machine
+from fusec.bench.steady import difference
 from fusec.bench.stopwatch import Stopwatch, executables
 from fusec.codegen.cuda import microbench, probe
 from fusec.codegen.cuda.arch import arch_for
@@ -104,11 +105,16 @@ def _launches(watch: Stopwatch, sms: int) -> dict[str, float]:
     nothing = watch.function("nothing", sms, microbench.THREADS)
     found = {"boundary": watch.node(lambda _: watch.launch(nothing, data))}
     many = replace(nothing, grid=32 * sms)
-    found["block"] = (watch.node(lambda _: watch.launch(many, data)) - found["boundary"]) / (
-        31 * sms
+    boundary = found["boundary"]
+    blocks = difference(
+        lambda: (watch.node(lambda _: watch.launch(many, data)), boundary),
+        f"a launch of {32 * sms} blocks beside one of {sms}",
     )
-    some = watch.graph(lambda: _each(watch, nothing, data, 50), 40)
-    found["gap"] = some - 50 * found["boundary"]
+    found["block"] = blocks / (31 * sms)
+    found["gap"] = difference(
+        lambda: (watch.graph(lambda: _each(watch, nothing, data, 50), 40), 50 * boundary),
+        "a graph beside its launches",
+    )
 
     def ping(name: str, attributes: Sequence[Any] = ()) -> Callable[[int], None]:
         function = watch.function(name, sms)
@@ -156,12 +162,13 @@ def _bandwidths(watch: Stopwatch, sms: int) -> dict[str, float]:
 
     def rate(blocks: int, footprint: int, few: int, many: int) -> float:
         shape = replace(function, grid=blocks)
-        times = []
-        for turns in (few, many):
+
+        def once(turns: int) -> float:
             params = watch.words(footprint // 4 - 1, turns)
-            times.append(watch.once(lambda p=params: watch.launch(shape, data, out, p)))  # type: ignore[misc]
+            return watch.once(lambda: watch.launch(shape, data, out, params))
+
         nbytes = (many - few) * blocks * function.threads * TURN_BYTES
-        return nbytes / (times[1] - times[0]) / 1e3
+        return nbytes / (watch.slope(once, few, many, noise=0.0) * (many - few)) / 1e3
 
     whole = probe.READ_BYTES // (2 * sms * function.threads * TURN_BYTES)
     return {
@@ -198,15 +205,16 @@ def _inside(watch: Stopwatch, sms: int) -> dict[str, float]:
     tree, barrier = watch.function("tree"), watch.function("block_barrier")
     arithmetic = watch.function("arithmetic", 2 * sms)
     turn = watch.turn(lambda p: watch.launch(arithmetic, out, p), 500, 4500)
-    lines = []
-    for count in (microbench.LINE_SHORT, microbench.LINE_LONG):
+
+    def line(count: int) -> float:
         kernel = watch.kernels[f"line_{count}"]
         copies = [replace(watch.driver.load(kernel), grid=sms) for _ in range(COPIES)]
-        lines.append(watch.node(lambda i, c=copies: watch.launch(c[i % COPIES], data)))  # type: ignore[misc]
+        return watch.node(lambda i: watch.launch(copies[i % COPIES], data))
+
     return {
         "tree": watch.turn(lambda p: watch.launch(tree, data, p), 500, 4500),
         "barrier": watch.turn(lambda p: watch.launch(barrier, p), 500, 4500),
-        "instruction": (lines[1] - lines[0]) / (microbench.LINE_LONG - microbench.LINE_SHORT),
+        "instruction": watch.slope(line, microbench.LINE_SHORT, microbench.LINE_LONG),
         "instructions": microbench.CHAINS * arithmetic.grid * arithmetic.threads / turn / 1e3,
     }
 

@@ -7,7 +7,7 @@ Other programs only ever make a run longer, so every time is the least of severa
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 import numpy as np
@@ -38,8 +38,13 @@ def kernel(args, thread, threads):
 )
 
 
-def measure(compiled: Compiled, tokens: int, threads: int, note: Note) -> Measured:
-    """All experiments. Generations end at `tokens`; single kernels run in their middle."""
+def measure(
+    compiled: Compiled, tokens: int, threads: int, note: Note
+) -> Generator[Measured, None, None]:
+    """All experiments, then the same with the best of more and more rounds.
+
+    Generations end at `tokens`; single kernels run in their middle.
+    """
     model = compiled.model
     assert model is not None and compiled.prefill is not None
     plan = compiled.plan
@@ -51,29 +56,30 @@ def measure(compiled: Compiled, tokens: int, threads: int, note: Note) -> Measur
     try:
         prompt = prompt_of(engine.vocabulary)
         bench = _Bench(decode, cached)
-        rounds = []
-        for number in range(ROUNDS):
-            note(f"round {number + 1} of {ROUNDS}")
-            token = _token(engine, prompt, tokens)
-            between = _host_part(engine, decode, prompt, tokens)
-            for session in (decode, cached):
-                _stand(engine, session, prompt, len(prompt) + tokens // 2)
-            rounds.append({"token": token, "between": between} | bench.round())
-        best = {key: min(found[key] for found in rounds) for key in rounds[0]}
-        kernels_found = {
-            name: KernelTime(count, best[name], best["empty"])
-            for name, (_, count) in firsts(plan).items()
-        }
-        return Measured(
-            best["token"],
-            best["streaming"],
-            best["between"],
-            best["empties"],
-            best["streaming"],
-            best["resident"],
-            bench.launches(best["empty"]),
-            kernels_found,
-        )
+        rounds: list[dict[str, float]] = []
+        while True:
+            for number in range(ROUNDS):
+                note(f"round {number + 1} of {ROUNDS}")
+                token = _token(engine, prompt, tokens)
+                between = _host_part(engine, decode, prompt, tokens)
+                for session in (decode, cached):
+                    _stand(engine, session, prompt, len(prompt) + tokens // 2)
+                rounds.append({"token": token, "between": between} | bench.round())
+            best = {key: min(found[key] for found in rounds) for key in rounds[0]}
+            kernels_found = {
+                name: KernelTime(count, best[name], best["empty"])
+                for name, (_, count) in firsts(plan).items()
+            }
+            yield Measured(
+                best["token"],
+                best["streaming"],
+                best["between"],
+                best["empties"],
+                best["streaming"],
+                best["resident"],
+                bench.launches(best["empty"]),
+                kernels_found,
+            )
     finally:
         engine.close()
         cached.close()
@@ -123,6 +129,7 @@ class _Bench:
         self.session, self.cached, self.team = session, cached, session.team
         address = build((NOTHING,))["nothing"]["kernel"]
         self.empty = np.full_like(session.kernels, address)
+        self.sweeps: list[list[list[float]]] = []
 
     def round(self) -> dict[str, float]:
         """Every experiment once; kernels under their names, back to back with themselves."""
@@ -149,8 +156,8 @@ class _Bench:
         What such a call takes for an empty kernel is taken off, and a launch's `empty` put back.
         """
         tables = self.session.kernels, self.empty
-        sweeps = [[self._sweep(table) for table in tables] for _ in range(ROUNDS * TIMES)]
-        real, call = (np.min([pair[k] for pair in sweeps], axis=0) for k in (0, 1))
+        self.sweeps += [[self._sweep(table) for table in tables] for _ in range(ROUNDS * TIMES)]
+        real, call = (np.min([pair[k] for pair in self.sweeps], axis=0) for k in (0, 1))
         return [float(us) for us in np.maximum(real - call, 0.0) + empty]
 
     def _sweep(self, kernels: Any) -> list[float]:

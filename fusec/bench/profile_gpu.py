@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from itertools import pairwise
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from fusec.bench import seconds_per_token
 from fusec.bench.gpu import device_times
 from fusec.bench.profile import KernelTime, Measured, Note, firsts, prompt_of, resident
+from fusec.bench.steady import difference
 from fusec.bench.stopwatch import Stopwatch, executables
 from fusec.driver import Compiled
 from fusec.errors import FusecError
@@ -26,8 +27,16 @@ RUNS = 5  # of a generation
 FEW, MANY = 10, 60  # nodes of a graph that repeats one kernel
 
 
-def measure(compiled: Compiled, tokens: int, note: Note) -> Measured:
-    """All experiments. Generations end at `tokens`; single kernels run in their middle."""
+def measure(compiled: Compiled, tokens: int, note: Note) -> Generator[Measured, None, None]:
+    """All experiments, again and again.
+
+    Generations end at `tokens`; single kernels run in their middle.
+    """
+    while True:
+        yield _measure(compiled, tokens, note)
+
+
+def _measure(compiled: Compiled, tokens: int, note: Note) -> Measured:
     note("host sampling, eager launches")
     naive = _naive(compiled, tokens)
     engine = compiled.engine()
@@ -153,8 +162,8 @@ class _Bench:
             for kernel, early in order * copies:
                 launch(kernel, early)
 
-        times = [self.watch.graph(lambda n=n: enqueue(n)) for n in (1, 2)]  # type: ignore[misc]
-        return times[1] - times[0], per_kernel
+        token = self.watch.slope(lambda n: self.watch.graph(lambda: enqueue(n)), 1, 2)
+        return token, per_kernel
 
     def kernels(self, empty: dict[str, float]) -> dict[str, KernelTime]:
         """Every kernel after itself, with the arguments of its first launch."""
@@ -195,5 +204,14 @@ class _Bench:
             return self.watch.graph(enqueue, replays=8, repeats=3)
 
         ends = [until(end) for end in range(1, len(bound) + 1)]
-        first = kernels[self.plan.launches[0].kernel].alone
-        return [first, *(after - before for before, after in pairwise(ends))]
+        found = [kernels[self.plan.launches[0].kernel].alone]
+        for end, (before, after) in enumerate(pairwise(ends), start=1):
+            found.append(
+                after - before
+                if after >= before
+                else difference(
+                    lambda end=end: (until(end + 1), until(end)),  # type: ignore[misc]
+                    f"a token up to launch {end + 1} ({bound[end][0]}) beside up to launch {end}",
+                )
+            )
+        return found

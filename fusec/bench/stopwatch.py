@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fusec import gpu
+from fusec.bench.steady import NOISE, difference
 from fusec.codegen.cuda import microbench
 from fusec.codegen.cuda.arch import arch_for
 from fusec.runtime.cuda.driver import Driver, Executable, Function, Handle
@@ -89,16 +90,26 @@ class Stopwatch:
 
     def node(self, enqueue: Callable[[int], None], few: int = 40, many: int = 240) -> float:
         """What one more node costs in a captured graph; `enqueue(i)` launches the i-th."""
-        times = [self.graph(lambda n=n: _all(enqueue, n)) for n in (few, many)]  # type: ignore[misc]
-        return (times[1] - times[0]) / (many - few)
+        return self.slope(lambda count: self.graph(lambda: _all(enqueue, count)), few, many)
 
     def turn(self, enqueue: Callable[[int], None], few: int, many: int) -> float:
         """What one more turn of a kernel's loop costs; `enqueue(params)` launches it."""
-        times = []
-        for count in (few, many):
+
+        def once(count: int) -> float:
             params = self.words(count)
-            times.append(self.once(lambda params=params: enqueue(params)))  # type: ignore[misc]
-        return (times[1] - times[0]) / (many - few)
+            return self.once(lambda: enqueue(params))
+
+        return self.slope(once, few, many)
+
+    def slope(self, us: Callable[[int], float], few: int, many: int, noise: float = NOISE) -> float:
+        """What one more of something costs, `us(count)` being the time of so many."""
+
+        def both() -> tuple[float, float]:
+            less, more = us(few), us(many)
+            return more, less
+
+        what = f"{many} of what is measured beside {few}"
+        return difference(both, what, noise) / (many - few)
 
 
 def _all(enqueue: Callable[[int], None], count: int) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from fusec.bench.search import Choices
+from fusec.bench.steady import difference
 from fusec.errors import FusecError
 from fusec.ir.plan import Arg, Choice, LaunchPlan
 from fusec.runtime.cuda.driver import Executable, Handle
@@ -56,8 +57,13 @@ class TokenBench:
         """Microseconds by which a token is shorter without a kernel's launches."""
         self._load(choices)
         whole, without = (self._graph(plan) for plan in (self.plan, _without(self.plan, kernel)))
-        saved = [self._time(whole) - self._time(without) for _ in range(SHARE_REPEATS)]
-        return float(np.median(saved))
+
+        def both() -> tuple[float, float]:
+            times = [(self._time(whole), self._time(without)) for _ in range(SHARE_REPEATS)]
+            more, less = np.median(times, axis=0)
+            return float(more), float(less)
+
+        return difference(both, f"a token beside one without {kernel}")
 
     def logits(self, choices: Choices, count: int) -> bytes:
         """All outputs at the first positions, of a new session that captures those kernels."""

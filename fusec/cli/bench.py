@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from fusec.cli.console import out, progress, write_text
+from fusec.cli.console import check_writable, out, progress, write_text
 from fusec.cli.options import ModelArg
 from fusec.errors import FusecError
 
@@ -43,7 +43,7 @@ def bench(
         str, typer.Option(metavar="PEER,...", help="Also these, where installed: torch, llama.cpp.")
     ] = "",
     threads: Annotated[
-        int, typer.Option(help="CPU threads; 0 takes all cores this process may use.")
+        int, typer.Option(help="CPU threads; 0 takes the cores this process may use.")
     ] = 0,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the results there.")
@@ -69,7 +69,7 @@ def bench(
     peers = tuple(words(compare))
     bench_peers.check(peers)
     if json_file is not None:
-        write_text(json_file, "{}\n")  # say that it cannot be written before the long work
+        check_writable(json_file)
     with progress("measuring") as advance:
         data: dict[str, Any] = measuring.run(model, plan, advance)
         if peers:

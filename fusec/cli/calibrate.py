@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fusec.cli.console import out, progress, write_text
+from fusec.cli.console import check_writable, out, progress, write_text
 
 
 def calibrate(
@@ -25,7 +25,7 @@ def calibrate(
     from fusec.passes import gpus
 
     if json_file is not None:
-        write_text(json_file, "{}\n")  # say that it cannot be written before the long work
+        check_writable(json_file)
     with progress("measuring") as advance:
         data = measuring.run(advance)
     path = gpus.save(data)

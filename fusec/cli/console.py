@@ -52,14 +52,29 @@ def show_report(data: dict[str, Any]) -> None:
     out.print(report.plan_line(data))
 
 
+def check_writable(path: Path) -> None:
+    """Raise FusecError, before long work, if a file cannot be written; nothing is left there."""
+    temporary = _temporary(path)
+    try:
+        temporary.write_bytes(b"")
+    except OSError as error:
+        raise FusecError(f"{path}: cannot write here: {error.strerror}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
-    if not path.name:
-        raise FusecError(f"expected the name of a file, found '{path}'")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = _temporary(path)
     try:
         temporary.write_bytes(text.encode())
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise FusecError(f"{path}: cannot write here: {error.strerror}") from None
+
+
+def _temporary(path: Path) -> Path:
+    if not path.name:
+        raise FusecError(f"expected the name of a file, found '{path}'")
+    return path.with_name(f".{path.name}.{os.getpid()}")

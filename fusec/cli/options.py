@@ -41,4 +41,4 @@ Disable = Annotated[
     typer.Option(metavar="RULE", help="Leave a fusion rule out; may be repeated."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-Threads = Annotated[int, typer.Option(help="CPU threads; 0 takes all cores this process may use.")]
+Threads = Annotated[int, typer.Option(help="CPU threads; 0 takes the cores this process may use.")]

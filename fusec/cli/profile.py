@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from fusec.cli.console import out, progress, write_text
+from fusec.cli.console import check_writable, out, progress, write_text
 from fusec.cli.options import Context, Disable, Kv, MaybeLevel, ModelArg, Target, Threads
 
 TABLE_WIDTH = 130
@@ -43,7 +43,7 @@ def profile(
         walls.check_chart(chart)
     for path in (json_file, trace):
         if path is not None:
-            write_text(path, "{}\n")  # say that it cannot be written before the long work
+            check_writable(path)
     compiled = driver.compile(
         model, target=target, level=level, context=context, kv=kv, disable=disable or ()
     )

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from fusec.cli.console import out, progress, write_text
+from fusec.cli.console import check_writable, out, progress, write_text
 from fusec.cli.options import Context, Kv, MaybeLevel, ModelArg
 from fusec.errors import FusecError
 
@@ -58,7 +58,7 @@ def tune(
         ) from None
     compiled = measuring.prepare(model, target, level, context, kv)
     if json_file is not None and not build_only:
-        write_text(json_file, "{}\n")  # say that it cannot be written before the long work
+        check_writable(json_file)
     with progress("compiling", measuring.count_of(compiled)) as advance:
         built = measuring.build(compiled, advance)
     if build_only:

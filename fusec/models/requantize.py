@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 from gguf import GGML_QUANT_VERSION, GGUFValueType, GGUFWriter
 
 from fusec.codegen import formats
+from fusec.cores import cores
 from fusec.errors import FusecError
 from fusec.models.gguf_metadata import Metadata
 from fusec.models.gguf_write import Planned, Progress, gguf_file, write_tensors
@@ -132,5 +132,5 @@ class _Matrix:
             except FusecError as error:
                 raise FusecError(f"{self.model.file.path}: tensor {self.name!r}: {error}") from None
 
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(cores()) as pool:
             return np.concatenate(list(pool.map(piece, self._pieces())))

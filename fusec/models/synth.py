@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 from gguf import GGML_QUANT_VERSION, GGUFWriter
 
+from fusec.cores import cores
 from fusec.errors import FusecError
 from fusec.models.encode_tables import NVFP4_MAX
 from fusec.models.gguf_write import Planned, Progress, gguf_file, write_tensors
@@ -95,7 +95,7 @@ def synthesize(
         _add_metadata(writer, f"{name} synthetic {mix.name} seed {seed}", config, mix)
         _add_vocabulary(writer, vocabulary)
         tensors = list(_tensors(config, mix, seed))
-        write_tensors(writer, part, tensors, progress, workers=os.cpu_count() or 1)
+        write_tensors(writer, part, tensors, progress, workers=cores())
     return path
 
 

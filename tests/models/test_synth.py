@@ -63,7 +63,7 @@ def test_seeds(tiny_model: Path, tmp_path: Path) -> None:
 def test_any_number_of_threads_writes_the_same(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int
 ) -> None:
-    monkeypatch.setattr("os.cpu_count", lambda: threads)
+    monkeypatch.setattr("fusec.models.synth.cores", lambda: threads)
     made = synthesize("tiny", tmp_path / "tiny.gguf", seed=0)
     assert made.read_bytes() == tiny_model.read_bytes()
 

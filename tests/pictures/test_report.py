@@ -15,6 +15,7 @@ from fusec import driver, pictures
 from fusec.artifact import Artifact
 from fusec.errors import FusecError
 from fusec.ir import Builder
+from fusec.pictures.times import times
 from tests.graphs import llama_graph
 from tests.pictures.conftest import profile_of
 
@@ -155,6 +156,19 @@ def test_profiles_of_something_else(compiled, tmp_path, changed, message):
     path.write_text(json.dumps(profile_of(compiled, **changed)))
     with pytest.raises(FusecError, match=message):
         pictures.of_compiled(compiled, path)
+
+
+def test_us_a_token_are_those_of_all_launches_of_a_kernel(compiled, profile):
+    """The mean of a kernel's launches, times how many there are, is their sum."""
+    subject = pictures.of_compiled(compiled, profile)
+    rows = re.findall(r"<tr>(.*?)</tr>", times(subject))
+    for kernel in compiled.plan.kernels:
+        mine = [
+            1 + i / 100 for i, x in enumerate(compiled.plan.launches) if x.kernel == kernel.name
+        ]
+        cells = next(re.findall("<td>(.*?)</td>", row) for row in rows if kernel.name in row)
+        assert cells[1] == str(len(mine))
+        assert cells[-2:] == [f"{sum(mine) / len(mine):.2f}", f"{sum(mine):,.1f}"]
 
 
 def test_notebooks_show_a_compilation():

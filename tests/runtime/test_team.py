@@ -78,6 +78,57 @@ def test_many_short_runs(threads: int) -> None:
     assert np.array_equal(data[0], expected(2, 7, runs=500))
 
 
+@cfunc(KERNEL)
+def slow_start(args, thread, threads):
+    """Part 0 works for a while, the others have nothing to do."""
+    if thread == 0:
+        x = np.uint64(args[1])
+        for _ in range(args[2]):
+            x ^= x << np.uint64(13)
+            x ^= x >> np.uint64(7)
+            x ^= x << np.uint64(17)
+        ptr_i64(args[0])[0] = np.int64(x)
+
+
+def test_parts_of_threads_that_do_not_come_are_done_by_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As if workers had lost their cores for good: the caller alone makes the same."""
+    monkeypatch.setattr(team_module, "_worker", lambda *_: None)
+    data, kernels, args = chain(40, 9)
+    with Team(3) as team:
+        runner = threading.Thread(target=team.run, args=(kernels, args), daemon=True)
+        runner.start()
+        runner.join(30)
+        assert not runner.is_alive()
+    assert np.array_equal(data[0], expected(40, 9))
+
+
+def test_who_waits_for_long_sleeps() -> None:
+    """The team uses one core's time, not three, while one thread has something to do."""
+    result = np.zeros(1, np.int64)
+    args = np.array([[result.ctypes.data, 1, 100_000_000, 0]], np.int64)
+    kernels = np.array([slow_start.address])
+    with Team(3) as team:
+        before, start = time.process_time(), time.thread_time()
+        team.run(kernels, args)
+        alone, all_threads = time.thread_time() - start, time.process_time() - before
+    assert all_threads < 1.5 * alone + 0.02
+
+
+def test_without_futex_threads_sleep_for_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(team_module, "FUTEX_NUMBERS", {})
+    monkeypatch.setattr(team_module, "IDLE_SECONDS", 0.0)
+    data, kernels, args = chain(400, 9)
+    with Team(3) as team:
+        for _ in range(3):
+            team.run(kernels, args)
+            before = time.process_time()
+            time.sleep(0.05)
+            assert time.process_time() - before < 0.02
+    assert np.array_equal(data[0], expected(400, 9, runs=3))
+
+
 def test_workers_sleep_and_wake() -> None:
     counters = np.zeros(64, np.int64)
     args = np.full((1, WIDTH), counters.ctypes.data, np.int64)
@@ -148,7 +199,7 @@ def test_a_team_nobody_holds_ends() -> None:
     assert threading.active_count() == before
 
 
-@pytest.mark.parametrize("threads", [0, -1, 62])
+@pytest.mark.parametrize("threads", [0, -1, 1025])
 def test_an_impossible_number_of_threads_is_refused(threads: int) -> None:
     with pytest.raises(FusecError, match=f"found {threads}"):
         Team(threads)

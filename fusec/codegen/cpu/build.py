@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from fusec.codegen.cache import (
 )
 from fusec.codegen.cpu.objects import load_object
 from fusec.codegen.kernel import KernelSource
+from fusec.cores import cores
 from fusec.errors import FusecError
 
 Progress = Callable[[str], None]
@@ -75,7 +75,7 @@ def compile_kernels(
     if not kernels:
         return
     todo: SimpleQueue[KernelSource | None] = SimpleQueue()
-    count = min(len(kernels), os.cpu_count() or 1)
+    count = min(len(kernels), cores())
     for item in [*kernels, *[None] * count]:
         todo.put(item)
     with ThreadPoolExecutor(count) as pool:

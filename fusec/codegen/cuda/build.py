@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -29,6 +28,7 @@ from fusec.codegen.cache import (
 from fusec.codegen.cuda.arch import find_arch
 from fusec.codegen.cuda.imports import library_files
 from fusec.codegen.cuda.toolchain import Cubin, CudaKernel, require_compiler, versions
+from fusec.cores import cores
 from fusec.errors import FusecError
 
 Progress = Callable[[str], None]
@@ -68,7 +68,7 @@ def compile_many(
             missing[entry] = kernel
     if missing:
         require_compiler()
-        _compile(missing, name, progress, workers or os.cpu_count() or 1)
+        _compile(missing, name, progress, workers or cores())
         loaded |= {entry: _load(entry) for entry in missing}
     return [loaded[entry] for entry in entries]
 

@@ -11,35 +11,38 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import platform
 import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from queue import SimpleQueue
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fusec.codegen.cpu.team_words import GATE, STATE_WORDS, STOPPED, YIELD
+from fusec.codegen.cpu.team_words import FIRST, FUTEX, RUN_BELL, STALLS, TAKEN, TIMEOUT, state_words
 from fusec.errors import FusecError
+from fusec.runtime.cpu.team_size import TeamSize
 from fusec.runtime.turns import Turns
 
 Words = NDArray[np.int64]
-MAX_THREADS = 61  # workers have a bit each in one word
+MAX_THREADS = 1024
 IDLE_SECONDS = 1e-3
 GONE_SECONDS = 1.0  # at most, and only where the system is slow to end threads
-WAKE_YIELDS = 2000
+TIMEOUT_NS = 500_000  # of a sleep inside a run: the kernel may have moved whom it waits for
+FUTEX_NUMBERS = {"x86_64": 202, "aarch64": 98, "riscv64": 98, "ppc64le": 221, "s390x": 238}
 
 
 @dataclass(frozen=True, eq=False)
 class Loops:
     """The compiled loops, called through ctypes, which lets go of the GIL meanwhile."""
 
-    serve: Callable[..., int]
-    try_run: Callable[..., int]
+    serve: Callable[..., None]
+    run: Callable[..., None]
     stop: Callable[[int], None]
     pauses: Callable[[int], None]
 
@@ -48,11 +51,18 @@ class Loops:
         """From the addresses of `fusec.codegen.cpu.team_loops`' functions."""
         word = ctypes.c_int64
         return cls(
-            ctypes.CFUNCTYPE(word, *[word] * 5)(addresses["serve"]),
-            ctypes.CFUNCTYPE(word, *[word] * 7)(addresses["try_run"]),
+            ctypes.CFUNCTYPE(None, *[word] * 3)(addresses["serve"]),
+            ctypes.CFUNCTYPE(None, *[word] * 6)(addresses["run"]),
             ctypes.CFUNCTYPE(None, word)(addresses["stop"]),
             ctypes.CFUNCTYPE(None, word)(addresses["pauses"]),
         )
+
+
+def check_threads(count: int, name: str = "threads") -> int:
+    """The number, given by that name. Raises FusecError for one that no team has."""
+    if not 1 <= count <= MAX_THREADS:
+        raise FusecError(f"{name}: expected 1 to {MAX_THREADS}, found {count}")
+    return count
 
 
 class Team:
@@ -63,31 +73,28 @@ class Team:
     """
 
     def __init__(self, threads: int, addresses: Mapping[str, int]):
-        if not 1 <= threads <= MAX_THREADS:
-            raise FusecError(f"threads: expected 1 to {MAX_THREADS}, found {threads}")
-        self.threads = threads
+        self.threads = check_threads(threads)
+        self._size = TeamSize(threads)
         self._loops = Loops.at(addresses)
         self._turn = Turns("thread team")
         # the allocator aligns to 16 bytes or more; the words' distances leave room for the rest
-        self._state: Words = np.zeros(STATE_WORDS, np.int64)
-        self._state[YIELD] = _yield_address()
-        self._state[GATE] = sum(1 << t for t in range(1, threads))
+        self._state: Words = np.zeros(state_words(threads), np.int64)
+        self._state[FIRST] = 1
+        self._state[FUTEX : TIMEOUT + 2] = *_how_to_sleep(), 0, TIMEOUT_NS
         self._address = self._state.ctypes.data
-        self._wake: list[SimpleQueue[None]] = [SimpleQueue() for _ in range(1, threads)]
+        self._words = memoryview(self._state)  # type: ignore[arg-type]  # read faster than an array
         self._workers = [
             threading.Thread(
                 target=_worker,
-                args=(self._loops, self._state, thread, threads, wake),
+                args=(self._loops, self._state, thread),
                 name=f"fusec-{thread}",
                 daemon=True,
             )
-            for thread, wake in enumerate(self._wake, start=1)
+            for thread in range(1, threads)
         ]
         for worker in self._workers:
             worker.start()
-        self._finalizer = weakref.finalize(
-            self, _stop, self._loops, self._state, self._workers, self._wake
-        )
+        self._finalizer = weakref.finalize(self, _stop, self._loops, self._state, self._workers)
 
     def run(self, kernels: Words, args: Words) -> None:
         """Execute kernel `kernels[i]` with the arguments `args[i]` on all threads, for every i.
@@ -108,15 +115,21 @@ class Team:
                 f"{list(kernels.shape)} kernels and {list(args.shape)} arguments"
             )
         count, width = args.shape
-        task = (self._address, kernels.ctypes.data, args.ctypes.data, count, width, self.threads)
         with self._turn.take():
             self._turn.check()
-            asleep = self._loops.try_run(*task, 0)
-            while asleep:
-                for thread, wake in enumerate(self._wake, start=1):
-                    if asleep >> thread & 1:
-                        wake.put(None)
-                asleep = self._loops.try_run(*task, WAKE_YIELDS)
+            table = kernels.ctypes.data
+            before, start = self._counts(), time.perf_counter()
+            self._loops.run(self._address, table, args.ctypes.data, count, width, self._size.now)
+            seconds = time.perf_counter() - start
+            rings, taken, stalls = self._counts()
+            if count and rings == before[0]:  # who first has to wake up is late on any machine
+                taken -= before[1]
+                late = taken + stalls - before[2]
+                self._size.record((table, count), seconds, taken / count, late)
+
+    def _counts(self) -> tuple[int, int, int]:
+        """How often workers were woken for a run, parts were done by others, and threads slept."""
+        return self._words[RUN_BELL], self._words[TAKEN], self._words[STALLS]
 
     def close(self) -> None:
         """End the threads; in a forked child there are none. The team cannot run again."""
@@ -137,28 +150,16 @@ class Team:
         self.close()
 
 
-def _worker(loops: Loops, state: Words, thread: int, threads: int, wake: SimpleQueue[None]) -> None:
+def _worker(loops: Loops, state: Words, thread: int) -> None:
     """A worker's life. It must not know the `Team`, which ends it when nobody holds that."""
-    idle_spins = _idle_spins(loops)
-    epoch = 0
-    while epoch != STOPPED:
-        epoch = loops.serve(state.ctypes.data, thread, threads, epoch, idle_spins)
-        if epoch != STOPPED:
-            wake.get()
+    loops.serve(state.ctypes.data, thread, _idle_spins(loops))
 
 
-def _stop(
-    loops: Loops,
-    state: Words,
-    workers: list[threading.Thread],
-    wake: list[SimpleQueue[None]],
-) -> None:
+def _stop(loops: Loops, state: Words, workers: list[threading.Thread]) -> None:
     """End the workers and wait until they have gone."""
     if not any(worker.is_alive() for worker in workers):  # none, or not in this forked child
         return
     loops.stop(state.ctypes.data)
-    for queue in wake:
-        queue.put(None)
     for worker in workers:
         worker.join()
     _until_gone(workers)
@@ -181,10 +182,15 @@ def _idle_spins(loops: Loops) -> int:
     return max(1000, int(sample * IDLE_SECONDS / (time.perf_counter() - start)))
 
 
-def _yield_address() -> int:
-    """The address of the C function that gives the rest of a time slice to others."""
+def _how_to_sleep() -> tuple[int, int, int, int]:
+    """The number of the system call futex, or 0; the C function to call; two times to sleep."""
     if sys.platform == "win32":
-        function = ctypes.WinDLL("kernel32").SwitchToThread
-    else:
-        function = ctypes.CDLL(None).sched_yield
+        return 0, _address(ctypes.WinDLL("kernel32").Sleep), 1, 5  # milliseconds
+    number = FUTEX_NUMBERS.get(platform.machine(), 0) if sys.platform == "linux" else 0
+    library = ctypes.CDLL(None)
+    function = library.syscall if number else library.usleep
+    return number, _address(function), 200, 5000  # microseconds
+
+
+def _address(function: Any) -> int:
     return ctypes.cast(function, ctypes.c_void_p).value or 0
