@@ -35,7 +35,11 @@ def infer_attention(node: Node) -> list[Type]:
     q, k, v, pos = node.inputs
     tokens, n = activation(q, "q")
     heads, kv_heads = int(node["heads"]), int(node["kv_heads"])
-    want(heads % kv_heads == 0, "heads a multiple of kv_heads", f"{heads} and {kv_heads}")
+    want(
+        kv_heads > 0 and heads > 0 and heads % kv_heads == 0,
+        "heads a multiple of kv_heads, both at least 1",
+        f"{heads} and {kv_heads}",
+    )
     wanted = (kv_heads, n // heads)
     for cache in (k, v):
         want(
@@ -126,9 +130,11 @@ def infer_attention_combine(node: Node) -> list[Type]:
     partials, pos = node.inputs
     tokens, n = activation(partials, "partials")
     heads, span, spans = (int(node[key]) for key in ("heads", "span", "spans"))
+    sizes = f"{heads} heads, {spans} spans of {span}"
+    want(min(heads, span, spans) > 0, "at least one head, span and position", sizes)
     want(n % (spans * heads) == 0, f"{spans} spans of {heads} heads", partials.type)
     head_dim = n // (spans * heads) - 2
-    want(head_dim > 0 and span > 0, "spans of at least one position", partials.type)
+    want(head_dim > 0, "heads of at least one element", partials.type)
     per_token(pos, tokens, "pos")
     return [("f32", (tokens, heads * head_dim))]
 

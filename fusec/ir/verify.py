@@ -12,20 +12,20 @@ def verify(graph: Graph) -> None:
 
     Single assignment; every value defined before it is used, with the type it was defined with;
     inferred types equal declared types; only a store makes a state, each version of a state is
-    appended to once, and nobody reads an old version after that; a fused node's inputs and outputs
-    are those of its body.
+    appended to once, and nobody reads an older version after that, however many appends later; a
+    fused node's inputs and outputs are those of its body.
     """
     defined = {v.name: v for v in (*graph.inputs, *graph.states)}
     if len(defined) != len(graph.inputs) + len(graph.states):
         raise FusecError(f"graph {graph.name}: two inputs or states share a name")
     weights: dict[str, Value] = {}
-    appended: dict[str, str] = {}
+    newest: dict[str, Value] = {}
     for node in graph.nodes:
         for value in node.inputs:
             if value.is_weight:
                 _check_weight(node, value, weights)
             else:
-                _check_use(graph, node, value, defined, appended)
+                _check_use(graph, node, value, defined, newest)
         for plain in node.ops:
             _check_types(plain)
         if node.op == "fused":
@@ -34,11 +34,10 @@ def verify(graph: Graph) -> None:
             if value.name in defined:
                 raise FusecError(f"{node.name}: {value.name} is defined a second time")
             if value.is_state:
-                appended[value.name[:-1]] = node.name
+                newest[value.buffer] = value
             defined[value.name] = value
     for value in graph.outputs:
-        if defined.get(value.name) != value:
-            raise FusecError(f"graph {graph.name}: output {value.name} is not computed by any node")
+        _check_output(graph, value, defined)
 
 
 def _check_use(
@@ -46,7 +45,7 @@ def _check_use(
     node: Node,
     value: Value,
     defined: dict[str, Value],
-    appended: dict[str, str],
+    newest: dict[str, Value],
 ) -> None:
     if value.name not in defined:
         later = value.name in graph.producers
@@ -57,9 +56,20 @@ def _check_use(
         raise FusecError(
             f"{node.name}: reads {value.name} as {value.type}; it is {defined[value.name].type}"
         )
-    if value.name in appended:
+    last = newest.get(value.buffer, value)
+    if last != value:
         raise FusecError(
-            f"{node.name}: reads {value.name} after {appended[value.name]} appended to it"
+            f"{node.name}: reads {value.name} after {graph.producers[last.name].name} appended to it"
+        )
+
+
+def _check_output(graph: Graph, value: Value, defined: dict[str, Value]) -> None:
+    if value.name not in defined:
+        raise FusecError(f"graph {graph.name}: output {value.name} is not computed by any node")
+    if (made := defined[value.name]) != value:
+        raise FusecError(
+            f"graph {graph.name}: output {value.name} is declared {value.type}; it is made as "
+            f"{made.type}"
         )
 
 
