@@ -58,8 +58,9 @@ def _check_use(
         )
     last = newest.get(value.buffer, value)
     if last != value:
+        appended = graph.producers[last.name].name
         raise FusecError(
-            f"{node.name}: reads {value.name} after {graph.producers[last.name].name} appended to it"
+            f"{node.name}: reads {value.name} after {appended} appended to it"
         )
 
 
