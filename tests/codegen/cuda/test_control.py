@@ -92,6 +92,54 @@ def test_draws_follow_the_probabilities_and_the_seed() -> None:
     assert drawn[:20] != [sampled(logits, tokens, pos, OFF | {"seed": 1}) for pos in range(20)]
 
 
+@pytest.mark.parametrize("window", [0, 1, 5, 7, 64])
+@pytest.mark.parametrize("pos", [0, 6, 30])
+def test_the_penalty_is_for_the_tokens_in_the_window(window: int, pos: int) -> None:
+    """tokens[pos + 1 - window .. pos]: the penalised ones are the only ones it does not take."""
+    tokens = np.arange(64, dtype=np.uint32)  # each at a position of its own, also behind `pos`
+    seen = set(range(max(0, pos + 1 - window), pos + 1))
+    given = OFF | {"temperature": 0.0, "repeat_penalty": 4.0, "repeat_last": window}
+    for token in {0, max(0, pos - window), max(0, pos + 1 - window), pos, pos + 1}:
+        logits = np.zeros(64, np.float32)
+        logits[token], logits[63] = 2.0, 1.0
+        assert sampled(logits, tokens, pos, given) == (63 if token in seen else token)
+
+
+def test_a_token_just_as_likely_as_min_p_says_is_kept() -> None:
+    """Two tokens of weight 1, and a third: with min_p of 1 the draw is between the two."""
+    logits, tokens = np.array([1, 3, 3], np.float32), np.zeros(64, np.uint32)
+    given = OFF | {"min_p": 1.0}
+    assert {sampled(logits, tokens, pos, given) for pos in range(24)} == {1, 2}
+
+
+@pytest.mark.parametrize("options", [{"top_p": 0.7}, {"min_p": 0.3}], ids=str)
+def test_filters_come_before_the_temperature(options: dict) -> None:
+    logits, tokens = np.array([2, 1, 0, -1], np.float32), np.zeros(64, np.uint32)
+    for temperature in (0.7, 50.0):
+        given = OFF | options | {"temperature": temperature}
+        assert {sampled(logits, tokens, pos, given) for pos in range(40)} == {0, 1}
+
+
+def test_both_words_of_a_seed_count() -> None:
+    logits, tokens = np.zeros(1000, np.float32), np.zeros(8, np.uint32)
+    seeds = [0, *(1 << bit for bit in (0, 31, 32, 63))]
+    given = OFF | {"top_k": 0}
+    drawn = [sampled(logits, tokens, 3, given | {"seed": seed}) for seed in seeds]
+    wanted = [philox(seed, 4) >> 8 for seed in seeds]
+    assert drawn == [point * 1000 >> 24 for point in wanted]
+    assert len(set(drawn)) == len(seeds)
+    assert control.sampling_words(**(OFF | {"seed": 5 << 64 | 7 << 32 | 3}))[6:].tolist() == [3, 7]
+
+
+def test_the_words_of_sampling_are_where_the_kernel_reads_them() -> None:
+    words = control.sampling_words(
+        temperature=0.5, top_k=2, top_p=0.75, min_p=0.25, repeat_penalty=1.5, repeat_last=6,
+        seed=(8 << 32) + 7,
+    )  # fmt: skip
+    assert words[[1, 5, 6, 7]].tolist() == [2, 6, 7, 8]
+    assert words.view(np.float32)[[0, 2, 3, 4]].tolist() == [0.5, 0.75, 0.25, 1.5]
+
+
 def test_philox_is_random123s() -> None:
     """kat_vectors of Random123: philox4x32, 10 rounds, counter and key zero."""
     assert philox(0, 0) == 0x6627E8D5
