@@ -39,7 +39,7 @@ def values_of(kind: Attr | type) -> tuple[Attr, Attr]:
 ATTRIBUTES = [(op, name) for op, entry in OPS.items() for name in entry.attributes]
 
 
-@pytest.mark.parametrize(("op", "name"), ATTRIBUTES, ids=" ".join)
+@pytest.mark.parametrize(("op", "name"), ATTRIBUTES)
 def test_every_attribute_tells_kernels_apart(op: str, name: str) -> None:
     """As it is printed: regions are compared, kept and read again as text."""
     common = {n: values_of(kind)[0] for n, kind in OPS[op].attributes.items()}
@@ -89,6 +89,7 @@ def swiglu(keep: bool = False, swap: bool = False) -> Node:
 
 def test_what_a_kernel_writes_and_how_it_is_wired_tell_kernels_apart() -> None:
     assert key(swiglu()) != key(swiglu(keep=True))
+    assert len(canonical(swiglu(keep=True)).outputs) == 2
     assert key(swiglu()) != key(swiglu(swap=True))
 
 
@@ -117,6 +118,9 @@ def test_a_plan_s_kernels_are_the_regions_of_its_nodes() -> None:
     regions = {kernel.name: parse(kernel.region) for kernel in plan.kernels}
     assert len(regions) == len(plan.kernels)
     for n, launch in zip(graph.nodes, plan.launches, strict=True):
-        assert replace(regions[launch.kernel], name="") == replace(canonical(n), name="")
+        region = regions[launch.kernel]
+        assert replace(region, name="") == replace(canonical(n), name="")
+        assert [w.type for w in region.weights] == [w.type for w in n.weights]
+        assert [v.shape[1:] for v in region.outputs] == [v.shape[1:] for v in n.outputs]
     # layers of one and of two digits share theirs
     assert len(plan.kernels) == len(lower(llama_graph(layers=2), "any", 0).kernels)
