@@ -26,6 +26,8 @@ from tests.targets import ANY
 H200 = gpus.find("H200")
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 
+pytestmark = pytest.mark.xdist_group("135m")  # they share its plans
+
 
 def matvec(rows: int, columns: int, dtype: str = "iq4_nl", norm: bool = False):
     b = Builder("one")
