@@ -59,9 +59,7 @@ def _check_use(
     last = newest.get(value.buffer, value)
     if last != value:
         appended = graph.producers[last.name].name
-        raise FusecError(
-            f"{node.name}: reads {value.name} after {appended} appended to it"
-        )
+        raise FusecError(f"{node.name}: reads {value.name} after {appended} appended to it")
 
 
 def _check_output(graph: Graph, value: Value, defined: dict[str, Value]) -> None:

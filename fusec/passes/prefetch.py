@@ -3,7 +3,9 @@
 The layers' weights and the vocabulary's together are more than L2 holds, so by the time a layer
 runs again its weights have gone. A layer reads its share of them within microseconds, later than
 memory could have delivered it. So with a layer's first launch the next layer's weights are asked
-for, if they are few; the copy runs beside the layer and nothing waits for it.
+for, if they are few; the copy runs beside the layer and nothing waits for it. A launch is of the
+layer whose values it writes first: at -O3 the one that makes a layer's q, k and v writes the
+residual of the layer in front as well, and counts as the last of that.
 """
 
 from __future__ import annotations

@@ -188,6 +188,12 @@ def pos(b, tokens=1):
     return b.input("p", (tokens,), "i32")
 
 
+def attends(b, x, cache, kv_heads=2):
+    """Two heads of 16 over a key cache of that shape."""
+    k, v = b.state("k", cache), b.state("v", (8, 2, 16))
+    return b.attention(x, k, v, pos(b), heads=2, kv_heads=kv_heads, scale=1.0)
+
+
 ROPE = {"base": 1.0, "head_dim": 8, "dims": 4}
 
 
@@ -209,6 +215,9 @@ ROPE = {"base": 1.0, "head_dim": 8, "dims": 4}
         (lambda b, x: b.rope(x, pos(b), **(ROPE | {"head_dim": 0})), "whole heads of 0"),
         (lambda b, x: b.attention(x, x, x, pos(b), heads=2, kv_heads=0, scale=1.0), "at least 1"),
         (lambda b, x: b.attention(x, x, x, pos(b), heads=0, kv_heads=2, scale=1.0), "at least 1"),
+        (lambda b, x: attends(b, x, (8, 3, 16)), "state [context, 2, 16], found f16[8, 3, 16]"),
+        (lambda b, x: attends(b, x, (8, 2, 8)), "state [context, 2, 16], found f16[8, 2, 8]"),
+        (lambda b, x: attends(b, x, (8, 2, 16), kv_heads=1), "state [context, 1, 16], found"),
         (lambda b, x: b.attention_combine(x, pos(b), heads=0, span=8, spans=2), "at least one"),
         (lambda b, x: b.attention_combine(x, pos(b), heads=2, span=8, spans=0), "at least one"),
     ],

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fusec.codegen.cuda import control
-from fusec.codegen.cuda.twins import Launch
+from fusec.codegen.cuda.twins import Launch, Pointer
 from fusec.codegen.cuda.twins_grid import run_grid
 from fusec.errors import FusecError
 
@@ -81,6 +81,18 @@ def test_equal_scores_are_cut_by_token_number() -> None:
     logits, tokens = np.ones(9000, np.float32), np.zeros(8, np.uint32)
     seen = {sampled(logits, tokens, 3, OFF | {"top_k": 5, "seed": seed}) for seed in range(25)}
     assert seen == {0, 1, 2, 3, 4}
+
+
+@pytest.mark.parametrize("best", [3.0, 1e-30])
+def test_the_cut_among_equal_scores_is_found_from_above_and_from_below(best: float) -> None:
+    """More equal scores than there is room for, below one or a few that are far from them."""
+    logits, tokens = np.zeros(9000, np.float32), np.zeros(64, np.uint32)
+    for above in (1, 30):
+        logits[-above:] = best
+        given = OFF | {"temperature": 5.0, "top_k": 40}
+        drawn = {sampled(logits, tokens, pos, given) for pos in range(30)}
+        assert drawn == {choose(logits, tokens, pos, given) for pos in range(30)}
+        assert min(drawn) < 40 - above
 
 
 def test_draws_follow_the_probabilities_and_the_seed() -> None:
@@ -188,6 +200,31 @@ def test_feed_reads_the_prompt() -> None:
     token, pos = word(0), word(2)
     run_grid(control.feed(), np.arange(10, 20, dtype=np.uint32), token, pos)
     assert (token[0], pos[0]) == (13, 3)
+
+
+ROUND = control.PREFETCH_BLOCKS * 32 * control.PREFETCH_BYTES  # of all threads together
+
+
+@pytest.mark.parametrize("count", [16, 4096, 4112, 70_000 // 16 * 16, ROUND, 2 * ROUND + 48])
+def test_prefetch_asks_for_every_byte_once(count: int) -> None:
+    """In pieces of multiples of 16 bytes, and for none behind the end; also across 4 GiB."""
+    kernel = control.prefetch()
+    launch = Launch(kernel.grid, kernel.threads)
+    device = launch.modules["fusec.codegen.cuda.device"]
+    asked, first = np.zeros(count + control.PREFETCH_BYTES, np.uint8), 2**32 - 32
+
+    def low_word(pointer: Pointer) -> np.ndarray:
+        return np.asarray((first + (0 if pointer.memory.size > 1 else count)) % 2**32, np.uint32)
+
+    def ask(pointer: Pointer, nbytes: np.ndarray) -> None:
+        for start, size in zip(pointer.offset.ravel(), nbytes.ravel(), strict=True):
+            if start < count:  # the others do not get here on a GPU
+                assert size % 16 == 0 and 0 < size <= control.PREFETCH_BYTES
+                asked[start : start + int(size)] += 1
+
+    device.low_word, device.prefetch_l2_bulk = low_word, ask
+    launch.run(kernel, np.zeros(count, np.uint8), np.zeros(1, np.uint8))
+    assert (asked[:count] == 1).all() and not asked[count:].any()
 
 
 def test_a_vocabulary_without_tokens_is_refused() -> None:
