@@ -12,6 +12,11 @@ SHARED_DATA = Path(
 )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Groups first: a worker that gets one last would be alone at it while the others are done."""
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def kernel_cache(pytestconfig: pytest.Config) -> Path:
     """Compiled kernels are kept in the checkout: warm on the next run, never in the user's cache.

@@ -185,6 +185,13 @@ class Graph:
         last = {v.buffer: v.name for n in self.nodes for v in n.outputs if v.is_state}
         return frozenset({v.name for v in self.outputs} | set(last.values()))
 
+    def readers_before(self, state: Value) -> Iterator[Node]:
+        """The nodes that read an older version of a state: making this one overwrites it."""
+        name = state.name
+        while name != state.buffer:
+            name = name[:-1]
+            yield from self.users.get(name, ())
+
     @property
     def weights(self) -> tuple[Value, ...]:
         """Every weight once, in order of first use."""

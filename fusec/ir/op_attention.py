@@ -36,7 +36,11 @@ def infer_attention(node: Node) -> list[Type]:
     q, k, v, pos = node.inputs
     tokens, n = activation(q, "q")
     heads, kv_heads = int(node["heads"]), int(node["kv_heads"])
-    want(heads % kv_heads == 0, "heads a multiple of kv_heads", f"{heads} and {kv_heads}")
+    want(
+        kv_heads > 0 and heads > 0 and heads % kv_heads == 0,
+        "heads a multiple of kv_heads, both at least 1",
+        f"{heads} and {kv_heads}",
+    )
     wanted = (kv_heads, n // heads)
     for cache in (k, v):
         want(
@@ -128,8 +132,9 @@ def infer_attention_combine(node: Node) -> list[Type]:
     values, sums, pos = node.inputs
     tokens, n = activation(values, "values")
     heads, span, spans = (int(node[key]) for key in ("heads", "span", "spans"))
+    sizes = f"{heads} heads, {spans} spans of {span}"
+    want(min(heads, span, spans) > 0, "at least one head, span and position", sizes)
     want(n % (spans * heads) == 0, f"{spans} spans of {heads} heads", values.type)
-    want(span > 0, "spans of at least one position", span)
     pairs = f"f32[{tokens}, {2 * spans * heads}]"
     want(sums.type == pairs, f"sums: {pairs}", sums.type)
     per_token(pos, tokens, "pos")

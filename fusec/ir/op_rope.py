@@ -15,7 +15,7 @@ def infer_rope(node: Node) -> list[Type]:
     tokens, n = activation(x)
     per_token(pos, tokens, "pos")
     head, dims = int(node["head_dim"]), int(node["dims"])
-    want(n % head == 0, f"whole heads of {head}", x.type)
+    want(head > 0 and n % head == 0, f"whole heads of {head}", x.type)
     want(dims % 2 == 0 and 0 < dims <= head, f"an even number of rotary dims up to {head}", dims)
     want(node["pairing"] in ("adjacent", "halves"), "pairing adjacent or halves", node["pairing"])
     if len(node.inputs) == 3:

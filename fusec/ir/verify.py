@@ -14,8 +14,9 @@ def verify(graph: Graph) -> None:
 
     Single assignment; every value defined before it is used, with the type it was defined with;
     inferred types equal declared types; only a store makes a state, each version of a state is
-    appended to once, and nobody reads an old version after that; a fused node's inputs and outputs
-    are those of its body; an index is an input, which sessions check, or cannot leave its memory.
+    appended to once, and nobody reads an older version after that, however many appends later; a
+    fused node's inputs and outputs are those of its body; an index is an input, which sessions
+    check, or cannot leave its memory.
     """
     _verify(graph)
     _check_indices(graph)
@@ -26,13 +27,13 @@ def _verify(graph: Graph) -> None:
     if len(defined) != len(graph.inputs) + len(graph.states):
         raise FusecError(f"graph {graph.name}: two inputs or states share a name")
     weights: dict[str, Value] = {}
-    appended: dict[str, str] = {}
+    newest: dict[str, Value] = {}
     for node in graph.nodes:
         for value in node.inputs:
             if value.is_weight:
                 _check_weight(node, value, weights)
             else:
-                _check_use(graph, node, value, defined, appended)
+                _check_use(graph, node, value, defined, newest)
         for plain in node.ops:
             _check_types(plain)
         if node.op == "fused":
@@ -41,11 +42,10 @@ def _verify(graph: Graph) -> None:
             if value.name in defined:
                 raise FusecError(f"{node.name}: {value.name} is defined a second time")
             if value.is_state:
-                appended[value.name[:-1]] = node.name
+                newest[value.buffer] = value
             defined[value.name] = value
     for value in graph.outputs:
-        if defined.get(value.name) != value:
-            raise FusecError(f"graph {graph.name}: output {value.name} is not computed by any node")
+        _check_output(graph, value, defined)
 
 
 def _check_use(
@@ -53,7 +53,7 @@ def _check_use(
     node: Node,
     value: Value,
     defined: dict[str, Value],
-    appended: dict[str, str],
+    newest: dict[str, Value],
 ) -> None:
     if value.name not in defined:
         later = value.name in graph.producers
@@ -64,9 +64,19 @@ def _check_use(
         raise FusecError(
             f"{node.name}: reads {value.name} as {value.type}; it is {defined[value.name].type}"
         )
-    if value.name in appended:
+    last = newest.get(value.buffer, value)
+    if last != value:
+        appended = graph.producers[last.name].name
+        raise FusecError(f"{node.name}: reads {value.name} after {appended} appended to it")
+
+
+def _check_output(graph: Graph, value: Value, defined: dict[str, Value]) -> None:
+    if value.name not in defined:
+        raise FusecError(f"graph {graph.name}: output {value.name} is not computed by any node")
+    if (made := defined[value.name]) != value:
         raise FusecError(
-            f"{node.name}: reads {value.name} after {appended[value.name]} appended to it"
+            f"graph {graph.name}: output {value.name} is declared {value.type}; it is made as "
+            f"{made.type}"
         )
 
 

@@ -8,8 +8,8 @@ behind the first byte's latency. `compute` is instructions: as many as a multipr
 no faster than one warp can fetch code that runs once.
 
 The counts of instructions are those of the code that `fusec.codegen.cuda` emits, which
-`tests/test_cost.py` counts in its PTX; times and rates are a `Gpu`'s, which `fusec calibrate`
-measures. Nothing here is fitted to a kernel's time.
+`tests/passes/test_cost.py` counts in its PTX; times and rates are a `Gpu`'s, which
+`fusec calibrate` measures. Nothing here is fitted to a kernel's time.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def _waits(graph: Graph, slots: dict[str, Slot]) -> list[tuple[int, ...]]:
     """For each launch, the earlier ones it must follow, transitively reduced to the latest few.
 
     It follows whoever makes what it reads, and whoever still uses the memory it writes: readers of
-    the state version it appends to, and makers and readers of values whose bytes it takes over.
+    the state versions it overwrites, and makers and readers of values whose bytes it takes over.
     """
     place = {node.name: i for i, node in enumerate(graph.nodes)}
     waits: list[tuple[int, ...]] = []
@@ -79,7 +79,7 @@ def _waits(graph: Graph, slots: dict[str, Slot]) -> list[tuple[int, ...]]:
         }
         for value in node.outputs:
             if value.is_state:
-                direct |= {place[u.name] for u in graph.users.get(value.name[:-1], ())}
+                direct |= {place[u.name] for u in graph.readers_before(value)}
                 continue
             mine = slots[value.name]
             for other in slots.values():

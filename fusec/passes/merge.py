@@ -46,8 +46,8 @@ def _ordered(graph: Graph, groups: Sequence[Group]) -> list[Node] | None:
             if maker is not None:
                 waits[own].add(leader.get(maker.name, maker.name))
         for value in node.outputs:
-            if value.is_state:  # who reads the old version comes before the append
-                for reader in graph.users.get(value.name[:-1], ()):
+            if value.is_state:  # who reads an older version comes before the append
+                for reader in graph.readers_before(value):
                     waits[own].add(leader.get(reader.name, reader.name))
         waits[own].discard(own)
     users: dict[str, list[str]] = {}

@@ -31,8 +31,8 @@ class Schedule:
             for value in node.outputs:
                 for user in graph.users.get(value.name, ()):
                     view.add_edge(node.name, user.name)
-                if value.is_state:  # readers of the version this append overwrites
-                    for reader in graph.users.get(value.name[:-1], ()):
+                if value.is_state:
+                    for reader in graph.readers_before(value):
                         if reader is not node:
                             view.add_edge(reader.name, node.name)
         height: dict[str, int] = {}

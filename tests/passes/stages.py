@@ -1,13 +1,25 @@
 """What tests of single passes ask: why it left nodes alone, and how far a stage is from another."""
 
+from functools import cache
+
 import numpy as np
 
 from fusec.ir import Graph, Reference
+from fusec.ir.plan import LaunchPlan
 from fusec.ir.target import Target
-from fusec.passes.pipeline import Pass, Stage
-from tests.graphs import weights_for
+from fusec.passes.lower import lower
+from fusec.passes.pipeline import Pass, Stage, passes_of, run_passes
+from tests.graphs import llama_graph, weights_for
 
 RANDOM = np.random.default_rng(5)
+
+
+@cache
+def thirty_layers(level: int, target: Target, *disable: str) -> LaunchPlan:
+    """The plan of a model of 30 small layers, compiled once for all tests that count launches."""
+    graph = llama_graph(layers=30, heads=2, kv_heads=1)
+    graph = run_passes(graph, passes_of(level, disable=disable), target)[-1].graph
+    return lower(graph, "any", level)
 
 
 def reasons_of(step: Pass, graph: Graph, target: Target) -> tuple[int, list[str]]:

@@ -13,7 +13,6 @@ from fusec.codegen.cuda.build import compile_many
 from fusec.codegen.cuda.emit import emit
 from fusec.ir import Builder
 from fusec.ir.text import parse
-from fusec.models.synth import synthesize
 from fusec.passes import cost, gpus
 from fusec.passes.fuse import Fuse
 from fusec.passes.lower import lower
@@ -21,10 +20,13 @@ from fusec.passes.pipeline import LEVELS, passes_of, run_passes
 from fusec.passes.rules import norm_matvec
 from tests.codegen.cuda.kernels import needs_compiler
 from tests.graphs import llama_graph
+from tests.shapes import compiled_135m
 from tests.targets import ANY
 
 H200 = gpus.find("H200")
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+
+pytestmark = pytest.mark.xdist_group("135m")  # they share its plans
 
 
 def matvec(rows: int, columns: int, dtype: str = "iq4_nl", norm: bool = False):
@@ -117,11 +119,6 @@ def test_an_argmax_that_hands_the_token_on_is_no_launch_more(level):
     assert cost.token_us(plan, H200) == pytest.approx(launches + around)
 
 
-@pytest.fixture(scope="module")
-def smollm2(tmp_path_factory) -> Path:
-    return synthesize("smollm2-135m", tmp_path_factory.mktemp("models") / "m.gguf", quant="IQ4_XS")
-
-
 def profiled(level: int) -> dict:
     """What `fusec profile` measured on the H200."""
     path = RESULTS / f"h200-profile-O{level}.json"
@@ -131,18 +128,18 @@ def profiled(level: int) -> dict:
 
 
 @pytest.mark.parametrize("level", sorted(LEVELS))
-def test_predictions_are_within_the_promised_error(smollm2, level):
+def test_predictions_are_within_the_promised_error(level):
     found = profiled(level)
-    plan = driver.compile(smollm2, target="sm_90a", level=level).plan
+    plan = compiled_135m(level).plan
     guess = cost.token_us(plan, H200, position=found["position"])
     assert guess == pytest.approx(found["token"], rel=cost.ERROR)
 
 
 @pytest.mark.parametrize("level", sorted(LEVELS))
-def test_kernels_take_about_what_is_predicted_for_them(smollm2, level):
+def test_kernels_take_about_what_is_predicted_for_them(level):
     """Each kernel back to back with itself; what it shares with its neighbours is in the token."""
     found = profiled(level)["kernels"]
-    plan = driver.compile(smollm2, target="sm_90a", level=level).plan
+    plan = compiled_135m(level).plan
     costs = cost.token_costs(plan, H200, position=80)
     guesses = {x.kernel: c.total for x, c in zip(plan.launches, costs, strict=True)}
     shared = set(found) & set(guesses)
@@ -176,7 +173,7 @@ def test_a_merge_that_is_slower_is_refused():
     assert fuse.run(graph, ANY)[1] == 1
 
 
-def test_on_an_h200_no_merge_of_the_levels_is_refused_as_slower(smollm2):
+def test_on_an_h200_no_merge_of_the_levels_is_refused_as_slower():
     for level in LEVELS:
-        for stage in driver.compile(smollm2, target="sm_90a", level=level).stages:
+        for stage in compiled_135m(level).stages:
             assert not [r for r in stage.refused if r.reason.startswith("slower")]

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 
 from fusec.errors import FusecError
 from fusec.ir import Reference
-from fusec.passes.lower import lower
 from fusec.passes.pipeline import LEVELS, passes_of, run_passes
 from fusec.passes.schedule import critical_path
 from tests.graphs import Types, llama_graph, random_graphs, weights_for
+from tests.passes.stages import thirty_layers
 from tests.targets import ANY, HOPPER
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -23,12 +23,12 @@ def compiled(graph, level, target=ANY, **options):
     return run_passes(graph, passes_of(level, **options), target)
 
 
+@pytest.mark.xdist_group("30 layers")
 @pytest.mark.parametrize("target", [ANY, HOPPER], ids=lambda t: t.name)
 @pytest.mark.parametrize(("level", "forward"), [(0, 542), (1, 301), (2, 181), (3, 151)])
 def test_dispatches_of_a_30_layer_graph(level, forward, target):
     """Clusters of blocks make two launches less of a layer."""
-    graph = llama_graph(layers=30, heads=2, kv_heads=1)
-    plan = lower(compiled(graph, level, target)[-1].graph, "any", level)
+    plan = thirty_layers(level, target)
     per_layer, outside = COUNTS[level]
     if target is HOPPER and level == 3:
         per_layer, forward = 3, 91

@@ -101,6 +101,19 @@ def test_what_is_read_before_the_wait_must_not_come_from_the_launch_in_front(kin
     )
 
 
+def test_nor_from_any_launch_in_front_that_may_still_run():
+    """%c may start while %a runs, because %b started early; had %b not, %a would have ended."""
+    writer, reader = launch("%a", writes=("%pos",), early=False), [Arg("input", "%pos")]
+    between = [launch(f"%b{n}") for n in range(3)]
+    for count in (1, 2, 3):
+        launches = [writer, *between[:count], launch("%c", reads=reader)]
+        assert why_not(launches, KERNELS, count + 1) == (
+            "it reads %pos before it waits, and %a in front of it writes that"
+        )
+    between[1] = replace(between[1], early=False)
+    assert why_not([writer, *between, launch("%c", reads=reader)], KERNELS, 4) is None
+
+
 @pytest.mark.parametrize("kind", ["arena", "state"])
 def test_what_is_read_behind_the_wait_may_come_from_it(kind):
     launches = [launch("%a", writes=("%x",)), launch("%b", reads=[Arg(kind, "%x")])]

@@ -10,7 +10,7 @@ from fusec.ir.plan import from_json
 from fusec.passes.lower import lower
 from fusec.passes.memory import ALIGNMENT, arena_bytes, live_ranges, plan_memory
 from fusec.passes.pipeline import passes_of, run_passes
-from fusec.passes.schedule import Schedule
+from fusec.passes.schedule import Schedule, critical_path
 from tests.graphs import Types, llama_graph, random_graphs
 from tests.targets import ANY, HOPPER
 
@@ -151,6 +151,33 @@ def test_an_old_state_is_read_before_it_is_appended_to():
     shuffled = Schedule().run(graph, ANY)[0]
     assert [n.name for n in shuffled.nodes] == ["%before", "$k'"]
     assert lower(shuffled, "any", 0).launches[1].waits == (0,)
+
+
+def wide_graph():
+    """Of %x: a chain of two, one of four, and a node that both a long and a short chain follow."""
+    b = Builder("wide")
+    x = b.input("x", (1, 32))
+    short = b.silu(b.silu(x, name="short"), name="short.end")
+    fork = b.silu(x, name="fork")
+    side = b.silu(fork, name="fork.side")
+    long = b.silu(b.silu(b.silu(fork, name="a"), name="b"), name="c")
+    return b.build(short, side, long)
+
+
+def test_what_most_launches_wait_for_goes_first():
+    """By the longest of the chains behind a node, and in the graph's order where they are equal."""
+    order = [n.name for n in Schedule().run(wide_graph(), ANY)[0].nodes]
+    assert order == ["%fork", "%a", "%short", "%b", "%short.end", "%fork.side", "%c"]
+
+
+def test_the_critical_path_counts_launches():
+    b = Builder("line")
+    x = b.input("x", (1, 32))
+    one = b.silu(x)
+    assert critical_path(b.build(one)) == 1
+    assert critical_path(b.build(b.silu(b.silu(one)), b.silu(x))) == 3
+    assert critical_path(wide_graph()) == 4
+    assert critical_path(replace(wide_graph(), nodes=(), outputs=())) == 0
 
 
 def test_the_schedule_follows_the_longest_chain():

@@ -9,12 +9,11 @@ from fusec.errors import FusecError
 from fusec.ir import Builder
 from fusec.ir.ops import OPS
 from fusec.passes.fuse import Fuse
-from fusec.passes.lower import lower
 from fusec.passes.pipeline import passes_of, run_passes
 from fusec.passes.project_heads import ProjectHeads
 from fusec.passes.rules import matvec_residual, norm_matvec
 from tests.graphs import Types, llama_graph
-from tests.passes.stages import distance, reasons_of
+from tests.passes.stages import distance, reasons_of, thirty_layers
 from tests.targets import AMPERE, ANY, HOPPER
 
 RANDOM = np.random.default_rng(4)
@@ -76,11 +75,10 @@ def test_three_nodes_become_two():
     assert [v.name for v in total.inputs] == ["%z.parts", "%x"]
 
 
+@pytest.mark.xdist_group("30 layers")
 def test_a_layer_is_a_launch_less():
     for target, forward in ((HOPPER, 121), (AMPERE, 151)):
-        graph = llama_graph(layers=30, heads=2, kv_heads=1)
-        passes = passes_of(3, disable=["project-rows"])
-        plan = lower(run_passes(graph, passes, target)[-1].graph, "any", 3)
+        plan = thirty_layers(3, target, "project-rows")
         assert plan.dispatches["forward"] == forward
 
 

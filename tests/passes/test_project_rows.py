@@ -11,12 +11,11 @@ from fusec.ir.op_parts import parts_of
 from fusec.ir.ops import OPS
 from fusec.ir.region import NotOneKernel, analyse
 from fusec.passes.fuse import Fuse
-from fusec.passes.lower import lower
 from fusec.passes.pipeline import passes_of, run_passes
 from fusec.passes.project_rows import ProjectRows, branch_of
 from fusec.passes.rules import matvec_residual, norm_matvec, norm_swiglu, stack_matvecs, swiglu
 from tests.graphs import Types, llama_graph, weights_for
-from tests.passes.stages import distance, reasons_of
+from tests.passes.stages import distance, reasons_of, thirty_layers
 from tests.targets import AMPERE, ANY, HOPPER
 
 RANDOM = np.random.default_rng(8)
@@ -91,11 +90,10 @@ def test_its_meaning_stays(residual):
     assert all(np.allclose(one[name], other[name], rtol=1e-12, atol=0) for name in one)
 
 
+@pytest.mark.xdist_group("30 layers")
 def test_a_layer_is_three_launches():
     for target, forward in ((HOPPER, 91), (AMPERE, 151)):
-        graph = llama_graph(layers=30, heads=2, kv_heads=1)
-        plan = lower(run_passes(graph, passes_of(3), target)[-1].graph, "any", 3)
-        assert plan.dispatches["forward"] == forward
+        assert thirty_layers(3, target).dispatches["forward"] == forward
 
 
 def test_a_model_keeps_its_meaning():

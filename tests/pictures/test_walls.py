@@ -14,6 +14,7 @@ from fusec.bench import profile
 from fusec.errors import FusecError
 from tests.command import fusec, refused
 from tests.pictures.conftest import profile_of
+from tests.tables import row_of, rows_of
 
 
 def test_the_line_doubts_walls_that_do_not_add_up(compiled):
@@ -36,6 +37,87 @@ def test_us_a_token_are_those_of_all_launches_of_a_kernel(compiled):
         row = next(row for row in rows if row[:3] == start)
         assert row[-2] == f"{sum(mine):,.1f}"
     assert max(len([x for x in data["launches"] if x["kernel"] == n]) for n in data["kernels"]) > 1
+
+
+def test_the_table_of_walls_adds_up(compiled):
+    """Microseconds, share of the token and microseconds a launch, for both ways to run it."""
+    data = profile_of(compiled)
+    table, _ = walls.tables(data)
+    count = len(compiled.plan.launches)
+    naive, captured = (
+        {wall: (float(row[column].replace(",", "")), row[share], row[each])
+         for row in rows_of(table) if (wall := row["wall"]) in walls.COLOURS}
+        for column, share, each in (
+            ("launched one by one, sampled on the host", "share", "a launch"),
+            ("captured graph, sampled on the device", "share 2", "a launch 2"),
+        )
+    )  # fmt: skip
+    assert captured == {
+        "between tokens": (2.5, "4%", ""),
+        "launches": (20.0, "33%", f"{20 / count:.3f}"),
+        "memory": (5.0, "8%", f"{5 / count:.3f}"),
+        "compute": (30.0, "50%", f"{30 / count:.3f}"),
+    }
+    assert naive == {
+        "between tokens": (40.0, "14%", ""),
+        "launches": (200.0, "71%", f"{200 / count:.3f}"),
+        "memory": (5.0, "2%", f"{5 / count:.3f}"),
+        "compute": (30.0, "11%", f"{30 / count:.3f}"),
+    }
+    assert list(row_of(table, "their sum").values())[1:] == ["275.0", "98%", "", "57.5", "96%", ""]
+    assert list(row_of(table, "token").values())[1:] == ["280.0", "", "", "60.0", "", ""]
+
+
+def test_the_table_of_kernels_adds_up(compiled):
+    """Launch i takes 1 + i / 100 us and reads 1,000 bytes; each kernel alone 1.5, empty 0.5."""
+    data = profile_of(compiled)
+    _, table = walls.tables(data)
+    rows, total = rows_of(table), 0.0
+    for name, shown in zip(data["kernels"], rows, strict=True):
+        own = [i for i, x in enumerate(compiled.plan.launches) if x.kernel == name]
+        mean = 1 + sum(own) / len(own) / 100
+        total += mean * len(own)
+        assert shown == {
+            "kernel": name.rsplit("_", 1)[0],
+            "launches": str(len(own)),
+            "in the token": f"{mean:.2f}",
+            "predicted": "2.00",
+            "launch": "0.50",
+            "compute": "1.00",
+            "memory, cold code": f"{mean - 1.5:+.2f}",
+            "us a token": f"{mean * len(own):.1f}",
+            "GB/s": f"{1000 / (mean * 1e-6) / 1e9:.0f}",
+        }
+    assert total == pytest.approx(sum(x["us"] for x in data["launches"]))
+
+
+@pytest.mark.parametrize("ways", [2, 1])
+def test_the_chart_s_bars_are_as_long_as_the_walls(compiled, tmp_path, monkeypatch, ways):
+    figure = pytest.importorskip("matplotlib.figure")
+    drawn = []
+    monkeypatch.setattr(figure.Figure, "savefig", lambda self, *_, **__: drawn.append(self))
+    data = profile_of(compiled)
+    if ways == 1:
+        data["naive_walls"] = None
+    walls.draw(data, tmp_path / "w.svg")
+    (axes,) = drawn[0].axes
+    shown = [data["naive_walls"], data["walls"]][-ways:]
+    tokens = [data["naive"]["eager, host sampling"], data["token"]][-ways:]
+    found = iter(axes.patches)
+    for height, found_walls in enumerate(shown):
+        at = 0.0
+        for wall, us in found_walls.items():
+            bar = next(found)
+            assert (bar.get_x(), bar.get_width()) == pytest.approx((at, us)), wall
+            assert bar.get_y() + bar.get_height() / 2 == pytest.approx(height)
+            at += us
+    assert next(found, None) is None
+    assert [line.get_xdata()[0] for line in axes.lines] == tokens
+    longest = max(tokens)
+    labels = [text.get_text() for text in axes.texts]
+    written = [us for each in shown for us in each.values() if us > 0.055 * longest]
+    assert labels == [f"{us:,.0f}" for us in written]
+    assert axes.get_xlabel() == "us a token"
 
 
 def test_a_trace_has_every_launch_end_to_end(compiled):

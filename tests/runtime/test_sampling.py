@@ -115,6 +115,8 @@ def test_a_seed_fixes_the_choices() -> None:
     assert choices(seed=1) == choices(seed=1)
     assert choices(seed=1) != choices(seed=2)
     assert choices(seed=2**128 - 1) != choices(seed=0)
+    single = [choices(seed=1 << bit) for bit in (0, 31, 32, 63, 64, 127)]
+    assert len(set(map(tuple, single))) == len(single)  # every word of a seed counts
 
 
 def test_a_filter_does_not_shift_later_choices() -> None:
@@ -162,6 +164,42 @@ def test_the_repetition_penalty() -> None:
     sampler.accept(2)  # below 0 it is multiplied
     assert sampler._penalised(logits.astype(np.float64))[2] == pytest.approx(-1.5)
     assert logits.tolist() == pytest.approx([2.0, 1.9, -1.0, -1.1])  # the caller's are left alone
+
+
+@pytest.mark.parametrize("window", [1, 3, 64])
+def test_the_penalty_reaches_back_as_far_as_its_window(window: int) -> None:
+    sampler = Sampler(Sampling(repeat_penalty=2, repeat_last=window))
+    for token in range(70):
+        sampler.accept(token)
+    scores = sampler._penalised(np.ones(80))
+    assert np.flatnonzero(scores == 0.5).tolist() == list(range(70 - window, 70))
+    assert set(scores.tolist()) == {0.5, 1.0}
+
+
+def test_a_token_just_as_likely_as_min_p_says_is_kept() -> None:
+    """Weights are 1 and 1/2 exactly: two tokens share what one has twice."""
+    half = float(np.exp(-0.75) / np.exp(0))
+    sampler = Sampler(Sampling(**(OFF | {"min_p": half})))
+    assert sampler._candidates(np.array([0.75, 0.0, -1e-9])).tolist() == [0, 1]
+    above = Sampler(Sampling(**(OFF | {"min_p": math.nextafter(half, 1)})))
+    assert above._candidates(np.array([0.75, 0.0])).tolist() == [0]
+
+
+def test_filters_come_before_the_temperature() -> None:
+    """Heat spreads what they have left, and brings back nothing; cold cuts nothing off."""
+    logits = [2.0, 1.0, 0.0, -1.0]
+    for options, kept in (
+        ({"top_p": 0.7}, {0, 1}), ({"min_p": 0.3}, {0, 1}), ({"min_p": 0.1}, {0, 1, 2})
+    ):  # fmt: skip
+        for temperature in (0.4, 1.0, 50.0):
+            assert set(draws(logits, 3000, temperature=temperature, **options)) == kept
+
+
+def test_the_penalty_comes_before_the_filters() -> None:
+    """What it takes down no longer counts among the likeliest."""
+    sampler = Sampler(Sampling(**(OFF | {"top_k": 1, "repeat_penalty": 3.0})))
+    sampler.accept(0)
+    assert {sampler.choose(np.array([2.0, 1.0, 0.5], np.float32)) for _ in range(20)} == {1}
 
 
 def test_the_penalty_forgets() -> None:

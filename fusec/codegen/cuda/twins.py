@@ -3,7 +3,8 @@
 A launch executes in lock step. Every value is an array over (blocks, threads), or a scalar all
 threads share; an instruction computes all threads at once. So emitted source runs as it stands,
 provided loops have one trip count for all threads and stores are guarded by the `_if` instructions
-instead of branches. Wrong values show, races do not.
+instead of branches. Wrong values show, races do not: for those between warps, tests watch memory
+(`tests/codegen/cuda/races.py`).
 """
 
 from __future__ import annotations

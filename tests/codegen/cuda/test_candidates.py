@@ -15,12 +15,10 @@ from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.errors import FusecError
 from fusec.ir import Builder, Graph
 from fusec.ir.plan import RELEASES, Choice, Kernel
-from fusec.models.llama import decode_graph
-from fusec.models.quant_mix import Mix
-from fusec.models.synth import PRESETS
 from tests.codegen.cuda.kernels import needs_compiler
 from tests.codegen.cuda.twin_session import TwinSession, random_weights
 from tests.graphs import Types, llama_graph
+from tests.shapes import compiled_135m
 from tests.targets import ANY, SPLIT
 
 RNG = np.random.default_rng(3)
@@ -136,14 +134,8 @@ def test_choices_that_no_kernel_can_have(fields: dict) -> None:
 
 def of_135m() -> list[CudaKernel]:
     """The variants that hold several rows, or share a processor: those short of registers."""
-    config = PRESETS["smollm2-135m"]
-    mix = Mix("IQ4_XS", config.layers, config.heads // config.kv_heads, config.tied)
-    types = {name: mix.dtype(name, shape) for name, shape in config.tensor_shapes()}
-    plan = driver.compile(
-        decode_graph(config, types, 1, 512, "f16"), target="sm_90a", level=3
-    ).plan  # fmt: skip
     found = {}
-    for kernel in plan.kernels:
+    for kernel in compiled_135m(3).plan.kernels:
         for choice in variants(kernel):
             crowded = choice.rows_at_once > 1 or choice.min_blocks > 1
             if crowded and choice.release == "wait":

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fusec.codegen.cuda import control
-from fusec.codegen.cuda.twins import Launch
+from fusec.codegen.cuda.twins import Launch, Pointer
 from fusec.codegen.cuda.twins_grid import run_grid
 from fusec.errors import FusecError
 from fusec.runtime.sampling import Sampler, Sampling
@@ -100,6 +100,18 @@ def test_top_p_at_the_very_mass_is_as_on_the_host(count: int, top_p: float, kept
     assert sampled(logits, np.zeros(top + 1, np.uint32), top, options) == kept - 1, "and no more"
 
 
+@pytest.mark.parametrize("best", [3.0, 1e-30])
+def test_the_cut_among_equal_scores_is_found_from_above_and_from_below(best: float) -> None:
+    """More equal scores than there is room for, below one or a few that are far from them."""
+    logits, tokens = np.zeros(9000, np.float32), np.zeros(64, np.uint32)
+    for above in (1, 30):
+        logits[-above:] = best
+        given = OFF | {"temperature": 5.0, "top_k": 40}
+        drawn = {sampled(logits, tokens, pos, given) for pos in range(30)}
+        assert drawn == {choose(logits, tokens, pos, given) for pos in range(30)}
+        assert min(drawn) < 40 - above
+
+
 def test_draws_follow_the_probabilities_and_the_seed() -> None:
     logits, tokens = np.log(np.array([0.6, 0.3, 0.1], np.float32)), np.zeros(600, np.uint32)
     drawn = [sampled(logits, tokens, pos, OFF) for pos in range(40)]
@@ -107,6 +119,54 @@ def test_draws_follow_the_probabilities_and_the_seed() -> None:
     counts = np.bincount(drawn, minlength=3) / len(drawn)
     assert np.abs(counts - [0.6, 0.3, 0.1]).max() < 0.15
     assert drawn[:20] != [sampled(logits, tokens, pos, OFF | {"seed": 1}) for pos in range(20)]
+
+
+@pytest.mark.parametrize("window", [0, 1, 5, 7, 64])
+@pytest.mark.parametrize("pos", [0, 6, 30])
+def test_the_penalty_is_for_the_tokens_in_the_window(window: int, pos: int) -> None:
+    """tokens[pos + 1 - window .. pos]: the penalised ones are the only ones it does not take."""
+    tokens = np.arange(64, dtype=np.uint32)  # each at a position of its own, also behind `pos`
+    seen = set(range(max(0, pos + 1 - window), pos + 1))
+    given = OFF | {"temperature": 0.0, "repeat_penalty": 4.0, "repeat_last": window}
+    for token in {0, max(0, pos - window), max(0, pos + 1 - window), pos, pos + 1}:
+        logits = np.zeros(64, np.float32)
+        logits[token], logits[63] = 2.0, 1.0
+        assert sampled(logits, tokens, pos, given) == (63 if token in seen else token)
+
+
+def test_a_token_just_as_likely_as_min_p_says_is_kept() -> None:
+    """Two tokens of weight 1, and a third: with min_p of 1 the draw is between the two."""
+    logits, tokens = np.array([1, 3, 3], np.float32), np.zeros(64, np.uint32)
+    given = OFF | {"min_p": 1.0}
+    assert {sampled(logits, tokens, pos, given) for pos in range(24)} == {1, 2}
+
+
+@pytest.mark.parametrize("options", [{"top_p": 0.7}, {"min_p": 0.3}], ids=str)
+def test_filters_come_before_the_temperature(options: dict) -> None:
+    logits, tokens = np.array([2, 1, 0, -1], np.float32), np.zeros(64, np.uint32)
+    for temperature in (0.7, 50.0):
+        given = OFF | options | {"temperature": temperature}
+        assert {sampled(logits, tokens, pos, given) for pos in range(40)} == {0, 1}
+
+
+def test_both_words_of_a_seed_count() -> None:
+    logits, tokens = np.zeros(1000, np.float32), np.zeros(8, np.uint32)
+    seeds = [0, *(1 << bit for bit in (0, 31, 32, 63))]
+    given = OFF | {"top_k": 0}
+    drawn = [sampled(logits, tokens, 3, given | {"seed": seed}) for seed in seeds]
+    wanted = [philox(seed, 4) >> 8 for seed in seeds]
+    assert drawn == [point * 1000 >> 24 for point in wanted]
+    assert len(set(drawn)) == len(seeds)
+    assert control.sampling_words(**(OFF | {"seed": 5 << 64 | 7 << 32 | 3}))[6:].tolist() == [3, 7]
+
+
+def test_the_words_of_sampling_are_where_the_kernel_reads_them() -> None:
+    words = control.sampling_words(
+        temperature=0.5, top_k=2, top_p=0.75, min_p=0.25, repeat_penalty=1.5, repeat_last=6,
+        seed=(8 << 32) + 7,
+    )  # fmt: skip
+    assert words[[1, 5, 6, 7]].tolist() == [2, 6, 7, 8]
+    assert words.view(np.float32)[[0, 2, 3, 4]].tolist() == [0.5, 0.75, 0.25, 1.5]
 
 
 def test_philox_is_random123s() -> None:
@@ -189,6 +249,31 @@ def test_feed_reads_the_prompt() -> None:
     token, pos = word(0), word(2)
     run_grid(control.feed(), np.arange(10, 20, dtype=np.uint32), token, pos)
     assert (token[0], pos[0]) == (13, 3)
+
+
+ROUND = control.PREFETCH_BLOCKS * 32 * control.PREFETCH_BYTES  # of all threads together
+
+
+@pytest.mark.parametrize("count", [16, 4096, 4112, 70_000 // 16 * 16, ROUND, 2 * ROUND + 48])
+def test_prefetch_asks_for_every_byte_once(count: int) -> None:
+    """In pieces of multiples of 16 bytes, and for none behind the end; also across 4 GiB."""
+    kernel = control.prefetch()
+    launch = Launch(kernel.grid, kernel.threads)
+    device = launch.modules["fusec.codegen.cuda.device"]
+    asked, first = np.zeros(count + control.PREFETCH_BYTES, np.uint8), 2**32 - 32
+
+    def low_word(pointer: Pointer) -> np.ndarray:
+        return np.asarray((first + (0 if pointer.memory.size > 1 else count)) % 2**32, np.uint32)
+
+    def ask(pointer: Pointer, nbytes: np.ndarray) -> None:
+        for start, size in zip(pointer.offset.ravel(), nbytes.ravel(), strict=True):
+            if start < count:  # the others do not get here on a GPU
+                assert size % 16 == 0 and 0 < size <= control.PREFETCH_BYTES
+                asked[start : start + int(size)] += 1
+
+    device.low_word, device.prefetch_l2_bulk = low_word, ask
+    launch.run(kernel, np.zeros(count, np.uint8), np.zeros(1, np.uint8))
+    assert (asked[:count] == 1).all() and not asked[count:].any()
 
 
 def test_a_vocabulary_without_tokens_is_refused() -> None:

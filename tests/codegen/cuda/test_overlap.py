@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -19,12 +18,10 @@ from fusec.ir.graph import Graph, Value
 from fusec.ir.plan import Kernel
 from fusec.ir.region import parameters
 from fusec.ir.text import parse
-from fusec.models.llama import decode_graph
-from fusec.models.quant_mix import Mix
-from fusec.models.synth import PRESETS
 from tests.codegen.cuda.kernels import needs_compiler
 from tests.codegen.cuda.ptx import Program
 from tests.graphs import llama_graph
+from tests.shapes import graph_of
 
 WAIT, LAUNCH, BARRIER = "griddepcontrol.wait;", "griddepcontrol.launch_dependents;", "bar.sync 0;"
 LOADS_ALL_FIRST = {
@@ -35,24 +32,17 @@ ATTENDS = ("attention_spans", "attention_project")
 pytestmark = pytest.mark.xdist_group("overlap")
 
 
-def decode_graph_135m() -> Graph:
-    """Of the first layers, which have all of its kernels."""
-    config = PRESETS["smollm2-135m"]
-    mix = Mix("IQ4_XS", config.layers, config.heads // config.kv_heads, config.tied)
-    types = {name: mix.dtype(name, shape) for name, shape in config.tensor_shapes()}
-    return decode_graph(replace(config, layers=4), types, 1, 2048, "f16")
-
-
 @cache
 def assembled() -> list[tuple[str, Graph, Program, Cubin]]:
-    """Kind, region and code of every kernel of SmolLM2-135M's plans at -O3.
+    """Kind, region and code of every kernel of SmolLM2-135M's plans at -O3: four layers have all.
 
     The second plan has the projection apart from attention, as in a longer context, and that of
     the feed-forward network apart from its vector, as in a wider model.
     """
     kinds, regions, kernels = {}, {}, {}
+    graph = graph_of("smollm2-135m", layers=4, context=2048)
     for disable in ([], ["project-heads", "project-rows"], ["project-rows"]):
-        compiled = driver.compile(decode_graph_135m(), target="sm_90a", level=3, disable=disable)
+        compiled = driver.compile(graph, target="sm_90a", level=3, disable=disable)
         kinds |= {x.kernel: compiled.graph.producers[x.node].kind for x in compiled.plan.launches}
         regions |= {kernel.name: parse(kernel.region) for kernel in compiled.plan.kernels}
         kernels |= compiled.kernels

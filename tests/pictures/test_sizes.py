@@ -1,0 +1,243 @@
+"""Lengths, places and numbers in pictures: what they are drawn from, pixel by pixel."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+
+import pytest
+
+from fusec import driver, pictures
+from fusec.ir import Builder
+from fusec.passes import cost, gpus
+from fusec.passes.memory import plan_memory
+from fusec.pictures import diff, memory, times
+from fusec.pictures.report import _cards
+from fusec.pictures.subject import Subject, size
+from tests.graphs import llama_graph
+from tests.pictures.conftest import profile_of
+from tests.tables import row_of
+
+SVG = "{http://www.w3.org/2000/svg}"
+LEFT, RIGHT = 92.0, 1112.0  # where the arena's first launch begins, and its last one ends
+
+
+@pytest.fixture(scope="module")
+def subject(compiled) -> Subject:
+    return pictures.of_compiled(compiled)
+
+
+@pytest.fixture(scope="module")
+def profiled(compiled, subject) -> Subject:
+    return replace(subject, profile=profile_of(compiled))
+
+
+def boxes(svg: str) -> dict[str, tuple[float, float, float, float]]:
+    """Title -> x, y, width, height of each titled rectangle."""
+    found = {}
+    for group in ET.fromstring(svg).iter(f"{SVG}g"):
+        title, rect = group.find(f"{SVG}title"), group.find(f"{SVG}rect")
+        assert title is not None and title.text and rect is not None
+        found[title.text] = tuple(float(rect.get(k, "")) for k in ("x", "y", "width", "height"))
+    return found
+
+
+def bars(html: str) -> list[tuple[str, float]]:
+    """Tip and width of every bar with a tip, in order."""
+    spans = re.findall(r'style="width:([\d.]+)px;[^"]*" title="([^"]*)"', html)
+    return [(tip, float(width)) for width, tip in spans]
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [
+        (0, "0 bytes"), (999, "999 bytes"), (1000, "1.0 KB"), (1_549_000, "1.5 MB"),
+        (999_999, "1,000.0 KB"), (1e6, "1.0 MB"), (2.25e9, "2.2 GB"), (4e12, "4,000.0 GB"),
+    ],
+)  # fmt: skip
+def test_bytes_in_powers_of_ten(count, shown):
+    assert size(count) == shown
+
+
+# --- the arena -----------------------------------------------------------------------------------
+
+
+def test_a_value_s_box_is_where_it_lies_for_as_long_as_it_lives():
+    b = Builder("g")
+    x = b.input("x", (1, 64))
+    a = b.silu(x, name="a")  # launches 1 to 3
+    c = b.silu(a, name="c")  # launches 2 to 3
+    d = b.add(a, c, name="d")  # launch 3 to the end
+    graph = b.build(b.silu(d, name="e"))
+    assert [n.name for n in graph.nodes] == ["%a", "%c", "%d", "%e"]
+    slots = plan_memory(graph)
+    offsets = sorted({s.offset for s in slots.values()})
+    found = {title.split()[0]: (title, box) for title, box in boxes(memory.arena(graph)).items()}
+    launch = (RIGHT - LEFT) / 4
+    lives = {"%a": (1, 3), "%c": (2, 3), "%d": (3, 4), "%e": (4, 4)}
+    assert set(found) == set(lives)
+    for name, (first, last) in lives.items():
+        title, (left, top, width, height) = found[name]
+        assert f"256 bytes at {slots[name].offset:,}, launches {first} to {last}" in title
+        assert left == pytest.approx(LEFT + (first - 1) * launch, abs=0.1)
+        assert width == pytest.approx((last - first + 1) * launch - 1, abs=0.1)
+        band = offsets.index(slots[name].offset)
+        assert (top, height) == pytest.approx((30 + 20 * band + 1, 18), abs=0.1)
+
+
+def test_boxes_of_the_arena_never_cover_one_another(compiled):
+    """At one launch, of one byte, there is one value; a large one covers the bands it has."""
+    graph = compiled.stages[-1].graph
+    drawn = list(boxes(memory.arena(graph)).values())
+    assert len(drawn) == len(plan_memory(graph))
+    for n, (x, y, width, height) in enumerate(drawn):
+        for other_x, other_y, other_width, other_height in drawn[:n]:
+            beside = x + width <= other_x + 0.2 or other_x + other_width <= x + 0.2
+            apart = y + height <= other_y or other_y + other_height <= y
+            assert beside or apart
+
+
+def test_a_part_of_the_launches_is_drawn_as_wide_as_all(compiled):
+    graph = compiled.stages[-1].graph
+    count = len(graph.nodes)
+    whole, part = boxes(memory.arena(graph)), boxes(memory.arena(graph, 2, 6))
+    alive = {
+        title for title in whole
+        if (span := re.search(r"launches (\d+) to (\d+)$", title))
+        and int(span[1]) <= 6 and int(span[2]) >= 3
+    }  # fmt: skip
+    assert set(part) == alive
+    for title in alive & set(part):
+        span = re.search(r"launches (\d+) to (\d+)$", title)
+        assert span
+        first, last = max(int(span[1]), 3), min(int(span[2]), 6)
+        left, _, width, _ = part[title]
+        launch = (RIGHT - LEFT) / 4
+        assert left == pytest.approx(LEFT + (first - 3) * launch, abs=0.1)
+        assert width == pytest.approx((last - first + 1) * launch - 1, abs=0.1)
+    assert count > 6
+
+
+# --- weights -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("l2_share", [0.5, 2.0])
+def test_weights_are_drawn_to_scale_against_l2(subject, l2_share):
+    """The longer of all weights and L2 is as long as the picture."""
+    total = subject.plan.weights_bytes
+    gpu = replace(gpus.find("H200"), l2_bytes=int(total * l2_share))
+    svg = memory.weights(replace(subject, gpu=gpu))
+    scale = 1080 / max(total, gpu.l2_bytes)
+    drawn = boxes(svg)
+    at = 20.0
+    for title, (left, _, width, _) in drawn.items():
+        name = title.split(":")[0]
+        own = [v for v in subject.graph.weights
+               if name == (f"layer {v.name.split('.')[1]}" if ".blk." in f".{v.name[1:]}"
+                           else v.name[1:].removesuffix(".weight"))]  # fmt: skip
+        nbytes = sum(v.nbytes for v in own)
+        assert own and title == f"{name}: {size(nbytes)}"
+        assert left == pytest.approx(at, abs=0.1)
+        assert width == pytest.approx(max(nbytes * scale, 0.5), abs=0.01)
+        at += nbytes * scale
+    assert at == pytest.approx(20 + total * scale, abs=0.1)
+    (l2,) = re.findall(r'<rect x="20" y="68" width="([\d.]+)"', svg)
+    assert float(l2) == pytest.approx(gpu.l2_bytes * scale, abs=0.1)
+    assert f"L2 of H200: {size(gpu.l2_bytes)}" in svg.replace("NVIDIA ", "")
+    assert f"{size(total)} of weights, by layer" in svg
+
+
+# --- times ---------------------------------------------------------------------------------------
+
+
+def test_bars_of_the_walls_are_as_long_as_they_take(profiled):
+    """620 pixels are the longest of the two tokens: 280 us."""
+    data = profiled.profile
+    shown = [pair for walls in (data["naive_walls"], data["walls"]) for pair in walls.items()]
+    wanted = [(f"{wall}: {us:,.1f} us", us * 620 / 280) for wall, us in shown]
+    found = bars(times.walls(profiled))
+    assert [tip for tip, _ in found] == [tip for tip, _ in wanted]
+    assert [px for _, px in found] == pytest.approx([px for _, px in wanted], abs=0.06)
+
+
+def test_bars_of_launches_are_as_long_as_they_take(profiled, compiled):
+    """Predicted by what decides, measured below it; the longest of all has 280 pixels."""
+    costs = cost.token_costs(compiled.plan, profiled.gpu, position=48)
+    longest = max([c.total for c in costs] + [1 + (len(costs) - 1) / 100])
+    wanted = []
+    for kernel in dict.fromkeys(x.kernel for x in compiled.plan.launches):
+        own = [i for i, x in enumerate(compiled.plan.launches) if x.kernel == kernel]
+        c = costs[own[0]]
+        bound = ("memory", c.memory) if c.memory > c.compute else ("compute", c.compute)
+        mean = 1 + sum(own) / len(own) / 100
+        parts = [("boundary", c.boundary), ("chain", c.chain), bound, ("measured", mean)]
+        wanted += [(f"{what}: {us:.2f} us", us * 280 / longest) for what, us in parts]
+    found = bars(times._table(profiled))
+    assert [tip for tip, _ in found] == [tip for tip, _ in wanted]
+    assert [px for _, px in found] == pytest.approx([px for _, px in wanted], abs=0.06)
+
+
+def test_the_table_of_kernels_says_how_often_how_long_and_how_much(profiled, compiled):
+    rows = re.findall(r"<tr>((?:<td>.*?</td>)+)<td class", times._table(profiled))
+    cells = [re.findall(r"<td>(.*?)</td>", row) for row in rows]
+    by_name = {n.name: n for n in profiled.graph.nodes}
+    kernels = dict.fromkeys(x.kernel for x in compiled.plan.launches)
+    for kernel, found in zip(kernels, cells, strict=True):
+        own = [i for i, x in enumerate(compiled.plan.launches) if x.kernel == kernel]
+        shape, first = profiled.shapes[kernel], compiled.plan.launches[own[0]].node
+        mean = 1 + sum(own) / len(own) / 100
+        assert found == [
+            kernel, str(len(own)), f"{shape['grid']} x {shape['threads']}",
+            str(shape.get("registers", "")), size(cost.moved(by_name[first], 48)),
+            f"{profiled.predicted[first].total:.2f}", f"{mean:.2f}", f"{mean * len(own):,.1f}",
+        ]  # fmt: skip
+
+
+# --- words ---------------------------------------------------------------------------------------
+
+
+def test_cards_name_each_total(profiled, compiled):
+    pairs = re.findall(r'<b>(.*?)</b><span class="faint">(.*?)</span>', _cards(profiled))
+    cards = {name: value for value, name in pairs}
+    plan = compiled.plan
+    states = sum(v.nbytes for v in compiled.stages[-1].graph.states)
+    us = cost.token_us(plan, profiled.gpu, position=48)
+    assert cards == {
+        "dispatches a token": str(len(plan.launches)),
+        "of them a layer": "4",
+        "critical path": str(profiled.report["critical_path"]),
+        "weights": size(plan.weights_bytes),
+        "KV cache": size(states),
+        "arena": size(plan.arena_bytes),
+        f"predicted, {profiled.gpu.name}": f"{us:,.0f} us, {1e6 / us:,.0f} tok/s",
+        "measured, NVIDIA H200": "60 us, 16,667 tok/s",
+    }
+
+
+def test_a_box_says_the_bytes_at_the_profile_s_position(subject, profiled):
+    node = next(n for n in subject.graph.nodes if "attention" in n.kind)
+    for shown, position in ((subject, 64), (profiled, 48)):
+        assert shown.notes([node])[-1].startswith(f"{size(cost.moved(node, position))}, ")
+    assert cost.moved(node, 64) > cost.moved(node, 48)
+
+
+def test_a_box_says_the_bytes_that_are_fetched_beside_it(subject):
+    launch = next(x for x in subject.plan.launches if x.prefetch)
+    node = next(n for n in subject.graph.nodes if n.name == launch.node)
+    nbytes = sum(v.nbytes for v in subject.graph.weights if v.name in launch.prefetch)
+    assert f"fetches {size(nbytes)} of weights ahead" in subject.notes([node])
+
+
+def test_a_comparison_counts_from_a_to_b():
+    def of(layers):
+        return pictures.of_compiled(driver.compile(llama_graph(layers=layers), level=0))
+
+    data = diff.compare(of(1), of(3))
+    sizes, _ = diff.tables(data)
+    assert list(row_of(sizes, "dispatches").values()) == ["dispatches", "22", "58", "+36"]
+    cache = 2 * 32 * 2 * 16 * 2
+    assert list(row_of(sizes, "KV cache, bytes").values())[1:] == [
+        f"{cache:,}", f"{3 * cache:,}", f"+{2 * cache:,}"
+    ]  # fmt: skip
+    assert list(row_of(sizes, "launches measured, us").values())[1:] == ["", "", ""]
