@@ -23,7 +23,7 @@ from typing import Any
 from fusec import gpu
 from fusec.codegen.kernel import KernelSource
 from fusec.driver import Compiled, bind
-from fusec.errors import FusecError
+from fusec.errors import FusecError, reason
 from fusec.ir.dot import to_dot
 from fusec.ir.plan import LaunchPlan, from_json
 from fusec.models.model import Model
@@ -84,7 +84,7 @@ def save(compiled: Compiled, folder: Path) -> Path:
 
 
 def _unwritable(path: Path, error: OSError) -> FusecError:
-    return FusecError(f"{path}: cannot write here: {error.strerror}")
+    return FusecError(f"{path}: cannot write here: {reason(error)}")
 
 
 def _files(compiled: Compiled) -> Iterator[tuple[str, bytes]]:
@@ -152,7 +152,7 @@ class Artifact:
             manifest = json.loads(path.read_bytes())
             version, digest = manifest["version"], manifest.pop("sha256", None)
         except OSError as error:
-            raise FusecError(f"{path}: cannot be read: {error.strerror}") from None
+            raise FusecError(f"{path}: cannot be read: {reason(error)}") from None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise FusecError(f"{path}: damaged: compile again") from None
         if version != VERSION:
@@ -249,7 +249,7 @@ class Artifact:
         except FileNotFoundError:
             raise FusecError(f"{path}: missing: compile again") from None
         except OSError as error:
-            raise FusecError(f"{path}: cannot be read: {error.strerror}") from None
+            raise FusecError(f"{path}: cannot be read: {reason(error)}") from None
         if _sha256(raw) != self.manifest["files"].get(name):
             raise FusecError(f"{path}: not as fusec compile wrote it: compile again")
         return raw

@@ -7,3 +7,8 @@ class FusecError(Exception):
     The message is one line that names the file, tensor or node, what was expected and what was
     found. The command line prints it and exits with 2; `FUSEC_DEBUG=1` shows the traceback too.
     """
+
+
+def reason(error: OSError) -> str:
+    """Why the system refused, in its words: not every OSError has an error number, or a text."""
+    return error.strerror or str(error) or type(error).__name__

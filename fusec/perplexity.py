@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from fusec import driver
-from fusec.errors import FusecError
+from fusec.errors import FusecError, reason
 from fusec.models.model import Model
 from fusec.runtime.engine import Engine
 
@@ -169,6 +169,6 @@ def read_text(path: Path) -> str:
     try:
         return path.read_bytes().decode()
     except OSError as error:
-        raise FusecError(f"{path}: cannot be read: {error.strerror}") from None
+        raise FusecError(f"{path}: cannot be read: {reason(error)}") from None
     except UnicodeDecodeError as error:
         raise FusecError(f"{path}: expected UTF-8 text, found {error.reason}") from None

@@ -9,9 +9,10 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from fusec.cli.console import out, progress, write_text
+from fusec.cli.console import out, progress
 from fusec.cli.options import ModelArg
 from fusec.errors import FusecError
+from fusec.files import check_place, write_whole
 
 TABLE_WIDTH = 140
 
@@ -69,7 +70,7 @@ def bench(
     peers = tuple(words(compare))
     bench_peers.check(peers)
     if json_file is not None:
-        write_text(json_file, "{}\n")  # say that it cannot be written before the long work
+        check_place(json_file)  # before the long work, not after it
     with progress("measuring") as advance:
         data: dict[str, Any] = measuring.run(model, plan, advance)
         if peers:
@@ -82,7 +83,7 @@ def bench(
     for line in lines(data):
         out.print(line)
     if json_file is not None:
-        write_text(json_file, json.dumps(data, indent=1) + "\n")
+        write_whole(json_file, json.dumps(data, indent=1) + "\n")
 
 
 def words(text: str) -> list[str]:

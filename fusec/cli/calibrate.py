@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from fusec.cli.console import out, progress, write_text
+from fusec.cli.console import out, progress
+from fusec.files import check_place, write_whole
 
 
 def calibrate(
@@ -25,12 +26,12 @@ def calibrate(
     from fusec.passes import gpus
 
     if json_file is not None:
-        write_text(json_file, "{}\n")  # say that it cannot be written before the long work
+        check_place(json_file)  # before the long work, not after it
     with progress("measuring") as advance:
         data = measuring.run(advance)
     path = gpus.save(data)
     text = json.dumps(data, indent=1) + "\n"
     if json_file is not None:
-        write_text(json_file, text)
+        write_whole(json_file, text)
     out.print(measuring.table(data))
     out.print(f"written to {path}")

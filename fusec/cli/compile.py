@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
-from fusec.cli.console import out, progress, show_report, write_text
+from fusec.cli.console import out, progress, show_report
 from fusec.cli.options import Context, Disable, Kv, MaybeLevel, ModelArg, Target
 from fusec.errors import FusecError
+from fusec.files import write_whole
 
 
 def compile_command(
@@ -57,7 +58,7 @@ def compile_command(
     if output is not None:  # before the long work, not after it
         artifact.check_target(output)
     if dot is not None:
-        write_text(dot, to_dot(compiled.graph, compiled.plan.early))
+        write_whole(dot, to_dot(compiled.graph, compiled.plan.early))
     with progress("compiling", len(compiled.kernels)) as advance:
         cubins = compiled.build(advance)
     if output is not None:

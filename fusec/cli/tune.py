@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from fusec.cli.console import out, progress, write_text
+from fusec.cli.console import out, progress
 from fusec.cli.options import Context, Kv, MaybeLevel, ModelArg
 from fusec.errors import FusecError
+from fusec.files import check_place, write_whole
 
 TABLE_WIDTH = 150
 
@@ -58,7 +59,7 @@ def tune(
         ) from None
     compiled = measuring.prepare(model, target, level, context, kv)
     if json_file is not None and not build_only:
-        write_text(json_file, "{}\n")  # say that it cannot be written before the long work
+        check_place(json_file)  # before the long work, not after it
     with progress("compiling", measuring.count_of(compiled)) as advance:
         built = measuring.build(compiled, advance)
     if build_only:
@@ -68,7 +69,7 @@ def tune(
         tuned = measuring.run(compiled, built, seconds, advance)
     data = tuned.as_data()
     if json_file is not None:
-        write_text(json_file, json.dumps(data, indent=1) + "\n")
+        write_whole(json_file, json.dumps(data, indent=1) + "\n")
     path = tuned.save()
     wide = Console(file=out.file, width=max(out.width, TABLE_WIDTH))
     wide.print(measuring.table(data))
