@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from fusec import gpu
+from fusec.codegen.cuda.arch import NoGpu
 from fusec.codegen.kernel import KernelSource
 from fusec.driver import Compiled, bind
 from fusec.errors import FusecError, reason
@@ -42,16 +43,36 @@ def check_target(folder: Path) -> None:
     try:
         if folder.exists() and not folder.is_dir():
             raise FusecError(f"{folder}: expected a folder to write to, found a file")
-        if folder.exists() and not (folder / MANIFEST).is_file() and any(folder.iterdir()):
+        if foreign := _foreign(folder):
             raise FusecError(
                 f"{folder}: expected a new or empty folder, or one that fusec compile wrote; "
-                f"found other files"
+                f"found {foreign}"
             )
         there = next(parent for parent in folder.resolve().parents if parent.exists())
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=there):
             pass
     except OSError as error:
         raise _unwritable(folder, error) from None
+
+
+def _foreign(folder: Path) -> str:
+    """A word for what is in a folder and would be lost with it; empty if there is nothing."""
+    if not folder.exists() or not any(folder.iterdir()):
+        return ""
+    if not (folder / MANIFEST).is_file():
+        return "other files"
+    ours = (
+        MANIFEST,
+        "plan.json",
+        "prefill.json",
+        "plan.dot",
+        "kernels/*.py",
+        "kernels/*.cubin",
+        "stages/*.ir",
+    )  # of any version
+    known = {path for pattern in ours for path in folder.glob(pattern)}
+    others = (path for path in folder.rglob("*") if path not in known and not path.is_dir())
+    return next((str(path.relative_to(folder)) for path in others), "")
 
 
 def save(compiled: Compiled, folder: Path) -> Path:
@@ -233,7 +254,13 @@ class Artifact:
             kernels = gpu.restore(
                 self.manifest["cubins"], lambda name: self._bytes(f"kernels/{name}.cubin")
             )
-            return gpu.engine(decode, kernels, model, l2=l2)
+            try:
+                return gpu.engine(decode, kernels, model, l2=l2)
+            except NoGpu as error:
+                raise FusecError(
+                    f"{self.folder}: compiled for {decode.target}: {error.found}: run it where "
+                    f"such a GPU is, or compile the model again with --target cpu"
+                ) from None
         prefill = self.plan("prefill.json")
         plans = (decode, prefill, prefill.only(set()))
         sessions = bind(self.kernels(), plans, model.raw, model.floats, progress, threads)

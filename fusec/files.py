@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -33,6 +33,26 @@ def check_place(path: Path) -> None:
         if not _is_device(path):
             _temporary(path).touch()
             _temporary(path).unlink()
+
+
+def check_outputs(outputs: Iterable[Path | None], *inputs: Path | None) -> None:
+    """Raise FusecError for an output that cannot be written, or that would replace an input."""
+    taken = [(path, "read") for path in inputs if path is not None]
+    for path in outputs:
+        if path is None:
+            continue
+        check_place(path)
+        for other, use in taken:
+            if not _is_device(path) and _same(path, other):
+                raise FusecError(f"{path}: cannot write here: the file is {use} as well")
+        taken.append((path, "another output"))
+
+
+def _same(path: Path, other: Path) -> bool:
+    try:
+        return path.resolve() == other.resolve() or path.samefile(other)
+    except OSError:
+        return False
 
 
 @contextmanager

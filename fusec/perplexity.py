@@ -84,7 +84,7 @@ def measure(
     model = Model.open(path)
     length = model.check_context(context, driver.DEFAULT_CONTEXT)
     if length < SHORTEST:
-        raise FusecError(f"expected a context from {SHORTEST} tokens, found {length}")
+        raise FusecError(f"--context: expected {SHORTEST} tokens or more, found {length}")
     parts = chunk_ids(model, text, special, length, chunks)
     if base is not None:
         check_base(model, Model.open(base), length)
@@ -118,11 +118,11 @@ def chunk_ids(
     tokenizer = model.tokenizer
     ids = tokenizer.encode(text.removesuffix("\n"), special=special, bos=tokenizer.adds_bos)
     if chunks is not None and chunks < 1:
-        raise FusecError(f"expected a number of chunks from 1, found {chunks}")
+        raise FusecError(f"--chunks: expected a number from 1, found {chunks}")
     if len(ids) < 2 * length:
         raise FusecError(
-            f"the text has {len(ids)} tokens: expected at least {2 * length}, two chunks of the "
-            f"context; a shorter context can be asked for"
+            f"the text has {len(ids)} tokens: expected at least {2 * length}, two chunks; "
+            f"--context asks for shorter ones"
         )
     cut: Iterator[list[int]] = (
         ids[i : i + length] for i in range(0, len(ids) - length + 1, length)

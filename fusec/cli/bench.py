@@ -12,7 +12,7 @@ from rich.console import Console
 from fusec.cli.console import out, progress
 from fusec.cli.options import ModelArg
 from fusec.errors import FusecError
-from fusec.files import check_place, write_whole
+from fusec.files import check_outputs, write_whole
 
 TABLE_WIDTH = 140
 
@@ -69,8 +69,7 @@ def bench(
     )
     peers = tuple(words(compare))
     bench_peers.check(peers)
-    if json_file is not None:
-        check_place(json_file)  # before the long work, not after it
+    check_outputs([json_file], model)  # before the long work, not after it
     with progress("measuring") as advance:
         data: dict[str, Any] = measuring.run(model, plan, advance)
         if peers:

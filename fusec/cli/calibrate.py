@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from fusec.cli.console import out, progress
-from fusec.files import check_place, write_whole
+from fusec.files import check_outputs, write_whole
 
 
 def calibrate(
@@ -25,8 +25,7 @@ def calibrate(
     from fusec.bench import calibrate as measuring
     from fusec.passes import gpus
 
-    if json_file is not None:
-        check_place(json_file)  # before the long work, not after it
+    check_outputs([json_file])  # before the long work, not after it
     with progress("measuring") as advance:
         data = measuring.run(advance)
     path = gpus.save(data)

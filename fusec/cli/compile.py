@@ -11,7 +11,7 @@ import typer
 from fusec.cli.console import out, progress, show_report
 from fusec.cli.options import Context, Disable, Kv, MaybeLevel, ModelArg, Target
 from fusec.errors import FusecError
-from fusec.files import write_whole
+from fusec.files import check_outputs, write_whole
 
 
 def compile_command(
@@ -40,6 +40,9 @@ def compile_command(
     from fusec.ir.dot import to_dot
 
     start = time.perf_counter()
+    check_outputs([dot], model)
+    if output is not None:  # before the long work, not after it
+        artifact.check_target(output)
     compiled = driver.compile(
         model,
         target=target,
@@ -55,8 +58,6 @@ def compile_command(
     for stage in compiled.stages:
         if dump_after in ("all", stage.name):
             typer.echo(artifact.stage_text(stage))
-    if output is not None:  # before the long work, not after it
-        artifact.check_target(output)
     if dot is not None:
         write_whole(dot, to_dot(compiled.graph, compiled.plan.early))
     with progress("compiling", len(compiled.kernels)) as advance:

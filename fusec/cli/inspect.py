@@ -14,7 +14,7 @@ import typer
 from fusec.cli.console import show_report
 from fusec.cli.options import AsJson, Context, Disable, MaybeKv, MaybeLevel, MaybeTarget, ModelOrDir
 from fusec.errors import FusecError
-from fusec.files import write_whole
+from fusec.files import check_outputs, write_whole
 
 
 def inspect(
@@ -55,6 +55,7 @@ def inspect(
 
     if profile is not None and svg is None and html is None:
         raise FusecError("--profile: its times are shown by --svg FILE and --html FILE")
+    check_outputs([dot, svg, html], model, profile)
     picture: Callable[[], pictures.Subject]
     if model.is_dir():
         saved = artifact.Artifact.open(model)

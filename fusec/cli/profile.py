@@ -11,7 +11,7 @@ from rich.console import Console
 
 from fusec.cli.console import out, progress
 from fusec.cli.options import Context, Disable, Kv, MaybeLevel, ModelArg, Target, Threads
-from fusec.files import check_place, write_whole
+from fusec.files import check_outputs, write_whole
 
 TABLE_WIDTH = 130
 
@@ -42,9 +42,7 @@ def profile(
 
     if chart is not None:
         walls.check_chart(chart)
-    for path in (json_file, trace):
-        if path is not None:
-            check_place(path)  # before the long work, not after it
+    check_outputs([json_file, trace, chart], model)  # before the long work, not after it
     compiled = driver.compile(
         model, target=target, level=level, context=context, kv=kv, disable=disable or ()
     )

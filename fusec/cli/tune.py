@@ -12,7 +12,7 @@ from rich.console import Console
 from fusec.cli.console import out, progress
 from fusec.cli.options import Context, Kv, MaybeLevel, ModelArg
 from fusec.errors import FusecError
-from fusec.files import check_place, write_whole
+from fusec.files import check_outputs, write_whole
 
 TABLE_WIDTH = 150
 
@@ -57,9 +57,8 @@ def tune(
             f"tuning measures on the GPU of this machine: {reason}; --build-only --target sm_90a "
             f"compiles what another machine will measure"
         ) from None
+    check_outputs([json_file], model)  # before the long work, not after it
     compiled = measuring.prepare(model, target, level, context, kv)
-    if json_file is not None and not build_only:
-        check_place(json_file)  # before the long work, not after it
     with progress("compiling", measuring.count_of(compiled)) as advance:
         built = measuring.build(compiled, advance)
     if build_only:

@@ -16,3 +16,9 @@ def located(path: Path) -> Path:
     folder does not, as no folder is a model file: `fusec compile demo -o demo` can be repeated.
     """
     return path if path.is_file() else SHIPPED.get(str(path), path)
+
+
+def hint(path: Path) -> str:
+    """What to add where there is no such file: a bare word may have been meant as a name."""
+    named = not path.suffix and path.parent == Path()
+    return f", and no model of that name: known is {', '.join(SHIPPED)}" if named else ""

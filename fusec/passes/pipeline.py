@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from fusec.errors import FusecError
 from fusec.ir.graph import Graph
+from fusec.ir.ops import OPS
 from fusec.ir.target import Target
 from fusec.ir.verify import verify
 from fusec.passes.factor_norms import FactorNorms
@@ -89,11 +90,17 @@ def passes_of(
 ) -> tuple[Pass, ...]:
     """The passes of a level. `rules` are the user's own and run after the level's.
 
-    `disable` names rules (`norm-matvec`) or passes (`fuse-norm-matvec`).
+    `disable` names rules (`norm-matvec`) or passes (`fuse-norm-matvec`). Raises FusecError for an
+    unknown level, an unknown rule to disable or an unknown kind in a pattern, naming the known.
     """
     if level not in LEVELS:
         raise FusecError(f"unknown level -O{level}: known are {', '.join(map(str, LEVELS))}")
-    passes = (*LEVELS[level], *(Fuse(rule) for rule in rules))
+    own = tuple(Fuse(rule) for rule in rules)
+    makers = (step for steps in (*LEVELS.values(), own) for step in steps)
+    kinds = OPS.keys() | {step.rule.kind for step in makers if isinstance(step, Fuse)}
+    for step in own:
+        step.rule.check_kinds(kinds)
+    passes = (*LEVELS[level], *own)
     off = {name.removeprefix("fuse-") for name in disable}
     known = {_rule_name(p) for level_passes in LEVELS.values() for p in level_passes}
     known |= {_rule_name(p) for p in passes}

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import networkx as nx
 
+from fusec.errors import FusecError
 from fusec.ir.graph import Graph, Node, Value, outside
 from fusec.ir.ops import op
 from fusec.ir.region import NotOneKernel, analyse
@@ -26,11 +27,19 @@ def pattern(edges: str, context: str = "", kept: str = "", **ops: str) -> nx.DiG
 
     Keywords give each role's kinds, separated by blanks; a role without them matches any node.
     What a role in `kept` makes may have other readers, for whom the merged node writes it.
+    Raises FusecError for edges of another form, and for a role that no edge has.
     """
     graph = nx.DiGraph()
     for edge in edges.split(","):
-        source, target = (role.strip() for role in edge.split("->"))
-        graph.add_edge(source, target)
+        roles = [role.strip() for role in edge.split("->")]
+        if len(roles) != 2 or not all(role.isidentifier() for role in roles):
+            raise FusecError(
+                f"pattern: expected edges like 'norm -> product, product -> sum', found '{edges}'"
+            )
+        graph.add_edge(*roles)
+    for role in (*context.split(), *kept.split(), *ops):
+        if role not in graph:
+            raise FusecError(f"pattern '{edges}': no role '{role}': it has {', '.join(graph)}")
     for role, data in graph.nodes.items():
         data["ops"] = frozenset(ops.get(role, "").split())
         data["merged"] = role not in context.split()
@@ -40,11 +49,37 @@ def pattern(edges: str, context: str = "", kept: str = "", **ops: str) -> nx.DiG
 
 @dataclass(frozen=True)
 class Rule:
-    """`equation` reads "what -> was => what it becomes"; its right side is the new node's kind."""
+    """`equation` reads "what -> was => what it becomes"; its right side is the new node's kind.
+
+    Raises FusecError for an equation of another form, and a pattern that `pattern` did not make.
+    """
 
     equation: str
     pattern: nx.DiGraph
     refuse: Refuse | None = None
+
+    def __post_init__(self) -> None:
+        left, arrow, kind = (part.strip() for part in self.equation.partition("=>"))
+        if not left or not arrow or not kind.isidentifier():
+            raise FusecError(
+                f"rule '{self.equation}': expected an equation like "
+                f"'rms_norm -> matvec => norm_matvec', its last word a name"
+            )
+        roles = self.pattern.nodes.values() if isinstance(self.pattern, nx.DiGraph) else ()
+        if not roles or any({"ops", "merged", "kept"} - role.keys() for role in roles):
+            raise FusecError(
+                f"rule '{self.equation}': expected a pattern, as pattern('norm -> product', "
+                f"norm='rms_norm', product='matvec') makes it"
+            )
+
+    def check_kinds(self, known: Iterable[str]) -> None:
+        """Raise FusecError if the pattern has a kind of node that nobody makes."""
+        kinds = {kind for _, role in self.pattern.nodes.items() for kind in role["ops"]}
+        if unknown := sorted(kinds - {*known}):
+            raise FusecError(
+                f"rule '{self.equation}': unknown kind of node '{unknown[0]}': "
+                f"known are {', '.join(sorted(known))}"
+            )
 
     @property
     def kind(self) -> str:
