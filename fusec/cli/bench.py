@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -92,6 +93,7 @@ def words(text: str) -> list[str]:
 
 def numbers(option: str, text: str) -> tuple[int, ...]:
     """A comma-separated list of numbers. Raises FusecError naming the option."""
-    if bad := [part for part in words(text) if not part.isascii() or not part.isdigit()]:
-        raise FusecError(f"{option}: expected numbers like 1,2, found '{bad[0]}'")
-    return tuple(int(part) for part in words(text))
+    parts = words(text) or [text]
+    if bad := [part for part in parts if not re.fullmatch("[0-9]{1,18}", part)]:
+        raise FusecError(f"{option}: expected numbers like 1,2, found '{bad[0][:40]}'")
+    return tuple(int(part) for part in parts)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from fusec.cli.console import out, progress
+from fusec.errors import FusecError
 from fusec.files import check_outputs, write_whole
 
 
@@ -23,11 +24,15 @@ def calibrate(
     The cost model uses the result from then on, for every GPU of that name.
     """
     from fusec.bench import calibrate as measuring
+    from fusec.codegen.cuda.arch import NoGpu
     from fusec.passes import gpus
 
     check_outputs([json_file])  # before the long work, not after it
-    with progress("measuring") as advance:
-        data = measuring.run(advance)
+    try:
+        with progress("measuring") as advance:
+            data = measuring.run(advance)
+    except NoGpu as error:
+        raise FusecError(f"calibrating measures this machine's GPU: {error.found}") from None
     path = gpus.save(data)
     text = json.dumps(data, indent=1) + "\n"
     if json_file is not None:

@@ -67,7 +67,7 @@ def inspect(
     else:
         compiled = driver.compile(
             model,
-            target=target or "cpu",
+            target="cpu" if target is None else target,
             level=level,
             context=context,
             kv=kv or "f16",

@@ -41,7 +41,7 @@ def tune(
     from fusec.bench import tune as measuring
     from fusec.codegen import targets
 
-    if seconds <= 0:
+    if not seconds > 0:
         raise FusecError(f"--seconds: expected a number above 0, found {seconds:g}")
     if target not in targets.NATIVE and not build_only:
         raise FusecError(

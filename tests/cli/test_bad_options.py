@@ -158,6 +158,16 @@ OTHERS: dict[str, tuple[list[str], str]] = {
         ["quantize", "MODEL", "MODEL", "Q8_0"],
         "it is the model that is read",
     ),
+    "synth long context": (
+        ["synth", "tiny", "-o", "OUT", "--context", str(1 << 32)],
+        "context is 4294967296, expected 1 to 4294967295",
+    ),
+    "no levels": (["roofline", "MODEL", "-O", ""], "-O: expected numbers like 1,2, found ''"),
+    "long level": (
+        ["bench", "MODEL", "-O", "9" * 5000],
+        "-O: expected numbers like 1,2, found '999",
+    ),
+    "no target": (["inspect", "MODEL", "--target", ""], "unknown target '': known are cpu"),
     "synth context": (["synth", "tiny", "-o", "OUT", "--context", "0"], "context is 0, expected"),
     "tokenizer": (["synth", "tiny", "-o", "OUT", "--tokenizer", "NONE"], "/none: no such file"),
     "tokenizer json": (

@@ -103,6 +103,13 @@ def test_running_the_folder_without_a_gpu(folder):
     )
 
 
+def test_calibrating_without_a_gpu_advises_no_other_target():
+    without_a_gpu()
+    message = refused("calibrate")
+    assert message.startswith("calibrating measures this machine's GPU: ")
+    assert "--target" not in message
+
+
 def test_native_without_a_gpu(tiny_model):
     without_a_gpu()
     for name in targets.NATIVE:
