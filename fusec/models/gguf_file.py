@@ -15,7 +15,7 @@ from gguf.constants import GGUFValueType
 
 from fusec.errors import FusecError
 from fusec.models.gguf_scan import SCALARS, Span, decode_text, scan
-from fusec.models.shipped import hint, located
+from fusec.models.shipped import located
 
 Bytes = npt.NDArray[np.uint8]
 Kind = TypeVar("Kind", str, int, float, bool, list[Any])
@@ -162,7 +162,7 @@ def open_gguf(path: str | Path) -> GGUFFile:
     try:
         path = located(path)
         if not path.exists():
-            raise FusecError(f"{path}: no such file{hint(path)}")
+            raise FusecError(f"{path}: no such file")
         if not path.is_file():
             raise FusecError(f"{path}: not a file")
         if path.stat().st_size == 0:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gguf import GGMLQuantizationType, GGUFReader
+from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
 from gguf.quants import dequantize
 
 from fusec.errors import FusecError
@@ -172,3 +172,17 @@ def test_full_size(tmp_path: Path) -> None:
     assert {name for name, tensor in file.tensors.items() if tensor.dtype == "q5_k"} == {
         f"blk.{layer}.ffn_down.weight" for layer in range(3)
     }
+
+
+def test_a_disk_without_room_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is buffered may find no room only when the file is closed."""
+
+    def close(self: GGUFWriter) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(GGUFWriter, "close", close)
+    with pytest.raises(FusecError, match="x: cannot be written: No space left on device"):
+        synthesize("tiny", tmp_path / "x")
+    assert list(tmp_path.iterdir()) == []
