@@ -127,11 +127,47 @@ OTHERS: dict[str, tuple[list[str], str]] = {
         "unknown quantisation 'Q1', known: F",
     ),
     "quantize again": (["quantize", "MODEL", "OUT", "Q4_0"], "is iq4_nl already, and to quantise"),
+    "a name": (
+        ["inspect", "smolm"],
+        "smolm: no such file, and no model of that name: known is demo",
+    ),
+    "a file": (["inspect", "smolm.gguf"], "smolm.gguf: no such file"),
+    "dot over the model": (
+        ["compile", "MODEL", "--dot", "MODEL"],
+        "cannot write here: the file is read as well",
+    ),
+    "json over the model": (
+        ["bench", "MODEL", "--json", "MODEL"],
+        "cannot write here: the file is read as well",
+    ),
+    "html over a link to the model": (
+        ["inspect", "LINK", "--html", "MODEL"],
+        "cannot write here: the file is read as well",
+    ),
+    "two outputs in one": (
+        ["inspect", "MODEL", "--svg", "NONE", "--html", "NONE"],
+        "/none: cannot write here: the file is another output as well",
+    ),
+    "profile of no model": (
+        ["profile", "NONE", "--json", "OTHER", "--trace", "OUT"],
+        "/none: no such file",
+    ),
+    "bench of no model": (["bench", "NONE", "--json", "OTHER"], "/none: no such file"),
     "quantize none": (["quantize", "NONE", "OUT", "Q4_0"], "/none: no such file"),
     "quantize into itself": (
         ["quantize", "MODEL", "MODEL", "Q8_0"],
         "it is the model that is read",
     ),
+    "synth long context": (
+        ["synth", "tiny", "-o", "OUT", "--context", str(1 << 32)],
+        "context is 4294967296, expected 1 to 4294967295",
+    ),
+    "no levels": (["roofline", "MODEL", "-O", ""], "-O: expected numbers like 1,2, found ''"),
+    "long level": (
+        ["bench", "MODEL", "-O", "9" * 5000],
+        "-O: expected numbers like 1,2, found '999",
+    ),
+    "no target": (["inspect", "MODEL", "--target", ""], "unknown target '': known are cpu"),
     "synth context": (["synth", "tiny", "-o", "OUT", "--context", "0"], "context is 0, expected"),
     "tokenizer": (["synth", "tiny", "-o", "OUT", "--tokenizer", "NONE"], "/none: no such file"),
     "tokenizer json": (
@@ -156,8 +192,11 @@ def test_options_of_other_commands(
     command: list[str],
     reason: str,
 ) -> None:
+    (tmp_path / "other").write_text("results of yesterday")
+    (tmp_path / "link").symlink_to(tiny_model)
     unchanged()
-    places = {"MODEL": str(tiny_model), "OUT": str(tmp_path / "out")}
+    places = {word: str(tmp_path / word.lower()) for word in ("OUT", "OTHER", "LINK")}
+    places["MODEL"] = str(tiny_model)
     none = str(tmp_path / "none")
     words = [places.get(word, word.replace("NONE", none)) for word in command]
     assert reason in refused(*words)

@@ -249,6 +249,7 @@ def test_a_machine_without_a_gpu(tiny_model, cache):
         (["--target", ARCH], "leave out --target, or add --build-only"),
         (["--target", "cpu", "--build-only"], "expected a GPU's architecture, found 'cpu'"),
         (["--target", "sm_1", "--build-only"], "unknown target 'sm_1': known are"),
+        (["--seconds", "nan"], "--seconds: expected a number above 0, found nan"),
         (["--seconds", "0"], "--seconds: expected a number above 0, found 0"),
         (["-O", "9", "--target", ARCH, "--build-only"], "unknown level -O9"),
     ],
