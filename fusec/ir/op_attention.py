@@ -127,11 +127,10 @@ def infer_attention_combine(node: Node) -> list[Type]:
     partials, pos = node.inputs
     tokens, n = activation(partials, "partials")
     heads, span, spans = (int(node[key]) for key in ("heads", "span", "spans"))
-    sizes = f"{heads} heads, {spans} spans of {span}"
-    want(min(heads, span, spans) > 0, "at least one head, span and position", sizes)
+    want(min(heads, spans) > 0, "at least one head and one span", f"{heads} and {spans}")
     want(n % (spans * heads) == 0, f"{spans} spans of {heads} heads", partials.type)
     head_dim = n // (spans * heads) - 2
-    want(head_dim > 0, "heads of at least one element", partials.type)
+    want(head_dim > 0 and span > 0, "spans of at least one position", partials.type)
     per_token(pos, tokens, "pos")
     return [("f32", (tokens, heads * head_dim))]
 
