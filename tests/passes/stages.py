@@ -1,13 +1,25 @@
-"""What tests of single passes ask: why it left nodes alone, and how far a stage is from another."""
+"""What tests of single passes ask: one by name, why it left nodes alone, how far a stage is off."""
 
 import numpy as np
 
 from fusec.ir import Graph, Reference
 from fusec.ir.target import Target
-from fusec.passes.pipeline import Pass, Stage
+from fusec.passes.pipeline import Pass, Stage, passes_of
 from tests.graphs import weights_for
 
 RANDOM = np.random.default_rng(5)
+
+
+def pass_of(name: str, level: int = 3) -> Pass:
+    """The pass of a level that has this name."""
+    return next(p for p in passes_of(level) if p.name == name)
+
+
+def through(graph: Graph, target: Target, *names: str) -> Graph:
+    """The graph behind these passes, one after another."""
+    for name in names:
+        graph = pass_of(name).run(graph, target)[0]
+    return graph
 
 
 def reasons_of(step: Pass, graph: Graph, target: Target) -> tuple[int, list[str]]:
