@@ -170,12 +170,15 @@ def random_graphs(draw, t=1, max_nodes=12):
         n = x.shape[1]
         op = draw(
             st.sampled_from(
-                ["rms_norm", "matvec", "matvec", "add", "mul", "silu", "gelu", "scale", "rope",
-                 "softcap", "kv_append"]
+                ["rms_norm", "head_norm", "matvec", "matvec", "add", "mul", "silu", "gelu",
+                 "scale", "rope", "softcap", "kv_append"]
             )
         )  # fmt: skip
         if op == "rms_norm":
             y = b.rms_norm(x, b.weight(f"g{i}", (n,)), eps=1e-5)
+        elif op == "head_norm":
+            head_dim = draw(st.sampled_from([8, 16, n]))
+            y = b.head_norm(x, b.weight(f"h{i}", (head_dim,)), eps=1e-5, head_dim=head_dim)
         elif op == "matvec":
             y = b.matvec(x, b.weight(f"w{i}", (draw(st.sampled_from(widths)), n)))
         elif op in ("add", "mul"):

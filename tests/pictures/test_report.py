@@ -88,7 +88,7 @@ def test_every_stage_says_what_it_merged(page, compiled):
             assert stage.equation in unescape(page)
             assert f"{stage.hits} merged, {len(stage.refused)} refused" in page
     columns = re.findall(r'<div class="stage">.*?</ol></div>', page)
-    merged = columns[[s.name for s in compiled.stages].index("fuse-swiglu")]
+    merged = columns[[s.name for s in compiled.stages].index("fuse-chain")]
     assert merged.count('class="made') == 1  # silu and mul of the layer shown
 
 
@@ -163,7 +163,7 @@ def test_notebooks_show_a_compilation():
     html = compiled._repr_html_()
     read(html)
     assert "<svg " in html
-    assert "fuse-norm-matvec" in html
+    assert "fuse-prologue" in html
 
 
 # --- in a browser --------------------------------------------------------------------------------

@@ -114,9 +114,9 @@ def test_advance_hands_the_token_on() -> None:
 @pytest.mark.parametrize("count", [1, 5, 129, 1024, 5000])
 @pytest.mark.parametrize("overlaps", [False, True])
 def test_advance_best_hands_the_best_on(count: int, overlaps: bool) -> None:
-    """Of pairs in any order: ties, zeros of both signs, -inf, and nothing but -inf."""
+    """Of parts in any order: ties, zeros of both signs, -inf, and nothing but -inf."""
     kernel = control.advance_best(count, overlaps)
-    index = RNG.permutation(50_000)[:count]
+    index = RNG.permutation(50_000)[:count].astype(np.uint32)
     for values in (
         RNG.normal(size=count),
         RNG.integers(-1, 1, count),
@@ -125,11 +125,11 @@ def test_advance_best_hands_the_best_on(count: int, overlaps: bool) -> None:
         np.full(count, -np.inf),
         np.where(index == index.min(), np.inf, 1.0),
     ):
-        pairs = np.stack([values, index], axis=-1).astype(np.float32)
+        tops = values.astype(np.float32)
         best = index[values == values.max()].min()
         chosen, token, pos, step = word(999), word(0), word(6), word(1030)
         tokens, ring = np.zeros(20, np.uint32), np.zeros(control.RING, np.uint64)
-        run_grid(kernel, pairs, chosen, token, pos, step, tokens, ring)
+        run_grid(kernel, tops, index, chosen, token, pos, step, tokens, ring)
         found = chosen[0], token[0], pos[0], step[0], tokens[7], ring[6]
         assert found == (best, best, 7, 1031, best, 1031 << 32 | int(best))
         assert np.count_nonzero(ring) == 1

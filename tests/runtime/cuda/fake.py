@@ -242,9 +242,10 @@ def advance(chosen: int, token: int, pos: int, counter: int, tokens: int, ring: 
     _words(tokens, p + 2)[p + 1] = choice
 
 
-def advance_best(pairs: int, chosen: int, *rest: int) -> None:
+def advance_best(tops: int, places: int, chosen: int, *rest: int) -> None:
     """The control kernel of that name."""
-    found = OPS["argmax_combine"].reference(view(pairs, "f32", (1, 2 * PARTS)))
+    parts = view(tops, "f32", (1, PARTS)), view(places, "i32", (1, PARTS))
+    found = OPS["argmax_combine"].reference(*parts)
     _words(chosen)[0] = found[0]
     advance(chosen, *rest)
 
