@@ -232,10 +232,12 @@ class Prologue:
             x = self._materialise(value, x)
         address, count = self._room(out)
         n, warps = out.shape[-1], self.scope.geometry.warps
+        heads = n // head
         self._zeros(address, n, 4 * count)
-        with w.block(f"for step in range({-(-n // (head * warps))}):"):
-            w.line(f"head = uint32(step * {warps} + warp)")
-            with w.block(f"if some(head < uint32({n // head})):"):
+        with w.block(f"for step in range({-(-heads // warps)}):"):
+            w.line(f"turn = uint32(step * {warps} + warp)")
+            with w.block(f"if some(turn < uint32({heads})):"):
+                w.line(f"head = min_u32(turn, uint32({heads - 1}))")
                 where = f"uint32(head * {head})"
                 if isinstance(x, Memory):
                     call, read = "norm_head", f"at({x.pointer}, {where})"
