@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from fusec.codegen.cuda.build import compile_many
 from fusec.ir import Builder
-from tests.codegen.cuda.one_kernel import check_fused, distance, inputs_of
+from tests.codegen.cuda.kernels import needs_compiler
+from tests.codegen.cuda.one_kernel import check_fused, distance, fused, inputs_of
 from tests.codegen.cuda.twin_session import TwinSession, random_weights
 from tests.targets import HOPPER
 
@@ -90,3 +92,22 @@ def test_in_a_plan_that_overlaps() -> None:
     one, other = plain.step(**given), deep.step(**given)
     assert one["q"].tobytes() == other["q"].tobytes()
     assert plain.memory["$s"].tobytes() == deep.memory["$s"].tobytes()
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_it_assembles_without_spills() -> None:
+    b = Builder("code")
+    pos = b.input("pos", (1,), "i32")
+    for head_dim in (6, 64):
+        x, gain = b.input(f"x{head_dim}", (1, 9 * head_dim)), b.weight(f"g{head_dim}", (head_dim,))
+        y = b.head_norm(b.silu(x), gain, eps=1e-5, head_dim=head_dim)
+        y = b.head_norm(y, gain, eps=1e-5, head_dim=head_dim)
+        y = b.rope(y, pos, base=1e4, head_dim=head_dim, dims=head_dim)
+        b.kv_append(b.state(f"s{head_dim}", (9, 9, head_dim)), y, pos)
+    graph = fused(b.build(y))
+    (cubin,) = compile_many(
+        [*TwinSession(graph, random_weights(graph), 0).kernels.values()], "sm_90a"
+    )
+    assert cubin.spill_stores == cubin.spill_loads == 0
+    assert ".f64" not in cubin.ptx
