@@ -17,6 +17,7 @@ from fusec.codegen.cuda.shape import PARTS
 from fusec.codegen.formats import FORMATS
 from fusec.ir.dtypes import dtype
 from fusec.ir.graph import Value
+from fusec.ir.op import results_of
 from fusec.ir.ops import OPS
 from fusec.ir.plan import Kernel, LaunchPlan, Tensor
 from fusec.ir.region import parameters
@@ -224,11 +225,12 @@ def kernel_of(kernel: Kernel, context: int) -> Callable[..., None]:
             values[value.name] = array if value.dtype == "i32" else array.astype(np.float32)
         for node in region.walk():
             operands = [values[v.name] for v in node.inputs]
-            values[node.name] = OPS[node.op].reference(*operands, **dict(node.attrs))
-            made = node.outputs[0]
-            place = made.buffer if made.is_state else made.name
-            if place in at:
-                view(at[place], made.dtype, shape(made))[...] = values[node.name]
+            results = results_of(OPS[node.op].reference(*operands, **dict(node.attrs)))
+            for made, array in zip(node.outputs, results, strict=True):
+                values[made.name] = array
+                place = made.buffer if made.is_state else made.name
+                if place in at:
+                    view(at[place], made.dtype, shape(made))[...] = array
 
     return run
 
