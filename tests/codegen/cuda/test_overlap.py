@@ -31,7 +31,6 @@ WAIT, LAUNCH, BARRIER = "griddepcontrol.wait;", "griddepcontrol.launch_dependent
 LOADS_ALL_FIRST = {
     "norm_matvec_rope_kv", "combine_matvec_add", "norm_matvec_silu_mul", "matvec_add",
     "sum_norm_matvec_rope_kv", "sum_norm_matvec_silu_mul", "sum_norm_matvec_silu_mul_parts",
-    "norm_matvec_argmax", "sum_norm_matvec_argmax",
 }  # fmt: skip
 EMBEDS = "embed_norm_matvec_rope_kv"
 ATTENDS = ("attention_spans", "attention_project")
