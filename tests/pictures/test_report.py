@@ -100,9 +100,12 @@ def test_refusals_are_there_with_their_reason():
     act = b.silu(gate, name="act")
     graph = b.build(b.mul(act, x), act)
     subject = pictures.of_compiled(driver.compile(graph))
-    (refusal,) = (r for stage in subject.stages for r in stage.refused)
+    refused = {stage.name: stage.refused for stage in subject.stages if stage.refused}
+    assert set(refused) == {"fuse-chain", "fuse-epilogue"}
     text = "".join(read(pictures.html(subject)).text)
-    assert f"{' + '.join(refusal.nodes)}: {refusal.reason}" in text
+    for (refusal,) in refused.values():
+        assert refusal.reason == "a second user: %act is an output of the graph"
+        assert f"{' + '.join(refusal.nodes)}: {refusal.reason}" in text
     plain = pictures.of_compiled(driver.compile(llama_graph(layers=1), level=0))
     assert "Nothing was refused" in pictures.html(plain)
 
