@@ -104,7 +104,10 @@ OTHERS: dict[str, tuple[list[str], str]] = {
         ["compile", "MODEL", "--disable", "magic"],
         "no rule 'magic': known are chain, chain-to-store, ",
     ),
-    "inspect disable": (["inspect", "MODEL", "--disable", ""], "no rule '': known are chain, chain-to-store, "),
+    "inspect disable": (
+        ["inspect", "MODEL", "--disable", ""],
+        "no rule '': known are chain, chain-to-store, ",
+    ),
     "target": (["compile", "MODEL", "--target", "tpu"], "unknown target 'tpu': known are cpu"),
     "kv": (["compile", "MODEL", "--kv", "f64"], "unknown KV cache type 'f64': known are f16, f32"),
     "context": (["compile", "MODEL", "--context", "0"], "expected a context from 1 to 512"),
