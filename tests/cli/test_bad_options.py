@@ -88,23 +88,26 @@ OTHERS: dict[str, tuple[list[str], str]] = {
     "no model": (["compile"], "Missing argument 'MODEL.gguf'"),
     "dump": (
         ["compile", "MODEL", "--dump-after", "fuse-all"],
-        "no pass 'fuse-all' at this level: it runs decode-graph, factor-norms, fuse-matvecs, ",
+        "no pass 'fuse-all' at this level: it runs decode-graph, factor-norms, fuse-stack, ",
     ),
     "dump of another level": (
-        ["compile", "MODEL", "-O1", "--dump-after", "fuse-rope-kv-write"],
-        "no pass 'fuse-rope-kv-write' at this level",
+        ["compile", "MODEL", "-O1", "--dump-after", "fuse-chain-to-store"],
+        "no pass 'fuse-chain-to-store' at this level",
     ),
     "dump behind the stop": (
-        ["compile", "MODEL", "--stop-after", "fuse-ropes", "--dump-after", "schedule"],
-        "no pass 'schedule' at this level: it runs decode-graph, factor-norms, fuse-matvecs, "
-        "fuse-norm-matvec, fuse-ropes",
+        ["compile", "MODEL", "--stop-after", "fuse-pairs", "--dump-after", "schedule"],
+        "no pass 'schedule' at this level: it runs decode-graph, factor-norms, fuse-stack, "
+        "fuse-prologue, fuse-pairs",
     ),
     "stop": (["compile", "MODEL", "--stop-after", "last"], "no pass 'last' at this level: it runs"),
     "disable": (
         ["compile", "MODEL", "--disable", "magic"],
-        "no rule 'magic': known are combine-matvec, ",
+        "no rule 'magic': known are chain, chain-to-store, ",
     ),
-    "inspect disable": (["inspect", "MODEL", "--disable", ""], "no rule '': known are combine-"),
+    "inspect disable": (
+        ["inspect", "MODEL", "--disable", ""],
+        "no rule '': known are chain, chain-to-store, ",
+    ),
     "target": (["compile", "MODEL", "--target", "tpu"], "unknown target 'tpu': known are cpu"),
     "kv": (["compile", "MODEL", "--kv", "f64"], "unknown KV cache type 'f64': known are f16, f32"),
     "context": (["compile", "MODEL", "--context", "0"], "expected a context from 1 to 512"),
