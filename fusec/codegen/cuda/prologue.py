@@ -220,7 +220,6 @@ class Prologue:
             x = self._materialise(value, x)
         address, count = self._room(out)
         n, warps = out.shape[-1], self.scope.geometry.warps
-        heads = n // head
         self._zeros(address, n, 4 * count)
         with w.block(f"for step in range({-(-n // (head * warps))}):"):
             w.line(f"head = uint32(step * {warps} + warp)")
