@@ -10,6 +10,7 @@ from fusec.codegen.cuda.build import compile_many
 from fusec.codegen.cuda.emit import emit
 from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.codegen.cuda.twins_grid import run_grid
+from fusec.codegen.cuda.twins_history import RaceError
 from fusec.errors import FusecError
 from fusec.ir import Builder, Graph
 from fusec.ir.plan import Kernel
@@ -72,6 +73,15 @@ def test_heads_of_any_power_of_two_blocks(head_dim: int, heads: int) -> None:
 
 def test_more_rows_than_lanes() -> None:
     check(model(heads=2, width=992, context=64), 40)
+
+
+@pytest.mark.xfail(
+    raises=RaceError, strict=True,
+    reason="lanes of a warp with and without a last row exchange sums in different branches",
+)  # fmt: skip
+def test_rows_of_a_block_that_end_inside_a_warp() -> None:
+    """331 rows a block, 256 at once, 16 a warp: the last warp has 11 of its second rows."""
+    check(model(heads=2, width=992, context=600), 290)
 
 
 def test_as_many_spans_as_a_cluster_takes() -> None:
