@@ -169,9 +169,8 @@ class Launch(Memory):
             into = {"u32": np.uint32, "s32": np.int32, "f32": np.float32}[entry.returns[0]]
 
             def load(address: Any, *_hint: Any) -> Any:
-                values = self.get(address, element, width).astype(into)
-                if self.order is not None and entry.name not in _ATOMIC:
-                    self.note(address, element.itemsize * width, self.active)
+                noted = self.order is not None and entry.name not in _ATOMIC
+                values = self.get(address, element, width, noted).astype(into)
                 parts = tuple(values[..., n] for n in range(width))
                 return parts if width > 1 else parts[0]
 

@@ -10,11 +10,14 @@ import numpy.typing as npt
 
 from fusec.codegen.cuda.twins_arithmetic import Lanes
 from fusec.codegen.cuda.twins_branches import Branches
-from fusec.codegen.cuda.twins_copies import Copies
+from fusec.codegen.cuda.twins_copies import POISON, Copies
 from fusec.codegen.cuda.twins_history import History
 from fusec.codegen.cuda.twins_order import Order
 
 CLUSTER_SHIFT = 24  # a mapped shared address has the rank plus one above it
+
+
+_NOBODY = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -61,10 +64,14 @@ class Memory:
     def _dynamic_shared(self) -> Lanes:
         return self._shared_bytes(self.dynamic)
 
-    def get(self, address: Any, element: np.dtype[Any], width: int) -> Lanes:
+    def get(self, address: Any, element: np.dtype[Any], width: int, noted: bool = False) -> Lanes:
         """Load that many values side by side, by all threads."""
         memory, place = self.locate(address, element.itemsize * width)
-        return memory.view(element).reshape(-1, width)[place]
+        values = memory.view(element).reshape(-1, width)[place]
+        if noted:
+            late = self.note(address, element.itemsize * width, self.active)
+            values.view(np.uint8)[:, late] = POISON
+        return values
 
     def put(
         self, address: Any, values: list[Lanes], live: npt.NDArray[np.bool_], noted: bool = False
@@ -82,10 +89,11 @@ class Memory:
 
     def note(
         self, address: Any, nbytes: int, live: npt.NDArray[np.bool_], stored: Any = None
-    ) -> None:
+    ) -> npt.NDArray[np.int64]:
         """Tell the order of an access to shared memory or to an array that it knows.
 
         `stored`: of a store, the bytes that it finds and those that it leaves, [accesses, nbytes].
+        Of a load, threads that are given `POISON` come back.
         """
         assert self.order is not None
         if not isinstance(address, Pointer):
@@ -96,7 +104,11 @@ class Memory:
             offset = _spread(address.offset, (1, self.threads))[0]
             units = offset[:, None] // unit + np.arange(max(1, nbytes // unit))
             access = self.order.access(live[0], units, stored)
-            (self.order.global_write if stored else self.order.global_read)(history, access)
+            if stored:
+                self.order.global_write(history, access)
+            else:
+                return self.order.global_read(history, access)
+        return _NOBODY
 
     def _own(self, address: Any) -> npt.NDArray[np.int64]:
         """Addresses in the shared memory of the one block."""

@@ -38,12 +38,16 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from fusec.codegen.cuda.twins_history import IN_FLIGHT, MANY, Access, History, RaceError
+from fusec.codegen.cuda.twins_history import FRONT, IN_FLIGHT, MANY, Access, History, RaceError
 from fusec.codegen.cuda.twins_lines import Lines
 
 HARMLESS = (("advance", "pos"), ("advance", "step"), ("feed", "pos"))
 """Kernel and array: races that change nothing. Lane 0 stores what all lanes of its warp have read,
 without a `warp_barrier` between, and only lane 0 uses what it has read.
+"""
+READ_AGAIN = ("attention_spans", "attention_project")
+"""Kernels whose early reads of the caches may meet the row that a launch in front writes: at
+position 0, where there is no older one. They read it again, so what they get first is poison.
 """
 KNOWN = 2  # in a clock, of what happens once: greater than the epoch, 1, of what is ordered by it
 
@@ -280,10 +284,16 @@ class Order:
             found = owner.shared.write(access, epoch=1, agent=agent)
             self._judge(owner.shared, found, access, "sends to")
 
-    def global_read(self, history: History, access: Access) -> None:
-        """From an array that was passed."""
+    def global_read(self, history: History, access: Access) -> npt.NDArray[np.int64]:
+        """From an array that was passed; the threads that get what may be anything."""
+        late = np.zeros(len(access.units), np.bool_)
+        if self.kernel.startswith(READ_AGAIN) and not self.knows_front and history.in_front:
+            late = history.cluster[access.units] == FRONT
+            late &= self.clock[access.rows, self.layout.front] == 0
         with history.lock:
-            self._judge(history, history.read(access), access, "reads")
+            kept = access.only(~late) if late.any() else access
+            self._judge(history, history.read(kept), kept, "reads")
+        return access.rows[late]
 
     def global_write(self, history: History, access: Access) -> None:
         """To it."""

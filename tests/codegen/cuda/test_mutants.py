@@ -93,6 +93,19 @@ def test_kernels_of_plans(name: str) -> None:
     assert [line for lines in found.values() for line in lines] == expected
 
 
+def test_a_row_that_is_read_too_early_is_poison() -> None:
+    """The newest row of the caches, where the attention does not read it again."""
+    session = small(3, SPLIT, 0)
+    name = next(name for name in session.kernels if name.startswith("attention_spans"))
+    kernel, again = session.kernels[name], "if some(last < uint32(start + uint32(16))):"
+    assert again in kernel.source
+    given = {"token": np.array([1]), "pos": np.array([0])}
+    assert np.isfinite(session.step(**given)["logits"]).all()
+    source = kernel.source.replace(again, "if some(last < uint32(0)):")
+    session.kernels[name] = replace(kernel, source=source)
+    assert np.isnan(session.step(**given)["logits"]).all()
+
+
 def test_a_cluster_that_reads_its_shared_memory() -> None:
     """A barrier of it between writing and reading, and one before a block leaves."""
     kernel = replace(microbench.cluster_exchange(), grid=8, cluster=microbench.CLUSTER)
