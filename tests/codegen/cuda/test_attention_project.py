@@ -74,6 +74,11 @@ def test_more_rows_than_lanes() -> None:
     check(model(heads=2, width=992, context=64), 40)
 
 
+def test_rows_of_a_block_that_end_inside_a_warp() -> None:
+    """331 rows a block, 256 at once, 16 a warp: the last warp has 11 of its second rows."""
+    check(model(heads=2, width=992, context=600), 290)
+
+
 def test_as_many_spans_as_a_cluster_takes() -> None:
     check(model(heads=1, context=2048), 2000)
 
