@@ -23,7 +23,7 @@ from tests.codegen.cuda.test_pairs import PAIRS, with_residual
 from tests.codegen.cuda.test_tiles import feed_forward, matvec
 from tests.codegen.cuda.twin_session import TwinSession, random_weights
 from tests.graphs import Types, llama_graph
-from tests.targets import AMPERE, ANY, HOPPER
+from tests.targets import AMPERE, ANY, HOPPER, TILED
 
 BARRIER = "    barrier()\n"
 
@@ -45,7 +45,7 @@ CASES: dict[str, tuple[Graph, int, Target, Choice | None]] = {
     "split": (llama(), 3, AMPERE, None),
     "clusters": (llama(heads=2, kv_heads=1), 3, HOPPER, None),
     "tiles": (feed_forward(), 3, HOPPER, None),
-    "tiles in turn": (matvec("q4_k", 16 * 7, 6144), 0, ANY, Choice(16, 3, 2)),
+    "tiles in turn": (matvec("q4_k", 16 * 7, 6144), 0, TILED, Choice(16, 3, 2)),
     "pairs": (with_residual("q5_k", 64), 3, HOPPER, PAIRS),
 }
 

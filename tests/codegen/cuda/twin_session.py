@@ -10,6 +10,7 @@ import numpy as np
 from fusec.codegen import formats
 from fusec.codegen.cuda.emit import emit
 from fusec.codegen.cuda.twins_grid import run_grid
+from fusec.gpu import pack
 from fusec.ir import Graph
 from fusec.ir.plan import Choice, Kernel
 from fusec.ir.reference import Reference
@@ -73,10 +74,9 @@ class TwinSession:
         context = min((t.shape[0] for t in self.plan.states.values()), default=64)
         for name, table in self.plan.tables.items():
             self.memory[name] = make_table(table, context, lambda name: weights[f"@{name}"])
-        for name, raw in weights.items():
-            packed = raw.dtype == np.uint8
-            fmt = formats.get(next(w.dtype for w in graph.weights if w.name == name))
-            self.memory[name] = fmt.cuda_repack(raw) if packed else raw
+        for name, tensor in self.plan.weights.items():
+            raw = weights[name]
+            self.memory[name] = pack(tensor, raw) if raw.dtype == np.uint8 else raw
 
     def step(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
         for name, value in inputs.items():
