@@ -23,6 +23,7 @@ from fusec.ir.plan import Kernel, LaunchPlan, Tensor
 from fusec.ir.region import parameters
 from fusec.ir.text import parse
 from fusec.runtime.cuda.driver import Executable
+from fusec.runtime.cuda.workspace import Packing
 
 RING = 1024
 VOCABULARY = 512  # of the models these kernels are for
@@ -297,6 +298,9 @@ def executables(*plans: LaunchPlan, arch: str = "sm_90a") -> dict[str, Executabl
     return {name: Executable(name, arch, name.encode(), 1, 32) for name in names}
 
 
-def unpacked(_tensor: Tensor, raw: np.ndarray) -> np.ndarray:
-    """Weights as they lie in the file."""
-    return raw.reshape(-1)
+def _file_bytes(tensor: Tensor) -> int:
+    return dtype(tensor.dtype).nbytes(tensor.shape)
+
+
+UNPACKED = Packing(_file_bytes, lambda _, raw: raw.reshape(-1))
+"""Weights as they lie in the file."""
