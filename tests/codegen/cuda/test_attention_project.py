@@ -131,9 +131,9 @@ def test_a_score_that_is_not_a_number_is_not_hidden() -> None:
 def test_parts_added_up_for_a_norm_and_kept(heads: int, n: int) -> None:
     b = Builder("kept")
     x = b.add_parts(b.input("parts", (1, heads * n)), b.input("r", (1, n)), name="x")
-    norm = b.rms_factors(x, b.weight("g", (n,)), eps=1e-5)
+    norm, inverse = b.rms_factors(x, b.weight("g", (n,)), eps=1e-5)
     matrix = "q8_0" if n % 32 == 0 else "f32"
-    check_fused(b.build(x, b.matvec(norm, b.weight("w", (24, n), matrix))))
+    check_fused(b.build(x, b.matvec(norm, b.weight("w", (24, n), matrix), inverse)))
 
 
 @pytest.mark.parametrize("reader", ["nobody", "add", "rms_norm", "matvec", "long"])
