@@ -15,9 +15,8 @@ from fusec.codegen import targets
 from fusec.codegen.cuda.build import compile_many
 from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.errors import FusecError
-from fusec.ir.choosing import final_choice, without_choice
 from fusec.ir.dot import to_dot
-from fusec.ir.plan import Choice, Launch, LaunchPlan, Size, from_json
+from fusec.ir.plan import Choice, LaunchPlan, Size, from_json
 from fusec.report import plan_table, summary
 from tests.codegen.cuda.kernels import needs_compiler
 from tests.codegen.cuda.test_pairs import PAIRS, with_residual
@@ -152,27 +151,6 @@ def test_a_plan_of_another_version_is_refused(compiled, tiny_model, tmp_path) ->
     path = tmp_path / "then" / "plan.json"
     message = refused("run", path.parent, "--prompt-ids", "1", "-n", "1")
     assert message == f"{path}: expected plan version 5, found 4: compile again"
-
-
-# --- where a token is chosen ---------------------------------------------------------------------
-
-
-def test_a_plan_that_ends_with_its_choice_may_do_without(compiled) -> None:
-    plan = compiled.plan
-    last = final_choice(plan)
-    assert isinstance(last, Launch) and last is plan.launches[-1] and last.writes == ("%next",)
-    bare = without_choice(plan)
-    assert bare.launches == plan.launches[:-1]
-    assert {k.name for k in plan.kernels} - {k.name for k in bare.kernels} == {last.kernel}
-    assert final_choice(bare) is None and without_choice(bare) is bare
-    assert final_choice(from_json(plan.to_json())) == last
-
-
-def test_other_plans_have_no_choice_of_parts(on_cpu, compiled) -> None:
-    level_2 = driver.compile(llama_graph(), target="sm_90a", level=2).plan
-    ends_early = replace(compiled.plan, launches=compiled.plan.launches[:-1])
-    for plan in (on_cpu.plan, level_2, ends_early, replace(compiled.plan, launches=())):
-        assert final_choice(plan) is None and without_choice(plan) is plan
 
 
 # --- steps of several tokens ---------------------------------------------------------------------

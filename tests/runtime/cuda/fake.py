@@ -259,7 +259,8 @@ def hand_on(choice: int, logit: float, token: int, pos: int, counter: int, token
 def advance_best(tops: int, places: int, chosen: int, *rest: int) -> None:
     """The control kernel of that name."""
     best, where = view(tops, "f32", (1, PARTS)), view(places, "i32", (1, PARTS))
-    _words(chosen)[0] = choice = int(OPS["argmax_combine"].reference(best, where)[0])
+    choice = int(OPS["argmax_combine"].reference(best, where)[0]) & 0xFFFFFFFF
+    _words(chosen)[0] = choice
     hand_on(choice, best.max(), *rest)
 
 
