@@ -24,12 +24,12 @@ from fusec import gpu
 from fusec.codegen.kernel import KernelSource
 from fusec.driver import Compiled, bind
 from fusec.errors import FusecError
-from fusec.ir.dot import to_dot
 from fusec.ir.plan import LaunchPlan, from_json
 from fusec.models.gguf_file import GGUFFile
 from fusec.models.model import Model
 from fusec.models.shipped import DATA
 from fusec.passes.pipeline import Stage
+from fusec.pictures.dot import to_dot
 from fusec.report import summary
 from fusec.runtime.cuda.window import check_mode
 from fusec.runtime.engine import Engine

@@ -19,11 +19,11 @@ from fusec.codegen.kernel import KernelSource
 from fusec.codegen.targets import AnyKernel
 from fusec.cores import cores
 from fusec.errors import FusecError
+from fusec.ir import gpus
 from fusec.ir.gpu import Gpu
 from fusec.ir.graph import Graph
 from fusec.ir.plan import LaunchPlan
 from fusec.models.model import Model
-from fusec.passes import gpus
 from fusec.passes.lower import lower
 from fusec.passes.overlap import overlap
 from fusec.passes.pipeline import OVERLAPPED, Stage, passes_of, run_passes

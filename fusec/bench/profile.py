@@ -24,9 +24,10 @@ from fusec.bench import machine, prompt_ids
 from fusec.bench.steady import ADVICE, NOISE
 from fusec.driver import Compiled
 from fusec.errors import FusecError
+from fusec.ir import gpus
 from fusec.ir.plan import Arg, Launch, LaunchPlan
 from fusec.ir.text import parse
-from fusec.passes import cost, gpus
+from fusec.passes import cost
 
 Note = Callable[[str], None]
 

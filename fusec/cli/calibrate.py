@@ -22,7 +22,7 @@ def calibrate(
     The cost model uses the result from then on, for every GPU of that name.
     """
     from fusec.bench import calibrate as measuring
-    from fusec.passes import gpus
+    from fusec.ir import gpus
 
     if json_file is not None:
         check_writable(json_file)

@@ -36,7 +36,7 @@ def compile_command(
 ) -> None:
     """Compile a model: print what each pass merged, and the plan; build every kernel."""
     from fusec import artifact, driver, report
-    from fusec.ir.dot import to_dot
+    from fusec.pictures.dot import to_dot
 
     start = time.perf_counter()
     compiled = driver.compile(

@@ -1,4 +1,4 @@
-"""What the cost model knows of a machine: plain data. `fusec.passes.gpus` has the known ones."""
+"""What the cost model knows of a machine: plain data. `fusec.ir.gpus` has the known ones."""
 
 from __future__ import annotations
 

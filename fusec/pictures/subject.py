@@ -12,15 +12,16 @@ from typing import Any
 from fusec.artifact import Artifact
 from fusec.driver import Compiled
 from fusec.errors import FusecError
+from fusec.ir import gpus
 from fusec.ir.gpu import Gpu
 from fusec.ir.graph import Graph, Node
 from fusec.ir.plan import LaunchPlan, Size
-from fusec.ir.svg import to_svg
 from fusec.ir.text import parse
-from fusec.ir.view import one_layer
-from fusec.passes import cost, gpus
+from fusec.passes import cost
 from fusec.passes.fuse import Refusal
 from fusec.passes.pipeline import Stage
+from fusec.pictures.svg import to_svg
+from fusec.pictures.view import one_layer
 from fusec.report import summary
 
 
