@@ -113,8 +113,8 @@ def prepare(path: Path, target: str, level: int | None, context: int | None, kv:
 
 def count_of(compiled: Compiled) -> int:
     """How many kernels `build` compiles."""
-    kernels = without_choice(compiled.plan).kernels
-    return len(compiled.kernels) + sum(len(variants(k)) for k in kernels)
+    arch, kernels = find_arch(compiled.options.target), without_choice(compiled.plan).kernels
+    return len(compiled.kernels) + sum(len(variants(k, arch)) for k in kernels)
 
 
 def build(compiled: Compiled, note: Note | None = None) -> Variants:
@@ -125,9 +125,11 @@ def build(compiled: Compiled, note: Note | None = None) -> Variants:
     """
     compiled.build(note)
     arch, kernels = find_arch(compiled.options.target), without_choice(compiled.plan).kernels
-    asked = {(k.name, c): emit(replace(k, choice=c), arch) for k in kernels for c in variants(k)}
+    asked = {
+        (k.name, c): emit(replace(k, choice=c), arch) for k in kernels for c in variants(k, arch)
+    }
     cubins = compile_many(list(asked.values()), compiled.options.target, note)
-    usual = {kernel.name: default_of(kernel) for kernel in kernels}
+    usual = {kernel.name: default_of(kernel, arch) for kernel in kernels}
     return {
         (name, choice): executable(kernel, cubin)
         for ((name, choice), kernel), cubin in zip(asked.items(), cubins, strict=True)
@@ -146,7 +148,8 @@ def run(compiled: Compiled, built: Variants, seconds: float, note: Note = lambda
         raise FusecError("tuning needs the CUDA target")
     try:
         bench = TokenBench(engine, built)
-        default = {k.name: default_of(k) for k in without_choice(compiled.plan).kernels}
+        arch = find_arch(compiled.options.target)
+        default = {k.name: default_of(k, arch) for k in without_choice(compiled.plan).kernels}
         note("each kernel's share")
         shares = {name: bench.share(name, default) for name in default}
         subjects = sorted(_subjects(compiled, built, shares), key=lambda s: -s.share)
@@ -178,13 +181,13 @@ def run(compiled: Compiled, built: Variants, seconds: float, note: Note = lambda
 def _subjects(
     compiled: Compiled, built: Variants, shares: Mapping[str, float]
 ) -> Iterator[Subject]:
-    plan = without_choice(compiled.plan)
+    arch, plan = find_arch(compiled.options.target), without_choice(compiled.plan)
     launches = Counter(launch.kernel for launch in plan.launches)
     for kernel in plan.kernels:
-        usable = releases(kernel)
+        usable = releases(kernel, arch)
         geometries = tuple(
             choice
-            for choice in candidates(kernel)
+            for choice in candidates(kernel, arch)
             if all((kernel.name, replace(choice, release=r)) in built for r in usable)
         )
         name = kernel.name

@@ -72,10 +72,10 @@ def _emit_cpu(kernel: Kernel) -> KernelSource:
 
 
 @lru_cache(EMITTED)
-def _emit_cuda(arch: Arch, kernel: Kernel) -> CudaKernel:
+def _emit_cuda(arch: Arch, sms: int, kernel: Kernel) -> CudaKernel:
     from fusec.codegen.cuda.emit import emit
 
-    return emit(kernel, arch)
+    return emit(kernel, arch, sms)
 
 
 def get(name: str) -> CodeTarget:
@@ -105,4 +105,4 @@ def get(name: str) -> CodeTarget:
         late_norms=True,
         most_tokens=1,
     )
-    return CodeTarget(limits, partial(_emit_cuda, arch), prefill_tokens=1)
+    return CodeTarget(limits, partial(_emit_cuda, arch, arch.sms), prefill_tokens=1)
