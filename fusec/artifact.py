@@ -15,27 +15,31 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fusec import gpu
-from fusec.codegen.kernel import KernelSource
-from fusec.driver import Compiled, bind
+from fusec import backends
+from fusec.backends import Backend, Plans
+from fusec.compiled import Compilation
 from fusec.errors import FusecError
+from fusec.ir import gpus
 from fusec.ir.plan import LaunchPlan, from_json
+from fusec.ir.text import parse
 from fusec.models.gguf_file import GGUFFile
 from fusec.models.model import Model
 from fusec.models.shipped import DATA
+from fusec.passes.fuse import Refusal
 from fusec.passes.pipeline import Stage
 from fusec.pictures.dot import to_dot
+from fusec.pictures.subject import Subject, read_profile
 from fusec.report import summary
 from fusec.runtime.cuda.window import check_mode
 from fusec.runtime.engine import Engine
 
 MANIFEST = "fusec.json"
-VERSION = 4
+VERSION = 5
 
 
 def check_target(folder: Path) -> None:
@@ -55,7 +59,7 @@ def check_target(folder: Path) -> None:
         raise _unwritable(folder, error) from None
 
 
-def save(compiled: Compiled, folder: Path) -> Path:
+def save(compiled: Compilation, folder: Path) -> Path:
     """Write the folder whole or not at all. An older folder of ours is replaced.
 
     Raises FusecError if it cannot be written or holds something else.
@@ -88,12 +92,13 @@ def _unwritable(path: Path, error: OSError) -> FusecError:
     return FusecError(f"{path}: cannot write here: {error.strerror}")
 
 
-def _files(compiled: Compiled) -> Iterator[tuple[str, bytes]]:
+def _files(compiled: Compilation) -> Iterator[tuple[str, bytes]]:
     """Name and contents of every file, the manifest last."""
     digests = {}
-    cubins = compiled.build() if compiled.is_cuda else {}
+    backend = compiled.backend
+    built = compiled.build() if backend.suffix else {}  # a CPU's is built where it runs
     texts = ((name, text.encode()) for name, text in _texts(compiled))
-    codes = ((f"kernels/{name}.cubin", cubin.data) for name, cubin in cubins.items())
+    codes = ((f"kernels/{name}{backend.suffix}", code.data) for name, code in built.items())
     for name, data in (*texts, *codes):
         digests[name] = _sha256(data)
         yield name, data
@@ -103,12 +108,7 @@ def _files(compiled: Compiled) -> Iterator[tuple[str, bytes]]:
         "model": str(_place(model.file)) if model else None,
         "fingerprint": model.file.fingerprint if model else None,
         "context": compiled.context,
-        "scratch_bytes": {
-            name: kernel.scratch_bytes
-            for name, kernel in compiled.kernels.items()
-            if isinstance(kernel, KernelSource)
-        },
-        "cubins": gpu.describe(compiled.kernels, cubins) if cubins else {},
+        "kernels": backend.describe(compiled.kernels, built),
         "report": summary(compiled),
         "files": digests,
     }
@@ -122,7 +122,7 @@ def _place(model: GGUFFile) -> Path:
     return model.path.parent.resolve() / model.path.name
 
 
-def _texts(compiled: Compiled) -> Iterator[tuple[str, str]]:
+def _texts(compiled: Compilation) -> Iterator[tuple[str, str]]:
     for name, kernel in compiled.kernels.items():
         yield f"kernels/{name}.py", kernel.source
     for i, stage in enumerate(compiled.stages):
@@ -213,12 +213,16 @@ class Artifact:
         """One of the plans."""
         return from_json(self._read(name))
 
-    def kernels(self) -> dict[str, KernelSource]:
-        """Name -> kernel, sources read from the folder."""
-        return {
-            name: KernelSource(name, self._read(f"kernels/{name}.py"), scratch)
-            for name, scratch in self.manifest["scratch_bytes"].items()
-        }
+    @property
+    def backend(self) -> Backend[Any, Any]:
+        """The target's."""
+        return backends.get(self.manifest["report"]["target"])
+
+    def kernels(self) -> Mapping[str, Any]:
+        """Name -> what the backend binds a session to, from the folder's files."""
+        return self.backend.restore(
+            self.manifest["kernels"], lambda name: self._bytes(f"kernels/{name}")
+        )
 
     def source(self, kernel: str) -> str:
         """The source of a kernel."""
@@ -238,15 +242,10 @@ class Artifact:
         """The model ready to generate, from the folder's plans and kernels."""
         check_mode(l2)
         model, decode = self.model(), self.plan()
-        if self.manifest["cubins"]:
-            kernels = gpu.restore(
-                self.manifest["cubins"], lambda name: self._bytes(f"kernels/{name}.cubin")
-            )
-            return gpu.engine(decode, kernels, model, l2=l2)
-        prefill = self.plan("prefill.json")
-        plans = (decode, prefill, prefill.only(set()))
-        sessions = bind(self.kernels(), plans, model.raw, progress, threads)
-        return Engine(*sessions, context=self.context, stop=model.stop_ids)
+        backend = self.backend
+        wide = backend.prefill_tokens > 1
+        plans = Plans(decode, self.plan("prefill.json") if wide else decode)
+        return backend.engine(plans, self.kernels(), model, progress, threads, l2=l2)
 
     def _read(self, name: str) -> str:
         return self._bytes(name).decode()
@@ -262,6 +261,32 @@ class Artifact:
         if _sha256(raw) != self.manifest["files"].get(name):
             raise FusecError(f"{path}: not as fusec compile wrote it: compile again")
         return raw
+
+
+def pictured(saved: Artifact, profile: Path | None = None) -> Subject:
+    """What there is to show of a folder. `profile`: of `fusec profile --json`, to show with it."""
+    report, plan = saved.manifest["report"], saved.plan()
+    stages = []
+    for stage in report["stages"]:
+        text = saved.stage(stage["pass"]).splitlines(keepends=True)
+        graph = parse("".join(line for line in text if not line.startswith("#")))
+        refused = tuple(
+            Refusal(r["rule"], tuple(r["nodes"]), r["reason"]) for r in stage["refused"]
+        )
+        counts = stage["before"], stage["after"], stage["ms"]
+        stages.append(Stage(stage["pass"], graph, *counts, stage["rule"], stage["hits"], refused))
+    described = saved.manifest["kernels"]
+    recorded = saved.manifest["model"]
+    return Subject(
+        Path(recorded).stem if recorded else plan.name,
+        tuple(stages),
+        plan,
+        report,
+        {k.name: saved.source(k.name) for k in plan.kernels},
+        {n: facts["registers"] for n, facts in described.items() if "registers" in facts},
+        gpus.for_arch(plan.target),
+        read_profile(profile, plan),
+    )
 
 
 def _sealed(manifest: dict[str, Any]) -> str:

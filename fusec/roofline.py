@@ -16,7 +16,8 @@ from typing import Any
 from rich.table import Table
 
 from fusec.bench import weight_bytes_read
-from fusec.driver import DEFAULT_CONTEXT, Options, compile_graph
+from fusec.compiled import Options
+from fusec.driver import DEFAULT_CONTEXT, compile_graph
 from fusec.errors import FusecError
 from fusec.ir import gpus
 from fusec.ir.dtypes import dtype

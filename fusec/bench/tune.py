@@ -11,11 +11,11 @@ from typing import Any
 
 from rich.table import Table
 
-from fusec import driver
-from fusec.bench import machine
+from fusec import backends, driver
+from fusec.backends.cuda import executable
+from fusec.bench.facts import machine
 from fusec.bench.search import Choices, Found, Subject, gain, search, turns
 from fusec.bench.tune_gpu import TokenBench
-from fusec.codegen import targets
 from fusec.codegen.cuda import tuning as tunings
 from fusec.codegen.cuda.arch import find_arch
 from fusec.codegen.cuda.build import compile_many
@@ -24,7 +24,6 @@ from fusec.codegen.cuda.emit import emit
 from fusec.codegen.cuda.tuning import Tuning
 from fusec.driver import Compiled
 from fusec.errors import FusecError
-from fusec.gpu import executable
 from fusec.ir.choosing import without_choice
 from fusec.ir.plan import Choice
 from fusec.report import make_table
@@ -88,7 +87,7 @@ class Tuned:
             "context": self.compiled.context,
             "token_us": {"before": self.before, "after": self.after},
             "kernels": [self._row(subject) for subject in self.subjects],
-            "machine": machine(is_cuda=True),
+            "machine": machine(self.compiled.backend),
         }
 
     def _row(self, subject: Subject) -> dict[str, Any]:
@@ -106,7 +105,7 @@ class Tuned:
 
 def prepare(path: Path, target: str, level: int | None, context: int | None, kv: str) -> Compiled:
     """The model with every kernel as it is by default. Raises FusecError for a CPU target."""
-    if not targets.get(target).is_cuda:
+    if not backends.get(target).has_choices:
         raise FusecError(f"tuning is for GPUs: expected a GPU's architecture, found '{target}'")
     return driver.compile(path, target=target, level=level, context=context, kv=kv, tuning=Tuning())
 

@@ -59,14 +59,12 @@ def compile_command(
     if dot is not None:
         write_text(dot, to_dot(compiled.graph, compiled.plan.launches))
     with progress("compiling", len(compiled.kernels)) as advance:
-        cubins = compiled.build(advance)
+        built = compiled.build(advance)
     if output is not None:
         compiled.save(output)
     show_report(report.summary(compiled))
-    if cubins:
-        from fusec import gpu
-
-        out.print(gpu.cubin_table(gpu.describe(compiled.kernels, cubins)))
+    if built:
+        out.print(report.code_table(compiled.backend.describe(compiled.kernels, built)))
     seconds = time.perf_counter() - start
     out.print(f"{len(compiled.kernels)} kernels ready in {seconds:.1f} s")
     if output is not None:

@@ -61,7 +61,7 @@ def inspect(
         data, shown = saved.manifest["report"], saved.stage(stage)
         graph = parse("".join(x for x in shown.splitlines(True) if not x.startswith("#")))
         launches = saved.plan().launches if dot is not None else ()
-        picture = partial(pictures.of_folder, saved, profile)
+        picture = partial(artifact.pictured, saved, profile)
     else:
         compiled = driver.compile(
             model,

@@ -73,7 +73,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "manifest deep": (lambda d: (d / "fusec.json").write_text("[" * 99999), "fusec.json: damaged"),
     "another version": (
         lambda d: edit_json(d / "fusec.json", version=99),
-        "fusec.json: expected version 4, found 99: compile again",
+        "fusec.json: expected version 5, found 99: compile again",
     ),
     "context edited": (lambda d: edit_json(d / "fusec.json", context=4096), "fusec.json: damaged"),
     "report gone": (lambda d: edit_json(d / "fusec.json", report=None), "fusec.json: damaged"),
