@@ -24,7 +24,6 @@ from fusec import backends
 from fusec.backends import Backend, Plans
 from fusec.compiled import Compilation
 from fusec.errors import FusecError
-from fusec.ir import gpus
 from fusec.ir.plan import LaunchPlan, from_json
 from fusec.ir.text import parse
 from fusec.models.gguf_file import GGUFFile
@@ -284,7 +283,7 @@ def pictured(saved: Artifact, profile: Path | None = None) -> Subject:
         report,
         {k.name: saved.source(k.name) for k in plan.kernels},
         {n: facts["registers"] for n, facts in described.items() if "registers" in facts},
-        gpus.for_arch(plan.target),
+        saved.backend.limits.gpu,
         read_profile(profile, plan),
     )
 

@@ -123,17 +123,3 @@ def compile_graph(
     if options.level >= OVERLAPPED and limits.overlaps:
         plan = prefetch(overlap(plan))
     return stages, backend.sized(options.tuning.apply(plan))
-
-
-def at_level(compiled: Compiled, level: int) -> Compiled:
-    """The same model compiled at another level."""
-    assert compiled.model is not None
-    return compile(
-        compiled.model.file.path,
-        target=compiled.options.target,
-        level=level,
-        context=compiled.context,
-        kv=compiled.kv,
-        rules=compiled.options.rules,
-        tuning=compiled.options.tuning,
-    )

@@ -11,7 +11,6 @@ from typing import Any
 
 from fusec.compiled import Compilation
 from fusec.errors import FusecError
-from fusec.ir import gpus
 from fusec.ir.gpu import Gpu
 from fusec.ir.graph import Graph, Node
 from fusec.ir.plan import LaunchPlan, Size
@@ -154,7 +153,7 @@ def of_compiled(compiled: Compilation, profile: Path | None = None) -> Subject:
         summary(compiled),
         {k.name: kernels[k.name].source for k in compiled.plan.kernels},
         compiled.backend.registers(kernels),
-        gpus.for_arch(compiled.plan.target),
+        compiled.backend.limits.gpu,
         read_profile(profile, compiled.plan),
     )
 
