@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 
 from fusec import driver, pictures
-from fusec.ir import Builder
-from fusec.passes import cost, gpus
+from fusec.ir import Builder, gpus
+from fusec.passes import cost
 from fusec.passes.memory import plan_memory
 from fusec.pictures import diff, memory, times
 from fusec.pictures.report import _cards
