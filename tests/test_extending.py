@@ -68,5 +68,5 @@ def test_a_key_it_does_not_mention_is_refused(examples: dict[str, Any], storytel
     data = storyteller.read_bytes().replace(b"storyteller.trained_on", b"storyteller.trained_by")
     other = storyteller.with_name("other.gguf")
     other.write_bytes(data)
-    with pytest.raises(FusecError, match="'storyteller.trained_by' is not known"):
+    with pytest.raises(FusecError, match=r"'storyteller\.trained_by' is not known"):
         examples["architecture_example"](other)
