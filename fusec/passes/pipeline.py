@@ -81,7 +81,8 @@ def passes_of(
 ) -> tuple[Pass, ...]:
     """The passes of a level. `rules` are the user's own and run after the level's.
 
-    `disable` names rules (`norm-matvec`) or passes (`fuse-norm-matvec`).
+    `disable` names rules (`epilogue`) or passes (`fuse-epilogue`, `split-attention`).
+    Raises FusecError for an unknown level, rule or pass, naming the known ones.
     """
     if level not in LEVELS:
         raise FusecError(f"unknown level -O{level}: known are {', '.join(map(str, LEVELS))}")

@@ -1,4 +1,4 @@
-"""The blocks that attend multiply what they made by their columns of the output matrix.
+"""The thread blocks of a head multiply its attention by the head's columns of the output matrix.
 
     %a.spans, %a.spans.sums = attention_spans(%q, $k', $v', %pos)
     %a = attention_combine(%a.spans, %a.spans.sums, %pos)
@@ -6,9 +6,9 @@
                     =>     %z.parts = attention_project(%q, $k', $v', %pos, @w)
                            %z = add_parts(%z.parts, %r)
 
-A product is linear in its vector: w @ a is the sum over heads of w's columns of a head times that
-head's attention. So one launch makes these parts, and whoever reads all of %z adds them up on the
-way. No sum changes its order, if the target adds a row up as a tree in which each head is a branch.
+The product w @ a is the sum over heads of w's columns of a head times that head's attention. So the
+launch that attends also makes these partial sums (split-K), and the kernel that reads %z adds them
+up. No sum changes its order, if the target adds a row up as a tree in which each head is a branch.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
-"""The blocks that make a vector's elements multiply them by their columns of the matrix behind.
+"""The thread blocks that make a vector multiply their elements by their columns of the next matrix.
 
     %h = fused norm_matvec_silu_mul(%x, ...)
     %z = fused matvec_add(%h, @w, %r)
                     =>     %z.parts = fused norm_matvec_silu_mul_parts(%x, ..., @w)
                            %z = add_parts(%z.parts, %r)
 
-A product is linear in its vector, so blocks that have a few elements of %h make a part of it. A
-cluster of them exchanges its elements and shares the rows, so that there are fewer parts. No sum
-changes its order, if the target adds a row up as a tree in which each part is a branch.
+A product is a sum over columns, so blocks that have some elements of %h can make a partial sum of
+every row (split-K). The blocks of a cluster exchange their elements and share the rows, so that
+there is one partial sum a cluster, not one a block. No sum changes its order, if the target adds a
+row up as a tree in which each part is a branch.
 """
 
 from __future__ import annotations

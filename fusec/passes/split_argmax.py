@@ -1,11 +1,11 @@
-"""The choice of a row's largest element by all blocks that make some, then by one.
+"""Thread blocks that make a row find the best of theirs, and one small launch the best of those.
 
     %i = argmax(%x)          =>    %i.parts, %i.parts.places = argmax_parts(%x)
                                    %i = argmax_combine(%i.parts, %i.parts.places)
 
-One block takes longer to read a vocabulary's logits than the blocks that make them take to keep the
-best as they go. Which of them has which rows is up to a kernel's shape, so there are as many parts
-as there may ever be blocks, and all are written.
+One block would take longer to read a vocabulary's logits than the blocks that make them take to
+keep their best. Which block has which rows is up to the kernel's shape. So there is room for as
+many parts as there can be blocks, and fewer blocks write theirs several times.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The shape of a kernel that nobody has measured."""
+"""The default shape of a kernel, for GPUs on which nothing has been measured."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def default(shape: KernelShape, overlaps: bool = False) -> Choice:
     """The choice for a GPU that nobody has measured.
 
     Few rows: one a warp, in as few blocks as fill the GPU once; or, where launches overlap, what
-    `beside_others` says. Many: eight warps a block, two blocks a processor, and each warp takes
-    several rows at once as long as registers last.
+    `beside_others` says. Many: eight warps a block, two blocks an SM, and each warp makes several
+    rows at once as long as registers last.
     """
     rows = matvecs(shape)
     if any(map(is_tiled, rows)):
@@ -59,12 +59,13 @@ def default(shape: KernelShape, overlaps: bool = False) -> Choice:
 
 
 def tiles_shared(shape: KernelShape, rows: list[Segment], overlaps: bool = False) -> Choice:
-    """One wave of blocks, one on each processor, with room for one of the launch behind.
+    """One wave of blocks, one on each SM, with room there for one of the next launch.
 
-    Launches that begin while others end would come to lie two and two on the processors that are
-    free first. So no two blocks of one launch may fit a processor, but one each of neighbours must.
-    Those with a norm take turns with others, which have more than half of the shared memory, come
-    in pairs where they may, and stand behind attention, which leaves processors free for two.
+    A launch that begins while another one ends would put two blocks on each SM that is free first.
+    So two blocks of one launch must not fit an SM, but one block each of two neighbouring launches
+    must. Kernels with a norm take turns with kernels without, so only those without are made
+    `alone`. These also work in pairs where they may, and come behind attention, which leaves SMs
+    free for two blocks.
     """
     counts = [-(-units(s) // tile_units(s)) for s in rows]
     share = next(n for n in itertools.count(1) if sum(-(-c // n) for c in counts) <= PROCESSORS)
@@ -91,12 +92,13 @@ def _sums_held(segment: Segment) -> int:
 def beside_others(shape: KernelShape) -> Choice | None:
     """The choice for small matrices in launches that overlap; None if there is none.
 
-    The launch behind loads its weights while this one runs, if there is room: where two blocks come
-    to share a processor, or one has to wait for it, everybody waits. So a launch leaves a quarter
-    of the processors alone, and lets the next one begin as soon as its own weights are there. Long
-    rows are taken two at a time, in half as many blocks, because activations are then read once.
-    What rotates reads few of them for its two rows, so its blocks are small, and where they are
-    parts of a vector, attention, which comes next, has long to load and begins at once.
+    The next launch loads its weights while this one runs, if its blocks find room. Where two blocks
+    have to share an SM, or one has to wait for a free one, all others wait for it. So a launch
+    leaves a quarter of the SMs alone, and lets the next one begin as soon as its own weights are
+    there. Long rows are made two at a time, in half as many blocks, because activations are then
+    read once for both. A kernel that rotates makes two rows a warp anyway, so its blocks are small.
+    If it also adds partial sums up, it lets the next launch begin at once: that is attention, which
+    has much to load.
     """
     rows = matvecs(shape)
     weights = sum(math.prod(a.inputs[1].shape) for s in rows for a in anchors(s))
@@ -116,7 +118,7 @@ def beside_others(shape: KernelShape) -> Choice | None:
 
 
 def many_rows(shape: KernelShape, warps: int, min_blocks: int, held: int) -> Choice:
-    """One wave of blocks, `min_blocks` a processor, whose warps share the rows evenly.
+    """One wave of blocks, `min_blocks` an SM, whose warps share the rows evenly.
 
     A warp makes as many at once as `held` registers have room for, at most six.
     """

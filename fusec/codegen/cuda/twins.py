@@ -1,10 +1,10 @@
 """What the instructions mean, in NumPy: kernels run on a machine without a GPU.
 
-A launch executes in lock step. Every value is an array over (blocks, threads), or a scalar all
-threads share; an instruction computes all threads at once. So emitted source runs as it stands,
-provided loops have one trip count for all threads and stores are guarded by the `_if` instructions
-instead of branches. Wrong values show, races do not: for those between warps, tests watch memory
-(`tests/codegen/cuda/races.py`).
+A launch runs in lock step: a value is an array over (blocks, threads), or a scalar that all threads
+share, and an instruction computes it for all threads at once. Emitted source runs unchanged,
+because its loops have one trip count for all threads and its stores are guarded by the `_if`
+instructions instead of branches. Lock step shows wrong values but no races: for those between
+warps, tests watch memory (`tests/codegen/cuda/races.py`).
 """
 
 from __future__ import annotations
