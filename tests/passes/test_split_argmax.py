@@ -48,7 +48,7 @@ def test_one_argmax_becomes_two_nodes():
         (
             head("n", matrix=False),
             SPLIT,
-            "no matrix: expected rows of one to make %y",
+            "no matrix: %y does not come from blocks that make its rows",
         ),
         (
             head("n", rows=MOST + 1),
@@ -122,7 +122,7 @@ def test_sizes_that_do_not_fit_are_refused(op, shape, given, wanted):
 @pytest.mark.parametrize(
     ("op", "wanted"),
     [
-        ("silu", "silu %z needs %p, of which each block makes a part"),
+        ("silu", "silu %z needs %p, which all blocks make"),
         ("argmax_combine", "argmax_combine %z needs all of %p, which the same kernel spreads"),
     ],
 )
@@ -138,9 +138,7 @@ def test_a_rotation_takes_elements_in_another_order():
     x, pos = b.input("x", (1, 64)), b.input("pos", (1,), "i32")
     r = b.rope(x, pos, base=1e4, head_dim=16, dims=16, pairing="halves", name="r")
     graph = b.build(b.argmax_parts(r, parts=32, name="p"))
-    with pytest.raises(
-        NotOneKernel, match="%p: a fold takes elements in order, a rotation in pairs"
-    ):
+    with pytest.raises(NotOneKernel, match="%p: a fold takes elements in order, a rotation pairs"):
         analyse(graph)
 
 
