@@ -98,7 +98,7 @@ def restore(
 
 
 def cubin_table(described: Mapping[str, dict[str, Any]]) -> Table:
-    """What each kernel takes of an SM."""
+    """What each kernel takes of a multiprocessor."""
     found = make_table("kernels")
     found.add_column("kernel", overflow="fold")
     for title in ("blocks", "threads", "registers", "spilled", "shared"):

@@ -1,4 +1,4 @@
-"""The targets: for each its code generator, and what the passes and the driver need to know."""
+"""The code generators there are, and what the passes and the driver need to know of each."""
 
 from __future__ import annotations
 

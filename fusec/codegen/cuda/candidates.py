@@ -23,20 +23,20 @@ from fusec.ir.region import KernelShape
 FEW_ROWS = (4, 6, 8, 12, 16)
 """Warps a block where every warp makes its rows in one step."""
 SEVERAL_ROWS = ((4, 2), (6, 2), (8, 2), (12, 2), (4, 3), (8, 3), (4, 4))
-"""The same where it makes several at once: warps, and rows. Fewer blocks leave SMs free."""
+"""The same where it makes several at once: warps, and rows. Fewer blocks leave processors free."""
 MANY_ROWS = ((4, 4), (8, 3), (8, 4), (16, 1), (16, 2))
-"""Warps a block and blocks an SM where rows outnumber the warps."""
+"""Warps a block and blocks a processor where rows outnumber the warps."""
 WITHOUT_ROWS = {"scalar": (8, 16, 32), "element": (1, 2, 4, 8)}
 """Warps a block of reductions, and of element-wise work."""
 LANES = 512
-"""Lanes of an SM; with more of them running, each has fewer registers to hold weights."""
+"""Of a processor; with more of them running, each has fewer registers to hold weights."""
 
 
 def candidates(kernel: Kernel) -> tuple[Choice, ...]:
-    """Shapes to try, the default first, all with its release: `releases` has the others."""
+    """Geometries, the default first; what they release when is another question."""
     shape, usual = open_region(kernel)[1], default_of(kernel)
     others = (choice for choice in _others(shape, usual) if why_not(shape, choice) is None)
-    if not kernel.overlaps:  # a pair is a cluster, which GPUs without overlap do not have
+    if not kernel.overlaps:  # pairs exchange what they made as no older GPU can
         others = (choice for choice in others if not choice.paired)
     alike = (replace(choice, release=usual.release) for choice in others)
     return tuple(dict.fromkeys((usual, *alike)))

@@ -1,4 +1,4 @@
-"""The default shape of a kernel, for GPUs on which nothing has been measured."""
+"""The shape of a kernel that nobody has measured."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def default(shape: KernelShape, overlaps: bool = False) -> Choice:
     """The choice for a GPU that nobody has measured.
 
     Few rows: one a warp, in as few blocks as fill the GPU once; or, where launches overlap, what
-    `beside_others` says. Many: eight warps a block, two blocks an SM, and each warp makes several
-    rows at once as long as registers last.
+    `beside_others` says. Many: eight warps a block, two blocks a processor, and each warp takes
+    several rows at once as long as registers last.
     """
     rows = matvecs(shape)
     if any(map(is_tiled, rows)):
@@ -59,7 +59,7 @@ def default(shape: KernelShape, overlaps: bool = False) -> Choice:
 
 
 def tiles_shared(shape: KernelShape, rows: list[Segment], overlaps: bool = False) -> Choice:
-    """One wave of blocks, one on each SM, with room there for one of the next launch.
+    """One wave of blocks, one on each processor, with room for one of the launch behind.
 
     A launch that begins while another one ends would put two blocks on each SM that is free first.
     So two blocks of one launch must not fit an SM, but one block each of two neighbouring launches
@@ -118,7 +118,7 @@ def beside_others(shape: KernelShape) -> Choice | None:
 
 
 def many_rows(shape: KernelShape, warps: int, min_blocks: int, held: int) -> Choice:
-    """One wave of blocks, `min_blocks` an SM, whose warps share the rows evenly.
+    """One wave of blocks, `min_blocks` a processor, whose warps share the rows evenly.
 
     A warp makes as many at once as `held` registers have room for, at most six.
     """
