@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from fusec import gpu
+from fusec.codegen.cuda.arch import NoGpu
 from fusec.codegen.kernel import KernelSource
 from fusec.driver import Compiled, bind
-from fusec.errors import FusecError
+from fusec.errors import FusecError, reason
 from fusec.ir.dot import to_dot
 from fusec.ir.plan import LaunchPlan, from_json
 from fusec.models.gguf_file import GGUFFile
@@ -43,16 +44,36 @@ def check_target(folder: Path) -> None:
     try:
         if folder.exists() and not folder.is_dir():
             raise FusecError(f"{folder}: expected a folder to write to, found a file")
-        if folder.exists() and not (folder / MANIFEST).is_file() and any(folder.iterdir()):
+        if foreign := _foreign(folder):
             raise FusecError(
                 f"{folder}: expected a new or empty folder, or one that fusec compile wrote; "
-                f"found other files"
+                f"found {foreign}"
             )
         there = next(parent for parent in folder.resolve().parents if parent.exists())
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=there):
             pass
     except OSError as error:
         raise _unwritable(folder, error) from None
+
+
+def _foreign(folder: Path) -> str:
+    """A word for what is in a folder and would be lost with it; empty if there is nothing."""
+    if not folder.exists() or not any(folder.iterdir()):
+        return ""
+    if not (folder / MANIFEST).is_file():
+        return "other files"
+    ours = (
+        MANIFEST,
+        "plan.json",
+        "prefill.json",
+        "plan.dot",
+        "kernels/*.py",
+        "kernels/*.cubin",
+        "stages/*.ir",
+    )  # of any version
+    known = {path for pattern in ours for path in folder.glob(pattern)}
+    others = (path for path in folder.rglob("*") if path not in known and not path.is_dir())
+    return next((str(path.relative_to(folder)) for path in others), "")
 
 
 def save(compiled: Compiled, folder: Path) -> Path:
@@ -85,7 +106,7 @@ def save(compiled: Compiled, folder: Path) -> Path:
 
 
 def _unwritable(path: Path, error: OSError) -> FusecError:
-    return FusecError(f"{path}: cannot write here: {error.strerror}")
+    return FusecError(f"{path}: cannot write here: {reason(error)}")
 
 
 def _files(compiled: Compiled) -> Iterator[tuple[str, bytes]]:
@@ -160,7 +181,7 @@ class Artifact:
             manifest = json.loads(path.read_bytes())
             version, digest = manifest["version"], manifest.pop("sha256", None)
         except OSError as error:
-            raise FusecError(f"{path}: cannot be read: {error.strerror}") from None
+            raise FusecError(f"{path}: cannot be read: {reason(error)}") from None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise FusecError(f"{path}: damaged: compile again") from None
         if version != VERSION:
@@ -242,7 +263,13 @@ class Artifact:
             kernels = gpu.restore(
                 self.manifest["cubins"], lambda name: self._bytes(f"kernels/{name}.cubin")
             )
-            return gpu.engine(decode, kernels, model, l2=l2)
+            try:
+                return gpu.engine(decode, kernels, model, l2=l2)
+            except NoGpu as error:
+                raise FusecError(
+                    f"{self.folder}: compiled for {decode.target}: {error.found}: run it where "
+                    f"such a GPU is, or compile the model again with --target cpu"
+                ) from None
         prefill = self.plan("prefill.json")
         plans = (decode, prefill, prefill.only(set()))
         sessions = bind(self.kernels(), plans, model.raw, progress, threads)
@@ -258,7 +285,7 @@ class Artifact:
         except FileNotFoundError:
             raise FusecError(f"{path}: missing: compile again") from None
         except OSError as error:
-            raise FusecError(f"{path}: cannot be read: {error.strerror}") from None
+            raise FusecError(f"{path}: cannot be read: {reason(error)}") from None
         if _sha256(raw) != self.manifest["files"].get(name):
             raise FusecError(f"{path}: not as fusec compile wrote it: compile again")
         return raw

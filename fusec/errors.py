@@ -15,3 +15,8 @@ class FusecError(Exception):
             line = " ".join(message.splitlines())
             message = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
         super().__init__(message)
+
+
+def reason(error: OSError) -> str:
+    """Why the system refused, in its words: not every OSError has an error number, or a text."""
+    return error.strerror or str(error) or type(error).__name__

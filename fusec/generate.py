@@ -147,7 +147,7 @@ def open_runner(
     else:
         engine = driver.load(
             path,
-            target or "cpu",
+            "cpu" if target is None else target,
             level,
             context,
             kv or "f16",

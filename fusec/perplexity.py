@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from fusec import driver
-from fusec.errors import FusecError
+from fusec.errors import FusecError, reason
 from fusec.models.model import Model
 from fusec.runtime.engine import Engine
 
@@ -85,7 +85,7 @@ def measure(
     model = Model.open(path)
     length = model.check_context(context, driver.DEFAULT_CONTEXT)
     if length < SHORTEST:
-        raise FusecError(f"expected a context from {SHORTEST} tokens, found {length}")
+        raise FusecError(f"--context: expected {SHORTEST} tokens or more, found {length}")
     parts = chunk_ids(model, text, special, length, chunks)
     if base is not None:
         check_base(model, Model.open(base), length)
@@ -119,11 +119,11 @@ def chunk_ids(
     tokenizer = model.tokenizer
     ids = tokenizer.encode(text.removesuffix("\n"), special=special, bos=tokenizer.adds_bos)
     if chunks is not None and chunks < 1:
-        raise FusecError(f"expected a number of chunks from 1, found {chunks}")
+        raise FusecError(f"--chunks: expected a number from 1, found {chunks}")
     if len(ids) < 2 * length:
         raise FusecError(
-            f"the text has {len(ids)} tokens: expected at least {2 * length}, two chunks of the "
-            f"context; a shorter context can be asked for"
+            f"the text has {len(ids)} tokens: expected at least {2 * length}, two chunks; "
+            f"--context asks for shorter ones"
         )
     cut: Iterator[list[int]] = (
         ids[i : i + length] for i in range(0, len(ids) - length + 1, length)
@@ -180,6 +180,6 @@ def read_text(path: Path) -> str:
     try:
         return path.read_bytes().decode()
     except OSError as error:
-        raise FusecError(f"{path}: cannot be read: {error.strerror}") from None
+        raise FusecError(f"{path}: cannot be read: {reason(error)}") from None
     except UnicodeDecodeError as error:
         raise FusecError(f"{path}: expected UTF-8 text, found {error.reason}") from None

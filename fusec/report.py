@@ -84,15 +84,16 @@ def make_table(title: str) -> Table:
 
 
 def refusal_lines(stages: list[dict[str, Any]]) -> list[str]:
-    """Each reason once, with an example and how often it was given."""
+    """Each reason once: how often it was given, and below that an example."""
     found: dict[tuple[str, str], list[str]] = {}
     for stage in stages:
         for refusal in stage["refused"]:
             key = (refusal["rule"], refusal["reason"].split(":")[0])
             found.setdefault(key, []).append(f"{' + '.join(refusal['nodes'])}: {refusal['reason']}")
     return [
-        f"refused {len(examples)}x {rule}, for example {examples[0]}"
+        line
         for (rule, _), examples in found.items()
+        for line in (f"refused {len(examples)}x {rule}, for example", f"  {examples[0]}")
     ]
 
 

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from fusec.bench import weight_bytes_read
 from fusec.driver import DEFAULT_CONTEXT, Options, compile_graph
-from fusec.errors import FusecError
+from fusec.errors import FusecError, reason
 from fusec.ir.dtypes import dtype
 from fusec.ir.gpu import Gpu
 from fusec.ir.graph import Graph
@@ -173,7 +173,7 @@ def _measurements(path: Path) -> Iterator[tuple[str, int, float]]:
                 if r["launch"] == "graph" and r["l2"] in ("off", "auto")
             ]
     except OSError as error:
-        raise FusecError(f"{path}: cannot be read: {error.strerror}") from None
+        raise FusecError(f"{path}: cannot be read: {reason(error)}") from None
     except (ValueError, KeyError, TypeError):
         raise FusecError(f"{path}: expected what fusec bench or profile --json writes") from None
     seen = set()

@@ -9,6 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from fusec.errors import FusecError
+from fusec.files import beside, refused
 from fusec.ir.plan import LaunchPlan
 from fusec.report import make_table
 
@@ -186,8 +187,5 @@ def draw(data: dict[str, Any], path: Path) -> None:
     figure.legend(loc="outside lower center", ncols=5, fontsize=8, frameon=False)
     words = {"svg.fonttype": "none", "svg.hashsalt": "fusec"}  # text stays text, ids the same
     date = {"Date": None} if path.suffix == ".svg" else {}
-    try:
-        with rc_context(words):
-            figure.savefig(path, dpi=150, metadata=date)
-    except OSError as error:
-        raise FusecError(f"{path}: cannot write here: {error.strerror}") from None
+    with refused(path), beside(path) as drawn, rc_context(words):
+        figure.savefig(drawn, dpi=150, metadata=date)

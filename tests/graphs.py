@@ -1,6 +1,8 @@
-"""Graphs for tests: a decode graph of any size, and random ones."""
+"""Graphs for tests: a decode graph of any size, blocks of other models, and random ones."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from gguf import GGMLQuantizationType
@@ -8,7 +10,7 @@ from gguf.quants import dequantize
 from hypothesis import strategies as st
 
 from fusec.codegen.formats import FORMATS
-from fusec.ir import Builder, Graph
+from fusec.ir import Builder, Graph, Value
 from fusec.models.llama import LlamaConfig, decode_graph
 from fusec.models.quantize import quantize
 
@@ -45,6 +47,77 @@ def llama_graph(
         tied=tied,
     )
     return decode_graph(config, Types() if types is None else types, tokens, context, kv)
+
+
+BLOCKS: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "geglu": {"gate": "gelu"},
+    "biases": {"biases": True},
+    "gemma": {"gate": "gelu", "post_norms": True, "head_norms": True, "pairing": "halves"},
+}
+"""Name -> what `block_graph` makes otherwise than llama's block."""
+
+
+def block_graph(
+    layers=2, width=64, ffn=96, heads=4, kv_heads=2, head_dim=16, vocab=64, context=32, *,
+    matrix="q4_0", kv="f16", gate="silu", biases=False, post_norms=False, head_norms=False,
+    pairing="adjacent",
+) -> Graph:  # fmt: skip
+    """A decode graph written by hand, of blocks that differ from llama's as the options say.
+
+    `gate`: what the feed-forward network gates with. `biases` of query, key and value; `post_norms`
+    behind attention and feed-forward network, in front of the residuals; `head_norms` of query and
+    key, in front of their rotations.
+    """
+    b = Builder("blocks")
+    token, pos = b.input("token", (1,), "i32"), b.input("pos", (1,), "i32")
+    x = b.embed(token, b.weight("token_embd.weight", (vocab, width), matrix), name="embed")
+    for layer in range(layers):
+        at = f"blk.{layer}"
+        sizes = {"q": heads * head_dim, "k": kv_heads * head_dim, "v": kv_heads * head_dim}
+
+        def norm(value: Value, kind: str, n: int = width, at: str = at) -> Value:
+            return b.rms_norm(value, b.weight(f"{at}.{kind}.weight", (n,)), eps=1e-5,
+                              name=f"{at}.{kind}")  # fmt: skip
+
+        def product(value: Value, kind: str, rows: int, at: str = at) -> Value:
+            weight = b.weight(f"{at}.{kind}.weight", (rows, value.shape[1]), matrix)
+            return b.matvec(value, weight, name=f"{at}.{kind}")
+
+        n = norm(x, "attn_norm")
+        made = {p: product(n, f"attn_{p}", size) for p, size in sizes.items()}
+        if biases:
+            made = {
+                p: b.add(y, b.weight(f"{at}.attn_{p}.bias", (sizes[p],)), name=f"{at}.{p}_bias")
+                for p, y in made.items()
+            }
+        for p in "qk":
+            if head_norms:
+                weight = b.weight(f"{at}.attn_{p}_norm.weight", (head_dim,))
+                made[p] = b.head_norm(
+                    made[p], weight, eps=1e-6, head_dim=head_dim, name=f"{at}.{p}_norm"
+                )
+            given = {"base": 1e4, "head_dim": head_dim, "dims": head_dim, "pairing": pairing}
+            made[p] = b.rope(made[p], pos, name=f"{at}.{p}_rope", **given)
+        keys, values = (
+            b.kv_append(b.state(f"{at}.{p}", (context, kv_heads, head_dim), kv), made[p], pos)
+            for p in "kv"
+        )
+        a = b.attention(
+            made["q"], keys, values, pos, heads=heads, kv_heads=kv_heads, scale=head_dim**-0.5,
+            name=f"{at}.attn",
+        )  # fmt: skip
+        y = product(a, "attn_output", width)
+        x = b.add(x, norm(y, "post_attention_norm") if post_norms else y, name=f"{at}.attn_sum")
+        n = norm(x, "ffn_norm")
+        gated, up = (product(n, f"ffn_{p}", ffn) for p in ("gate", "up"))
+        y = product(
+            b.mul(b.op(gate, gated, name=f"{at}.act"), up, name=f"{at}.ffn"), "ffn_down", width
+        )
+        x = b.add(x, norm(y, "post_ffw_norm") if post_norms else y, name=f"{at}.ffn_sum")
+    n = b.rms_norm(x, b.weight("output_norm.weight", (width,)), eps=1e-5, name="norm")
+    logits = b.matvec(n, b.weight("output.weight", (vocab, width), matrix), name="logits")
+    return b.build(logits, b.argmax(logits, name="next"))
 
 
 def graph_of_every_format() -> Graph:
@@ -97,12 +170,15 @@ def random_graphs(draw, t=1, max_nodes=12):
         n = x.shape[1]
         op = draw(
             st.sampled_from(
-                ["rms_norm", "matvec", "matvec", "add", "mul", "silu", "gelu", "scale", "rope",
-                 "softcap", "kv_append"]
+                ["rms_norm", "head_norm", "matvec", "matvec", "add", "mul", "silu", "gelu",
+                 "scale", "rope", "softcap", "kv_append"]
             )
         )  # fmt: skip
         if op == "rms_norm":
             y = b.rms_norm(x, b.weight(f"g{i}", (n,)), eps=1e-5)
+        elif op == "head_norm":
+            head_dim = draw(st.sampled_from([8, 16, n]))
+            y = b.head_norm(x, b.weight(f"h{i}", (head_dim,)), eps=1e-5, head_dim=head_dim)
         elif op == "matvec":
             y = b.matvec(x, b.weight(f"w{i}", (draw(st.sampled_from(widths)), n)))
         elif op in ("add", "mul"):

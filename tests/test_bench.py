@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -151,3 +153,23 @@ def test_measuring_kernels_assemble(arch):
         assert cubin.spill_loads == 0
         assert "f64" not in cubin.ptx
         assert ("ld.global.L1::no_allocate" in cubin.ptx) == (cubin.name == "read")
+
+
+def test_the_commit_is_that_of_fusec_and_of_no_folder_it_stands_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FUSEC_COMMIT", raising=False)
+    git = ("git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(tmp_path))
+    package = tmp_path / "site-packages" / "fusec"
+    (package / "bench").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "theirs"]):
+        subprocess.run([*git, *command], check=True)
+    theirs = subprocess.check_output([*git, "rev-parse", "HEAD"], text=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))
+    assert bench.commit()[:7] != theirs[:7]  # wherever it is called
+    monkeypatch.setattr(bench, "__file__", str(package / "bench" / "__init__.py"))
+    assert bench.commit() == "unknown"  # installed in somebody's checkout
+    monkeypatch.setenv("FUSEC_COMMIT", "abc")
+    assert bench.commit() == "abc"

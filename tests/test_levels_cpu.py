@@ -123,6 +123,23 @@ def agree(graph: Graph, steps: int = 2, tokens: int | None = None, bound: float 
         assert found_bytes == first, f"-O{level} differs from -O0"
 
 
+@pytest.mark.parametrize("tokens", [1, 3])
+def test_norms_of_heads_of_any_size(tokens: int) -> None:
+    """Whole vectors of a lane, parts of one, and heads that no lane divides."""
+    b = Builder("heads")
+    x, pos = b.input("x", (tokens, 48)), b.input("pos", (tokens,), "i32")
+    outputs = []
+    for head_dim in (6, 8, 64, 80):
+        y = b.matvec(x, b.weight(f"w{head_dim}", (3 * head_dim, 48)))
+        gain = b.weight(f"g{head_dim}", (head_dim,))
+        y = b.head_norm(y, gain, eps=1e-5, head_dim=head_dim, name=f"normed{head_dim}")
+        y = b.rope(y, pos, base=1e4, head_dim=head_dim, dims=head_dim, pairing="halves")
+        b.kv_append(b.state(f"s{head_dim}", (8, 3, head_dim), "f32"), y, pos)
+        outputs.append(b.head_norm(b.silu(y), gain, eps=0.5, head_dim=head_dim))
+        outputs.append(b.matvec(outputs[-1], b.weight(f"o{head_dim}", (7, 3 * head_dim))))
+    agree(b.build(*outputs))
+
+
 def drawn(count: int, tokens: int) -> list[Graph]:
     """Random graphs, always the same: of a hundred, those with the most ops of most kinds."""
     found: list[Graph] = []

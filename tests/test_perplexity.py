@@ -148,12 +148,12 @@ def test_the_command(tiny_model: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "options", "reason"),
     [
-        (b"short", [], "the text has 4 tokens: expected at least 64, two chunks of the context"),
+        (b"short", [], "the text has 4 tokens: expected at least 64, two chunks; --context "),
         (b"\xff\xfe", [], "expected UTF-8 text, found invalid start byte"),
         (None, [], "cannot be read: No such file or directory"),
-        (TEXT.encode(), ["-c", 3], "expected a context from 4 tokens, found 3"),
+        (TEXT.encode(), ["-c", 3], "--context: expected 4 tokens or more, found 3"),
         (TEXT.encode(), ["-c", 513], "expected a context from 1 to 512"),
-        (TEXT.encode(), ["--chunks", 0], "expected a number of chunks from 1, found 0"),
+        (TEXT.encode(), ["--chunks", 0], "--chunks: expected a number from 1, found 0"),
         (TEXT.encode(), ["--target", "abacus"], "abacus"),
         (TEXT.encode(), ["-O", 9], "9"),
     ],

@@ -234,13 +234,24 @@ def kernel_driver() -> str:
 
 
 def commit() -> str:
-    """The commit of the source tree this runs from: FUSEC_COMMIT, or what git says."""
+    """The commit of fusec's own source tree: FUSEC_COMMIT, or what git says where it is a checkout.
+
+    An installed package may lie in somebody else's checkout, whose commit says nothing.
+    """
     if given := os.environ.get("FUSEC_COMMIT"):
         return given
-    here = Path(__file__).parent
+    here = Path(__file__).resolve().parents[1]
+    git = ("git", "-C", str(here))
     try:
-        command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-        run = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
-    except OSError:
+        if not _output([*git, "ls-files", "--error-unmatch", "__init__.py"]):
+            return "unknown"
+        return _output([*git, "describe", "--always", "--dirty", "--abbrev=12"]) or "unknown"
+    except OSError:  # no git
         return "unknown"
-    return run.stdout.strip() or "unknown"
+
+
+def _output(command: list[str]) -> str:
+    """What a command prints; nothing if it fails. Git's own variables are for another tree."""
+    own = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
+    run = subprocess.run(command, env=own, capture_output=True, text=True, check=False)
+    return run.stdout.strip() if run.returncode == 0 else ""

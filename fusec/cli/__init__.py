@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 import traceback
@@ -12,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from fusec.cli import streams
 from fusec.cli.bench import bench
 from fusec.cli.calibrate import calibrate
 from fusec.cli.compile import compile_command
@@ -25,7 +25,7 @@ from fusec.cli.run import run
 from fusec.cli.synth import synth
 from fusec.cli.tune import tune
 from fusec.cli.verify import verify
-from fusec.errors import FusecError
+from fusec.errors import FusecError, reason
 
 app = typer.Typer(
     name="fusec",
@@ -58,23 +58,30 @@ for command in COMMANDS:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Entry point: user errors are one line and exit code 2; FUSEC_DEBUG shows the traceback."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # text that a terminal cannot show is no reason
-            stream.reconfigure(errors="replace")  # to end a generation
-    try:
-        code = app(args, prog_name="fusec", standalone_mode=False)
+    """Entry point: user errors are one line and exit code 2; FUSEC_DEBUG shows the traceback.
+
+    130 is the exit code after Ctrl-C, 128 and its number after another signal that ends programs,
+    1 where the reader of standard output went away.
+    """
+    streams.prepare()
+    with streams.signals_unwind():
+        try:
+            code = app(args, prog_name="fusec", standalone_mode=False)
+            sys.stdout.flush()
+        except (typer.Abort, KeyboardInterrupt):
+            code = 130
+        except BrokenPipeError:
+            code = 1
+        except Exception as error:
+            message = user_message(error)
+            if message is None:
+                raise
+            if os.environ.get("FUSEC_DEBUG"):
+                traceback.print_exc()
+            streams.complain(f"error: {' '.join(message.split())}")
+            code = 2
+        streams.finish()
         raise SystemExit(code if isinstance(code, int) else 0)
-    except (typer.Abort, KeyboardInterrupt):
-        raise SystemExit(130) from None
-    except Exception as error:
-        message = user_message(error)
-        if message is None:
-            raise
-        if os.environ.get("FUSEC_DEBUG"):
-            traceback.print_exc()
-        print(f"error: {' '.join(message.split())}", file=sys.stderr)
-        raise SystemExit(2) from None
 
 
 def user_message(error: Exception) -> str | None:
@@ -82,9 +89,10 @@ def user_message(error: Exception) -> str | None:
     if isinstance(error, FusecError):
         return str(error)
     if isinstance(error, MemoryError):
-        return f"out of memory: {error}"
+        return ": ".join(part for part in ("out of memory", str(error)) if part)
     if isinstance(error, OSError):
-        return str(error)
+        place = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        return place + reason(error)
     # a mistake on the command line; typer has had classes of its own and click's for it
     format_message = getattr(error, "format_message", None)
     return f"{format_message()} (fusec --help explains)" if format_message else None

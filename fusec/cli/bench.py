@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from fusec.cli.console import check_writable, out, progress, write_text
+from fusec.cli.console import out, progress
 from fusec.cli.options import ModelArg
 from fusec.errors import FusecError
+from fusec.files import check_outputs, write_whole
 
 TABLE_WIDTH = 140
 
@@ -68,8 +70,7 @@ def bench(
     )
     peers = tuple(words(compare))
     bench_peers.check(peers)
-    if json_file is not None:
-        check_writable(json_file)
+    check_outputs([json_file], model)  # before the long work, not after it
     with progress("measuring") as advance:
         data: dict[str, Any] = measuring.run(model, plan, advance)
         if peers:
@@ -82,7 +83,7 @@ def bench(
     for line in lines(data):
         out.print(line)
     if json_file is not None:
-        write_text(json_file, json.dumps(data, indent=1) + "\n")
+        write_whole(json_file, json.dumps(data, indent=1) + "\n")
 
 
 def words(text: str) -> list[str]:
@@ -92,6 +93,7 @@ def words(text: str) -> list[str]:
 
 def numbers(option: str, text: str) -> tuple[int, ...]:
     """A comma-separated list of numbers. Raises FusecError naming the option."""
-    if bad := [part for part in words(text) if not part.isascii() or not part.isdigit()]:
-        raise FusecError(f"{option}: expected numbers like 1,2, found '{bad[0]}'")
-    return tuple(int(part) for part in words(text))
+    parts = words(text) or [text]
+    if bad := [part for part in parts if not re.fullmatch("[0-9]{1,18}", part)]:
+        raise FusecError(f"{option}: expected numbers like 1,2, found '{bad[0][:40]}'")
+    return tuple(int(part) for part in parts)

@@ -8,7 +8,9 @@ from typing import Annotated
 
 import typer
 
-from fusec.cli.console import check_writable, out, progress, write_text
+from fusec.cli.console import out, progress
+from fusec.errors import FusecError
+from fusec.files import check_outputs, write_whole
 
 
 def calibrate(
@@ -22,15 +24,18 @@ def calibrate(
     The cost model uses the result from then on, for every GPU of that name.
     """
     from fusec.bench import calibrate as measuring
+    from fusec.codegen.cuda.arch import NoGpu
     from fusec.passes import gpus
 
-    if json_file is not None:
-        check_writable(json_file)
-    with progress("measuring") as advance:
-        data = measuring.run(advance)
+    check_outputs([json_file])  # before the long work, not after it
+    try:
+        with progress("measuring") as advance:
+            data = measuring.run(advance)
+    except NoGpu as error:
+        raise FusecError(f"calibrating measures this machine's GPU: {error.found}") from None
     path = gpus.save(data)
     text = json.dumps(data, indent=1) + "\n"
     if json_file is not None:
-        write_text(json_file, text)
+        write_whole(json_file, text)
     out.print(measuring.table(data))
     out.print(f"written to {path}")

@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
-from fusec.cli.console import out, progress, show_report, write_text
+from fusec.cli.console import out, progress, show_report
 from fusec.cli.options import Context, Disable, Kv, MaybeLevel, ModelArg, Target
 from fusec.errors import FusecError
+from fusec.files import check_outputs, write_whole
 
 
 def compile_command(
@@ -39,6 +40,9 @@ def compile_command(
     from fusec.ir.dot import to_dot
 
     start = time.perf_counter()
+    check_outputs([dot], model)
+    if output is not None:  # before the long work, not after it
+        artifact.check_target(output)
     compiled = driver.compile(
         model,
         target=target,
@@ -54,10 +58,8 @@ def compile_command(
     for stage in compiled.stages:
         if dump_after in ("all", stage.name):
             typer.echo(artifact.stage_text(stage))
-    if output is not None:  # before the long work, not after it
-        artifact.check_target(output)
     if dot is not None:
-        write_text(dot, to_dot(compiled.graph, compiled.plan.launches))
+        write_whole(dot, to_dot(compiled.graph, compiled.plan.launches))
     with progress("compiling", len(compiled.kernels)) as advance:
         cubins = compiled.build(advance)
     if output is not None:

@@ -46,7 +46,7 @@ def diff(
             raise FusecError(f"-O: expected levels like 1,2, found '{level}'")
         compiled = driver.compile(
             path,
-            target=target_of or "cpu",
+            target="cpu" if target_of is None else target_of,
             level=None if level_of is None else int(level_of),
             context=context,
         )

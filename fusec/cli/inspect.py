@@ -11,9 +11,10 @@ from typing import Annotated
 
 import typer
 
-from fusec.cli.console import show_report, write_text
+from fusec.cli.console import show_report
 from fusec.cli.options import AsJson, Context, Disable, MaybeKv, MaybeLevel, MaybeTarget, ModelOrDir
 from fusec.errors import FusecError
+from fusec.files import check_outputs, write_whole
 
 
 def inspect(
@@ -54,6 +55,7 @@ def inspect(
 
     if profile is not None and svg is None and html is None:
         raise FusecError("--profile: its times are shown by --svg FILE and --html FILE")
+    check_outputs([dot, svg, html], model, profile)
     picture: Callable[[], pictures.Subject]
     if model.is_dir():
         saved = artifact.Artifact.open(model)
@@ -65,7 +67,7 @@ def inspect(
     else:
         compiled = driver.compile(
             model,
-            target=target or "cpu",
+            target="cpu" if target is None else target,
             level=level,
             context=context,
             kv=kv or "f16",
@@ -78,14 +80,14 @@ def inspect(
         picture = partial(pictures.of_compiled, compiled, profile)
     if dot is not None:
         drawn = graph if layer is None else one_layer(graph, layer)
-        write_text(dot, to_dot(drawn, launches if stage is None else ()))
+        write_whole(dot, to_dot(drawn, launches if stage is None else ()))
     if svg is not None or html is not None:
         subject = picture()
         if svg is not None:
-            write_text(svg, subject.svg(stage, layer=layer, every=every))
+            write_whole(svg, subject.svg(stage, layer=layer, every=every))
         if html is not None:
             command = " ".join(["fusec", *sys.argv[1:]])
-            write_text(html, pictures.html(subject, command, layer=layer, every=every))
+            write_whole(html, pictures.html(subject, command, layer=layer, every=every))
     if as_json:
         typer.echo(json.dumps(data))
     elif stage is not None:

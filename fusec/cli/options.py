@@ -38,7 +38,7 @@ Target = Annotated[str, typer.Option(help=TARGETS)]
 MaybeTarget = Annotated[str | None, typer.Option(help=f"{TARGETS} (default: cpu)")]
 Disable = Annotated[
     list[str] | None,
-    typer.Option(metavar="RULE", help="Leave a fusion rule out; may be repeated."),
+    typer.Option(metavar="PASS", help="Leave a merge or another pass out; may be repeated."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Threads = Annotated[int, typer.Option(help="CPU threads; 0 takes the cores this process may use.")]

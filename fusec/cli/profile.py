@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from fusec.cli.console import check_writable, out, progress, write_text
+from fusec.cli.console import out, progress
 from fusec.cli.options import Context, Disable, Kv, MaybeLevel, ModelArg, Target, Threads
+from fusec.files import check_outputs, write_whole
 
 TABLE_WIDTH = 130
 
@@ -41,18 +42,16 @@ def profile(
 
     if chart is not None:
         walls.check_chart(chart)
-    for path in (json_file, trace):
-        if path is not None:
-            check_writable(path)
+    check_outputs([json_file, trace, chart], model)  # before the long work, not after it
     compiled = driver.compile(
         model, target=target, level=level, context=context, kv=kv, disable=disable or ()
     )
     with progress("profiling") as advance:
         data = measuring.run(compiled, tokens, threads, advance)
     if json_file is not None:
-        write_text(json_file, json.dumps(data, indent=1) + "\n")
+        write_whole(json_file, json.dumps(data, indent=1) + "\n")
     if trace is not None:
-        write_text(trace, json.dumps(walls.trace(data, compiled.plan)) + "\n")
+        write_whole(trace, json.dumps(walls.trace(data, compiled.plan)) + "\n")
     if chart is not None:
         walls.draw(data, chart)
     wide = Console(file=out.file, width=max(out.width, TABLE_WIDTH))

@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from fusec.cli.console import check_writable, out, progress, write_text
+from fusec.cli.console import out, progress
 from fusec.cli.options import Context, Kv, MaybeLevel, ModelArg
 from fusec.errors import FusecError
+from fusec.files import check_outputs, write_whole
 
 TABLE_WIDTH = 150
 
@@ -40,7 +41,7 @@ def tune(
     from fusec.bench import tune as measuring
     from fusec.codegen import targets
 
-    if seconds <= 0:
+    if not seconds > 0:
         raise FusecError(f"--seconds: expected a number above 0, found {seconds:g}")
     if target not in targets.NATIVE and not build_only:
         raise FusecError(
@@ -56,9 +57,8 @@ def tune(
             f"tuning measures on the GPU of this machine: {reason}; --build-only --target sm_90a "
             f"compiles what another machine will measure"
         ) from None
+    check_outputs([json_file], model)  # before the long work, not after it
     compiled = measuring.prepare(model, target, level, context, kv)
-    if json_file is not None and not build_only:
-        check_writable(json_file)
     with progress("compiling", measuring.count_of(compiled)) as advance:
         built = measuring.build(compiled, advance)
     if build_only:
@@ -68,7 +68,7 @@ def tune(
         tuned = measuring.run(compiled, built, seconds, advance)
     data = tuned.as_data()
     if json_file is not None:
-        write_text(json_file, json.dumps(data, indent=1) + "\n")
+        write_whole(json_file, json.dumps(data, indent=1) + "\n")
     path = tuned.save()
     wide = Console(file=out.file, width=max(out.width, TABLE_WIDTH))
     wide.print(measuring.table(data))

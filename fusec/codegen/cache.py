@@ -3,7 +3,7 @@
 An entry is built in a staging folder of its own, sealed with a manifest that names every file and
 its SHA-256, and moved into place at once, so processes that build the same entry do not meet. An
 entry whose files differ from its manifest is deleted and built again. `FUSEC_CACHE_DIR` moves the
-cache.
+cache. Reading it writes nothing, so a warm cache may be read-only.
 """
 
 from __future__ import annotations
@@ -12,29 +12,50 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
+import time
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import platformdirs
 
-from fusec.errors import FusecError
+from fusec.errors import FusecError, reason
+
+try:
+    import fcntl
+except ImportError:  # Windows: staging folders go by their age alone
+    fcntl = None  # type: ignore[assignment]
 
 MANIFEST = "manifest.json"
+ABANDONED_S = 24 * 3600  # age of a staging folder where the file system has no locks
+
+_held: dict[Path, int] = {}  # staging folder -> descriptor that holds its lock
 
 
 def cache_root() -> Path:
-    """Folder of all entries, created if need be."""
-    root = Path(os.environ.get("FUSEC_CACHE_DIR") or platformdirs.user_cache_dir("fusec"))
+    """Folder of all entries; it may not exist. Raises FusecError if there is no home to have it."""
+    given = os.environ.get("FUSEC_CACHE_DIR")
+    root = Path(given or platformdirs.user_cache_dir("fusec"))
+    if not given and not root.is_absolute():  # "~/.cache" as it is: nobody's home is known
+        raise FusecError("this user has no home folder to keep kernels in: set FUSEC_CACHE_DIR")
     try:
-        root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FusecError(
-            f"{root}: expected a writable cache folder, found: {error.strerror}; "
-            f"set FUSEC_CACHE_DIR to another one"
-        ) from None
-    return root
+        return root.absolute()  # worker processes have another working folder
+    except OSError as error:  # relative to a folder that is gone
+        raise _unwritable(root, reason(error)) from None
+
+
+def unwritable(why: str) -> FusecError:
+    """The error for a cache that cannot be written."""
+    return _unwritable(cache_root(), why)
+
+
+def _unwritable(root: Path, why: str) -> FusecError:
+    return FusecError(
+        f"{root}: expected a writable cache folder, found: {why}; "
+        f"set FUSEC_CACHE_DIR to another one"
+    )
 
 
 def content_key(*parts: str) -> str:
@@ -53,19 +74,106 @@ def digest_of_files(*paths: Path) -> str:
 
 
 def stage(entry: Path) -> Path:
-    """A new folder beside the entry, to build it in."""
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    return Path(tempfile.mkdtemp(prefix=f"{entry.name}.", dir=entry.parent))
+    """A new folder beside the entry, to build it in. End it by `publish`, `discard` or `leave`.
+
+    Raises FusecError if the cache cannot be written.
+    """
+    with writing():
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            staging = entry.parent / f"{entry.name}.{secrets.token_hex(3)}"
+            with contextlib.suppress(FileExistsError):
+                staging.mkdir()  # with the rights of any new folder: others may read the cache
+                if _hold(staging):
+                    return staging
 
 
 def publish(staging: Path, entry: Path) -> None:
-    """Seal a staging folder and move it to its entry, unless an intact one is there already."""
-    _seal(staging)
-    if not intact(entry):
+    """Seal a staging folder and move it to its entry, unless an intact one is there already.
+
+    Raises FusecError if the cache cannot be written; the staging folder is gone in any case.
+    """
+    try:
+        with writing():
+            _seal(staging)
+        if intact(entry):
+            return
         shutil.rmtree(entry, ignore_errors=True)
-        with contextlib.suppress(OSError):  # another process was quicker: its entry is as good
+        try:
             staging.rename(entry)
+        except OSError as error:
+            if not intact(entry):  # else another process was quicker: its entry is as good
+                raise unwritable(reason(error)) from None
+    finally:
+        discard(staging)
+
+
+def discard(staging: Path) -> None:
+    """Delete a staging folder."""
     shutil.rmtree(staging, ignore_errors=True)
+    leave(staging)
+
+
+def leave(staging: Path) -> None:
+    """Done with a staging folder that somebody may want to look at: `sweep` deletes it."""
+    descriptor = _held.pop(staging, None)
+    if descriptor is not None:
+        os.close(descriptor)
+
+
+def sweep(folder: Path) -> None:
+    """Delete the staging folders below `folder` in which nobody works any more."""
+    with contextlib.suppress(OSError):
+        for path in [path for path in folder.iterdir() if path.suffix]:
+            with contextlib.suppress(OSError):
+                _sweep(path)
+
+
+@contextlib.contextmanager
+def writing() -> Iterator[None]:
+    """What the system refuses inside is a FusecError about the cache."""
+    try:
+        yield
+    except OSError as error:
+        raise unwritable(reason(error)) from None
+
+
+def _hold(staging: Path) -> bool:
+    """Lock a new staging folder for as long as this process lives; False if it was swept before."""
+    if fcntl is None:
+        return True
+    try:
+        descriptor = os.open(staging, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    with contextlib.suppress(OSError):  # a file system without locks
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    if staging.exists():
+        _held[staging] = descriptor
+        return True
+    os.close(descriptor)
+    return False
+
+
+def _sweep(staging: Path) -> None:
+    if fcntl is None:
+        _sweep_if_old(staging)
+        return
+    descriptor = os.open(staging, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(staging, ignore_errors=True)
+    except BlockingIOError:
+        return
+    except OSError:
+        _sweep_if_old(staging)
+    finally:
+        os.close(descriptor)
+
+
+def _sweep_if_old(staging: Path) -> None:
+    if time.time() - staging.stat().st_mtime > ABANDONED_S:
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _seal(entry: Path) -> None:

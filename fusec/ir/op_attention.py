@@ -36,11 +36,8 @@ def infer_attention(node: Node) -> list[Type]:
     q, k, v, pos = node.inputs
     tokens, n = activation(q, "q")
     heads, kv_heads = int(node["heads"]), int(node["kv_heads"])
-    want(
-        kv_heads > 0 and heads > 0 and heads % kv_heads == 0,
-        "heads a multiple of kv_heads, both at least 1",
-        f"{heads} and {kv_heads}",
-    )
+    want(min(heads, kv_heads) > 0, "heads and kv_heads of at least 1", f"{heads} and {kv_heads}")
+    want(heads % kv_heads == 0, "heads a multiple of kv_heads", f"{heads} and {kv_heads}")
     wanted = (kv_heads, n // heads)
     for cache in (k, v):
         want(

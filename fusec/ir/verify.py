@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 from fusec.errors import FusecError
 from fusec.ir.graph import Graph, Node, Value, outside
 from fusec.ir.ops import infer, op
+
+KEPT = 1 << 14  # nodes that were found right: a few models' worth
 
 
 def verify(graph: Graph) -> None:
@@ -34,10 +37,7 @@ def _verify(graph: Graph) -> None:
                 _check_weight(node, value, weights)
             else:
                 _check_use(graph, node, value, defined, newest)
-        for plain in node.ops:
-            _check_types(plain)
-        if node.op == "fused":
-            _check_body(graph, node)
+        _check_node(node)
         for value in node.outputs:
             if value.name in defined:
                 raise FusecError(f"{node.name}: {value.name} is defined a second time")
@@ -46,6 +46,15 @@ def _verify(graph: Graph) -> None:
             defined[value.name] = value
     for value in graph.outputs:
         _check_output(graph, value, defined)
+
+
+@lru_cache(KEPT)
+def _check_node(node: Node) -> None:
+    """What is right or wrong about a node wherever it stands: a pass leaves most as they were."""
+    for plain in node.ops:
+        _check_types(plain)
+    if node.op == "fused":
+        _check_body(node)
 
 
 def _check_use(
@@ -99,7 +108,7 @@ def _check_types(node: Node) -> None:
         raise FusecError(f"{node.op} making {node.name}: expected {node.inputs[0].name}'")
 
 
-def _check_body(graph: Graph, node: Node) -> None:
+def _check_body(node: Node) -> None:
     inputs, outputs = outside(node.body, {v.name for v in node.outputs})
     if set(inputs) != set(node.inputs) or len(inputs) != len(node.inputs):
         raise FusecError(

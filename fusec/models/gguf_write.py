@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType, GGUFWriter
 
-from fusec.errors import FusecError
+from fusec.errors import FusecError, reason
 from fusec.models.quant_bytes import Bytes
 
 Progress = Callable[[str, int, int], None]
@@ -56,15 +56,19 @@ def gguf_file(path: Path, architecture: str) -> Iterator[tuple[GGUFWriter, Path]
     """
     if path.is_dir():
         raise FusecError(f"{path}: cannot be written: it is a folder")
+    if path.exists() and not path.is_file():  # the finished file would replace the device
+        raise FusecError(f"{path}: cannot be written: it is not a file")
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     writer = Writer(None, architecture)
     try:
         yield writer, part
+        writer.close()  # what is still to be written may find no room
         os.replace(part, path)
     except OSError as error:
-        raise FusecError(f"{path}: cannot be written: {error.strerror}") from error
+        raise FusecError(f"{path}: cannot be written: {reason(error)}") from error
     finally:
-        writer.close()
+        with suppress(OSError):
+            writer.close()
         with suppress(OSError):
             part.unlink()
 

@@ -84,8 +84,8 @@ def synthesize(
     config = _known(preset) if isinstance(preset, str) else preset
     mix = Mix(quant.upper(), config.layers, config.heads // config.kv_heads, config.tied)
     if context is not None:
-        if context < 1:
-            raise FusecError(f"context is {context}, expected at least 1")
+        if not 1 <= context < 1 << 32:  # the file has 32 bits for it
+            raise FusecError(f"context is {context}, expected 1 to {(1 << 32) - 1}")
         config = replace(config, context=context)
     vocabulary = read_vocabulary(Path(tokenizer)) if tokenizer else byte_vocabulary(config.vocab)
     vocabulary = padded(vocabulary, config.vocab)

@@ -8,7 +8,7 @@ from pathlib import Path
 from string import ascii_lowercase
 from typing import Any
 
-from fusec.errors import FusecError
+from fusec.errors import FusecError, reason
 from fusec.models.gguf_file import open_gguf
 from fusec.models.tokenizer import TokenType, byte_alphabet
 
@@ -102,7 +102,7 @@ def _from_json(path: Path) -> Vocabulary:
         merges = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
         pre = _pre_name(path, data["pre_tokenizer"])
     except OSError as error:
-        raise FusecError(f"{path}: cannot be read: {error.strerror}") from error
+        raise FusecError(f"{path}: cannot be read: {reason(error)}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise FusecError(f"{path}: not a BPE tokenizer.json ({type(error).__name__})") from error
     by_id = {token: text for text, token in ids.items()}

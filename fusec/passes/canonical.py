@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from functools import lru_cache
 
 from fusec.ir.graph import Graph, Node, Value
 from fusec.ir.ops import op
 from fusec.ir.region import parameters
 
+PREFIXES = {"%": "%", "$": "$s", "@": "@w"}
+KEPT = 1 << 12  # regions of a few models
 
+
+@lru_cache(KEPT)
 def canonical(node: Node) -> Graph:
     """The node's region with values numbered in order, T = 1 and a context of 1.
 
@@ -17,15 +22,21 @@ def canonical(node: Node) -> Graph:
     positions are checked against it before a step.
     """
     names: dict[str, str] = {}
+    counts = {"%": 0, "$": 0, "@": 0}
+    renamed: dict[str, Value] = {}
 
     def rename(value: Value) -> Value:
+        if value.name in renamed:
+            return renamed[value.name]
         base = value.name.rstrip("'")
         if base not in names:
-            kind = {"%": "%", "$": "$s", "@": "@w"}[base[0]]
-            names[base] = f"{kind}{sum(n[0] == base[0] for n in names)}"
-        version = len(value.name) - len(base)
+            sign = base[0]
+            names[base] = f"{PREFIXES[sign]}{counts[sign]}"
+            counts[sign] += 1
+        name = names[base] + value.name[len(base) :]
         shape = value.shape if value.is_weight else (1, *value.shape[1:])
-        return replace(value, name=names[base] + "'" * version, shape=shape)
+        renamed[value.name] = made = Value(name, value.dtype, shape, value.layout)
+        return made
 
     region = node.region
     for value in parameters(region):

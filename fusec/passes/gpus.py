@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 import platformdirs
 
 from fusec.errors import FusecError
+from fusec.files import write_whole
 from fusec.ir.gpu import Gpu
 
 REFERENCE = "NVIDIA H200"
@@ -107,15 +109,11 @@ def all_gpus() -> dict[str, Gpu]:
 def save(data: dict[str, Any]) -> Path:
     """Keep what `fusec calibrate` measured. Raises FusecError if it cannot be written."""
     folder = _user_folder()
+    if folder is None:
+        raise FusecError("this user has no home folder to keep it in: set FUSEC_CONFIG_DIR")
     path = folder / f"{re.sub(r'[^a-z0-9]+', '-', data['name'].lower())}.json"
     _gpu(data, path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps(data, indent=1) + "\n")
-        temporary.replace(path)
-    except OSError as error:
-        raise FusecError(f"{path}: cannot write here: {error.strerror}") from None
+    write_whole(path, json.dumps(data, indent=1) + "\n", make_folder=True)
     return path
 
 
@@ -123,18 +121,27 @@ def _measured() -> dict[str, Gpu]:
     """Key -> GPU, the user's measurements before those that come with the package."""
     found: dict[str, Gpu] = {}
     for folder in (_SHIPPED, _user_folder()):
-        for path in sorted(folder.glob("*.json")):
-            gpu = _read(path)
-            found[_key(gpu.name)] = gpu
+        for path in _files(folder):
+            with suppress(OSError):  # what may not be read counts as absent
+                gpu = _read(path)
+                found[_key(gpu.name)] = gpu
     return found
+
+
+def _files(folder: Path | None) -> list[Path]:
+    """The measurements in a folder; none in one that is not there or may not be read."""
+    if folder is None:
+        return []
+    try:
+        return sorted(path for path in folder.iterdir() if path.suffix == ".json")
+    except OSError:
+        return []
 
 
 def _read(path: Path) -> Gpu:
     try:
         return _gpu(json.loads(path.read_text()), path)
-    except OSError as error:
-        raise FusecError(f"{path}: cannot be read: {error.strerror}") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise FusecError(f"{path}: damaged: run fusec calibrate again, or delete it") from None
 
 
@@ -191,6 +198,9 @@ def _key(name: str) -> str:
     return " ".join(w for w in words if w not in ("nvidia", "geforce"))
 
 
-def _user_folder() -> Path:
-    given = os.environ.get("FUSEC_CONFIG_DIR")
-    return Path(given or platformdirs.user_config_dir("fusec")) / "gpus"
+def _user_folder() -> Path | None:
+    """Where this user's measurements are kept; None for one without a home folder."""
+    if given := os.environ.get("FUSEC_CONFIG_DIR"):
+        return Path(given) / "gpus"
+    folder = Path(platformdirs.user_config_dir("fusec"))
+    return folder / "gpus" if folder.is_absolute() else None  # else it is "~/.config" as it is

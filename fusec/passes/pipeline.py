@@ -81,8 +81,8 @@ def passes_of(
 ) -> tuple[Pass, ...]:
     """The passes of a level. `rules` are the user's own and run after the level's.
 
-    `disable` names rules (`epilogue`) or passes (`fuse-epilogue`, `split-attention`).
-    Raises FusecError for an unknown level, rule or pass, naming the known ones.
+    `disable` names rules (`prologue`) or passes (`fuse-prologue`). Raises FusecError for an unknown
+    level, an unknown rule to disable or an unknown kind in a pattern, naming the known.
     """
     if level not in LEVELS:
         raise FusecError(f"unknown level -O{level}: known are {', '.join(map(str, LEVELS))}")

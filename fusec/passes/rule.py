@@ -38,7 +38,8 @@ def pattern(edges: str, context: str = "", kept: str = "", **ops: str) -> nx.DiG
         ends = [part.strip() for part in edge.split("->")]
         if len(ends) != 2 or not all(end.isidentifier() for end in ends) or ends[0] == ends[1]:
             raise FusecError(
-                f"pattern '{edges}': expected edges like 'x -> a, x -> b', found '{edge.strip()}'"
+                f"pattern: expected edges like 'norm -> product, product -> sum', found "
+                f"'{edge.strip() or edges}'"
             )
         graph.add_edge(*ends)
     named = {*context.split(), *kept.split(), *ops}
@@ -63,10 +64,10 @@ def pattern(edges: str, context: str = "", kept: str = "", **ops: str) -> nx.DiG
 class Rule:
     """`equation` reads "what -> was => what it becomes".
 
-    A right side in one word is the kind of the new nodes; in other words, or where `named` is
-    given, kinds are made of the ops that nodes hold (`fusec.ir.ops.kind_of`). `name` is how
-    `--disable` and the pass list call the rule: the kind, unless given.
-    Raises FusecError for an equation without a right side.
+    The right side is the kind of the new nodes. Where `named` is given, kinds are made of the ops
+    that nodes hold instead (`fusec.ir.ops.kind_of`), and `named` is how `--disable` and the pass
+    list call the rule, as they otherwise do by the kind.
+    Raises FusecError for an equation of another form, and a pattern that `pattern` did not make.
     """
 
     equation: str
@@ -75,10 +76,17 @@ class Rule:
     named: str = ""
 
     def __post_init__(self) -> None:
-        left, arrow, right = self.equation.partition("=>")
-        if not (left.strip() and arrow and right.strip()):
+        left, arrow, right = (text.strip() for text in self.equation.partition("=>"))
+        if not left or not arrow or not right or not (self.named or right.isidentifier()):
             raise FusecError(
-                f"rule '{self.equation}': expected an equation like 'silu -> mul => swiglu'"
+                f"rule '{self.equation}': expected an equation like "
+                f"'rms_norm -> matvec => norm_matvec', its last word a name"
+            )
+        parts = self.pattern.nodes.values() if isinstance(self.pattern, nx.DiGraph) else ()
+        if not parts or any({"ops", "merged", "kept"} - part.keys() for part in parts):
+            raise FusecError(
+                f"rule '{self.equation}': expected a pattern, as pattern('norm -> product', "
+                f"norm='rms_norm', product='matvec') makes it"
             )
 
     @property
@@ -107,8 +115,8 @@ class Rule:
             for wanted in sorted(part["ops"] - known):
                 if not derived.fullmatch(wanted):
                     raise FusecError(
-                        f"rule '{self.equation}': no node is ever '{wanted}': known are "
-                        f"{', '.join(sorted(known))}, and kinds made of ops, such as norm_matvec"
+                        f"rule '{self.equation}': unknown kind of node '{wanted}': known are "
+                        f"{', '.join(sorted(known))}, and what is made of ops, such as norm_matvec"
                     )
 
     def matches(self, graph: Graph) -> Iterator[tuple[tuple[Node, ...], tuple[Node, ...]]]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from fusec.artifact import Artifact
 from fusec.driver import Compiled
-from fusec.errors import FusecError
+from fusec.errors import FusecError, reason
 from fusec.ir.gpu import Gpu
 from fusec.ir.graph import Graph, Node
 from fusec.ir.plan import LaunchPlan, Size
@@ -201,7 +201,7 @@ def read_profile(path: Path | None, plan: LaunchPlan) -> dict[str, Any] | None:
         numbers = [float(x["us"]) for x in data["launches"]] + [float(data["token"])]
         numbers += [float(data["position"]), *map(float, data["walls"].values())]
     except OSError as error:
-        raise FusecError(f"{path}: cannot be read: {error.strerror}") from None
+        raise FusecError(f"{path}: cannot be read: {reason(error)}") from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise FusecError(f"{path}: expected what fusec profile --json writes") from None
     wanted = plan.target, plan.level, [launch.kernel for launch in plan.launches]

@@ -138,6 +138,16 @@ def test_a_damaged_folder_of_ours_is_replaced(folder: Path) -> None:
     assert fusec("run", folder, "--prompt-ids", "1", "-n", 1).code == 0
 
 
+def test_what_somebody_put_into_a_folder_of_ours_is_not_lost(folder: Path) -> None:
+    model = folder / "m.gguf"  # where fusec run finds it
+    (folder.parent / "m.gguf").rename(model)
+    before = model.read_bytes()
+    message = refused("compile", model, "-o", folder, "--context", 32)
+    assert message.endswith("or one that fusec compile wrote; found m.gguf")
+    assert model.read_bytes() == before
+    assert fusec("run", folder, "--prompt-ids", "1", "-n", 1).code == 0
+
+
 @pytest.mark.parametrize(
     "option", [["-O", "1"], ["--context", "8"], ["--kv", "f16"], ["--target", "cpu"]]
 )

@@ -88,23 +88,26 @@ OTHERS: dict[str, tuple[list[str], str]] = {
     "no model": (["compile"], "Missing argument 'MODEL.gguf'"),
     "dump": (
         ["compile", "MODEL", "--dump-after", "fuse-all"],
-        "no pass 'fuse-all' at this level: it runs decode-graph, factor-norms, fuse-matvecs, ",
+        "no pass 'fuse-all' at this level: it runs decode-graph, factor-norms, fuse-stack, ",
     ),
     "dump of another level": (
-        ["compile", "MODEL", "-O1", "--dump-after", "fuse-rope-kv-write"],
-        "no pass 'fuse-rope-kv-write' at this level",
+        ["compile", "MODEL", "-O1", "--dump-after", "fuse-chain-to-store"],
+        "no pass 'fuse-chain-to-store' at this level",
     ),
     "dump behind the stop": (
-        ["compile", "MODEL", "--stop-after", "fuse-ropes", "--dump-after", "schedule"],
-        "no pass 'schedule' at this level: it runs decode-graph, factor-norms, fuse-matvecs, "
-        "fuse-norm-matvec, fuse-ropes",
+        ["compile", "MODEL", "--stop-after", "fuse-pairs", "--dump-after", "schedule"],
+        "no pass 'schedule' at this level: it runs decode-graph, factor-norms, fuse-stack, "
+        "fuse-prologue, fuse-pairs",
     ),
     "stop": (["compile", "MODEL", "--stop-after", "last"], "no pass 'last' at this level: it runs"),
     "disable": (
         ["compile", "MODEL", "--disable", "magic"],
-        "no rule 'magic': known are combine-matvec, ",
+        "no rule 'magic': known are chain, chain-to-store, ",
     ),
-    "inspect disable": (["inspect", "MODEL", "--disable", ""], "no rule '': known are combine-"),
+    "inspect disable": (
+        ["inspect", "MODEL", "--disable", ""],
+        "no rule '': known are chain, chain-to-store, ",
+    ),
     "target": (["compile", "MODEL", "--target", "tpu"], "unknown target 'tpu': known are cpu"),
     "kv": (["compile", "MODEL", "--kv", "f64"], "unknown KV cache type 'f64': known are f16, f32"),
     "context": (["compile", "MODEL", "--context", "0"], "expected a context from 1 to 512"),
@@ -127,11 +130,47 @@ OTHERS: dict[str, tuple[list[str], str]] = {
         "unknown quantisation 'Q1', known: F",
     ),
     "quantize again": (["quantize", "MODEL", "OUT", "Q4_0"], "is iq4_nl already, and to quantise"),
+    "a name": (
+        ["inspect", "smolm"],
+        "smolm: no such file, and no model of that name: known is demo",
+    ),
+    "a file": (["inspect", "smolm.gguf"], "smolm.gguf: no such file"),
+    "dot over the model": (
+        ["compile", "MODEL", "--dot", "MODEL"],
+        "cannot write here: the file is read as well",
+    ),
+    "json over the model": (
+        ["bench", "MODEL", "--json", "MODEL"],
+        "cannot write here: the file is read as well",
+    ),
+    "html over a link to the model": (
+        ["inspect", "LINK", "--html", "MODEL"],
+        "cannot write here: the file is read as well",
+    ),
+    "two outputs in one": (
+        ["inspect", "MODEL", "--svg", "NONE", "--html", "NONE"],
+        "/none: cannot write here: the file is another output as well",
+    ),
+    "profile of no model": (
+        ["profile", "NONE", "--json", "OTHER", "--trace", "OUT"],
+        "/none: no such file",
+    ),
+    "bench of no model": (["bench", "NONE", "--json", "OTHER"], "/none: no such file"),
     "quantize none": (["quantize", "NONE", "OUT", "Q4_0"], "/none: no such file"),
     "quantize into itself": (
         ["quantize", "MODEL", "MODEL", "Q8_0"],
         "it is the model that is read",
     ),
+    "synth long context": (
+        ["synth", "tiny", "-o", "OUT", "--context", str(1 << 32)],
+        "context is 4294967296, expected 1 to 4294967295",
+    ),
+    "no levels": (["roofline", "MODEL", "-O", ""], "-O: expected numbers like 1,2, found ''"),
+    "long level": (
+        ["bench", "MODEL", "-O", "9" * 5000],
+        "-O: expected numbers like 1,2, found '999",
+    ),
+    "no target": (["inspect", "MODEL", "--target", ""], "unknown target '': known are cpu"),
     "synth context": (["synth", "tiny", "-o", "OUT", "--context", "0"], "context is 0, expected"),
     "tokenizer": (["synth", "tiny", "-o", "OUT", "--tokenizer", "NONE"], "/none: no such file"),
     "tokenizer json": (
@@ -156,8 +195,11 @@ def test_options_of_other_commands(
     command: list[str],
     reason: str,
 ) -> None:
+    (tmp_path / "other").write_text("results of yesterday")
+    (tmp_path / "link").symlink_to(tiny_model)
     unchanged()
-    places = {"MODEL": str(tiny_model), "OUT": str(tmp_path / "out")}
+    places = {word: str(tmp_path / word.lower()) for word in ("OUT", "OTHER", "LINK")}
+    places["MODEL"] = str(tiny_model)
     none = str(tmp_path / "none")
     words = [places.get(word, word.replace("NONE", none)) for word in command]
     assert reason in refused(*words)

@@ -50,12 +50,12 @@ def test_inspect_of_the_135m_shape(tmp_path: Path) -> None:
 
 
 def test_inspect_prints_the_graph_at_a_stage(tiny_model: Path, compiled: Path) -> None:
-    ran = fusec("inspect", tiny_model, "--stage", "fuse-ropes")
+    ran = fusec("inspect", tiny_model, "--stage", "fuse-pairs")
     text = ran.out
-    assert text.startswith("# after fuse-ropes: ")
+    assert text.startswith("# after fuse-pairs: ")
     graph = parse("".join(line for line in text.splitlines(True) if line[0] != "#"))
-    assert {"ropes", "norm_matvec"} <= {node.kind for node in graph.nodes}
-    folder = fusec("inspect", compiled, "--stage", "fuse-ropes").out
+    assert {"rope", "norm_matvec"} <= {node.kind for node in graph.nodes}
+    folder = fusec("inspect", compiled, "--stage", "fuse-pairs").out
     assert re.sub(r"\d+\.\d ms|\[(64|512), 2|f16|f32", "", folder) == re.sub(
         r"\d+\.\d ms|\[(64|512), 2|f16|f32", "", text
     )

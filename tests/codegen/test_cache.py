@@ -1,11 +1,16 @@
 """The kernel cache: sealed entries, damage, and two processes at once."""
 
+import errno
+import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
-from fusec.codegen.cache import cache_root, content_key, intact, publish, stage
+from fusec.codegen import cache
+from fusec.codegen.cache import cache_root, content_key, intact, leave, publish, stage, sweep
 from fusec.codegen.cpu.build import build
 from fusec.codegen.kernel import KernelSource
 from fusec.errors import FusecError
@@ -107,5 +112,62 @@ def test_a_kernel_that_does_not_compile_is_named(own_cache):
 def test_a_cache_that_cannot_be_written_says_so(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("FUSEC_CACHE_DIR", str(tmp_path / "file" / "cache"))
-    with pytest.raises(FusecError, match="set FUSEC_CACHE_DIR to another one"):
+    with pytest.raises(FusecError, match=r"Not a directory; set FUSEC_CACHE_DIR to another one"):
+        stage(cache_root() / "x")
+
+
+@pytest.mark.parametrize("when", ["sealing", "moving"])
+def test_a_disk_that_fills_up_leaves_nothing_half_written(own_cache, monkeypatch, when):
+    def full(self, *_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    staging = stage(own_cache / "x")
+    (staging / "a").write_text("1")
+    monkeypatch.setattr(Path, "write_text" if when == "sealing" else "rename", full)
+    with pytest.raises(FusecError) as refused:
+        publish(staging, own_cache / "x")
+    assert str(refused.value) == (
+        f"{own_cache}: expected a writable cache folder, found: No space left on device; "
+        f"set FUSEC_CACHE_DIR to another one"
+    )
+    assert list(own_cache.iterdir()) == []
+
+
+def test_only_folders_that_nobody_works_in_are_swept(own_cache):
+    mine, left = stage(own_cache / "x"), stage(own_cache / "y")
+    publish(stage(own_cache / "z"), own_cache / "z")
+    leave(left)
+    code = "import sys; from fusec.codegen.cache import *; print(stage(Path(sys.argv[1])).name)"
+    name = subprocess.check_output([sys.executable, "-c", code, own_cache / "x"], text=True)
+    assert (own_cache / name.strip()).is_dir()  # whose process has ended
+    sweep(own_cache)
+    assert sorted(own_cache.iterdir()) == sorted([mine, own_cache / "z"])
+
+
+@pytest.mark.parametrize(("age", "there"), [(3600, True), (90_000, False)])
+def test_without_locks_staging_folders_go_by_their_age(own_cache, monkeypatch, age, there):
+    monkeypatch.setattr(cache, "fcntl", None)
+    staging = stage(own_cache / "x")
+    os.utime(staging, (time.time() - age,) * 2)
+    sweep(own_cache)
+    assert staging.exists() == there
+
+
+def test_others_may_read_what_one_user_compiled(own_cache):
+    publish(stage(own_cache / "x"), own_cache / "x")
+    (own_cache / "like any").mkdir()
+    assert (own_cache / "x").stat().st_mode == (own_cache / "like any").stat().st_mode
+
+
+def test_a_relative_cache_folder_is_below_the_working_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FUSEC_CACHE_DIR", "kernels")
+    assert cache_root() == tmp_path / "kernels"
+    assert call(build((KernelSource("k", SOURCE.format(value=3), 0),))["k"]) == 3
+
+
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch):
+    monkeypatch.delenv("FUSEC_CACHE_DIR")
+    monkeypatch.setattr(cache.platformdirs, "user_cache_dir", lambda _: "~/.cache/fusec")
+    with pytest.raises(FusecError, match="no home folder to keep kernels in: set FUSEC_CACHE_DIR"):
         cache_root()

@@ -131,8 +131,8 @@ def test_no_edge_but_activations_between_layers() -> None:
 def test_fused_boxes_list_their_ops_and_weights() -> None:
     graph = fused(2, layers=1)
     dot = read(to_dot(graph))
-    (swiglu,) = (n for n in graph.nodes if n.kind == "norm_swiglu")
-    assert dot.boxes[swiglu.name]["label"].split("\n")[1:-1] == [
+    (ffn,) = (n for n in graph.nodes if n.kind == "norm_matvec_silu_mul")
+    assert dot.boxes[ffn.name]["label"].split("\n")[1:-1] == [
         "· rms_norm ffn_norm:  ffn_norm.weight f32[64]",
         "· matvec gate:  ffn_gate.weight iq4_nl[96, 64]",
         "· matvec up:  ffn_up.weight iq4_nl[96, 64]",

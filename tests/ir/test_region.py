@@ -26,14 +26,14 @@ def test_a_norm_is_a_prologue_and_each_matrix_a_segment():
 
 
 def test_pairs_of_rows_and_their_activation_share_an_index():
-    shape = analyse(regions()["norm_swiglu"])
+    shape = analyse(regions()["norm_matvec_silu_mul"])
     (segment,) = shape.segments
     assert names(segment.nodes) == ["gate", "up", "silu", "swiglu"]
     assert (segment.role, segment.size, segment.rope) == ("rows", 96, None)
 
 
 def test_rotations_and_appends_are_three_element_segments():
-    shape = analyse(regions()["rope_kv_write"])
+    shape = analyse(regions()["rope_kv"])
     assert [names(s.nodes) for s in shape.segments] == [
         ["q_rope"],
         ["k_rope", "$blk.0.k'"],
@@ -74,7 +74,7 @@ def test_what_a_norm_reads_is_computed_whole_and_may_be_read_again():
 
 
 def test_parameters_are_reads_then_results_without_states():
-    region = regions()["rope_kv_write"]
+    region = regions()["rope_kv"]
     assert [v.name for v in parameters(region)] == [
         "%blk.0.q", "%pos", "%blk.0.k", "$blk.0.k", "$blk.0.v", "%blk.0.v", "%blk.0.q_rope",
     ]  # fmt: skip

@@ -58,7 +58,7 @@ def test_a_box_a_dispatch_with_its_weights_and_results():
         "> k f32[1, 32]",
         "> v f32[1, 32]",
     ]
-    assert drawn["3  rope_kv_write"][1] == "state $k $v"
+    assert drawn["3  rope_kv"][1] == "state $k $v"
 
 
 def test_layers_like_an_earlier_one_are_one_box():

@@ -1,4 +1,4 @@
-"""What tests of single passes ask: why it left nodes alone, and how far a stage is from another."""
+"""What tests of single passes ask: one by name, why it left nodes alone, how far a stage is off."""
 
 from functools import cache
 
@@ -20,6 +20,18 @@ def thirty_layers(level: int, target: Target, *disable: str) -> LaunchPlan:
     graph = llama_graph(layers=30, heads=2, kv_heads=1)
     graph = run_passes(graph, passes_of(level, disable=disable), target)[-1].graph
     return lower(graph, "any", level)
+
+
+def pass_of(name: str, level: int = 3) -> Pass:
+    """The pass of a level that has this name."""
+    return next(p for p in passes_of(level) if p.name == name)
+
+
+def through(graph: Graph, target: Target, *names: str) -> Graph:
+    """The graph behind these passes, one after another."""
+    for name in names:
+        graph = pass_of(name).run(graph, target)[0]
+    return graph
 
 
 def reasons_of(step: Pass, graph: Graph, target: Target) -> tuple[int, list[str]]:

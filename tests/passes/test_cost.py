@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,12 +15,11 @@ from fusec.codegen.cuda.emit import emit
 from fusec.ir import Builder
 from fusec.ir.text import parse
 from fusec.passes import cost, gpus
-from fusec.passes.fuse import Fuse
 from fusec.passes.lower import lower
 from fusec.passes.pipeline import LEVELS, passes_of, run_passes
-from fusec.passes.rules import norm_matvec
 from tests.codegen.cuda.kernels import needs_compiler
 from tests.graphs import llama_graph
+from tests.passes.stages import pass_of
 from tests.shapes import compiled_135m
 from tests.targets import ANY
 
@@ -137,14 +137,20 @@ def test_predictions_are_within_the_promised_error(level):
 
 @pytest.mark.parametrize("level", sorted(LEVELS))
 def test_kernels_take_about_what_is_predicted_for_them(level):
-    """Each kernel back to back with itself; what it shares with its neighbours is in the token."""
-    found = profiled(level)["kernels"]
+    """Each kernel back to back with itself; what it shares with its neighbours is in the token.
+
+    Names hold digests, which change with the ways values are numbered. The plan's order does not.
+    """
+    found = list(profiled(level)["kernels"].values())
     plan = compiled_135m(level).plan
     costs = cost.token_costs(plan, H200, position=80)
     guesses = {x.kernel: c.total for x, c in zip(plan.launches, costs, strict=True)}
-    shared = set(found) & set(guesses)
-    errors = {name: guesses[name] / found[name]["alone"] - 1 for name in shared}
-    assert len(shared) > len(guesses) / 2
+    launches = Counter(x.kernel for x in plan.launches)
+    assert [kernel["launches"] for kernel in found] == list(launches.values())
+    errors = {
+        name: guess / kernel["alone"] - 1
+        for (name, guess), kernel in zip(guesses.items(), found, strict=True)
+    }
     assert all(abs(error) < 0.4 for error in errors.values()), errors
 
 
@@ -161,7 +167,7 @@ def test_the_walls_sum_to_the_token(level):
 def test_a_merge_that_is_slower_is_refused():
     """Without a boundary to save, a norm made anew by every block is not worth it."""
     graph = matvec(16 * H200.sms, 8192, "f16", norm=True)
-    fuse = Fuse(norm_matvec.RULE)
+    fuse = pass_of("fuse-prologue")
     free = replace(H200, boundary=0.0, touch=0.0, far_load=H200.load, tree=0.0, instruction=0.0)
     free = replace(free, memory_bytes=1e9, cache_bytes=1e9, sm_bytes=1e9)
     after, hits, refused = fuse.run(graph, replace(ANY, gpu=free))

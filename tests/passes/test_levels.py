@@ -48,7 +48,10 @@ def test_stages_are_those_on_file(level, update_golden):
     if level == 3:  # what a GPU runs: norms are factored, attention is split, and projected
         target, sizes = HOPPER, {"context": 600, "heads": 2, "kv_heads": 1}
     before = ""
-    for i, stage in enumerate(compiled(llama_graph(layers=1, **sizes), level, target)):
+    stages = compiled(llama_graph(layers=1, **sizes), level, target)
+    names = {f"O{level}-{i:02}-{stage.name}.ir" for i, stage in enumerate(stages)}
+    assert {path.name for path in GOLDEN.glob(f"O{level}-*.ir")} <= names, "of no stage"
+    for i, stage in enumerate(stages):
         path, after = GOLDEN / f"O{level}-{i:02}-{stage.name}.ir", str(stage.graph)
         if update_golden:
             path.unlink(missing_ok=True)
@@ -93,20 +96,29 @@ def test_every_level_keeps_the_meaning_of_random_graphs(graph):
 
 
 def test_a_disabled_rule_leaves_its_nodes_and_others_go_on():
-    stages = compiled(llama_graph(), 2, disable=["swiglu"])
+    stages = compiled(llama_graph(), 2, disable=["epilogue"])
     kinds = [n.kind for n in stages[-1].graph.nodes]
-    assert kinds.count("silu") == 2
-    assert kinds.count("matvec_residual") == 4
-    assert "norm_swiglu" not in kinds
-    with pytest.raises(FusecError, match="no rule 'nothing': known are combine-matvec, "):
+    assert kinds.count("silu_mul") == 2
+    assert kinds.count("add") == 4
+    assert kinds.count("rope_kv") == 2
+    assert not {"matvec_add", "norm_matvec_silu_mul"} & set(kinds)
+    with pytest.raises(FusecError, match="no rule 'nothing': known are chain, chain-to-store, "):
         passes_of(2, disable=["nothing"])
 
 
+def test_without_the_chain_its_ops_still_go_into_the_matrix_they_follow():
+    found, usual = (
+        [n.kind for n in compiled(llama_graph(), 2, disable=off)[-1].graph.nodes]
+        for off in (["chain"], [])
+    )
+    assert found == usual
+
+
 def test_stop_after_ends_the_pipeline():
-    stages = run_passes(llama_graph(), passes_of(2), ANY, stop_after="fuse-ropes")
-    assert stages[-1].name == "fuse-ropes"
-    with pytest.raises(FusecError, match="no pass 'swiglu' at this level: it runs decode-graph"):
-        run_passes(llama_graph(), passes_of(2), ANY, stop_after="swiglu")
+    stages = run_passes(llama_graph(), passes_of(2), ANY, stop_after="fuse-pairs")
+    assert stages[-1].name == "fuse-pairs"
+    with pytest.raises(FusecError, match="no pass 'stack' at this level: it runs decode-graph"):
+        run_passes(llama_graph(), passes_of(2), ANY, stop_after="stack")
 
 
 def test_an_unknown_level_is_refused():

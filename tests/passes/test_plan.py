@@ -102,9 +102,9 @@ def test_without_logits_only_what_feeds_the_cache_is_left():
 
 
 def chosen(name="next", behind=False):
-    """A choice among pairs that somebody gives; `behind` it, a launch that it is not the end of."""
+    """A choice among parts that somebody gives; `behind` it, a launch that it is not the end of."""
     b = Builder("g")
-    best = b.argmax_combine(b.input("pairs", (1, 8)), name=name)
+    best = b.argmax_combine(b.input("best", (1, 8)), b.input("places", (1, 8), "i32"), name=name)
     others = (b.silu(b.input("x", (1, 4)), name="y"), b.silu(b.input("z", (1, 4)), name="w"))
     return lower(b.build(best, *others) if behind else b.build(*others, best), "cuda", 3)
 
@@ -116,7 +116,9 @@ def test_a_greedy_token_chooses_where_it_hands_the_token_on():
     last = plan.launches[-1]
     assert plan.final_argmax == from_json(plan.to_json()).final_argmax == last
     assert [node.op for node in plan.region(last).nodes] == ["argmax_combine"]
-    assert last.args == (replace(last.args[0], name="%next.parts"), plan.output_args["%next"])
+    assert [arg.name for arg in last.args[:2]] == ["%next.parts", "%next.parts.places"]
+    assert {arg.kind for arg in last.args[:2]} == {"arena"}
+    assert last.args[2:] == (plan.output_args["%next"],)
     greedy = plan.greedy
     assert greedy.launches == plan.launches[:-1]
     assert {k.name for k in plan.kernels} - {k.name for k in greedy.kernels} == {last.kernel}

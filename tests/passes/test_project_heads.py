@@ -11,9 +11,9 @@ from fusec.ir.ops import OPS
 from fusec.passes.fuse import Fuse
 from fusec.passes.pipeline import passes_of, run_passes
 from fusec.passes.project_heads import ProjectHeads
-from fusec.passes.rules import matvec_residual, norm_matvec
+from fusec.passes.rules import prologue
 from tests.graphs import Types, llama_graph
-from tests.passes.stages import distance, reasons_of, thirty_layers
+from tests.passes.stages import distance, reasons_of, thirty_layers, through
 from tests.targets import AMPERE, ANY, HOPPER
 
 RANDOM = np.random.default_rng(4)
@@ -33,10 +33,12 @@ def block(
         b.input(taken, (1, 1))
     k, v = (b.state(name, (context, 1, head_dim), "f16") for name in "kv")
     sizes = {"heads": heads, "span": 256, "spans": -(-context // 256)}
-    spans = b.input("spans", (1, sizes["spans"] * (n + 2 * heads)))
-    if source == "spans":
-        spans = b.attention_spans(q, k, v, pos, kv_heads=1, scale=0.2, name="s", **sizes)
-    a = b.attention_combine(spans, pos, name="a", **sizes)
+    given = [
+        b.input(f"given{i}", (1, sizes["spans"] * each)) for i, each in ((0, n), (1, 2 * heads))
+    ]
+    spans, sums = b.attention_spans(q, k, v, pos, kv_heads=1, scale=0.2, name="s", **sizes)
+    values = {"": given, "spans": (spans, sums), "other sums": (spans, given[1])}[source]
+    a = b.attention_combine(*values, pos, name="a", **sizes)
     w = b.weight("w", (rows, n), matrix)
     y = b.matvec(a, w, *([b.weight("f", (1,))] if factor else []), name="y")
     others = {"x": x, "weight": b.weight("r", (rows,)), "itself": y, "attention": a}
@@ -44,16 +46,16 @@ def block(
     if residual:
         y = b.add(y, others[residual], name="z")
     if reader == "norm":
-        norm = b.rms_factors(y, b.weight("g", (rows,)), eps=1e-5)
-        outputs.append(b.matvec(norm, b.weight("u", (8, rows)), name="h"))
+        norm, inverse = b.rms_factors(y, b.weight("g", (rows,)), eps=1e-5)
+        outputs.append(b.matvec(norm, b.weight("u", (8, rows)), inverse, name="h"))
+    else:
+        outputs.append(y)
     outputs.append(b.silu(y, name="t"))
-    for name, value in {"spans": spans, "a": a}.items():
+    for name, value in {"spans": spans, "sums": sums, "a": a}.items():
         if name in also.split():
             outputs.append(value if "output" in also else b.silu(value, name="other"))
-    graph = b.build(*outputs)
-    for rule in (matvec_residual.RULE, norm_matvec.RULE):
-        graph = Fuse(rule).run(graph, ANY)[0]
-    return graph
+    graph = through(b.build(*outputs), ANY, "fuse-epilogue")
+    return Fuse(prologue("norms", "rms_factors")).run(graph, ANY)[0]
 
 
 def reasons(graph, target=HOPPER):
@@ -86,15 +88,15 @@ def test_a_model_keeps_its_meaning():
     graph = llama_graph(types=Types("f32"), context=300, heads=2, kv_heads=1)
     stages = run_passes(graph, passes_of(3, disable=["project-rows"]), FLOATS)
     kinds = [node.kind for node in stages[-1].graph.nodes]
-    assert kinds.count("attention_project") == kinds.count("parts_norm_matvec") == 2
+    assert kinds.count("attention_project") == kinds.count("sum_norm_matvec_silu_mul") == 2
     assert distance(stages[0], stages[-1]) < 1e-12
 
 
 def test_the_parts_are_written_where_nobody_takes_them_in():
     graph = llama_graph(layers=1, heads=2, kv_heads=1)
-    rules = ["parts-norm-matvec", "project-rows"]
+    rules = ["prologue-of-parts", "project-rows"]
     kinds = {n.kind for n in run_passes(graph, passes_of(3, disable=rules), HOPPER)[-1].graph.nodes}
-    assert {"attention_project", "add_parts", "norm_swiglu"} <= kinds
+    assert {"attention_project", "add_parts", "norm_matvec_silu_mul"} <= kinds
 
 
 # --- what it leaves alone ------------------------------------------------------------------------
@@ -110,12 +112,15 @@ def test_a_target_without_clusters(target):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"source": ""}, "no attention: %spans is not made by attention_spans"),
+        ({"source": ""}, "no attention: %given0 is not made by attention_spans"),
+        ({"source": "other sums"}, "no attention: %s is not made by attention_spans"),
         ({"also": "spans"}, "a second user: %s is also read by %other"),
         ({"also": "a"}, "a second user: %a is also read by %other"),
+        ({"also": "sums"}, "a second user: %s.sums is also read by %other"),
         ({"also": "spans output"}, "a second user: %s is an output of the graph"),
+        ({"also": "sums output"}, "a second user: %s.sums is an output of the graph"),
         ({"also": "a output"}, "a second user: %a is an output of the graph"),
-        ({"residual": ""}, "no projection: expected a matvec_residual to multiply %a"),
+        ({"residual": ""}, "no product: expected a matvec and an add to read %a"),
         ({"residual": "weight"}, "no residual: expected another activation to be added to %z"),
         ({"residual": "itself"}, "no residual: expected another activation to be added to %z"),
         ({"residual": "attention"}, "no residual: expected another activation to be added to %z"),
@@ -133,8 +138,7 @@ def test_a_target_without_clusters(target):
         ),
         (
             {"reader": ""},
-            "nobody to add the parts up: expected one of norm_matvec, norm_swiglu, "
-            "norm_swiglu_parts, norm_qkv_rope to read %z",
+            "nobody to add the parts up: expected a product with a norm in its prologue to read %z",
         ),
     ],
     ids=str,

@@ -25,9 +25,9 @@ def test_what_became_of_what():
     data = compare(subject(1), subject(2))
     changes = {(tuple(c["a"]), tuple(c["b"])): c for c in data["changes"]}
     assert {key: (c["times"], c["layers"]) for key, c in changes.items()} == {
-        (("ropes", "kv_write"), ("rope_kv_write",)): (2, "0-1"),
-        (("matvec", "add"), ("matvec_residual",)): (4, "0-1"),
-        (("norm_matvec", "swiglu"), ("norm_swiglu",)): (2, "0-1"),
+        (("rope", "kv"), ("rope_kv",)): (2, "0-1"),
+        (("matvec", "add"), ("matvec_add",)): (4, "0-1"),
+        (("norm_matvec", "silu_mul"), ("norm_matvec_silu_mul",)): (2, "0-1"),
     }
     assert data["sizes"]["dispatches"] == (23, 15)
 
@@ -65,7 +65,7 @@ def test_the_command(tiny_model, tmp_path):
     assert shown == 2  # a folder has its level
     ran = fusec("diff", folder, tiny_model)
     assert ran.code == 0, ran.err
-    assert "matvec_residual" in ran.out
+    assert "matvec_add" in ran.out
     data = fusec("diff", tiny_model, tiny_model, "-O", "0,0", "--json").json
     assert data["changes"] == []
 

@@ -89,7 +89,7 @@ def test_every_stage_says_what_it_merged(page, compiled):
             assert stage.equation in unescape(page)
             assert f"{stage.hits} merged, {len(stage.refused)} refused" in page
     columns = re.findall(r'<div class="stage">.*?</ol></div>', page)
-    merged = columns[[s.name for s in compiled.stages].index("fuse-swiglu")]
+    merged = columns[[s.name for s in compiled.stages].index("fuse-chain")]
     assert merged.count('class="made') == 1  # silu and mul of the layer shown
 
 
@@ -101,9 +101,12 @@ def test_refusals_are_there_with_their_reason():
     act = b.silu(gate, name="act")
     graph = b.build(b.mul(act, x), act)
     subject = pictures.of_compiled(driver.compile(graph))
-    (refusal,) = (r for stage in subject.stages for r in stage.refused)
+    refused = {stage.name: stage.refused for stage in subject.stages if stage.refused}
+    assert set(refused) == {"fuse-chain", "fuse-epilogue"}
     text = "".join(read(pictures.html(subject)).text)
-    assert f"{' + '.join(refusal.nodes)}: {refusal.reason}" in text
+    for (refusal,) in refused.values():
+        assert refusal.reason == "a second user: %act is an output of the graph"
+        assert f"{' + '.join(refusal.nodes)}: {refusal.reason}" in text
     plain = pictures.of_compiled(driver.compile(llama_graph(layers=1), level=0))
     assert "Nothing was refused" in pictures.html(plain)
 
@@ -177,7 +180,7 @@ def test_notebooks_show_a_compilation():
     html = compiled._repr_html_()
     read(html)
     assert "<svg " in html
-    assert "fuse-norm-matvec" in html
+    assert "fuse-prologue" in html
 
 
 # --- in a browser --------------------------------------------------------------------------------

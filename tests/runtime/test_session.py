@@ -105,9 +105,17 @@ def test_limits_of_graphs_by_hand() -> None:
 
 def test_limits_of_spans_to_combine() -> None:
     b = Builder("spans")
-    partials, at = b.input("partials", (1, 3 * (32 + 2 * 2))), b.input("at", (1,), "i32")
-    plan = planned(b.build(b.attention_combine(partials, at, heads=2, span=256, spans=3)), 0)
+    values, sums = b.input("values", (1, 3 * 32)), b.input("sums", (1, 3 * 2 * 2))
+    at = b.input("at", (1,), "i32")
+    plan = planned(b.build(b.attention_combine(values, sums, at, heads=2, span=256, spans=3)), 0)
     assert limits(plan) == {"%at": 768}
+
+
+def test_whole_numbers_that_index_nothing_have_no_limits() -> None:
+    b = Builder("places")
+    best, places = b.input("best", (1, 8)), b.input("places", (1, 8), "i32")
+    plan = planned(b.build(b.argmax_combine(best, places)), 0)
+    assert limits(plan) == {}
 
 
 ROWS = np.zeros((64, 64), np.float32)

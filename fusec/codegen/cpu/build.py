@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from queue import SimpleQueue
 
-from fusec.codegen.cache import (
-    cache_root,
-    content_key,
-    digest_of_files,
-    intact,
-    publish,
-    stage,
-)
+from fusec.codegen.cache import cache_root, content_key, digest_of_files, intact
 from fusec.codegen.cpu.objects import load_object
 from fusec.codegen.kernel import KernelSource
+from fusec.codegen.pool import Progress, Task, compile_all
 from fusec.cores import cores
-from fusec.errors import FusecError
-
-Progress = Callable[[str], None]
 
 
 def build(
@@ -61,52 +49,21 @@ def toolchain() -> str:
 
     from llvmlite import binding
 
-    here = Path(__file__).parent
-    support = digest_of_files(*here.glob("*.py"), *(here.parent / "formats").glob("*.py"))
+    support = digest_of_files(*support_files())
     features = binding.get_host_cpu_features().flatten()
     versions = f"{sys.version} {version('numba')} {version('llvmlite')}"
     return " ".join((versions, binding.get_host_cpu_name(), features, support))
+
+
+def support_files() -> list[Path]:
+    """What kernels' sources import and what compiles them."""
+    here = Path(__file__).parent
+    return [*sorted(here.glob("*.py")), *sorted((here.parent / "formats").glob("*.py"))]
 
 
 def compile_kernels(
     kernels: Sequence[KernelSource], entries: dict[str, Path], progress: Progress | None = None
 ) -> None:
     """Compile kernels into their cache entries, in worker processes, one a core."""
-    if not kernels:
-        return
-    todo: SimpleQueue[KernelSource | None] = SimpleQueue()
-    count = min(len(kernels), cores())
-    for item in [*kernels, *[None] * count]:
-        todo.put(item)
-    with ThreadPoolExecutor(count) as pool:
-        for future in [pool.submit(_serve, todo, entries, progress) for _ in range(count)]:
-            future.result()
-
-
-def _serve(
-    todo: SimpleQueue[KernelSource | None], entries: dict[str, Path], progress: Progress | None
-) -> None:
-    """Feed one worker process until the queue ends."""
-    command = [sys.executable, "-m", "fusec.codegen.cpu.worker"]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as worker:
-        assert worker.stdin and worker.stdout and worker.stderr
-        while (kernel := todo.get()) is not None:
-            staging = stage(entries[kernel.name])
-            path = staging / f"{kernel.name}.py"
-            path.write_text(kernel.source)
-            try:
-                worker.stdin.write(f"{path}\n")
-                worker.stdin.flush()
-                answer = worker.stdout.readline()
-            except BrokenPipeError:
-                answer = ""
-            if not answer:
-                last = worker.stderr.read().strip().splitlines()[-1:] or ["no message"]
-                raise FusecError(f"kernel {kernel.name}: the compiler process died: {last[0]}")
-            if reason := answer.strip():
-                raise FusecError(f"kernel {kernel.name} does not compile ({path}): {reason}")
-            publish(staging, entries[kernel.name])
-            if progress:
-                progress(kernel.name)
+    tasks = [Task(kernel.name, kernel.source, entries[kernel.name]) for kernel in kernels]
+    compile_all("fusec.codegen.cpu.worker", tasks, cores(), progress)

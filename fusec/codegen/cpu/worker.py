@@ -1,19 +1,18 @@
-"""`python -m fusec.codegen.cpu.worker`: compiles the sources named on standard input.
+"""The compiler of CPU kernels: runs in processes that `fusec.codegen.pool` starts.
 
-A line in is the path of a staged source. Every `cfunc` it defines becomes an object file beside it,
-`<function>.o`; then a line goes out, empty, or holding the reason why not. Compiling in processes
-of their own uses all cores and leaves the compiler's memory behind.
+Every `cfunc` that a staged source defines becomes an object file beside it, `<function>.o`.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import sys
 from pathlib import Path
 
 from numba.core.ccallback import CFunc
 
 from fusec.codegen.cpu.objects import emit_object
+from fusec.codegen.serve import Request, serve
+from fusec.errors import FusecError
 
 
 def compile_file(path: Path) -> None:
@@ -27,16 +26,21 @@ def compile_file(path: Path) -> None:
             (path.parent / f"{name}.o").write_bytes(emit_object(member))
 
 
+def compile_one(request: Request) -> None:
+    """Compile what a request names. Raises FusecError for what is not a kernel's source."""
+    name = request["name"]
+    path = Path(request["folder"], f"{name}.py")
+    try:
+        compile_file(path)
+    except OSError:
+        raise
+    except Exception as error:  # many kinds; each means that the source is not what Numba takes
+        first = (str(error).strip() or "no message").splitlines()[0]
+        raise FusecError(
+            f"kernel {name} does not compile ({path}): {type(error).__name__}: {first}"
+        ) from error
+
+
 def main() -> None:
     """Serve until standard input closes."""
-    for line in sys.stdin:
-        try:
-            compile_file(Path(line.rstrip("\n")))
-            print(flush=True)
-        except Exception as error:
-            first = (str(error).strip() or "no message").splitlines()[0]
-            print(f"{type(error).__name__}: {first}", flush=True)
-
-
-if __name__ == "__main__":
-    main()
+    serve(compile_one)

@@ -65,6 +65,14 @@ def find_arch(name: str) -> Arch:
         ) from None
 
 
+class NoGpu(FusecError):
+    """There is nothing to run on. `found` says why, without the advice that the message ends in."""
+
+    def __init__(self, found: str, advice: str) -> None:
+        super().__init__(f"{found}: {advice}")
+        self.found = found
+
+
 def arch_for(major: int, minor: int) -> Arch:
     """The newest known architecture that runs on a GPU of compute capability `major.minor`."""
     fitting = [arch for arch in ARCHS.values() if arch.runs_on(major, minor)]

@@ -6,33 +6,17 @@ needs neither numba-cuda nor a GPU.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import subprocess
-import sys
-import tempfile
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from queue import Empty, SimpleQueue
 
-from fusec.codegen.cache import (
-    cache_root,
-    content_key,
-    digest_of_files,
-    intact,
-    publish,
-    stage,
-)
+from fusec.codegen.cache import cache_root, content_key, digest_of_files, intact
 from fusec.codegen.cuda.arch import find_arch
 from fusec.codegen.cuda.imports import library_files
 from fusec.codegen.cuda.toolchain import Cubin, CudaKernel, require_compiler, versions
+from fusec.codegen.pool import Progress, Task, compile_all
 from fusec.cores import cores
-from fusec.errors import FusecError
-
-Progress = Callable[[str], None]
-"""Called with a kernel's name when it is ready."""
 
 _REPORT = "report.json"
 
@@ -81,12 +65,16 @@ def cached(kernels: Sequence[CudaKernel], arch: str) -> dict[str, Cubin]:
 
 def entry_of(kernel: CudaKernel, arch: str) -> Path:
     """The cache folder of a kernel: its key covers everything that decides the machine code."""
-    here = Path(__file__).parent
-    support = digest_of_files(
-        *(here / f"{m}.py" for m in ("instructions", "device", "toolchain")), *library_files()
-    )
+    support = digest_of_files(*support_files())
     key = content_key(json.dumps(asdict(kernel), sort_keys=True), arch, versions(), support)
     return cache_root() / "cuda" / key
+
+
+def support_files() -> list[Path]:
+    """What kernels' sources import and what compiles them; tables are the formats'."""
+    here = Path(__file__).parent
+    own = [here / f"{name}.py" for name in ("device", "imports", "instructions", "toolchain")]
+    return [*own, *library_files(), *sorted((here.parent / "formats").glob("*.py"))]
 
 
 def write_entry(entry: Path, cubin: Cubin) -> None:
@@ -109,56 +97,8 @@ def _compile(
 ) -> None:
     # longest first, so that no process starts the longest kernel last
     order = sorted(missing.items(), key=lambda item: len(item[1].source), reverse=True)
-    todo: SimpleQueue[tuple[Path, CudaKernel]] = SimpleQueue()
-    for item in order:
-        todo.put(item)
-    count = min(workers, len(order))
-    with ThreadPoolExecutor(count) as pool:
-        futures = [pool.submit(_serve, todo, arch, progress) for _ in range(count)]
-        try:
-            for future in as_completed(futures):
-                future.result()
-        finally:  # after a failure the other workers stop at their next kernel
-            with contextlib.suppress(Empty):
-                while True:
-                    todo.get_nowait()
-
-
-def _serve(
-    todo: SimpleQueue[tuple[Path, CudaKernel]], arch: str, progress: Progress | None
-) -> None:
-    """Feed one worker process until the queue is empty.
-
-    Plain child processes work from notebooks and from scripts without a `__main__` guard, where
-    `multiprocessing` would run the script again.
-    """
-    command = [sys.executable, "-m", "fusec.codegen.cuda.worker"]
-    with (
-        tempfile.TemporaryFile("w+") as complaints,
-        subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints, text=True
-        ) as worker,
-    ):
-        assert worker.stdin and worker.stdout
-        while True:
-            try:
-                entry, kernel = todo.get_nowait()
-            except Empty:
-                return
-            staging = stage(entry)
-            (staging / f"{kernel.name}.py").write_text(kernel.source)
-            request = {"folder": str(staging), "arch": arch, "kernel": asdict(kernel)}
-            answer = ""
-            with contextlib.suppress(BrokenPipeError):
-                worker.stdin.write(json.dumps(request) + "\n")
-                worker.stdin.flush()
-                answer = worker.stdout.readline()
-            if not answer:
-                complaints.seek(0)
-                last = complaints.read().strip().splitlines()[-1:] or ["no message"]
-                raise FusecError(f"kernel {kernel.name}: the compiler process died: {last[0]}")
-            if reason := json.loads(answer):
-                raise FusecError(reason)
-            publish(staging, entry)
-            if progress:
-                progress(kernel.name)
+    tasks = [
+        Task(kernel.name, kernel.source, entry, {"arch": arch, "kernel": asdict(kernel)})
+        for entry, kernel in order
+    ]
+    compile_all("fusec.codegen.cuda.worker", tasks, workers, progress)

@@ -106,7 +106,7 @@ class Projection:
         if last == 0 or (last + 1) * self.step <= self.share:
             self._sum_up(self.outs)
             return
-        with w.block(f"if some({self._inside(last)}):"):
+        with w.block(f"if some({self._warp_inside(last)}):"):
             self._sum_up(self.outs)  # at once: one after the other, each would wait for itself
         with w.block("else:"):
             self._sum_up(self.outs[:-1])
@@ -118,6 +118,13 @@ class Projection:
         w.line(f"own_row = uint32({thread} >> uint32({self.branch.bit_length() - 1}))")
         for k in self.outs:
             w.line(f"out{k} = uint32({rank} * {self.share} + own_row + {k * self.step})")
+
+    def _warp_inside(self, k: int) -> str:
+        """Whether some lane of the warp has a k-th row: all lanes exchange sums, or none does."""
+        rows = WARP // self.branch
+        left = self.share - k * self.step
+        first = "own_row" if left % rows == 0 else f"uint32(own_row & uint32({-rows & 0xFFFFFFFF}))"
+        return f"({first} < uint32({left}))"
 
     def _inside(self, k: int) -> str:
         """Whether this lane's k-th row is one of the thread block's; empty where all lanes' are."""

@@ -16,6 +16,7 @@ import linecache
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from fusec.codegen.cuda.arch import Arch, missing_extra
 from fusec.errors import FusecError
 from fusec.ir.plan import Size
 
-_PACKAGES = ("numba-cuda", "llvmlite", "nvidia-nvvm", "nvidia-cuda-nvcc")
+_PACKAGES = ("numba", "numba-cuda", "llvmlite", "nvidia-nvvm", "nvidia-cuda-nvcc")
 
 
 @dataclass(frozen=True)
@@ -73,13 +74,16 @@ class Cubin:
     static_shared: int  # bytes
 
 
-def compile_source(kernel: CudaKernel, arch: Arch, path: str = "") -> Cubin:
-    """Compile in this process, without the cache. `path`: where the source lies, for messages."""
+def compile_source(kernel: CudaKernel, arch: Arch, path: Path | None = None) -> Cubin:
+    """Compile in this process, without the cache.
+
+    `path`: where the source lies, for messages, and beside which the assembler's files may lie.
+    """
     ptx = _to_ptx(kernel, arch, path)
-    return _assemble(kernel.name, ptx, arch)
+    return _assemble(kernel.name, ptx, arch, path.parent if path else None)
 
 
-def _to_ptx(kernel: CudaKernel, arch: Arch, path: str) -> str:
+def _to_ptx(kernel: CudaKernel, arch: Arch, path: Path | None) -> str:
     """The kernel as PTX under its own name, multiplications and additions left as written."""
     from numba.cuda import dispatcher, types
     from numba.cuda.compiler import compile_cuda, kernel_fixup
@@ -119,9 +123,9 @@ def _to_ptx(kernel: CudaKernel, arch: Arch, path: str) -> str:
     return _directed(canonical(ptx, symbol, kernel.name), kernel)
 
 
-def _load_function(kernel: CudaKernel, path: str) -> Callable[..., Any]:
+def _load_function(kernel: CudaKernel, path: Path | None) -> Callable[..., Any]:
     """Execute the source; register it with `linecache` so that messages can quote it."""
-    filename = path or f"<kernel {kernel.name}>"
+    filename = str(path or f"<kernel {kernel.name}>")
     lines = kernel.source.splitlines(keepends=True)
     linecache.cache[filename] = (len(kernel.source), None, lines, filename)
     namespace: dict[str, Any] = {"__name__": f"fusec_kernel_{kernel.name}"}
@@ -155,11 +159,11 @@ def _directed(ptx: str, kernel: CudaKernel) -> str:
     return ptx
 
 
-def _assemble(name: str, ptx: str, arch: Arch) -> Cubin:
+def _assemble(name: str, ptx: str, arch: Arch, place: Path | None) -> Cubin:
     ptxas = find_ptxas()
     if ptxas is None:
         raise missing_extra()
-    with tempfile.TemporaryDirectory(prefix="fusec-") as folder:
+    with tempfile.TemporaryDirectory(prefix="fusec-", dir=place) as folder:
         source, output = Path(folder, f"{name}.ptx"), Path(folder, f"{name}.cubin")
         source.write_text(ptx)
         command = [ptxas, "-v", f"-arch={arch.name}", str(source), "-o", str(output)]
@@ -205,10 +209,19 @@ def find_ptxas() -> str | None:
 @functools.cache
 def versions() -> str:
     """The tools that decide the machine code, and their versions."""
-    found = []
+    found = [f"python {sys.version}"]  # Numba reads bytecode
     for package in _PACKAGES:
         try:
             found.append(f"{package} {importlib.metadata.version(package)}")
         except importlib.metadata.PackageNotFoundError:
             found.append(f"{package} none")
-    return ", ".join([*found, find_ptxas() or "no ptxas"])
+    return ", ".join([*found, find_ptxas() or "no ptxas", *_release_of_ptxas()])
+
+
+def _release_of_ptxas() -> list[str]:
+    """What the assembler says of itself, where no package's version stands for it."""
+    ptxas = find_ptxas()
+    if ptxas is None or ptxas != shutil.which("ptxas"):
+        return []
+    run = subprocess.run([ptxas, "--version"], capture_output=True, text=True, check=False)
+    return run.stdout.splitlines()[-1:]

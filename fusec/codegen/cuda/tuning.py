@@ -10,14 +10,14 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from fusec.codegen.cache import cache_root, digest_of_files
-from fusec.errors import FusecError
+from fusec.errors import FusecError, reason
+from fusec.files import write_whole
 from fusec.ir.plan import Choice, Kernel, LaunchPlan
 
 VARIABLE = "FUSEC_TUNING"
@@ -77,14 +77,7 @@ def save(tuning: Tuning) -> Path:
     """Write a GPU's table whole or not at all. Raises FusecError if it cannot be written."""
     path = place(tuning.gpu, tuning.arch)
     text = json.dumps(tuning.as_dict(), indent=1) + "\n"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".tuning.", dir=path.parent) as staging:
-            new = Path(staging) / path.name
-            new.write_text(text)
-            new.replace(path)
-    except OSError as error:
-        raise FusecError(f"{path}: cannot write here: {error.strerror}") from None
+    write_whole(path, text, make_folder=True)
     return path
 
 
@@ -111,7 +104,7 @@ def wanted(arch: str, gpu: str | None) -> Tuning:
         found = _parse(raw)
     except OSError as error:
         raise FusecError(
-            f"{VARIABLE}: expected 'off' or a file of fusec tune, found '{given}': {error.strerror}"
+            f"{VARIABLE}: expected 'off' or a file of fusec tune, found '{given}': {reason(error)}"
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise FusecError(f"{VARIABLE}: {given} is not a file that fusec tune wrote") from None

@@ -1,10 +1,10 @@
 """What the instructions mean, in NumPy: kernels run on a machine without a GPU.
 
 A launch runs in lock step: a value is an array over (blocks, threads), or a scalar that all threads
-share, and an instruction computes it for all threads at once. Emitted source runs unchanged,
-because its loops have one trip count for all threads and its stores are guarded by the `_if`
-instructions instead of branches. Lock step shows wrong values but no races: for those between
-warps, tests watch memory (`tests/codegen/cuda/races.py`).
+share, and an instruction computes it for all threads at once. Emitted source runs unchanged, because
+its loops have one trip count for all threads, and branches that not all threads take are those of
+`some` (see `twins_branches`). The result of an asynchronous copy is there once it was waited for.
+Wrong values show; races show where a launch has an `order` (see `twins_order`), as in `run_grid`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import functools
 import importlib.util
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import CodeType, SimpleNamespace
 from typing import Any
@@ -26,35 +26,27 @@ from fusec.codegen.cuda.imports import tables
 from fusec.codegen.cuda.instructions import MOST_COPIES, TABLE, Instruction
 from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.codegen.cuda.twins_arithmetic import ARITHMETIC, Lanes
+from fusec.codegen.cuda.twins_branches import compile_branches
+from fusec.codegen.cuda.twins_history import RaceError
+from fusec.codegen.cuda.twins_lines import TWIN
+from fusec.codegen.cuda.twins_memory import CLUSTER_SHIFT, Memory, Pointer
 
 _ELEMENT = {"u8": "u1", "s8": "i1", "u16": "u2", "u32": "u4", "s32": "i4", "u64": "u8", "f32": "f4"}
-CLUSTER_SHIFT = 24  # a mapped shared address has the rank plus one above it
 # lock step needs no synchronisation, and caches do not show
 _SILENT = (
-    *("barrier", "barrier_named", "warp_barrier", "cluster_arrive", "cluster_arrive_relaxed"),
-    *("cluster_wait", "mailbox_open", "mailbox_wait"),
-    *("settle", "griddep_wait", "griddep_launch", "copy_async_commit", "copy_async_wait"),
+    *("barrier", "cluster_arrive", "cluster_arrive_relaxed", "cluster_wait"),
+    *("mailbox_open", "mailbox_wait", "settle", "griddep_wait", "griddep_launch"),
     *("prefetch_l2", "prefetch_l2_bulk"),
-    *(f"copy_async_wait_{count}" for count in range(MOST_COPIES)),
 )
+_OF_A_WARP = ("shuffle_", "warp_", "mma_", "load_matrix_")  # all lanes of it come, or none
+_ATOMIC = ("load_acquire_u32", "store_release_u32")  # accesses that make an order themselves
 
 
-@dataclass(frozen=True)
-class Pointer:
-    """A global address per thread: byte offsets into an array's memory."""
-
-    memory: npt.NDArray[np.uint8]
-    offset: Lanes
-    itemsize: int
-
-
-class Launch:
+class Launch(Memory):
     """A grid of blocks, and the functions its kernel calls, by name, in `functions`."""
 
     def __init__(self, blocks: int, threads: int, cluster: int = 1) -> None:
-        self.blocks, self.threads, self.cluster = blocks, threads, cluster
-        self.dynamic = 0  # bytes of shared memory that the launch asks for
-        self.shared = np.zeros((blocks, 0), np.uint8)
+        super().__init__(blocks, threads, cluster)
         block, thread = np.indices((blocks, threads), dtype=np.uint32)
         self.modules: dict[str, Any] = {}
         self.functions: dict[str, Callable[..., Any]] = {
@@ -64,6 +56,7 @@ class Launch:
                 pointer.memory,
                 pointer.offset + np.asarray(index, np.int64) * pointer.itemsize,
                 pointer.itemsize,
+                pointer.history,
             ),
             "shared_bytes": self._shared_bytes,
             **{name: self._table(words) for name, words in tables().items()},
@@ -78,7 +71,7 @@ class Launch:
             "zero_of_lane": lambda: np.zeros_like(block),
             "low_word": lambda _pointer: np.zeros_like(block),
             "below": _below,
-            "some": lambda condition: bool(np.any(condition)),
+            "some": lambda condition: bool(np.any(condition)),  # see `twins_branches`
             "globaltimer": lambda: np.full(block.shape, time.monotonic_ns(), np.uint64),
             "map_shared": _map_shared,
             "policy_evict_first": lambda: np.uint64(0),
@@ -89,12 +82,20 @@ class Launch:
             "atomic_add_shared_u32_if": self._atomic_add_shared,
             "copy_async_16": self._copy_async,
             "copy_async_16_if": self._copy_async,
+            "copy_async_commit": lambda: self.copies.commit(self.active),
+            "copy_async_wait": lambda: self._copy_wait(-1),
+            **{f"copy_async_wait_{n}": partial(self._copy_wait, n) for n in range(MOST_COPIES)},
             "dynamic_shared": self._dynamic_shared,
             "load_matrix_x4": self._load_matrix,
+            "warp_barrier": self._warp_barrier,
+            "barrier_named": self._barrier_named,
         }
         for entry in TABLE.values():
             if entry.name not in self.functions:
                 self.functions[entry.name] = self._memory_twin(entry)
+        for name, function in self.functions.items():
+            if name.startswith(_OF_A_WARP):
+                self.functions[name] = self._of_whole_warps(function)
         self.modules["fusec.codegen.cuda.device"] = SimpleNamespace(
             **self.functions, inline=lambda function: function
         )
@@ -108,24 +109,32 @@ class Launch:
         self._call(self._function(kernel), kernel, arguments)
 
     def _function(self, kernel: CudaKernel) -> Callable[..., None]:
-        code = compile(kernel.source, f"<twin of {kernel.name}>", "exec")
+        code = compile_branches(kernel.source, f"{TWIN}{kernel.name}>")
         function: Callable[..., None] = self._execute(code)[kernel.name]
         return function
 
     def _call(
         self, function: Callable[..., None], kernel: CudaKernel, arguments: tuple[Any, ...]
     ) -> None:
+        names = function.__code__.co_varnames[: function.__code__.co_argcount]
         passed = [
-            self._argument(kind, value)
-            for kind, value in zip(kernel.signature, arguments, strict=True)
+            self._argument(kind, value, name)
+            for kind, value, name in zip(kernel.signature, arguments, names, strict=True)
         ]
         with np.errstate(all="ignore"):  # idle lanes compute whatever they like
             function(*passed)
+        if self.copies.under_way:
+            raise RaceError(f"{kernel.name}: ends with copies under way that nobody waited for")
 
     def _execute(self, code: CodeType) -> dict[str, Any]:
         """The names a module defines when what it imports are the twins."""
         namespace: dict[str, Any] = {
-            "__builtins__": {**vars(builtins), "__import__": lambda path, *_: self._module(path)}
+            "__builtins__": {
+                **vars(builtins),
+                "__import__": lambda path, *_: self._module(path),
+                "take_branch": self.branches.take,
+                "leave_branch": self.branches.leave,
+            }
         }
         exec(code, namespace)
         return namespace
@@ -135,24 +144,17 @@ class Launch:
             self.modules[path] = SimpleNamespace(**self._execute(_library_code(path)))
         return self.modules[path]
 
-    def _argument(self, kind: str, value: Any) -> Any:
+    def _argument(self, kind: str, value: Any, name: str = "") -> Any:
         if not kind.endswith("*"):
             return np.asarray(value).astype(_ELEMENT[kind])[()]
         if not value.flags.c_contiguous:
             raise ValueError("a kernel's array argument must be contiguous")
         offset = np.zeros((self.blocks, self.threads), np.int64)
         itemsize = np.dtype(_ELEMENT[kind[:-1]]).itemsize
-        return Pointer(value.reshape(-1).view(np.uint8), offset, itemsize)
-
-    def _shared_bytes(self, count: int) -> Lanes:
-        start = -(-self.shared.shape[1] // 128) * 128
-        grown = np.full((self.blocks, start + count), 0xA5, np.uint8)  # never zero by luck
-        grown[:, : self.shared.shape[1]] = self.shared
-        self.shared = grown
-        return np.full((self.blocks, self.threads), start, np.uint32)
-
-    def _dynamic_shared(self) -> Lanes:
-        return self._shared_bytes(self.dynamic)
+        memory, history = value.reshape(-1).view(np.uint8), None
+        if self.order is not None and itemsize > 1:  # bytes are weights, which nobody writes
+            history = self.order.history(memory, itemsize, name)
+        return Pointer(memory, offset, itemsize, history)
 
     def _table(self, words: npt.NDArray[np.uint32]) -> Callable[[], Pointer]:
         offset = np.zeros((self.blocks, self.threads), np.int64)
@@ -167,8 +169,8 @@ class Launch:
             into = {"u32": np.uint32, "s32": np.int32, "f32": np.float32}[entry.returns[0]]
 
             def load(address: Any, *_hint: Any) -> Any:
-                memory, index = self._locate(address, element.itemsize * width)
-                values = memory[index].view(element).astype(into)
+                noted = self.order is not None and entry.name not in _ATOMIC
+                values = self.get(address, element, width, noted).astype(into)
                 parts = tuple(values[..., n] for n in range(width))
                 return parts if width > 1 else parts[0]
 
@@ -176,41 +178,11 @@ class Launch:
         guarded = entry.name.endswith("_if")
 
         def store(address: Any, *values: Any) -> None:
-            shape = (self.blocks, self.threads)
-            live = np.broadcast_to(values[-1], shape) if guarded else np.ones(shape, bool)
-            lanes = [np.broadcast_to(value, shape).astype(element) for value in values[:width]]
-            memory, index = self._locate(address, element.itemsize * width, live)
-            memory[index[live]] = np.stack(lanes, axis=-1).view(np.uint8)[live]
+            live = self.active & values[-1] if guarded else self.active
+            noted = self.order is not None and entry.name not in _ATOMIC
+            self.put(address, [np.asarray(v).astype(element) for v in values[:width]], live, noted)
 
         return store
-
-    def _locate(
-        self, address: Any, nbytes: int, live: npt.NDArray[np.bool_] | None = None
-    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-        """Memory and, per thread, the indices of `nbytes` bytes; checks bounds and alignment."""
-        shape = (self.blocks, self.threads)
-        if isinstance(address, Pointer):
-            memory, offset = address.memory, np.broadcast_to(address.offset, shape)
-        else:
-            offset = np.broadcast_to(np.asarray(address, np.int64), shape)
-            own = np.arange(self.blocks)[:, None]
-            mapped = offset >> CLUSTER_SHIFT
-            first = own // self.cluster * self.cluster
-            block = np.where(mapped > 0, first + mapped - 1, own)
-            local = offset & ((1 << CLUSTER_SHIFT) - 1)
-            size = self.shared.shape[1]
-            if np.any((local + nbytes > size) if live is None else (local + nbytes > size) & live):
-                raise IndexError("shared-memory access beyond what the kernel declared")
-            memory, offset = self.shared.reshape(-1), block * size + local
-            aligned = local
-        if isinstance(address, Pointer):
-            aligned = offset
-        used = np.ones(shape, bool) if live is None else live
-        if np.any((aligned % nbytes != 0) & used):
-            raise IndexError(f"misaligned access of {nbytes} bytes")
-        if np.any(((offset < 0) | (offset + nbytes > memory.size)) & used):
-            raise IndexError("global access outside the array")
-        return memory, offset[..., None] + np.arange(nbytes)
 
     def _atomic_add(self, address: Pointer, value: Any) -> Lanes:
         return self._one_by_one(address, value, np.uint32, lambda old, new: old + new)
@@ -229,21 +201,20 @@ class Launch:
             words[place] = combine(words[place : place + 1], values[lane])[0]
         return before
 
-    def _atomic_add_shared(self, address: Any, value: Any, condition: Any) -> Lanes:
-        shape = (self.blocks, self.threads)
-        address, value, live = (np.broadcast_to(x, shape) for x in (address, value, condition))
-        before = np.zeros(shape, np.uint32)
-        for block, thread in zip(*np.nonzero(live), strict=True):
-            place = int(address[block, thread])
-            word = self.shared[block, place : place + 4].view(np.uint32)
-            before[block, thread] = word[0]
-            word += np.uint32(value[block, thread])
-        return before
+    def _warp_barrier(self) -> None:
+        if self.order is not None:
+            self.order.warp_barrier(self.active[0])
 
-    def _copy_async(self, target: Lanes, source: Pointer, live: Any = True) -> None:
-        offset = np.where(live, source.offset, 0)
-        values = self.functions["load_u32x4"](Pointer(source.memory, offset, source.itemsize))
-        self.functions["store_shared_u32x4_if"](target, *values, live)
+    def _barrier_named(self, number: Any, threads: Any) -> None:
+        raise NotImplementedError("no kernel has named barriers, so their order has no twin")
+
+    def _of_whole_warps(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def exchange(*given: Any) -> Any:
+            if not self.branches.of_warps:
+                raise RaceError("all lanes of a warp have to come to an exchange, and some do not")
+            return function(*given)
+
+        return exchange
 
     def _load_matrix(self, address: Lanes) -> tuple[Lanes, ...]:
         """`ldmatrix.x4`: lanes 8i..8i+7 give the row addresses of 8x8 matrix i of halves."""
@@ -268,7 +239,7 @@ def _library_code(module: str) -> CodeType:
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None or ".cuda.lib." not in module:
         raise ImportError(f"a kernel imports {module}, which has no twin")
-    return compile(Path(spec.origin).read_text(), spec.origin, "exec")
+    return compile_branches(Path(spec.origin).read_text(), spec.origin)
 
 
 def _uniform(value: Any) -> int:

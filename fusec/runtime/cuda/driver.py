@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fusec.codegen.cuda.arch import arch_for, find_arch, missing_extra
+from fusec.codegen.cuda.arch import NoGpu, arch_for, find_arch, missing_extra
 from fusec.errors import FusecError
 
 Handle = Any
@@ -78,15 +78,16 @@ class Driver:
         try:
             status = self.api.cuInit(0)[0]
         except RuntimeError:  # the bindings raise this when libcuda.so cannot be loaded
-            raise FusecError(f"no NVIDIA driver on this machine: install one, {_INSTEAD}") from None
+            raise NoGpu("no NVIDIA driver on this machine", f"install one, {_INSTEAD}") from None
         version = int(self.api.cuDriverGetVersion()[1])
         if version < NEEDED:
-            raise FusecError(
+            raise NoGpu(
                 f"the NVIDIA driver supports CUDA {_dotted(version)}, expected "
-                f"{_dotted(NEEDED)} or later: update the driver, {_INSTEAD}"
+                f"{_dotted(NEEDED)} or later",
+                f"update the driver, {_INSTEAD}",
             )
         if status.name != "CUDA_SUCCESS" or not self.call("cuDeviceGetCount"):
-            raise FusecError(f"the NVIDIA driver finds no GPU ({status.name}): {_INSTEAD[3:]}")
+            raise NoGpu(f"the NVIDIA driver finds no GPU ({status.name})", _INSTEAD[3:])
         _initialized.add(os.getpid())
         self.version = _dotted(version)
         self.device = self.call("cuDeviceGet", device)

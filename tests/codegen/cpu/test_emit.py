@@ -58,5 +58,5 @@ def test_scratch_is_counted_by_token():
     found = kernels(llama_graph(), 2)
     scratch = {source.name.rsplit("_", 1)[0]: source.scratch_bytes for _, source in found.values()}
     # the normalised vector of 64 floats, and a cache line for each matrix's dot products
-    assert scratch["norm_swiglu_96_96x64_iq4_nl"] == 64 * 4 + 2 * 64
+    assert scratch["norm_matvec_silu_mul_96_96x64_iq4_nl"] == 64 * 4 + 2 * 64
     assert scratch["embed_64"] == 0

@@ -71,10 +71,15 @@ def test_every_level_chooses_the_first_of_the_largest(rows: int) -> None:
         for level, target in ((0, ANY), (3, ANY), (3, SPLIT)):
             session, found = choose(head(rows), logits, level, target=target)
             kinds = [node.kind for node in session.graph.nodes]
-            split = ["norm_matvec_argmax", "argmax_combine"]
+            split = ["matvec_argmax", "argmax_combine"]
             assert kinds == (split if target is SPLIT else ["matvec", "argmax"])
             assert found["next"] == largest(logits), (what, level, target.name)
             assert np.array_equal(found["logits"][0], np.float32(logits), equal_nan=True)
+
+
+def parts_of(session: TwinSession, name: str = "%next.parts") -> tuple[np.ndarray, np.ndarray]:
+    """The best of each part, and where they are."""
+    return session.memory[name][0], session.memory[f"{name}.places"][0]
 
 
 SHAPES = (
@@ -91,25 +96,25 @@ def test_no_shape_changes_the_choice(choice: Choice) -> None:
             choose=lambda k: choice if "matvec" in k.name else None,
         )  # fmt: skip
         assert found["next"] == largest(logits), what
-        pairs = session.memory["%next.parts"].reshape(-1, 2)
-        assert not np.isnan(pairs).any()  # all are written, however few blocks there are
-        index = pairs[:, 1].astype(int)
-        assert np.array_equal(index, pairs[:, 1])
-        some = pairs[:, 0] != -INFINITE
-        assert np.array_equal(pairs[some, 0], logits.astype(np.float32)[index[some]]), what
+        best, index = parts_of(session)
+        assert not np.isnan(best).any()  # all are written, however few blocks there are
+        assert (index < rows).all()
+        some = best != -INFINITE
+        assert np.array_equal(best[some], logits.astype(np.float32)[index[some]]), what
         assert not index[~some].any()
 
 
 @pytest.mark.parametrize("rows", [1, 300])
 def test_the_token_loop_chooses_what_the_plan_does(rows: int) -> None:
-    """From the same pairs, whatever the logits: `advance_best` in place of the last launch."""
+    """From the same parts, whatever the logits: `advance_best` in place of the last launch."""
     for what, logits in rows_of(rows).items():
         session, found = choose(head(rows), logits, 3, target=SPLIT)
         assert session.plan.final_argmax == session.plan.launches[-1]
-        pairs = session.memory["%next.parts"]
+        best, places = parts_of(session)
         taken, others = np.full(1, 999, np.uint32), [np.zeros(1, np.uint32) for _ in range(3)]
         tokens, ring = np.zeros(2, np.uint32), np.zeros(control.RING, np.uint64)
-        run_grid(control.advance_best(pairs.size // 2), pairs, taken, *others, tokens, ring)
+        kernel = control.advance_best(best.size)
+        run_grid(kernel, best, places, taken, *others, tokens, ring)
         good = np.isfinite(logits[largest(logits)])
         assert taken == found["next"] == largest(logits), what
         assert tokens[1] == (taken if good else 0), what
@@ -128,7 +133,7 @@ def test_the_search_by_parts_can_be_a_kernel_of_its_own(warps: int) -> None:
     """With fewer parts than there would be blocks, a thread takes several elements."""
     b = Builder("alone")
     x = b.input("x", (1, 3001))
-    graph = b.build(b.argmax_combine(b.argmax_parts(x, parts=3, name="pairs"), name="next"))
+    graph = b.build(b.argmax_combine(*b.argmax_parts(x, parts=3, name="parts"), name="next"))
     session = TwinSession(graph, {}, 0, choose=lambda k: Choice(warps))
     assert [kernel.grid for kernel in session.kernels.values()] == [3, 1]
     for what, values in rows_of(3001).items():
@@ -136,14 +141,16 @@ def test_the_search_by_parts_can_be_a_kernel_of_its_own(warps: int) -> None:
 
 
 @pytest.mark.parametrize("warps", [1, 8, 32])
-def test_pairs_may_come_in_any_order_and_number(warps: int) -> None:
+def test_parts_may_come_in_any_order_and_number(warps: int) -> None:
     for parts in (1, 5, 1000):
-        b = Builder("pairs")
-        graph = b.build(b.argmax_combine(b.input("x", (1, 2 * parts)), name="next"))
+        b = Builder("parts")
+        given = b.input("best", (1, parts)), b.input("places", (1, parts), "i32")
+        graph = b.build(b.argmax_combine(*given, name="next"))
         session = TwinSession(graph, {}, 0, choose=lambda k: Choice(warps))
         for top in (2, 1000):
-            values, index = RNG.integers(-top, top, parts), RNG.permutation(40_000)[:parts]
-            found = session.step(x=np.stack([values, index], axis=-1))["next"]
+            values = RNG.integers(-top, top, parts)
+            index = 2**24 - 7 + RNG.permutation(40_000)[:parts]  # which no f32 holds all of
+            found = session.step(best=values, places=index)["next"]
             assert found == index[values == values.max()].min()
 
 
@@ -152,15 +159,16 @@ def test_elements_are_compared_behind_the_work_on_them() -> None:
     b = Builder("biased")
     y = b.matvec(b.input("x", (1, 4)), b.weight("w", (90, 4)), name="y")
     z = b.add(b.softcap(y, cap=2.0, name="s"), b.input("bias", (1, 90)), name="z")
-    graph = b.build(z, b.argmax_combine(b.argmax_parts(z, parts=64, name="pairs"), name="next"))
+    graph = b.build(z, b.argmax_combine(*b.argmax_parts(z, parts=64, name="parts"), name="next"))
     edges = pattern(
         "p -> s, s -> z, z -> b", kept="z", p="matvec", s="softcap", z="add", b="argmax_parts"
     )
+    rule = Rule("matvec -> softcap -> add -> argmax_parts => biased", edges)
     weights = np.zeros((90, 4), np.float32)
     weights[:, 0] = RNG.uniform(-2, 2, 90) / SCALE
     for choice in (Choice(8), Choice(8, 3), Choice(2, 4, 5), Choice(1, 16)):
         session = TwinSession(
-            graph, {"@w": weights}, 0, (Rule("=> biased", edges),),
+            graph, {"@w": weights}, 0, (rule,),
             choose=lambda k, c=choice: c if k.name.startswith("biased") else None,
         )  # fmt: skip
         assert [node.kind for node in session.graph.nodes] == ["biased", "argmax_combine"]
@@ -172,11 +180,11 @@ def test_elements_are_compared_behind_the_work_on_them() -> None:
 def test_two_matrices_of_one_kernel_have_parts_of_their_own() -> None:
     b = Builder("two")
     x = b.input("x", (1, 4))
-    pairs = [
-        b.argmax_parts(b.matvec(x, b.weight(name, (70, 4))), parts=16, name=f"{name}.pairs")
+    parts = [
+        b.argmax_parts(b.matvec(x, b.weight(name, (70, 4))), parts=16, name=f"{name}.parts")
         for name in ("a", "b")
     ]
-    graph = fused(b.build(*pairs))
+    graph = fused(b.build(*parts[0], *parts[1]))
     columns = {f"@{name}": np.zeros((70, 4), np.float32) for name in "ab"}
     for values in columns.values():
         values[:, 0] = RNG.permutation(70) / SCALE
@@ -184,8 +192,9 @@ def test_two_matrices_of_one_kernel_have_parts_of_their_own() -> None:
     assert [kernel.grid for kernel in session.kernels.values()] == [18]
     found = session.step(x=X)
     for name in "ab":
-        best = found[f"{name}.pairs"].reshape(-1, 2)
-        assert best[best[:, 0].argmax()].tolist() == [69, columns[f"@{name}"][:, 0].argmax()]
+        (best,), (places,) = found[f"{name}.parts"], found[f"{name}.parts.places"]
+        assert best.max() == 69
+        assert places[best.argmax()] == columns[f"@{name}"][:, 0].argmax()
 
 
 def head_kernel(rows: int, parts: int) -> Kernel:

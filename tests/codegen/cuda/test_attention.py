@@ -195,8 +195,8 @@ def test_the_combination_in_front_of_other_readers(head_dim: int, reader: str) -
     """One kernel for it and what reads it gives the bytes of two."""
     n, sizes = 4 * head_dim, {"heads": 4, "span": 256, "spans": 6}
     b = Builder("readers")
-    partials, pos = b.input("partials", (1, 6 * (n + 8))), b.input("pos", (1,), "i32")
-    a = b.attention_combine(partials, pos, name="a", **sizes)
+    values, sums = b.input("values", (1, 6 * n)), b.input("sums", (1, 6 * 8))
+    a = b.attention_combine(values, sums, b.input("pos", (1,), "i32"), name="a", **sizes)
     outputs = [a]
     if reader in ("add", "both"):
         outputs.append(b.add(b.input("x", (1, n)), a))
@@ -213,7 +213,7 @@ def test_the_combination_in_front_of_other_readers(head_dim: int, reader: str) -
         for v in graph.inputs
         if v.name != "%pos"
     }
-    given["partials"][0, -48::2] = RNG.integers(-5, 5, 24)
+    given["sums"][0, ::2] = RNG.integers(-5, 5, 24)
     weights = random_weights(graph)
     for position in (255, 256, 1535):
         given["pos"] = np.array([position])

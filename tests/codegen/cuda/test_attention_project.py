@@ -74,6 +74,11 @@ def test_more_rows_than_lanes() -> None:
     check(model(heads=2, width=992, context=64), 40)
 
 
+def test_rows_of_a_block_that_end_inside_a_warp() -> None:
+    """331 rows a block, 256 at once, 16 a warp: the last warp has 11 of its second rows."""
+    check(model(heads=2, width=992, context=600), 290)
+
+
 def test_as_many_spans_as_a_cluster_takes() -> None:
     check(model(heads=1, context=2048), 2000)
 
@@ -131,9 +136,9 @@ def test_a_score_that_is_not_a_number_is_not_hidden() -> None:
 def test_parts_added_up_for_a_norm_and_kept(heads: int, n: int) -> None:
     b = Builder("kept")
     x = b.add_parts(b.input("parts", (1, heads * n)), b.input("r", (1, n)), name="x")
-    norm = b.rms_factors(x, b.weight("g", (n,)), eps=1e-5)
+    norm, inverse = b.rms_factors(x, b.weight("g", (n,)), eps=1e-5)
     matrix = "q8_0" if n % 32 == 0 else "f32"
-    check_fused(b.build(x, b.matvec(norm, b.weight("w", (24, n), matrix))))
+    check_fused(b.build(x, b.matvec(norm, b.weight("w", (24, n), matrix), inverse)))
 
 
 @pytest.mark.parametrize("reader", ["nobody", "add", "rms_norm", "matvec", "long"])

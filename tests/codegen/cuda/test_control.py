@@ -200,9 +200,9 @@ def test_advance_hands_the_token_on(logit: float) -> None:
 @pytest.mark.parametrize("count", [1, 5, 129, 1024, 5000])
 @pytest.mark.parametrize("overlaps", [False, True])
 def test_advance_best_hands_the_best_on(count: int, overlaps: bool) -> None:
-    """Of pairs in any order: ties, zeros of both signs, -inf, and nothing but -inf."""
+    """Of parts in any order: ties, zeros of both signs, -inf, and nothing but -inf."""
     kernel = control.advance_best(count, overlaps)
-    index = RNG.permutation(50_000)[:count]
+    index = RNG.permutation(50_000)[:count].astype(np.uint32)
     for values in (
         RNG.normal(size=count),
         RNG.integers(-1, 1, count),
@@ -211,22 +211,22 @@ def test_advance_best_hands_the_best_on(count: int, overlaps: bool) -> None:
         np.full(count, -np.inf),
         np.where(index == index.min(), np.inf, 1.0),
     ):
-        pairs = np.stack([values, index], axis=-1).astype(np.float32)
+        tops = values.astype(np.float32)
         best = index[values == values.max()].min()
         kept, told = (best, best) if np.isfinite(values.max()) else (0, control.NO_TOKEN)
         chosen, token, pos, step = word(999), word(999), word(6), word(1030)
         tokens, ring = np.full(20, 99_999, np.uint32), np.zeros(control.RING, np.uint64)
-        run_grid(kernel, pairs, chosen, token, pos, step, tokens, ring)
+        run_grid(kernel, tops, index, chosen, token, pos, step, tokens, ring)
         found = chosen[0], token[0], pos[0], step[0], tokens[7], ring[6]
         assert found == (best, kept, 7, 1031, kept, 1031 << 32 | int(told))
         assert np.count_nonzero(ring) == np.count_nonzero(tokens != 99_999) == 1
 
 
-def test_pairs_of_nan_hand_no_token_on() -> None:
-    pairs = np.stack([np.full(40, NAN), np.arange(40)], axis=-1).astype(np.float32)
+def test_parts_of_nan_hand_no_token_on() -> None:
+    tops, places = np.full(40, NAN, np.float32), np.arange(40, dtype=np.uint32)
     ring, tokens = np.zeros(control.RING, np.uint64), np.zeros(2, np.uint32)
     words = (word(0) for _ in range(4))
-    run_grid(control.advance_best(40), pairs, *words, tokens, ring)
+    run_grid(control.advance_best(40), tops, places, *words, tokens, ring)
     assert ring[0] == 1 << 32 | control.NO_TOKEN
 
 

@@ -86,7 +86,7 @@ def test_kernels_assemble_without_spills(
 @needs_compiler
 @pytest.mark.parametrize("overlaps", [False, True])
 def test_control_kernels_assemble_without_spills(overlaps: bool) -> None:
-    for cubin in compile_many(control.kernels(49152, overlaps, pairs=1024), "sm_90a"):
+    for cubin in compile_many(control.kernels(49152, overlaps, parts=1024), "sm_90a"):
         assert cubin.spill_stores == cubin.spill_loads == 0
         assert ".f64" not in cubin.ptx
 

@@ -7,7 +7,7 @@ import pytest
 
 from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.codegen.cuda.twins import Launch
-from fusec.ir import Builder, Graph
+from fusec.ir import Builder, Graph, Value
 from tests.codegen.cuda.one_kernel import check_fused, distance, inputs_of
 from tests.codegen.cuda.twin_session import TwinSession, random_weights, reference
 from tests.targets import HOPPER
@@ -15,8 +15,15 @@ from tests.targets import HOPPER
 RNG = np.random.default_rng(3)
 
 
-def factored(b: Builder, x, gain: str = "g"):
+def factored(b: Builder, x: Value, gain: str = "g") -> tuple[Value, Value]:
+    """x * weight, and the inverse RMS."""
     return b.rms_factors(x, b.weight(gain, (x.shape[1],)), eps=1e-5)
+
+
+def product(b: Builder, factors: tuple[Value, Value], weight: Value) -> Value:
+    """The norm's product by a matrix."""
+    gained, inverse = factors
+    return b.matvec(gained, weight, inverse)
 
 
 def sum_in_canonical_order(x: np.ndarray) -> np.float32:
@@ -57,14 +64,14 @@ def test_squares_are_added_up_in_the_canonical_order(n: int) -> None:
 @pytest.mark.parametrize("n", [4, 7, 64, 130, 1100])
 def test_both_factors_alone_in_a_kernel(n: int) -> None:
     b = Builder("alone")
-    graph = b.build(factored(b, b.input("x", (1, n))))
+    graph = b.build(*factored(b, b.input("x", (1, n))))
     weights, given = random_weights(graph), inputs_of(graph)
-    (found,) = TwinSession(graph, weights, 0).step(**given).values()
+    gained, inverse = TwinSession(graph, weights, 0).step(**given).values()
     x = given["x"][0]
-    assert found.shape == (1, n + 1)
-    assert (found[0, :n] == x * weights["@g"]).all()
+    assert (gained.shape, inverse.shape) == ((1, n), (1, 1))
+    assert (gained[0] == x * weights["@g"]).all()
     wanted = 1 / np.sqrt(np.mean(x.astype(np.float64) ** 2) + 1e-5)
-    assert abs(found[0, n] - wanted) < 4e-7 * wanted
+    assert abs(inverse[0, 0] - wanted) < 4e-7 * wanted
 
 
 @pytest.mark.parametrize(
@@ -73,7 +80,7 @@ def test_both_factors_alone_in_a_kernel(n: int) -> None:
 )
 def test_products_scaled_by_the_second_factor(matrix: str, n: int) -> None:
     b = Builder("product")
-    y = b.matvec(factored(b, b.input("x", (1, n))), b.weight("w", (20, n), matrix))
+    y = product(b, factored(b, b.input("x", (1, n))), b.weight("w", (20, n), matrix))
     check_fused(b.build(b.silu(y)))
 
 
@@ -81,13 +88,13 @@ def test_products_scaled_by_the_second_factor(matrix: str, n: int) -> None:
 def test_a_vector_too_long_for_one_pass_of_a_block(matrix: str) -> None:
     b = Builder("long")
     x = b.input("x", (1, 5024))
-    check_fused(b.build(b.matvec(factored(b, x), b.weight("w", (9, 5024), matrix))))
+    check_fused(b.build(product(b, factored(b, x), b.weight("w", (9, 5024), matrix))))
 
 
 def test_two_products_of_one_norm_in_two_forms() -> None:
     b = Builder("forms")
     n = factored(b, b.input("x", (1, 96)))
-    y, z = (b.matvec(n, b.weight(t, (24, 96), t)) for t in ("q8_0", "f16"))
+    y, z = (product(b, n, b.weight(t, (24, 96), t)) for t in ("q8_0", "f16"))
     check_fused(b.build(b.mul(y, z)))
 
 
@@ -95,21 +102,39 @@ def test_two_norms_of_one_vector() -> None:
     b = Builder("norms")
     x = b.input("x", (1, 96))
     y, z = (
-        b.matvec(factored(b, x, f"gain{k}"), b.weight(f"w{k}", (24, 96), "q8_0")) for k in (0, 1)
+        product(b, factored(b, x, f"gain{k}"), b.weight(f"w{k}", (24, 96), "q8_0")) for k in (0, 1)
     )
     check_fused(b.build(b.add(y, z)))
 
 
-def test_factors_that_somebody_else_needs_are_written() -> None:
+@pytest.mark.parametrize("kept", [(0,), (1,), (0, 1)], ids=["x * weight", "inverse", "both"])
+def test_factors_that_somebody_else_needs_are_written(kept: tuple[int, ...]) -> None:
     b = Builder("kept")
     n = factored(b, b.input("x", (1, 130)))
-    check_fused(b.build(b.matvec(n, b.weight("w", (24, 130))), n))
+    check_fused(b.build(product(b, n, b.weight("w", (24, 130))), *(n[k] for k in kept)))
+
+
+def test_two_products_of_one_vector_by_inverses_of_their_own() -> None:
+    """Which factor scales a sum is the matvec's, not the vector's."""
+    b = Builder("apart")
+    one, other = (factored(b, b.input(name, (1, 96)), name) for name in ("x", "z"))
+    w = [b.weight(t, (24, 96), t) for t in ("q8_0", "f32", "iq4_nl")]
+    y = b.matvec(one[0], w[0], other[1])
+    check_fused(b.build(y, b.matvec(one[0], w[1]), b.matvec(other[0], w[2], one[1])))
+
+
+@pytest.mark.parametrize("matrix", ["q8_0", "f32"])
+def test_a_factor_of_the_matrix_and_one_of_the_token(matrix: str) -> None:
+    b = Builder("scaled")
+    gained, inverse = factored(b, b.input("x", (1, 96)))
+    w, s = b.weight("w", (24, 96), matrix), b.weight("s", (1,))
+    check_fused(b.build(b.matvec(gained, w, s, inverse)))
 
 
 def test_a_norm_of_an_embedded_row() -> None:
     b = Builder("row")
     row = b.embed(b.input("token", (1,), "i32"), b.weight("e", (9, 96), "q8_0"))
-    y = b.matvec(factored(b, row), b.weight("w", (96, 96), "iq4_nl"))
+    y = product(b, factored(b, row), b.weight("w", (96, 96), "iq4_nl"))
     check_fused(b.build(b.add(row, y), row))
 
 

@@ -159,7 +159,7 @@ def test_a_launch_has_a_block_for_every_processor_and_one_of_neighbours_fits_bes
     arch_bytes = 228 << 10
     plan = lower(run_passes(graph, passes_of(3), HOPPER)[-1].graph, "sm_90a", 3)
     kernels = {k.name.split("_2048")[0]: emit(k) for k in plan.kernels}
-    normed, plain = kernels["norm_swiglu"], kernels["matvec_residual"]
+    normed, plain = kernels["norm_matvec_silu_mul"], kernels["matvec_add"]
     assert normed.grid == plain.grid == 132
     assert {(k.threads, k.min_blocks, k.registers) for k in (normed, plain)} == {(512, 2, 0)}
     assert 2 * (plain.dynamic + 1024) > arch_bytes - (30 << 10)

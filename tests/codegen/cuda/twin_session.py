@@ -9,9 +9,11 @@ import numpy as np
 
 from fusec.codegen import formats
 from fusec.codegen.cuda.emit import emit
+from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.codegen.cuda.twins_grid import run_grid
+from fusec.codegen.cuda.twins_order import Trace
 from fusec.ir import Graph
-from fusec.ir.plan import Choice, Kernel
+from fusec.ir.plan import Choice, Kernel, Launch
 from fusec.ir.reference import Reference
 from fusec.ir.tables import make_table
 from fusec.ir.target import Target
@@ -78,7 +80,8 @@ class TwinSession:
             fmt = formats.get(next(w.dtype for w in graph.weights if w.name == name))
             self.memory[name] = fmt.cuda_repack(raw) if packed else raw
 
-    def step(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+    def put(self, inputs: dict[str, np.ndarray]) -> None:
+        """Inputs into memory, and into what a step makes, what nobody may read."""
         for name, value in inputs.items():
             target = self.memory["%" + name]
             target[:] = np.asarray(value).astype(target.dtype).reshape(target.shape)
@@ -86,6 +89,16 @@ class TwinSession:
             made = value[0] == "%" and value[1:] not in inputs
             if made and self.memory[value].dtype == np.float32:
                 self.memory[value][:] = np.nan  # nothing may be read that is not written
+
+    def step(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+        """The outputs of the plan, by name."""
+        self.put(inputs)
+        trace = Trace()
         for launch in self.plan.launches:
-            run_grid(self.kernels[launch.kernel], *(self.memory[a.name] for a in launch.args))
+            self.run(launch, self.kernels[launch.kernel], trace)
         return {v.name[1:]: self.memory[v.name].copy() for v in self.graph.outputs}
+
+    def run(self, launch: Launch, kernel: CudaKernel, trace: Trace) -> None:
+        """One launch of the plan, behind those that `trace` knows."""
+        arguments = (self.memory[arg.name] for arg in launch.args)
+        run_grid(kernel, *arguments, trace=trace, early=launch.early)

@@ -18,6 +18,7 @@ from fusec.codegen.cuda.shape import PARTS
 from fusec.codegen.formats import FORMATS
 from fusec.ir.dtypes import dtype
 from fusec.ir.graph import Value
+from fusec.ir.op import results_of
 from fusec.ir.ops import OPS
 from fusec.ir.plan import Kernel, LaunchPlan, Tensor
 from fusec.ir.region import parameters
@@ -226,11 +227,12 @@ def kernel_of(kernel: Kernel, context: int) -> Callable[..., None]:
             values[value.name] = array if value.dtype == "i32" else array.astype(np.float32)
         for node in region.walk():
             operands = [values[v.name] for v in node.inputs]
-            values[node.name] = OPS[node.op].reference(*operands, **dict(node.attrs))
-            made = node.outputs[0]
-            place = made.buffer if made.is_state else made.name
-            if place in at:
-                view(at[place], made.dtype, shape(made))[...] = values[node.name]
+            results = results_of(OPS[node.op].reference(*operands, **dict(node.attrs)))
+            for made, array in zip(node.outputs, results, strict=True):
+                values[made.name] = array
+                place = made.buffer if made.is_state else made.name
+                if place in at:
+                    view(at[place], made.dtype, shape(made))[...] = array
 
     return run
 
@@ -253,11 +255,11 @@ def hand_on(choice: int, logit: float, token: int, pos: int, counter: int, token
     _words(tokens, p + 2)[p + 1] = choice
 
 
-def advance_best(pairs: int, chosen: int, *rest: int) -> None:
+def advance_best(tops: int, places: int, chosen: int, *rest: int) -> None:
     """The control kernel of that name."""
-    found = view(pairs, "f32", (1, 2 * PARTS))
-    _words(chosen)[0] = choice = int(OPS["argmax_combine"].reference(found)[0])
-    hand_on(choice, found[:, 0::2].max(), *rest)
+    best, where = view(tops, "f32", (1, PARTS)), view(places, "i32", (1, PARTS))
+    _words(chosen)[0] = choice = int(OPS["argmax_combine"].reference(best, where)[0])
+    hand_on(choice, best.max(), *rest)
 
 
 def feed(tokens: int, token: int, pos: int) -> None:

@@ -96,7 +96,18 @@ def test_damaged_machine_code_is_refused(folder, tmp_path):
 @needs_compiler
 def test_running_the_folder_without_a_gpu(folder):
     without_a_gpu()
-    assert "--target cpu" in refused("run", folder, "--prompt-ids", "1,2", "-n", 4)
+    message = refused("run", folder, "--prompt-ids", "1,2", "-n", 4)
+    assert message.startswith(f"{folder}: compiled for sm_90a: ")
+    assert message.endswith(
+        ": run it where such a GPU is, or compile the model again with --target cpu"
+    )
+
+
+def test_calibrating_without_a_gpu_advises_no_other_target():
+    without_a_gpu()
+    message = refused("calibrate")
+    assert message.startswith("calibrating measures this machine's GPU: ")
+    assert "--target" not in message
 
 
 def test_native_without_a_gpu(tiny_model):

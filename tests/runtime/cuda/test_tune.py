@@ -106,7 +106,7 @@ def kernel_like(compiled, start: str):
 
 def test_the_fastest_choices_are_found_and_what_they_gain(compiled, on):
     """Two kernels have better choices than their defaults; all others are as they are."""
-    one, other = kernel_like(compiled, "norm_swiglu"), kernel_like(compiled, "matvec_residual")
+    one, other = kernel_like(compiled, "norm_matvec_silu"), kernel_like(compiled, "matvec_add")
     slow = {code(k.name, c): 2.0 for k in (one, other) for c in variants(k)}
     best = {one.name: variants(one)[2], other.name: variants(other)[-1]}
     slow |= {code(name, choice): 1.5 for name, choice in best.items()}
@@ -139,7 +139,7 @@ def test_a_gpu_that_makes_no_difference_keeps_the_defaults(compiled, on):
 
 
 def test_a_variant_that_spills_is_not_tried(compiled, on):
-    kernel = kernel_like(compiled, "norm_swiglu")
+    kernel = kernel_like(compiled, "norm_matvec_silu")
     fast = variants(kernel)[2]
     api, built = on({code(kernel.name, fast): 0.1})
     without = {key: value for key, value in built.items() if key != (kernel.name, fast)}
@@ -170,7 +170,7 @@ def test_a_context_too_short_to_measure_in(tiny_model, on):
 def test_the_command_saves_what_the_next_compilation_takes(
     compiled, on, tiny_model, cache, monkeypatch
 ):
-    kernel = kernel_like(compiled, "norm_swiglu")
+    kernel = kernel_like(compiled, "norm_matvec_silu")
     fast = variants(kernel)[2]
     _, built = on({code(kernel.name, fast): 0.1})
     monkeypatch.setattr(targets, "native_arch", lambda: arch.ARCHS[ARCH])
@@ -249,6 +249,7 @@ def test_a_machine_without_a_gpu(tiny_model, cache):
         (["--target", ARCH], "leave out --target, or add --build-only"),
         (["--target", "cpu", "--build-only"], "expected a GPU's architecture, found 'cpu'"),
         (["--target", "sm_1", "--build-only"], "unknown target 'sm_1': known are"),
+        (["--seconds", "nan"], "--seconds: expected a number above 0, found nan"),
         (["--seconds", "0"], "--seconds: expected a number above 0, found 0"),
         (["-O", "9", "--target", ARCH, "--build-only"], "unknown level -O9"),
     ],

@@ -20,6 +20,7 @@ from fusec.codegen.cuda.device import (
     store_u32x2_if,
     thread_index,
     uniform,
+    warp_barrier,
 )
 
 RING = 1024  # entries of the ring that hands tokens to the host
@@ -46,6 +47,7 @@ def hand_on(chosen, good, position, made, token, pos, step, tokens, ring):
 
     `good`: whether the token's logit is finite.
     """
+    warp_barrier()  # all lanes have read what the first one writes
     first = thread_index() == uint32(0)
     p = uint32(position + uint32(1))
     after = uint32(made + uint32(1))
@@ -77,5 +79,7 @@ def feed_token(tokens, token, pos):
     """See `fusec.codegen.cuda.control.feed`."""
     first = thread_index() == uint32(0)
     p = uint32(load_u32(pos) + uint32(1))
-    store_u32_if(token, load_u32(at(tokens, p)), first)
+    known = load_u32(at(tokens, p))
+    warp_barrier()  # all lanes have read what the first one writes
+    store_u32_if(token, known, first)
     store_u32_if(pos, p, first)

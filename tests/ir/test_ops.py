@@ -1,0 +1,133 @@
+"""The op table: an entry with a hole is none, and every entry has what the rest asks for."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from fusec.errors import FusecError
+from fusec.ir import Builder, Reference
+from fusec.ir.op import LOCAL, ROLES, bound_by_positions, results_of
+from fusec.ir.ops import FAMILIES, OPS, flops, kind_of, make, op, role_of
+from fusec.passes.pipeline import passes_of, run_passes
+from tests.graphs import BLOCKS, block_graph, llama_graph
+from tests.targets import ANY, HOPPER
+
+RANDOM = np.random.default_rng(6)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "hole"),
+    [
+        ("silu", {"operands": ""}, "operands"),
+        ("silu", {"expression": None}, "an expression"),
+        ("rms_norm", {"work_whole": None}, "work_whole"),
+        ("silu", {"outputs": ()}, "outputs"),
+        ("rope", {"indices": {}}, "indices of the i32 among x: f32"),
+        ("embed", {"indices": {1: bound_by_positions}}, "indices of the i32 among token: i32"),
+        ("silu", {"indices": {0: None}}, "indices of the i32 among x: f32"),
+        ("argmax_combine", {"indices": {}}, "indices of the i32 among best: f32"),
+        ("matvec", {"arity": (2, 3)}, "an arity up to 4 operands"),
+    ],
+)
+def test_an_entry_with_a_hole_cannot_be_made(name, change, hole):
+    assert replace(OPS[name]) == OPS[name]
+    with pytest.raises(TypeError, match=f"op table entry '{name}' is incomplete: it lacks {hole}"):
+        replace(OPS[name], **change)
+
+
+def test_every_op_is_in_one_family_under_its_name():
+    names = [entry.name for family in FAMILIES for entry in family.OPS]
+    assert sorted(names) == sorted(OPS) == sorted(set(names))
+    assert {entry.role for entry in OPS.values()} == set(ROLES)
+    assert set(ROLES) > LOCAL
+
+
+def test_every_whole_number_that_indexes_memory_has_a_bound():
+    """All but the places of a maximum, which are compared and handed on."""
+    free = {
+        (name, place)
+        for name, entry in OPS.items()
+        for place, bound in entry.indices.items()
+        if bound is None
+    }
+    assert free == {("argmax_combine", 1)}
+
+
+def test_bounds_are_those_of_what_is_read():
+    graph = run_passes(llama_graph(vocab=70, context=600), passes_of(3), HOPPER)[-1].graph
+    bounds = {
+        node.op: [bound(node) for bound in op(node.op).indices.values() if bound]
+        for node in graph.walk()
+    }
+    assert bounds["embed"] == [70]
+    assert bounds["rope"] == bounds["kv_append"] == [None]  # as many as the states have rows
+    assert bounds["attention_combine"] == [768]
+    assert bounds["argmax_combine"] == bounds["rms_factors"] == []
+
+
+def test_operands_are_checked_against_what_the_entry_says():
+    for name, entry in OPS.items():
+        few = tuple(Builder("g").input(f"x{i}", (1, 8)) for i in range(entry.arity[0] - 1))
+        with pytest.raises(FusecError) as error:
+            make(name, few, "%y")
+        assert f"expected operands ({entry.operands})" in str(error.value)
+    with pytest.raises(FusecError, match="unknown op 'relu': known are add, add_parts, "):
+        op("relu")
+
+
+def test_the_results_of_an_op_are_named_after_the_first():
+    b = Builder("g")
+    gained, inverse = b.rms_factors(b.input("x", (2, 8)), b.weight("g", (8,)), eps=0.1, name="n")
+    assert (gained.name, inverse.name) == ("%n", "%n.inverse")
+    graph = b.build(gained, inverse)
+    found = Reference(graph, {"g": np.ones(8)}).step(x=np.full((2, 8), 3.0))
+    assert set(found) == {"n", "n.inverse"}
+    assert found["n.inverse"] == pytest.approx(np.full((2, 1), 1 / np.sqrt(9.1)))
+    with pytest.raises(FusecError, match=r"%n\.inverse is defined twice"):
+        b.silu(gained, name="n.inverse")
+    one = np.zeros(2)
+    assert results_of(one) == (one,)
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_kinds_are_made_of_what_nodes_hold(name):
+    """Each op once, in order, so that no node is called what an op is unless it holds only it."""
+    for level in range(4):
+        for node in run_passes(block_graph(**BLOCKS[name]), passes_of(level), ANY)[-1].graph.nodes:
+            if node.op == "fused":
+                assert node.kind == kind_of(node.body)
+                parts = dict.fromkeys(op(n.op).short for n in node.body)
+                assert node.kind == "_".join(parts)
+                assert role_of(node) in {op(n.op).role for n in node.body}
+                assert flops(node) == sum(map(flops, node.body))
+
+
+# --- the norm of heads ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("head_dim", [6, 8, 64, 80])
+def test_each_head_is_normed_alone(head_dim):
+    x, gain = RANDOM.normal(size=(3, 4 * head_dim)), RANDOM.normal(size=head_dim)
+    found = OPS["head_norm"].reference(x, gain, eps=0.1, head_dim=head_dim)
+    for t in range(3):
+        for h in range(4):
+            head = x[t, h * head_dim : (h + 1) * head_dim]
+            wanted = head / np.sqrt((head**2).mean() + 0.1) * gain
+            assert found[t, h * head_dim : (h + 1) * head_dim] == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize(
+    ("n", "weight", "head_dim", "message"),
+    [
+        (32, 8, 0, "expected whole heads of 0"),
+        (32, 8, -8, "expected whole heads of -8"),
+        (36, 8, 8, r"expected whole heads of 8, found f32\[1, 36\]"),
+        (32, 32, 8, r"expected w: f32\[8\], found f32\[32\]"),
+        (32, 4, 8, r"expected w: f32\[8\], found f32\[4\]"),
+    ],
+)
+def test_heads_that_do_not_fit(n, weight, head_dim, message):
+    b = Builder("g")
+    with pytest.raises(FusecError, match=f"head_norm making %0: {message}"):
+        b.head_norm(b.input("x", (1, n)), b.weight("g", (weight,)), eps=1e-5, head_dim=head_dim)
