@@ -113,7 +113,7 @@ def _no_parts(region: Graph, product: Node, segments: tuple[Segment, ...]) -> st
     vector = product.inputs[0]
     others = [n for n in region.users.get(vector.name, ()) if n is not product]
     if others or vector.name in region.needed:
-        return f"is to be all that reads {vector.name}"
+        return f"has to be the only reader of {vector.name}"
     if [s.role for s in segments] != ["rows"] or segments[0].rope is not None:
         return f"needs one segment of rows, not rotated, that makes {vector.name}"
     if segments[0].nodes[-1].name != vector.name:
@@ -157,9 +157,11 @@ def _segment(nodes: tuple[Node, ...]) -> Segment:
     folded = {n.name for n, role in zip(nodes, roles, strict=True) if role == "fold"}
     for node in nodes:
         if read := sorted(folded & {v.name for v in node.inputs}):
-            raise NotOneKernel(f"{node.op} {node.name} needs {read[0]}, which all blocks make")
+            raise NotOneKernel(
+                f"{node.op} {node.name} needs {read[0]}, of which each block makes a part"
+            )
     if folded and ropes:
-        raise NotOneKernel(f"{nodes[-1].name}: a fold takes elements in order, a rotation pairs")
+        raise NotOneKernel(f"{nodes[-1].name}: a fold takes elements in order, a rotation in pairs")
     last = nodes[-1]
     source = last.outputs[0]
     if roles[-1] in ON_INPUT:

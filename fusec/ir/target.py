@@ -39,13 +39,13 @@ def layouts_apart(shape: KernelShape) -> str | None:
     if not tiled:
         return None
     if apart := [weight for weight in weights if weight not in tiled]:
-        return f"{tiled[0].name} goes by tiles of rows, {apart[0].name} by rows"
+        return f"{tiled[0].name} lies in tiles of rows, {apart[0].name} by rows"
     for rope in (s.rope for s in rows):
         if rope is not None and rope["pairing"] != "adjacent":
             half, rest = divmod(int(rope["head_dim"]), 2)
             if rest or half % TILE_ROWS or rope["dims"] != rope["head_dim"]:
                 return (
-                    f"{tiled[0].name} goes by tiles of {TILE_ROWS} rows, {rope.name} turns "
+                    f"{tiled[0].name} lies in tiles of {TILE_ROWS} rows, {rope.name} turns "
                     f"{rope['dims']} of {rope['head_dim']} by halves"
                 )
     return None

@@ -53,7 +53,7 @@ class ProjectHeads:
 def why_not(graph: Graph, combine: Node, target: Target) -> Product | str:
     """The reason a projection must stay apart from its attention, or the one that may move."""
     if target.column_sums is None:
-        return f"no sums by heads: {target.name} has no clusters of blocks"
+        return f"no partial sums by heads: {target.name} has no clusters of thread blocks"
     values, sums = combine.inputs[:2]
     spans = graph.producers.get(values.name)
     if spans is None or spans.op != "attention_spans" or sums not in spans.outputs:
@@ -87,13 +87,12 @@ def _unfit(spans: Node, weight: Value, sums: ColumnSums) -> str | None:
             weight.dtype not in sums.formats
         ),
         f"too many spans: {count}, of which {sums.cluster} can exchange": count > sums.cluster,
-        f"no branches of a sum: heads of {columns // heads} in blocks of {sums.block}": (
-            rest or branch & (branch - 1)
-        ),
+        f"no branch of a sum: heads of {columns // heads}, expected {sums.block} times a power of "
+        "2": rest or branch & (branch - 1),
         f"too long a row: {heads * branch} blocks for {sums.lanes} lanes": (
             heads * branch > sums.lanes
         ),
-        f"rows that are no quads: {weight.name} has {rows}": rows % 4,
+        f"not whole quads: {weight.name} has {rows} rows": rows % 4,
         f"too many weights: {rows * branch} blocks for a head, whose thread blocks hold "
         f"{count * sums.held}": rows * branch > count * sums.held,
     }

@@ -62,7 +62,7 @@ def _is_multiplied(graph: Graph, maker: Node) -> bool:
 def why_not(graph: Graph, maker: Node, target: Target) -> Product | str:
     """The reason a product must stay apart from its vector, or the one that may move."""
     if target.column_sums is None:
-        return f"no clusters of blocks on {target.name}"
+        return f"no clusters of thread blocks on {target.name}"
     product = product_of(graph, maker.outputs[0])
     if isinstance(product, str):
         return product
@@ -112,14 +112,14 @@ def _unfit(maker: Node, weight: Value, target: Target) -> str | None:
     own = sum(sums.block * -(-w.shape[1] // (sums.block * sums.lanes)) * sums.lanes for w in first)
     branch = branch_of(weight, sums)
     reasons = {
-        f"by tiles of rows: {tiled.name}": tiled.layout == TILES,
+        f"in tiles of rows: {tiled.name}": tiled.layout == TILES,
         f"no blocks of {sums.block}: {(other or weight).name} is {(other or weight).dtype}": (
             other is not None
         ),
         f"no whole blocks: {weight.name} has rows of {columns}": columns % sums.block,
         f"too long a row: {columns} elements for {sums.lanes} lanes and {sums.cluster} blocks of "
         f"{sums.block}": not branch,
-        f"rows that are no quads: {weight.name} has {rows}": rows % 4,
+        f"not whole quads: {weight.name} has {rows} rows": rows % 4,
         f"too many weights: {own} and {rows} blocks for a thread block, which holds "
         f"{sums.held}": own > sums.held or rows > sums.held,
     }

@@ -40,7 +40,7 @@ def why_not(graph: Graph, node: Node, target: Target) -> str | None:
         return f"no parts: on {target.name} one block reads the whole row"
     maker = graph.producers.get(x.name)
     if maker is None or role_of(maker) != "rows":
-        return f"no matrix: {x.name} does not come from blocks that make its rows"
+        return f"no matrix: expected rows of one to make {x.name}"
     return taken(graph, "argmax_parts", _parts(node))
 
 
