@@ -66,3 +66,13 @@ def test_files_that_a_page_names_are_there(name: str) -> None:
     named = set(re.findall(r"`([\w/]+\.py)`", pages.page(f"docs/{name}.md")))
     places = (pages.ROOT, pages.ROOT / "fusec", *FOLDERS)
     assert not {path for path in named if not any((at / path).is_file() for at in places)}
+
+
+PAGES = ["README.md", *sorted(f"docs/{p.name}" for p in (pages.ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_somewhere(name: str) -> None:
+    links = re.findall(r"\]\(([^)#:]+)\)", pages.page(name))
+    folder = (pages.ROOT / name).parent
+    assert not [link for link in links if not (folder / link).exists()]
