@@ -36,7 +36,7 @@ from fusec.runtime.cuda.window import check_mode
 from fusec.runtime.engine import Engine
 
 MANIFEST = "fusec.json"
-VERSION = 4
+VERSION = 5
 
 
 def check_target(folder: Path) -> None:
@@ -231,8 +231,11 @@ class Artifact:
         return model
 
     def plan(self, name: str = "plan.json") -> LaunchPlan:
-        """One of the plans."""
-        return from_json(self._read(name))
+        """One of the plans. Raises FusecError for one of another version of fusec."""
+        try:
+            return from_json(self._read(name))
+        except (ValueError, KeyError, TypeError) as error:
+            raise FusecError(f"{self.folder / name}: {error}: compile again") from None
 
     def kernels(self) -> dict[str, KernelSource]:
         """Name -> kernel, sources read from the folder."""

@@ -15,5 +15,8 @@ SPLIT = replace(ANY, name="split", span=256, parts=PARTS, overlaps=True)
 HOPPER = targets.get("sm_90a").limits
 """The GPU whose numbers are in the README: split attention, early launches, factored norms."""
 
+TILED = replace(ANY, name="tiled", tiles=HOPPER.tiles)
+"""Lays long rows out in tiles, and differs from `ANY` in nothing else."""
+
 AMPERE = targets.get("sm_80").limits
 """A GPU without programmatic dependent launch."""

@@ -50,7 +50,7 @@ def profiled(compiled, monkeypatch):
     api = TimedDriver(quiet | fake.CONTROL, times)
     monkeypatch.setattr(gpu, "Driver", lambda: Driver(api))
     monkeypatch.setattr(gpu, "build", lambda *_: {})
-    monkeypatch.setattr(gpu, "pack", fake.unpacked)
+    monkeypatch.setattr(gpu, "PACKING", fake.UNPACKED)
     monkeypatch.setattr(gpu, "executables", lambda kernels, _: {n: executable(n) for n in kernels})
     monkeypatch.setattr(bench_gpu, "device_times", lambda *_: (100.0, 2.5))
     monkeypatch.setattr(profile_gpu, "device_times", lambda *_: (100.0, 2.5))

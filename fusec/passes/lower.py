@@ -46,7 +46,7 @@ def lower(graph: Graph, target: str, level: int) -> LaunchPlan:
 
 
 def _tensors(values: tuple[Value, ...]) -> dict[str, Tensor]:
-    return {v.name: Tensor(v.dtype, v.shape) for v in values}
+    return {v.name: Tensor(v.dtype, v.shape, v.layout) for v in values}
 
 
 def _arg(value: Value, slots: dict[str, Slot]) -> Arg:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 
 from fusec.ir import Builder
+from fusec.ir.choosing import final_choice, without_choice
 from fusec.ir.plan import from_json
 from fusec.passes.lower import lower
 from fusec.passes.memory import ALIGNMENT, arena_bytes, live_ranges, plan_memory
@@ -114,12 +115,12 @@ def test_a_greedy_token_chooses_where_it_hands_the_token_on():
     graph = run_passes(llama_graph(types=Types("f32"), vocab=80), passes_of(3), HOPPER)[-1].graph
     plan = lower(graph, "sm_90a", 3)
     last = plan.launches[-1]
-    assert plan.final_argmax == from_json(plan.to_json()).final_argmax == last
+    assert final_choice(plan) == final_choice(from_json(plan.to_json())) == last
     assert [node.op for node in plan.region(last).nodes] == ["argmax_combine"]
     assert [arg.name for arg in last.args[:2]] == ["%next.parts", "%next.parts.places"]
     assert {arg.kind for arg in last.args[:2]} == {"arena"}
     assert last.args[2:] == (plan.output_args["%next"],)
-    greedy = plan.greedy
+    greedy = without_choice(plan)
     assert greedy.launches == plan.launches[:-1]
     assert {k.name for k in plan.kernels} - {k.name for k in greedy.kernels} == {last.kernel}
     assert replace(greedy, launches=plan.launches, kernels=plan.kernels) == plan
@@ -137,8 +138,8 @@ def test_a_greedy_token_chooses_where_it_hands_the_token_on():
     ids=["level 2", "one block", "another output", "not the end", "nothing"],
 )
 def test_other_ends_of_a_plan_stay(plan):
-    assert plan.final_argmax is None
-    assert plan.greedy is plan
+    assert final_choice(plan) is None
+    assert without_choice(plan) is plan
 
 
 def test_an_old_state_is_read_before_it_is_appended_to():

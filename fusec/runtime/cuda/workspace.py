@@ -193,16 +193,7 @@ class Workspace:
         base = self.memory.empty(end, "the model's weights")
         found = {name: base + start for name, start in zip(names, starts, strict=True)}
         for name, pointer in found.items():
-            tensor = plan.weights[name]
-            raw = bound_weight(plan, name, weight).reshape(-1).view(np.uint8)
-            rows = int(np.prod(tensor.shape[:-1], dtype=np.int64))
-            packed = packing.pack(tensor, raw.reshape(rows, -1))
-            if packed.nbytes != packing.nbytes(tensor):
-                raise FusecError(
-                    f"{plan.name}: expected weight {name} as {packing.nbytes(tensor):,} bytes, "
-                    f"found {packed.nbytes:,}"
-                )
-            self.memory.write(pointer, packed)
+            self.memory.write(pointer, packed(plan, name, weight, packing))
         ends = [*starts[1:], end]
         self._extents = {n: (found[n], base + e) for n, e in zip(names, ends, strict=True)}
         self.weights_bytes = end
@@ -211,3 +202,17 @@ class Workspace:
         self._attributes: Sequence[Any] = attributes(self.driver, self.residency, base)
         self._early = (*self._attributes, self.driver.early()) if plan.overlaps else ()
         return found
+
+
+def packed(plan: LaunchPlan, name: str, weight: Callable[[str], Array], packing: Packing) -> Array:
+    """One weight as kernels read it; only the caller has it, so that it is gone once written."""
+    tensor = plan.weights[name]
+    raw = bound_weight(plan, name, weight).reshape(-1).view(np.uint8)
+    rows = int(np.prod(tensor.shape[:-1], dtype=np.int64))
+    found = packing.pack(tensor, raw.reshape(rows, -1))
+    if found.nbytes != packing.nbytes(tensor):
+        raise FusecError(
+            f"{plan.name}: expected weight {name} as {packing.nbytes(tensor):,} bytes, "
+            f"found {found.nbytes:,}"
+        )
+    return found

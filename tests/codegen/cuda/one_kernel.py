@@ -6,7 +6,9 @@ import numpy as np
 
 from fusec.ir import Graph
 from fusec.ir.graph import Node, attrs, outside
+from fusec.ir.target import Target
 from tests.codegen.cuda.twin_session import TwinSession, random_weights, reference
+from tests.targets import ANY
 
 RNG = np.random.default_rng(11)
 
@@ -31,11 +33,13 @@ def inputs_of(graph: Graph, position: int = 0) -> dict[str, np.ndarray]:
     }
 
 
-def check_fused(graph: Graph, tolerance: float = 1e-6, position: int = 0) -> None:
+def check_fused(
+    graph: Graph, tolerance: float = 1e-6, position: int = 0, target: Target = ANY
+) -> None:
     """One kernel for all nodes gives the bytes of one kernel a node, near the reference."""
     weights = random_weights(graph)
     given = inputs_of(graph, position)
-    apart, whole = TwinSession(graph, weights, 0), TwinSession(fused(graph), weights, 0)
+    apart, whole = (TwinSession(g, weights, 0, target=target) for g in (graph, fused(graph)))
     assert len(whole.kernels) == 1
     one, other = apart.step(**given), whole.step(**given)
     wanted = reference(graph, weights).step(**given)

@@ -19,7 +19,7 @@ from fusec.passes.pipeline import passes_of, run_passes
 from tests.codegen.cuda.kernels import needs_compiler
 from tests.codegen.cuda.twin_session import TwinSession, random_weights, reference
 from tests.graphs import graph_of_every_format
-from tests.targets import ANY
+from tests.targets import TILED
 
 NAMES = sorted(formats.FORMATS)
 
@@ -30,7 +30,7 @@ def matvec(name: str, rows: int, columns: int) -> Graph:
 
 
 def kernel_of(graph: Graph) -> CudaKernel:
-    (kernel,) = lower(run_passes(graph, passes_of(0), ANY)[-1].graph, "sm_90a", 0).kernels
+    (kernel,) = lower(run_passes(graph, passes_of(0), TILED)[-1].graph, "sm_90a", 0).kernels
     return emit(kernel)
 
 

@@ -114,7 +114,12 @@ def test_a_cluster_that_reads_its_shared_memory() -> None:
     )
 
 
-@pytest.mark.parametrize("kernel", [control.advance(True), control.advance_best(1024, True)])
+VOCABULARY = 100
+
+
+@pytest.mark.parametrize(
+    "kernel", [control.advance(VOCABULARY, True), control.advance_best(1024, True)]
+)
 def test_kernels_that_wait_for_the_plan(kernel: CudaKernel) -> None:
     """They store nothing in front of the wait that they have where launches overlap."""
 
@@ -138,10 +143,11 @@ def sampled(kernel: CudaKernel) -> None:
 
 
 def advanced(kernel: CudaKernel, early: bool = False) -> None:
-    pairs = [np.zeros(2048, np.float32)] if kernel.name == "advance_best" else []
+    parts = np.zeros(1024, np.float32), np.zeros(1024, np.uint32)
+    front = parts if kernel.name == "advance_best" else (np.zeros(VOCABULARY, np.float32),)
     words = [np.zeros(1, np.uint32) for _ in range(4)]
     tokens, ring = np.zeros(64, np.uint32), np.zeros(control.RING, np.uint64)
-    run_grid(kernel, *pairs, *words, tokens, ring, early=early)
+    run_grid(kernel, *front, *words, tokens, ring, early=early)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 
 from fusec.codegen.formats import FORMATS, QuantFormat
 from fusec.ir import Builder
+from fusec.ir.target import ROWS, TILES
 from tests.codegen.blocks import random_rows
 from tests.codegen.cuda import orders
 from tests.codegen.cuda.twin_session import TwinSession
@@ -35,8 +36,8 @@ def check(wanted: np.ndarray, found: np.ndarray) -> None:
 def test_tiles(name: str, columns: int) -> None:
     """One scale or two, minima or none, levels in one term or two; one turn, several, halves."""
     fmt = orders.format_of(name)
-    assert fmt.is_tiled(16, columns)
     data, x, session = product(name, columns)
+    assert session.plan.weights["@w"].layout == TILES
     check(orders.by_tiles(orders.blocks_of(fmt, data), x), session.step(x=x)["0"])
 
 
@@ -44,8 +45,8 @@ def test_tiles(name: str, columns: int) -> None:
 @pytest.mark.parametrize("name", ["q4_0", "q4_k", "q8_0", "q6_k", "q2_k"])
 def test_rows(name: str, columns: int) -> None:
     fmt = orders.format_of(name)
-    assert not fmt.is_tiled(9, columns)
     data, x, session = product(name, columns, rows=9)
+    assert session.plan.weights["@w"].layout == ROWS
     check(orders.by_rows(orders.blocks_of(fmt, data), x), session.step(x=x)["0"])
 
 

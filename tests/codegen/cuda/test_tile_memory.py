@@ -17,7 +17,7 @@ from fusec.codegen.cuda.shape import TILE_WARPS
 from fusec.codegen.formats import QuantFormat
 from fusec.ir.plan import Choice, Kernel
 from fusec.writer import Writer
-from tests.codegen.cuda.test_tiles import LONG, TILED, kernel_of, matvec
+from tests.codegen.cuda.test_tiles import FORMATS, LONG, kernel_of, matvec
 
 Read = tuple[int, int]  # address, bytes
 SIZES = {"u8": 1, "u16": 2, "u32": 4, "u32x2": 8, "u32x4": 16}
@@ -39,7 +39,7 @@ def reads_of(name: str, call: str, lane: int) -> list[Read]:
     return found
 
 
-@pytest.mark.parametrize("name", TILED)
+@pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("of", ["planes", "fields"])
 def test_no_bank_has_two_words_to_give_at_once(name: str, of: str) -> None:
     """A warp's lanes are served 128 bytes at a time; all banks give a word each."""
@@ -58,7 +58,7 @@ def test_no_bank_has_two_words_to_give_at_once(name: str, of: str) -> None:
             assert all(len(asked) == 1 for asked in words.values())
 
 
-@pytest.mark.parametrize("name", TILED)
+@pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("room", [3000, 9000, 1 << 20])
 def test_slots_lie_in_their_lines_as_the_records_do(name: str, room: int) -> None:
     fmt = formats.get(name)

@@ -17,15 +17,16 @@ from fusec.codegen.formats import QuantFormat
 from fusec.ir import Builder, Graph
 from fusec.ir.plan import Choice, Kernel
 from fusec.ir.region import KernelShape
+from fusec.ir.target import TILES, layouts_apart
 from fusec.passes.lower import lower
 from fusec.passes.pipeline import passes_of, run_passes
 from tests.codegen.blocks import random_rows
 from tests.codegen.cuda.kernels import needs_compiler
 from tests.codegen.cuda.one_kernel import check_fused, distance, fused, inputs_of
 from tests.codegen.cuda.twin_session import TwinSession, random_weights, reference
-from tests.targets import AMPERE, ANY, HOPPER
+from tests.targets import AMPERE, HOPPER, TILED
 
-TILED = sorted(
+FORMATS = sorted(
     name for name, f in formats.FORMATS.items() if isinstance(f, QuantFormat) and f.has_tiles
 )
 LONG = 2048
@@ -56,26 +57,26 @@ def kernel_of(graph: Graph, level: int = 0, name: str = "matvec") -> Kernel:
 
 def test_the_types_of_four_to_seven_bits_are_tiled() -> None:
     wanted = {"q4_0", "q4_1", "q5_0", "q5_1", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs"}
-    assert wanted | {"mxfp4", "nvfp4"} <= set(TILED)
-    assert "q8_0" not in TILED
+    assert wanted | {"mxfp4", "nvfp4"} <= set(FORMATS)
+    assert "q8_0" not in FORMATS
 
 
-@pytest.mark.parametrize("name", TILED)
+@pytest.mark.parametrize("name", FORMATS)
 def test_a_matvec_is_exact_but_for_its_activations(name: str) -> None:
     graph = matvec(name)
     weights, given = random_weights(graph), inputs_of(graph)
-    got = TwinSession(graph, weights, 0).step(**given)["y"]
+    got = TwinSession(graph, weights, 0, target=TILED).step(**given)["y"]
     assert distance(got, reference(graph, weights).step(**given)["y"]) < 1e-6
 
 
-@pytest.mark.parametrize("name", TILED)
+@pytest.mark.parametrize("name", FORMATS)
 def test_an_embedded_row_has_the_bits_of_the_file(name: str) -> None:
     fmt = formats.get(name)
     rows = random_rows(fmt, 32, LONG, seed=4)
     b = Builder("embed")
     graph = b.build(b.embed(b.input("token", (1,), "i32"), b.weight("e", (32, LONG), name)))
-    session = TwinSession(graph, {"@e": rows}, 0)
-    assert session.memory["@e"].nbytes == fmt.cuda_bytes(32, LONG)
+    session = TwinSession(graph, {"@e": rows}, 0, target=TILED)
+    assert session.memory["@e"].nbytes == fmt.cuda_bytes(32, LONG, TILES)
     for token in (0, 7, 8, 21, 31):
         got = session.step(token=np.array([token]))["0"][0]
         # +0 for -0 where codes of one value share the first
@@ -87,7 +88,7 @@ def test_every_code_keeps_its_place(name: str) -> None:
     """A vector with a single one picks a column."""
     graph = matvec(name, rows=16)
     weights = random_weights(graph, seed=5)
-    session = TwinSession(graph, weights, 0)
+    session = TwinSession(graph, weights, 0, target=TILED)
     decoded = formats.get(name).decode(weights["@w"])
     for column in (0, 5, 17, 31, 33, 127, 128, 700, 2047):
         x = np.zeros((1, LONG), np.float32)
@@ -105,7 +106,7 @@ def test_digits_hold_what_is_near_a_power_of_two(value: float) -> None:
     blocks[:, 3, 4 + 7] = 1  # element 96 + 7
     x = np.zeros((1, LONG), np.float32)
     x[0, 96:128], x[0, 103] = value / 3, value
-    got = TwinSession(graph, weights, 0).step(x=x)["y"][0]
+    got = TwinSession(graph, weights, 0, target=TILED).step(x=x)["y"][0]
     assert np.all(np.abs(got - np.float32(value)) <= 2.0**-22 * abs(value))
 
 
@@ -114,7 +115,7 @@ def test_infinity_and_nan_are_not_hidden(bad: float) -> None:
     graph = matvec("q4_0", rows=16)
     x = np.ones((1, LONG), np.float32)
     x[0, 1234] = bad
-    got = TwinSession(graph, random_weights(graph), 0).step(x=x)["y"]
+    got = TwinSession(graph, random_weights(graph), 0, target=TILED).step(x=x)["y"]
     assert np.isnan(got).all()
 
 
@@ -137,7 +138,7 @@ def test_pairs_are_turned_where_their_rows_are_made(pairing: str) -> None:
     y = b.matvec(x, b.weight("w", (128, LONG), "q5_k"))
     k = b.rope(y, pos, base=1e4, head_dim=64, dims=64, pairing=pairing)
     b.kv_append(b.state("k", (20, 2, 64), "f16"), k, pos)
-    check_fused(b.build(k), position=13)
+    check_fused(b.build(k), position=13, target=TILED)
 
 
 CHOICES = [Choice(16, 1, 1), Choice(16, 3, 2), Choice(16, 2, 4, alone=True)]
@@ -149,8 +150,8 @@ def test_no_choice_changes_a_bit(choice: Choice, columns: int) -> None:
     """Rings that turn several times, and blocks whose last tiles there are not."""
     graph = matvec("q4_k", rows=16 * 7, columns=columns)
     weights, given = random_weights(graph), inputs_of(graph)
-    wanted = TwinSession(graph, weights, 0).step(**given)["y"]
-    session = TwinSession(graph, weights, 0, choose=lambda _: choice)
+    wanted = TwinSession(graph, weights, 0, target=TILED).step(**given)["y"]
+    session = TwinSession(graph, weights, 0, target=TILED, choose=lambda _: choice)
     assert session.step(**given)["y"].tobytes() == wanted.tobytes()
 
 
@@ -190,12 +191,12 @@ def test_a_turn_by_halves_of_other_sizes_stays_apart() -> None:
     x, pos = b.input("x", (1, LONG)), b.input("pos", (1,), "i32")
     y = b.matvec(x, b.weight("w", (160, LONG), "q4_0"))
     graph = b.build(b.rope(y, pos, base=1e4, head_dim=80, dims=80, pairing="halves"))
-    assert not HOPPER.tiles.why_not(_shape(matvec("q4_0")))
-    assert "by halves" in str(HOPPER.tiles.why_not(_shape(fused(graph))))
+    assert layouts_apart(_shape(matvec("q4_0"))) is None
+    assert "by halves" in str(layouts_apart(_shape(fused(graph))))
 
 
 def _shape(graph: Graph) -> KernelShape:
-    (kernel,) = lower(run_passes(graph, passes_of(0), ANY)[-1].graph, "sm_90a", 0).kernels
+    (kernel,) = lower(run_passes(graph, passes_of(0), TILED)[-1].graph, "sm_90a", 0).kernels
     return open_region(kernel)[1]
 
 

@@ -117,8 +117,8 @@ def test_a_choice_is_in_the_source_the_plan_and_the_report() -> None:
     assert from_json(tuned.plan.to_json()) == tuned.plan
     assert summary(tuned)["tuned"] == {name: "4 warps, 2 rows at once, next at load"}
     columns = [column.header for column in plan_table(summary(tuned)).columns]
-    assert columns == ["kernel", "launches", "tuned"]
-    assert len(plan_table(summary(usual)).columns) == 2
+    assert columns == ["kernel", "launches", "size", "tuned"]
+    assert len(plan_table(summary(usual)).columns) == 3
 
 
 def test_a_choice_is_for_launches_that_overlap_or_for_others() -> None:

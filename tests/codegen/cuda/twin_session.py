@@ -12,6 +12,7 @@ from fusec.codegen.cuda.emit import emit
 from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.codegen.cuda.twins_grid import run_grid
 from fusec.codegen.cuda.twins_order import Trace
+from fusec.gpu import pack
 from fusec.ir import Graph
 from fusec.ir.plan import Choice, Kernel, Launch
 from fusec.ir.reference import Reference
@@ -75,10 +76,9 @@ class TwinSession:
         context = min((t.shape[0] for t in self.plan.states.values()), default=64)
         for name, table in self.plan.tables.items():
             self.memory[name] = make_table(table, context, lambda name: weights[f"@{name}"])
-        for name, raw in weights.items():
-            packed = raw.dtype == np.uint8
-            fmt = formats.get(next(w.dtype for w in graph.weights if w.name == name))
-            self.memory[name] = fmt.cuda_repack(raw) if packed else raw
+        for name, tensor in self.plan.weights.items():
+            raw = weights[name]
+            self.memory[name] = pack(tensor, raw) if raw.dtype == np.uint8 else raw
 
     def put(self, inputs: dict[str, np.ndarray]) -> None:
         """Inputs into memory, and into what a step makes, what nobody may read."""

@@ -24,6 +24,7 @@ from fusec.ir.plan import Kernel, LaunchPlan, Tensor
 from fusec.ir.region import parameters
 from fusec.ir.text import parse
 from fusec.runtime.cuda.driver import Executable
+from fusec.runtime.cuda.workspace import Packing
 
 RING = 1024
 VOCABULARY = 512  # of the models these kernels are for
@@ -258,7 +259,8 @@ def hand_on(choice: int, logit: float, token: int, pos: int, counter: int, token
 def advance_best(tops: int, places: int, chosen: int, *rest: int) -> None:
     """The control kernel of that name."""
     best, where = view(tops, "f32", (1, PARTS)), view(places, "i32", (1, PARTS))
-    _words(chosen)[0] = choice = int(OPS["argmax_combine"].reference(best, where)[0])
+    choice = int(OPS["argmax_combine"].reference(best, where)[0]) & 0xFFFFFFFF
+    _words(chosen)[0] = choice
     hand_on(choice, best.max(), *rest)
 
 
@@ -299,6 +301,9 @@ def executables(*plans: LaunchPlan, arch: str = "sm_90a") -> dict[str, Executabl
     return {name: Executable(name, arch, name.encode(), 1, 32) for name in names}
 
 
-def unpacked(_tensor: Tensor, raw: np.ndarray) -> np.ndarray:
-    """Weights as they lie in the file."""
-    return raw.reshape(-1)
+def _file_bytes(tensor: Tensor) -> int:
+    return dtype(tensor.dtype).nbytes(tensor.shape)
+
+
+UNPACKED = Packing(_file_bytes, lambda _, raw: raw.reshape(-1))
+"""Weights as they lie in the file."""

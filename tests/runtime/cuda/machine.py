@@ -23,7 +23,7 @@ class Machine:
         self.api = fake.fake_for(plan, **options)
         self.workspace = Workspace(
             Driver(self.api), plans, fake.executables(plan), weight or model.raw,
-            fake.unpacked, l2,
+            fake.UNPACKED, l2,
         )  # fmt: skip
         self.decode, self.scores, self.absorb = (
             CudaSession(p, self.workspace, eager=eager) for p in plans

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from fusec import driver
+from fusec.ir.choosing import without_choice
 from fusec.runtime.sampling import Sampling
 from tests.runtime.cuda.machine import CONTEXT, Machine
 
@@ -43,7 +44,7 @@ def expected(plans, controls):
 def test_all_but_the_first_launch_of_a_token_start_early(compiled, sampling):
     found = launched(compiled, sampling, l2="off")
     plan = compiled.plan
-    last, control = plan.greedy, ["advance_best"]
+    last, control = without_choice(plan), ["advance_best"]
     if sampling is SAMPLED:
         last, control = plan.only({"%logits"}), ["sample", "advance"]
     wanted = expected((plan.only(set()), last), (["feed"], control))

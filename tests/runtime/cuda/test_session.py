@@ -222,7 +222,7 @@ def test_plans_for_several_tokens_are_refused(compiled):
     with pytest.raises(FusecError, match="one token at a time, found a plan for 4"):
         Workspace(
             Driver(fake.fake_for(compiled.plan)), (wide,), fake.executables(compiled.plan),
-            compiled.model.raw, fake.unpacked,
+            compiled.model.raw, fake.UNPACKED,
         )  # fmt: skip
 
 

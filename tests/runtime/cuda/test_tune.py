@@ -83,7 +83,7 @@ def on(compiled, monkeypatch):
         monkeypatch.setattr(gpu, "Driver", lambda: Driver(api))
         monkeypatch.setattr(tune, "machine", lambda **_: {"gpu": GPU})
         monkeypatch.setattr(gpu, "build", lambda *_: {})
-        monkeypatch.setattr(gpu, "pack", fake.unpacked)
+        monkeypatch.setattr(gpu, "PACKING", fake.UNPACKED)
         monkeypatch.setattr(gpu, "executables", lambda *_: default_code(compiled))
         return api, {
             (k.name, c): Executable(k.name, ARCH, code(k.name, c), 1, 32)
