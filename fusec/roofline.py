@@ -40,7 +40,7 @@ STUDY = {
 }
 """GPU -> what the study that fusec starts from measured there, on kernels of its own."""
 
-FMA_LANES = 128  # f32 multiply-adds a clock and multiprocessor, of every GPU in the table but A100
+FMA_LANES = 128  # f32 multiply-adds a clock and SM, of every GPU in the table but A100
 A100_LANES = 64
 
 

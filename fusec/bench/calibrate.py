@@ -72,7 +72,7 @@ UNITS = {
     "round_trip": "us, a launch and a word read back",
     "memory_bytes": "GB/s from memory",
     "cache_bytes": "GB/s from L2",
-    "sm_bytes": "GB/s from L2 by one multiprocessor",
+    "sm_bytes": "GB/s from L2 by one SM",
     "load": "us, a load that hits L2",
     "far_load": "us, a load from memory",
     "tree": "us, a sum over the lanes of a warp",
@@ -89,7 +89,7 @@ UNITS = {
 
 def table(data: dict[str, Any]) -> Table:
     """The constants, a line each."""
-    found = make_table(f"{data['name']}: {data['sms']} multiprocessors, {data['clock_ghz']} GHz")
+    found = make_table(f"{data['name']}: {data['sms']} SMs, {data['clock_ghz']} GHz")
     found.add_column("constant")
     found.add_column("measured", justify="right")
     found.add_column("what", overflow="fold")
@@ -157,7 +157,7 @@ def _each(watch: Stopwatch, function: Function, pointer: int, count: int) -> Non
 
 
 def _bandwidths(watch: Stopwatch, sms: int) -> dict[str, float]:
-    """Bytes a second from memory, from L2, and from L2 by few multiprocessors."""
+    """Bytes a second from memory, from L2, and from L2 by few SMs."""
     data, out = watch.memory.zeros(probe.READ_BYTES, "a gibibyte to read"), watch.words(0)
     function = watch.function("stream", 2 * sms)
 

@@ -2,10 +2,10 @@
 
     between tokens  what the host adds: from a token's last kernel to the next one's first
     launches        the same launches of kernels that do nothing
-    memory          the token as it is, against one whose layers all use the first layer's memory
-    compute         every kernel behind itself on the same weights, less what an empty one takes
+    memory          the token as it is, less one whose layers all use the first layer's memory
+    compute         every kernel launched behind itself on the same weights, less an empty one
 
-No wall is what the others leave over, so that their sum can be held against the token's time.
+No wall is computed as the rest of the others, so their sum can be compared with the token's time.
 """
 
 from __future__ import annotations

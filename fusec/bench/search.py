@@ -1,8 +1,8 @@
 """A search over the choices of kernels by measuring the whole token.
 
-A candidate takes turns with what it would replace: A B B A, so that a clock that drifts cancels.
-All candidates of a kernel are looked at briefly, and the fastest has to win again, in all but one
-of many turns: the luckiest of many short looks is no winner.
+A candidate takes turns with what it would replace, A B B A, so that a drifting clock cancels out.
+All candidates of a kernel are measured briefly. The fastest may only have been lucky, so it has to
+win again, in all but one of many turns.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Differences between measured times, on machines that something else may be using.
 
-Whoever has more to do takes longer. Where that was not measured, the times are of the other work
-that the machine did meanwhile: they are measured again, and refused if that is no better.
+More work takes more time. If it was measured to take less, something else used the machine
+meanwhile: both are measured again, and refused if that is no better.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`fusec tune`: kernels' shapes chosen by measuring whole tokens on the GPU of this machine."""
+"""`fusec tune`: choose the shapes of kernels by measuring whole tokens on this machine's GPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a search measures on a GPU: whole tokens of an engine whose kernels are exchanged."""
+"""How the search measures on a GPU: whole tokens of an engine, one kernel of which is exchanged."""
 
 from __future__ import annotations
 

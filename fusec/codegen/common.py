@@ -1,4 +1,4 @@
-"""What emitters of every target share: opening a kernel's region, and element-wise expressions."""
+"""What the emitters of all targets share: parsing a kernel's region, and element expressions."""
 
 from __future__ import annotations
 

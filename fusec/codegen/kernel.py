@@ -1,4 +1,4 @@
-"""What the emitters hand on: a kernel as source text and what launching it takes."""
+"""An emitted kernel: its source text, and what a launch of it needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a plan that makes logits chooses the next token: what a token loop may do itself."""
+"""The launch of a plan that chooses the next token, which a token loop may do itself instead."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """The GPUs the cost model knows: measured ones, and others by their makers' figures.
 
 `fusec calibrate` measures a GPU and keeps the result in the user's configuration folder, which
-comes before what is here. What a maker does not publish (the cost of a kernel boundary, latencies)
-is taken from the H200, where it was measured: boundaries as they are, latencies in clock cycles,
-L2 in bytes a clock and multiprocessor, memory in its share of the published bandwidth.
+takes precedence over what is here. What a maker does not publish (the cost of a kernel boundary,
+latencies) is the H200's, as measured: boundaries in microseconds, latencies in clock cycles, L2 in
+bytes a clock and SM, memory as the same share of the published bandwidth.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _NUMBERS = [
 
 @dataclass(frozen=True)
 class Sheet:
-    """What a maker publishes: multiprocessors, boost clock in GHz, L2 in MiB, memory in GB/s."""
+    """What a maker publishes: SMs, boost clock in GHz, L2 in MiB, memory in GB/s."""
 
     name: str
     arch: str

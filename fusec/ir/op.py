@@ -1,4 +1,7 @@
-"""What the op table says of one op. An entry with a hole fails when it is made, at import."""
+"""One entry of the op table: all that the compiler is told of an op.
+
+An entry that lacks a fact which its role calls for is refused when it is made, at import.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +16,15 @@ from fusec.ir.op_checks import Array, Type
 Role = Literal["element", "pair", "store", "fold", "vector", "rows", "parts", "heads", "scalar"]
 """How an op's result depends on its operands, which decides what may share a kernel:
 
-- element: element i on element i of every operand
-- pair: elements 2i and 2i + 1 (or i and i + half) on the same two
+- element: element i depends on element i of every operand
+- pair: elements 2i and 2i + 1 (or i and i + half) depend on the same two
 - store: writes element i into state
-- fold: sums up the elements that a block has
-- vector: on anything; cheap, and made whole by every block that needs it
-- rows: element i on a whole vector and on row i of a weight matrix
-- parts: sums over the elements that a few blocks have
-- heads: the elements of a head on that head of the query and on the whole cache
-- scalar: sums up a whole row
+- fold: reduces the elements that one thread block has
+- vector: depends on anything; cheap, so every thread block that needs it makes all of it
+- rows: element i depends on a whole vector and on row i of a weight matrix
+- parts: partial sums over the elements that a few thread blocks have
+- heads: the elements of a head depend on that head of the query and on the whole cache
+- scalar: reduces a whole row
 """
 
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -45,21 +48,22 @@ class Lookup:
 class Op:
     """One entry of the table.
 
-    `operands` says what `infer` wants, for messages: "x: f32[T, n], w: f32[n]". `indices` gives the
-    bound of every integer operand, by its place; None if it is data that indexes no memory.
-    `attributes` maps each attribute to its default, or to its type if it has none. `outputs` names
-    the results where there are several: each is called after the first one, with that suffix.
-    `label` is what a fused node's kind is made of. `group` is what its launch counts as.
+    `operands` says what `infer` wants, for messages: "x: f32[T, n], w: f32[n]". `indices` maps the
+    place of every integer operand to its bound: how many values it may take, or None for data that
+    indexes no memory. `attributes` maps each attribute to its default, or to its type if it has
+    none. `outputs` has a suffix of the name for each result. `label` is the op's word in a fused
+    node's kind. `group` is what its launch is counted as.
 
-    For element-wise roles `expression` makes one element's source from the node and its operands'
-    (functions are the target's own), and `work` counts a thread's instructions for it. For vectors
-    `work_whole(node, threads, position)` does, of a block of so many threads. `loads` and `trees`
-    count the loads that a thread waits for before it can begin, and sums over a warp's lanes.
+    `expression` (element-wise roles) gives the source of one element, from the node and the sources
+    of its operands' elements; it may call functions that every target has. `work` counts a thread's
+    instructions for that element. `work_whole(node, threads, position)` (vectors) counts those of a
+    thread in a block of so many threads. `loads` counts the loads that a thread waits for before it
+    can begin, `trees` the sums over a warp's lanes.
 
-    `points`: what the integers that it makes are places in: the row of its first operand (`into
-    row`), or whatever those of its integer operand are (`as operand`). `gathers`: of its weight,
-    only the rows that its index names are read. `adds_parts`: its first operand is partial sums of
-    what it makes.
+    `points` says what the integers it makes are indices of: the row of its first operand (`into
+    row`), or the same as those of its integer operand (`as operand`). `gathers`: it reads only
+    those rows of its weight that its index names. `adds_parts`: its first operand is partial sums
+    of what it makes.
     """
 
     name: str

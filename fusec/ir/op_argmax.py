@@ -1,4 +1,4 @@
-"""The index of a row's largest element, at once or by parts.
+"""The index of a row's largest element, of the whole row at once or of the best of several parts.
 
 Ties go to the lowest index.
 """

@@ -1,4 +1,4 @@
-"""Type rules, references and work of the ops around the KV cache."""
+"""The ops around the KV cache: append, attention, and attention by spans of the context."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the ops' type rules are written with: checks that name what was expected and found."""
+"""Checks that ops' type rules are made of; each names what it expected and what it found."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ops of one element at a time. Their expressions call `silu`, ... which each target has."""
+"""Element-wise ops. Their expressions call `silu`, `gelu`, ...: functions that each target has."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def factor_of(node: Node) -> Value | None:
 
 
 def inverse_of(node: Node) -> Value | None:
-    """The activation that scales a token's product: what `rms_factors` puts off."""
+    """The activation that scales a token's product: the second result of `rms_factors`."""
     return next((v for v in node.inputs[2:] if not v.is_weight), None)
 
 

@@ -1,7 +1,8 @@
-"""Type rules, references and work of products that are made in parts, and of their sum.
+"""Products made as partial sums over columns (split-K), and the sum of those.
 
-The columns of a matrix are dealt to `lanes` in blocks of `block`, and `branch` neighbouring lanes
-make one part: the sum of all parts is the product, in the order in which a warp would add it up.
+The columns of a matrix are dealt to `lanes` in blocks of `block`; `branch` neighbouring lanes have
+the columns of one part. All parts added up, in the order in which a warp adds its lanes, are the
+product.
 """
 
 from __future__ import annotations

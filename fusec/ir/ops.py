@@ -1,4 +1,4 @@
-"""The op table: everything the compiler knows of an op is in its entry (see `fusec.ir.op`).
+"""The op table: what the compiler is told of an op is in its entry (see `fusec.ir.op`).
 
 Shapes: T tokens of one step lead every activation. A weight matrix is [rows, columns] as in GGUF.
 The reference functions take and return plain arrays of the interpreter's float type; `pos` and

@@ -1,8 +1,10 @@
 """The launch plan: plain data between the compiler and the engine, JSON both ways.
 
-A launch names a kernel and the memory its parameters stand for. Memory is of five kinds: the
-`arena` (one block, offsets assigned by liveness), `input`s the caller writes before a step,
-`state`s kept between steps, `weight`s of the model file, and `table`s the engine computes once.
+A launch names a kernel, the memory that its parameters stand for, the launches it must follow, and
+on a GPU its size: grid, block, cluster, shared memory. A weight has its layout. Memory is of five
+kinds: the `arena` (one allocation, offsets assigned by liveness), `input`s that the caller writes
+before a step, `state`s kept between steps, `weight`s of the model file, and `table`s that the
+engine computes once.
 """
 
 from __future__ import annotations
@@ -17,8 +19,9 @@ from fusec.ir.text import parse
 
 VERSION = 5
 RELEASES = ("wait", "barrier", "load", "read", "begin")
-"""Right behind the wait; behind the barrier that ends the prologue; behind the loads, before the
-wait; when the first of what the launch in front made has been read; as the kernel begins."""
+"""Where a kernel lets the next launch begin: `wait`, right behind its own wait; `barrier`, behind
+the barrier that ends the prologue; `load`, in front of the wait, when its weights are asked for;
+`read`, when the first of what the launch in front made is read; `begin`, at its first line."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +37,8 @@ class Arg:
 class Size:
     """How a GPU runs a launch: `grid` blocks of `block` threads, `cluster` of which exchange.
 
-    `shared`: bytes of shared memory of a block that the kernel declares; `dynamic`: that the launch
-    adds.
+    `shared`: bytes of shared memory of a block that the kernel itself declares; `dynamic`: bytes
+    that the launch adds to them.
     """
 
     grid: int
@@ -80,10 +83,10 @@ class Choice:
     """What a GPU kernel may vary without changing a byte of any result; `fusec tune` measures it.
 
     `warps` of a block; how many rows a warp makes together (`rows_at_once`) and in turn (`steps`);
-    `min_blocks` that should fit one processor at once, which bounds the registers; `release`: where
-    a kernel that overlaps lets the next launch begin (see `fusec.passes.overlap`); `alone`: no two
-    blocks of a launch on one processor, by asking for more than half of its shared memory;
-    `paired`: two blocks share the columns of long rows.
+    `min_blocks` that should fit one SM at once, which bounds the registers; `release`: where a
+    kernel that overlaps lets the next launch begin (see `fusec.passes.overlap`); `alone`: no two
+    blocks of a launch on one SM, by asking for more than half of its shared memory; `paired`: two
+    blocks share the columns of long rows.
     Raises ValueError for what no kernel can be.
     """
 
@@ -104,7 +107,7 @@ class Choice:
 
     def __str__(self) -> str:
         counts = {"rows at once": self.rows_at_once, "steps": self.steps,
-                  "blocks a processor": self.min_blocks}  # fmt: skip
+                  "blocks an SM": self.min_blocks}  # fmt: skip
         parts = [f"{self.warps} warps", *(f"{n} {what}" for what, n in counts.items() if n > 1)]
         parts += ["alone"] * self.alone + ["paired"] * self.paired
         return ", ".join(parts if self.release == "wait" else [*parts, f"next at {self.release}"])
@@ -201,7 +204,7 @@ class LaunchPlan:
     def only(self, outputs: set[str]) -> LaunchPlan:
         """The plan without the launches that feed none of `outputs` and no state.
 
-        A launch that follows another one than before does not start early.
+        A launch that has another one in front of it than before does not start early.
         """
         live: set[int] = set()
         wanted = {self.output_args[name].name for name in outputs} | set(self.states)

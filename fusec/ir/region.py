@@ -1,16 +1,18 @@
 """How a set of nodes fits into one kernel: what is computed whole, what is spread over the grid.
 
-A kernel has no exchange between its blocks (threads, on the CPU), so a region fits if it splits in
+The thread blocks of a kernel (threads, on the CPU) do not exchange what they compute. So a region
+can be one kernel if it splits into
 
 - a *prologue*: vectors that every block computes whole for itself (embedding, norm), because
-  something inside reads all of them, and
-- *segments*: index spaces spread over the blocks. A segment holds nodes that agree on the index:
-  matvecs of equal rows (the anchors) and the element-wise work before and after them, or one
-  attention over its heads, or one reduction of a whole row to a scalar. A fold goes with what it
-  reads: each block folds the elements it has.
+  something in the region reads all of them, and
+- *segments*: index spaces spread over the blocks. The nodes of a segment share one index: matvecs
+  of equally many rows (the anchors) with the element-wise work before and after them, or one
+  attention over its heads, or one reduction of a whole row to a scalar. A fold belongs to the
+  segment that it reads: each block folds the elements it has.
 
-One exchange there is: behind a single segment of rows, a few blocks that have some of its elements
-may make the *parts* of a product by those.
+There is one exception. Behind a single segment of rows, a cluster of blocks may exchange the
+elements they made and multiply them by their columns of another matrix, which makes partial sums
+(role `parts`).
 
 The passes ask here whether a merge is possible; the emitters ask here what to emit.
 """
@@ -53,7 +55,7 @@ class Segment:
 class KernelShape:
     """A region, split. `stores` are the prologue vectors that somebody outside needs.
 
-    `parts`: the product whose parts are made of the one segment's elements, if there is one.
+    `parts`: the product whose partial sums are made of the one segment's elements, if there is one.
     """
 
     prologue: tuple[Node, ...]
@@ -70,8 +72,8 @@ class KernelShape:
 def parameters(region: Graph) -> tuple[Value, ...]:
     """What a kernel of this region is bound to: all it reads, then every activation it makes.
 
-    A state made is the state read, appended in place, so it is no parameter of its own. Tables
-    (`fusec.ir.tables`) follow behind.
+    A state is appended in place: the one made is the one read, and no parameter of its own. Tables
+    (`fusec.ir.tables`) follow at the end.
     """
     read, _ = outside(region.nodes, ())
     return (*read, *(v for v in region.outputs if not v.is_state))
@@ -111,7 +113,7 @@ def _no_parts(region: Graph, product: Node, segments: tuple[Segment, ...]) -> st
     vector = product.inputs[0]
     others = [n for n in region.users.get(vector.name, ()) if n is not product]
     if others or vector.name in region.needed:
-        return f"is to be all that reads {vector.name}"
+        return f"has to be the only reader of {vector.name}"
     if [s.role for s in segments] != ["rows"] or segments[0].rope is not None:
         return f"needs one segment of rows, not rotated, that makes {vector.name}"
     if segments[0].nodes[-1].name != vector.name:
@@ -155,9 +157,11 @@ def _segment(nodes: tuple[Node, ...]) -> Segment:
     folded = {n.name for n, role in zip(nodes, roles, strict=True) if role == "fold"}
     for node in nodes:
         if read := sorted(folded & {v.name for v in node.inputs}):
-            raise NotOneKernel(f"{node.op} {node.name} needs {read[0]}, which all blocks make")
+            raise NotOneKernel(
+                f"{node.op} {node.name} needs {read[0]}, of which each block makes a part"
+            )
     if folded and ropes:
-        raise NotOneKernel(f"{nodes[-1].name}: a fold takes elements in order, a rotation pairs")
+        raise NotOneKernel(f"{nodes[-1].name}: a fold takes elements in order, a rotation in pairs")
     last = nodes[-1]
     source = last.outputs[0]
     if roles[-1] in ON_INPUT:

@@ -1,4 +1,4 @@
-"""Tables that kernels look up instead of computing: made once by the engine, bound like weights."""
+"""Tables that kernels look up instead of computing; the engine fills them once, like weights."""
 
 from __future__ import annotations
 

@@ -11,14 +11,14 @@ from fusec.ir.region import KernelShape
 
 TILE_ROWS = 16
 ROWS, TILES = "rows", "tiles"
-"""Layouts of a matrix (`Value.layout`): what a lane takes of a row side by side, or whole tiles."""
+"""Layouts of a matrix (`Value.layout`): by rows, each lane's share side by side, or in tiles."""
 
 
 @dataclass(frozen=True)
 class Tiles:
     """Which matrices are multiplied a tile of rows at a time, by all warps of a block.
 
-    Those of some formats with rows of a multiple of `multiple` elements.
+    They are of one of `formats`, and their rows are a multiple of `multiple` elements long.
     """
 
     formats: frozenset[str]
@@ -32,20 +32,20 @@ class Tiles:
 
 
 def layouts_apart(shape: KernelShape) -> str | None:
-    """The reason that a kernel's matrices cannot share it, or None if they can."""
+    """The reason why matrices of these layouts cannot be in one kernel, or None if they can."""
     rows = [s for s in shape.segments if s.role == "rows"]
     weights = [n.inputs[1] for s in rows for n in s.nodes if op(n.op).role == "rows"]
     tiled = [weight for weight in weights if weight.layout == TILES]
     if not tiled:
         return None
     if apart := [weight for weight in weights if weight not in tiled]:
-        return f"{tiled[0].name} goes by tiles of rows, {apart[0].name} by rows"
+        return f"{tiled[0].name} lies in tiles of rows, {apart[0].name} by rows"
     for rope in (s.rope for s in rows):
         if rope is not None and rope["pairing"] != "adjacent":
             half, rest = divmod(int(rope["head_dim"]), 2)
             if rest or half % TILE_ROWS or rope["dims"] != rope["head_dim"]:
                 return (
-                    f"{tiled[0].name} goes by tiles of {TILE_ROWS} rows, {rope.name} turns "
+                    f"{tiled[0].name} lies in tiles of {TILE_ROWS} rows, {rope.name} turns "
                     f"{rope['dims']} of {rope['head_dim']} by halves"
                 )
     return None
@@ -53,11 +53,12 @@ def layouts_apart(shape: KernelShape) -> str | None:
 
 @dataclass(frozen=True)
 class ColumnSums:
-    """Where a thread block may multiply what it made by those columns of a matrix.
+    """How a thread block may multiply the elements it made by their columns of a matrix (split-K).
 
-    There, a row of a matrix of one of `formats` is summed up by blocks of `block` elements, dealt
-    to `lanes`, and the lanes' sums are added as a balanced tree. `held`: blocks of weights that one
-    thread block keeps until it has their elements; `cluster`: thread blocks that exchange.
+    A row of a matrix of one of `formats` is summed up in blocks of `block` elements, dealt to
+    `lanes`, and the lanes' sums are added as a balanced tree. `held`: how many blocks of weights
+    one thread block can keep in registers until it has the elements; `cluster`: how many thread
+    blocks can exchange theirs.
     """
 
     formats: frozenset[str]
@@ -69,16 +70,17 @@ class ColumnSums:
 
 @dataclass(frozen=True)
 class Target:
-    """`formats`: weight types its emitters read. `block_bytes`: memory one block has to itself.
+    """The machine, as passes see it.
 
-    `span`: positions that one block attends to where attention is split over the context; None if
-    it does not pay here. `overlaps`: a launch can start before the one in front of it has ended.
-    `column_sums`: how blocks multiply what they made by columns of a matrix; None if they do not.
-    `parts`: how many blocks can search a row for its largest element; None if one is to do it.
+    `formats`: weight types its emitters read. `block_bytes`: memory one thread block has to itself.
+    `span`: positions that one thread block attends to where attention is split over the context;
+    None if it is not split. `overlaps`: a launch can start before the one in front of it has ended.
+    `column_sums`: how blocks make partial sums by columns of a matrix; None if they cannot.
+    `parts`: how many blocks may search a row for its largest element; None if one is to do it.
     `tiles`: which matrices are multiplied by tiles of rows; None if none are.
     `late_norms`: a norm's division is done behind the products (see `fusec.passes.factor_norms`).
-    `most_tokens`: of a step that its kernels take; None for any number.
-    `gpu`: whose constants the cost model predicts with; None where nothing is predicted.
+    `most_tokens`: the largest T that its kernels take; None for any.
+    `gpu`: the GPU that the cost model predicts for; None where nothing is predicted.
     """
 
     name: str

@@ -1,6 +1,6 @@
-"""The `ARCH.*` keys of a model file: read by name, and refused where nobody knows them.
+"""The `ARCH.*` keys of a model file: read by name; keys that nothing knows are refused.
 
-A key that is left out in silence may change what the model computes. So an architecture reads its
+A key that is silently ignored may change what the model computes. So an architecture reads its
 hyperparameters through `Hyperparameters`, which remembers their names, and says in one of three
 ways what it knows of a key:
 

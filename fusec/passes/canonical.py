@@ -1,4 +1,4 @@
-"""Which launches share a kernel: regions that are equal but for the names of their values."""
+"""Which launches share a kernel: those whose regions differ only in the names of their values."""
 
 from __future__ import annotations
 

@@ -2,10 +2,10 @@
 
     launch = boundary + chain + max(memory, compute)
 
-`boundary` is what every launch costs. `chain` is what one thread waits for after another: loads
-that need the result of a load, sums over lanes, block barriers. `memory` is bytes over bandwidth,
-behind the first byte's latency. `compute` is instructions: as many as a multiprocessor issues, and
-no faster than one warp can fetch code that runs once.
+`boundary` is what every launch costs. `chain` is what one thread waits for step by step: loads that
+need the result of another load, sums over lanes, block barriers. `memory` is the first byte's
+latency plus bytes over bandwidth. `compute` is the time to issue all instructions on an SM, but no
+less than one warp takes to fetch code that runs once.
 
 The counts of instructions are those of the code that `fusec.codegen.cuda` emits, which
 `tests/passes/test_cost.py` counts in its PTX; times and rates are a `Gpu`'s, which
@@ -30,7 +30,7 @@ ERROR = 0.25  # of a prediction: what a decision has to gain or lose more than
 POSITION = 64  # whose attention is meant where nobody says
 
 WARP = 32
-WARPS = (8, 16)  # of a multiprocessor that multiplies matrices: at least, at most
+WARPS = (8, 16)  # of an SM that multiplies matrices: at least, at most
 BASE = 45  # instructions of any matvec kernel: indices, the sum over lanes, the store
 SUM = 10  # a sum over lanes
 DIGITS = 100  # four activations as fixed point
@@ -68,7 +68,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Work:
-    """What a segment asks of a multiprocessor: instructions of a warp, warps, and waiting.
+    """What a segment asks of an SM: instructions of a warp, warps, and waiting.
 
     `before`: instructions that need nothing of the launch in front. `loads`, `trees` and `barriers`
     follow one another, as do `exchanges` in clusters; `blocks` run at once; `shared` are bytes that
@@ -215,7 +215,7 @@ def _work(shape: KernelShape, segment: Segment, gpu: Gpu, position: int) -> Work
 
 
 def _matvecs(shape: KernelShape, segments: Iterable[Segment], gpu: Gpu, position: int) -> Work:
-    """Rows of matrices, a warp each, as evenly over the multiprocessors as they go."""
+    """Rows of matrices, a warp each, as evenly over the SMs as they go."""
     segments = tuple(segments)
     anchors = [n for s in segments for n in s.nodes if op(n.op).role == "rows"]
     units = sum(s.size // (2 if s.rope else 1) for s in segments)  # a warp rotates what it makes

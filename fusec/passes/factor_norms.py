@@ -1,11 +1,11 @@
-"""A norm's division is put off until behind the products that read it.
+"""The division of a norm is moved behind the products that read it.
 
     %n = rms_norm(%x, @g)    =>    %n.factors, %n.factors.inverse = rms_factors(%x, @g)
     %y = matvec(%n, @w)            %y = matvec(%n.factors, @w, %n.factors.inverse)
 
-`rms_factors` keeps x * g and the inverse RMS apart, and a matvec of them scales its sums. So a
-kernel brings x * g into the form its products want while the squares are still being added up.
-Rounding differs from that of `rms_norm`, so the pass runs at every level of a target or at none.
+`rms_factors` has two results: x * g, and the inverse RMS. A matvec takes both and scales its sums
+at the end. So a kernel can multiply while the squares are still being added up. Rounding differs
+from that of `rms_norm`, so the pass runs at every level of a target or at none.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ class Fuse:
 
     @property
     def name(self) -> str:
-        """Kebab-case, after the kind of node the rule makes."""
+        """`fuse-` and the rule's name: `fuse-epilogue`."""
         return f"fuse-{self.rule.name}"
 
     @property

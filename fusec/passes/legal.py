@@ -1,4 +1,4 @@
-"""What a merge must not break, and when it does not pay: reasons in words, or None."""
+"""Why nodes must not be merged (illegal), and why it does not pay (slower): reasons, or None."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Finding a small pattern graph in a large graph, in time that grows with the large one's size.
+"""Finding a small pattern graph in a large graph, in time linear in the large one's size.
 
-networkx's own matcher walks over all vertices at every step. A pattern is connected, so here each
-further part is looked for among the neighbours of those that are placed already.
+networkx's own matcher visits all vertices at every step. A pattern is connected, so here each
+further part is looked for only among the neighbours of those already found.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""plan-memory: offsets of activations in one arena, reused when a value's last reader is done."""
+"""Memory of activations: offsets in one arena, used again when a value's last reader is done."""
 
 from __future__ import annotations
 

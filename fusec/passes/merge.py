@@ -31,7 +31,7 @@ def merge(graph: Graph, groups: Sequence[Group]) -> tuple[Graph, int]:
 
 
 def _ordered(graph: Graph, groups: Sequence[Group]) -> list[Node] | None:
-    """All nodes in topological order, ties by place in the old graph; None if there is none."""
+    """All nodes in topological order, ties by place in the old graph; None: a cycle."""
     fused = {match[0].name: fuse(graph, match, kind) for match, kind in groups}
     leader = {n.name: match[0].name for match, _ in groups for n in match}
     nodes = {

@@ -4,13 +4,12 @@ A kernel that overlaps has two parts. The first needs nothing that a launch of t
 it loads weights, table entries, the position, and cache rows of earlier tokens. Then it waits until
 the launch in front of it is complete, and only behind that wait it reads activations and writes.
 
-It lets the launch behind it begin when it has waited itself (`release` of its `Choice`: wait, read,
-barrier), so that two launches run at once, or before it waits (begin, load). Then launches queue
-up, as many as there is room for: each has started and waits for the one in front. Only time depends
-on it. A launch that has waited finds all others in front of it complete, since the one in front had
-waited too; and what a launch does before its wait no launch in front disturbs, however many of them
-still run. See "Programmatic Dependent Launch" in the CUDA programming guide, `griddepcontrol` in
-the PTX ISA.
+It lets the next launch begin (the `release` of its `Choice`) either behind its own wait (wait,
+read, barrier), so that two launches run at once, or before it (begin, load). Then launches queue
+up, as many as there is room for, each waiting for the one in front. The choice changes only time. A
+launch that has waited finds all others in front of it complete, because the one in front had waited
+too. And no launch in front, however many still run, writes what a launch reads before its wait. See
+"Programmatic Dependent Launch" in the CUDA programming guide, `griddepcontrol` in the PTX ISA.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ from dataclasses import replace
 from fusec.ir.plan import Kernel, Launch, LaunchPlan
 
 EARLY_READS = ("weight", "table", "input")
-"""Kinds of memory that a kernel reads before it waits. Of a state it reads only rows that this step
-does not append."""
+"""Kinds of memory that a kernel reads before it waits. It also reads a state's older rows, but none
+that this step appends."""
 
 
 def overlap(plan: LaunchPlan) -> LaunchPlan:

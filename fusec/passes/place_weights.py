@@ -1,10 +1,10 @@
-"""Every matrix gets the layout that its kernels will read it in.
+"""Every matrix gets a layout: how its bytes will lie in the target's memory.
 
     matvec(%n, @w: q4_k[2048, 8192])   =>   matvec(%n, @w: q4_k.tiles[2048, 8192])
 
-A target says which (`Target.layout_of`); what comes later (which matrices may share a kernel, what
-is emitted, how bytes are repacked when they are uploaded) reads it off the value. It runs before
-all fusion, at every level.
+The target chooses it (`Target.layout_of`). Whatever depends on it later reads it off the value:
+which matrices may share a kernel, what is emitted, how bytes are repacked when they are uploaded.
+So the pass runs before all fusion, at every level.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
-"""Which launch brings which weights into the L2 cache, ahead of who reads them.
+"""Which weights are brought into the L2 cache ahead of their readers, and beside which launch.
 
-The layers' weights and the vocabulary's together are more than L2 holds, so by the time a layer
-runs again its weights have gone. A layer reads its share of them within microseconds, later than
-memory could have delivered it. So beside the launch of a layer that reads the fewest weights, when
-memory is least asked for, the next layer's weights are asked for, if they are few; the copy runs
-beside the layer and nothing waits for it.
+The weights of all layers and of the vocabulary are more than L2 holds, so when a layer runs again
+its weights are no longer there, and memory, which was idle, has to deliver them within
+microseconds. So the next layer's weights are fetched, if they are few, beside that launch of a
+layer that reads the fewest itself. Nothing waits for the copy.
 """
 
 from __future__ import annotations

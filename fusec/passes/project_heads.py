@@ -1,4 +1,4 @@
-"""The blocks that attend multiply what they made by their columns of the output matrix.
+"""The thread blocks of a head multiply its attention by the head's columns of the output matrix.
 
     %a.spans, %a.spans.sums = attention_spans(%q, $k', $v', %pos)
     %a = attention_combine(%a.spans, %a.spans.sums, %pos)
@@ -6,9 +6,9 @@
                     =>     %z.parts = attention_project(%q, $k', $v', %pos, @w)
                            %z = add_parts(%z.parts, %r)
 
-A product is linear in its vector: w @ a is the sum over heads of w's columns of a head times that
-head's attention. So one launch makes these parts, and whoever reads all of %z adds them up on the
-way. No sum changes its order, if the target adds a row up as a tree in which each head is a branch.
+The product w @ a is the sum over heads of w's columns of a head times that head's attention. So the
+launch that attends also makes these partial sums (split-K), and the kernel that reads %z adds them
+up. No sum changes its order, if the target adds a row up as a tree in which each head is a branch.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class ProjectHeads:
 def why_not(graph: Graph, combine: Node, target: Target) -> Product | str:
     """The reason a projection must stay apart from its attention, or the one that may move."""
     if target.column_sums is None:
-        return f"no sums by heads: {target.name} has no clusters of blocks"
+        return f"no partial sums by heads: {target.name} has no clusters of thread blocks"
     values, sums = combine.inputs[:2]
     spans = graph.producers.get(values.name)
     if spans is None or spans.op != "attention_spans" or sums not in spans.outputs:
@@ -87,13 +87,12 @@ def _unfit(spans: Node, weight: Value, sums: ColumnSums) -> str | None:
             weight.dtype not in sums.formats
         ),
         f"too many spans: {count}, of which {sums.cluster} can exchange": count > sums.cluster,
-        f"no branches of a sum: heads of {columns // heads} in blocks of {sums.block}": (
-            rest or branch & (branch - 1)
-        ),
+        f"no branch of a sum: heads of {columns // heads}, expected {sums.block} times a power of "
+        "2": rest or branch & (branch - 1),
         f"too long a row: {heads * branch} blocks for {sums.lanes} lanes": (
             heads * branch > sums.lanes
         ),
-        f"rows that are no quads: {weight.name} has {rows}": rows % 4,
+        f"not whole quads: {weight.name} has {rows} rows": rows % 4,
         f"too many weights: {rows * branch} blocks for a head, whose thread blocks hold "
         f"{count * sums.held}": rows * branch > count * sums.held,
     }

@@ -1,13 +1,14 @@
-"""The blocks that make a vector's elements multiply them by their columns of the matrix behind.
+"""The thread blocks that make a vector multiply their elements by their columns of the next matrix.
 
     %h = fused norm_matvec_silu_mul(%x, ...)
     %z = fused matvec_add(%h, @w, %r)
                     =>     %z.parts = fused norm_matvec_silu_mul_parts(%x, ..., @w)
                            %z = add_parts(%z.parts, %r)
 
-A product is linear in its vector, so blocks that have a few elements of %h make a part of it. A
-cluster of them exchanges its elements and shares the rows, so that there are fewer parts. No sum
-changes its order, if the target adds a row up as a tree in which each part is a branch.
+A product is a sum over columns, so blocks that have some elements of %h can make a partial sum of
+every row (split-K). The blocks of a cluster exchange their elements and share the rows, so that
+there is one partial sum a cluster, not one a block. No sum changes its order, if the target adds a
+row up as a tree in which each part is a branch.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def _is_multiplied(graph: Graph, maker: Node) -> bool:
 def why_not(graph: Graph, maker: Node, target: Target) -> Product | str:
     """The reason a product must stay apart from its vector, or the one that may move."""
     if target.column_sums is None:
-        return f"no clusters of blocks on {target.name}"
+        return f"no clusters of thread blocks on {target.name}"
     product = product_of(graph, maker.outputs[0])
     if isinstance(product, str):
         return product
@@ -111,14 +112,14 @@ def _unfit(maker: Node, weight: Value, target: Target) -> str | None:
     own = sum(sums.block * -(-w.shape[1] // (sums.block * sums.lanes)) * sums.lanes for w in first)
     branch = branch_of(weight, sums)
     reasons = {
-        f"by tiles of rows: {tiled.name}": tiled.layout == TILES,
+        f"in tiles of rows: {tiled.name}": tiled.layout == TILES,
         f"no blocks of {sums.block}: {(other or weight).name} is {(other or weight).dtype}": (
             other is not None
         ),
         f"no whole blocks: {weight.name} has rows of {columns}": columns % sums.block,
         f"too long a row: {columns} elements for {sums.lanes} lanes and {sums.cluster} blocks of "
         f"{sums.block}": not branch,
-        f"rows that are no quads: {weight.name} has {rows}": rows % 4,
+        f"not whole quads: {weight.name} has {rows} rows": rows % 4,
         f"too many weights: {own} and {rows} blocks for a thread block, which holds "
         f"{sums.held}": own > sums.held or rows > sums.held,
     }

@@ -1,4 +1,4 @@
-"""What the passes have in common that make a product's parts where its vector is made."""
+"""What `project-heads` and `project-rows` share: find the product, and who adds up its parts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fusec.passes.split import taken
 
 @dataclass(frozen=True)
 class Product:
-    """A node that multiplies a vector by a matrix and adds a `residual`, which makes `total`."""
+    """A node that multiplies a vector by a matrix and adds a `residual`; the result is `total`."""
 
     matvec: Node
     residual: Value
@@ -25,7 +25,7 @@ class Product:
 
 
 def product_of(graph: Graph, vector: Value) -> Product | str:
-    """The product that is all that reads a vector, or the reason that there is none.
+    """The product that is the only reader of a vector, or the reason why there is none.
 
     Its residual is an activation that is not the product itself, nor the vector.
     """
@@ -57,7 +57,7 @@ def second_user(graph: Graph, name: str) -> str | None:
 
 
 def homeless(graph: Graph, total: Value, parts_op: str) -> str | None:
-    """Adding the parts up must cost no launch of its own, and their names must be free."""
+    """Why no kernel could add the partial sums up as it reads them, or None if one could."""
     if reason := taken(graph, parts_op, parts_name(total)):
         return reason
     for user in graph.users.get(total.name, ()):

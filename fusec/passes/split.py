@@ -1,4 +1,4 @@
-"""Nodes of one op, each replaced by several."""
+"""What the passes share that replace each node of one op by several nodes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fusec.passes.fuse import Refusal
 
 
 def taken(graph: Graph, op_name: str, result: str) -> str | None:
-    """That a value of a new node cannot be called what it would be, or None."""
+    """The reason why a new node's values cannot have their names, or None if they can."""
     names = {result + suffix for suffix in op(op_name).outputs}
     for name in sorted(names & (graph.producers.keys() | {v.name for v in graph.inputs})):
         return f"a name is taken: {name}"

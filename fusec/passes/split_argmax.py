@@ -1,11 +1,11 @@
-"""The choice of a row's largest element by all blocks that make some, then by one.
+"""Thread blocks that make a row find the best of theirs, and one small launch the best of those.
 
     %i = argmax(%x)          =>    %i.parts, %i.parts.places = argmax_parts(%x)
                                    %i = argmax_combine(%i.parts, %i.parts.places)
 
-One block takes longer to read a vocabulary's logits than the blocks that make them take to keep the
-best as they go. Which of them has which rows is up to a kernel's shape, so there are as many parts
-as there may ever be blocks, and all are written.
+One block would take longer to read a vocabulary's logits than the blocks that make them take to
+keep their best. Which block has which rows is up to the kernel's shape. So there is room for as
+many parts as there can be blocks, and fewer blocks write theirs several times.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def why_not(graph: Graph, node: Node, target: Target) -> str | None:
         return f"no parts: on {target.name} one block reads the whole row"
     maker = graph.producers.get(x.name)
     if maker is None or role_of(maker) != "rows":
-        return f"no matrix: {x.name} does not come from blocks that make its rows"
+        return f"no matrix: expected rows of one to make {x.name}"
     return taken(graph, "argmax_parts", _parts(node))
 
 

@@ -1,12 +1,13 @@
-"""Attention over each span of the context by blocks of their own, then put together.
+"""Split-KV: each span of the context gets thread blocks of its own, and one launch combines them.
 
     %a = attention(%q, $k', $v', %pos)
                              =>    %a.spans, %a.spans.sums = attention_spans(%q, $k', $v', %pos)
                                    %a = attention_combine(%a.spans, %a.spans.sums, %pos)
 
-One block a head leaves most of a GPU idle, and its time grows with the context. The sums of a span
-are exact up to a power of two when spans are put together in order, so nothing is rounded
-differently (flash decoding: Dao et al. 2023, "Flash-Decoding for long-context inference").
+With one thread block a head most of a GPU is idle, and the time grows with the context. Combining
+the spans in order multiplies their sums by powers of two only, which is exact, so nothing is
+rounded differently than without the split. (Flash decoding: Dao et al. 2023, "Flash-Decoding for
+long-context inference".)
 """
 
 from __future__ import annotations

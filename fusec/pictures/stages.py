@@ -1,4 +1,4 @@
-"""The report's stages side by side: what each pass merged, what the next one will, what it left."""
+"""The report's stages side by side: what each pass merged, what the next will, what was refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Logits that are no numbers: said, with where and what may help, instead of made into tokens."""
+"""Logits that are not finite are an error that says where and what may help, not a token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every backend offers: a plan that can be stepped, with memory of its own."""
+"""The session that every target has: a plan bound to memory, which can be run step by step."""
 
 from __future__ import annotations
 

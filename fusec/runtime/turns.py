@@ -1,4 +1,4 @@
-"""Who may use what holds a model's memory: one call at a time, in one process, until it is closed.
+"""An engine or session serves one call at a time, in the process that made it, until it is closed.
 
 Kernels run without the GIL over addresses, so two calls at once would compute in each other's
 memory, a forked child would wait for threads that it does not have, and a call after the end would

@@ -105,7 +105,7 @@ def test_the_parts_are_written_where_nobody_takes_them_in():
 @pytest.mark.parametrize("target", [ANY, AMPERE], ids=lambda t: t.name)
 def test_a_target_without_clusters(target):
     assert reasons(block(), target) == (
-        0, [f"no sums by heads: {target.name} has no clusters of blocks"],
+        0, [f"no partial sums by heads: {target.name} has no clusters of thread blocks"],
     )  # fmt: skip
 
 
@@ -128,10 +128,10 @@ def test_a_target_without_clusters(target):
         ({"factor": True}, "a factor of the whole matrix: @w has one"),
         ({"matrix": "f16"}, "no blocks of 32: @w is f16"),
         ({"context": 2049}, "too many spans: 9, of which 8 can exchange"),
-        ({"head_dim": 16}, "no branches of a sum: heads of 16 in blocks of 32"),
-        ({"head_dim": 96}, "no branches of a sum: heads of 96 in blocks of 32"),
+        ({"head_dim": 16}, "no branch of a sum: heads of 16, expected 32 times a power of 2"),
+        ({"head_dim": 96}, "no branch of a sum: heads of 96, expected 32 times a power of 2"),
         ({"heads": 33}, "too long a row: 33 blocks for 32 lanes"),
-        ({"rows": 66}, "rows that are no quads: @w has 66"),
+        ({"rows": 66}, "not whole quads: @w has 66 rows"),
         (
             {"rows": 6148},
             "too many weights: 6148 blocks for a head, whose thread blocks hold 6144",

@@ -131,7 +131,7 @@ def test_parts_add_up_to_the_product():
 
 @pytest.mark.parametrize("target", [ANY, AMPERE], ids=lambda t: t.name)
 def test_a_target_without_clusters(target):
-    reason = f"no clusters of blocks on {target.name}"
+    reason = f"no clusters of thread blocks on {target.name}"
     assert reasons(network(), target) == (0, [reason])
 
 
@@ -146,7 +146,7 @@ def test_a_target_without_clusters(target):
         ({"factor": True}, "a factor of the whole matrix: @w has one"),
         ({"down": "f16"}, "no blocks of 32: @w is f16"),
         ({"up": "f16"}, "no blocks of 32: @gate is f16"),
-        ({"ffn": 2048, "down": "q4_0"}, "by tiles of rows: @w"),
+        ({"ffn": 2048, "down": "q4_0"}, "in tiles of rows: @w"),
         ({"ffn": 9248}, "too long a row: 9248 elements for 32 lanes and 8 blocks of 32"),
         ({"width": 96, "ffn": 2560}, "too many parts: 16, expected at most 8"),
         ({"width": 1056}, "too many weights: 4096 and 1056 blocks for a thread block, which holds "
@@ -210,7 +210,7 @@ def two_products():
         (one_region("input"), "matvec_parts %y needs one segment of rows, not rotated"),
         (one_region("norm"), "matvec_parts %y needs one segment of rows, not rotated"),
         (one_region("side"), "matvec_parts %y needs one segment of rows, not rotated"),
-        (one_region(also=True), "matvec_parts %y is to be all that reads %h"),
+        (one_region(also=True), "matvec_parts %y has to be the only reader of %h"),
     ],
     ids=["two", "input", "norm", "side", "output"],
 )

@@ -48,7 +48,7 @@ def test_one_argmax_becomes_two_nodes():
         (
             head("n", matrix=False),
             SPLIT,
-            "no matrix: %y does not come from blocks that make its rows",
+            "no matrix: expected rows of one to make %y",
         ),
         (head(), SPLIT, "a name is taken: %next.parts"),
         (head(taken="next.parts.places"), SPLIT, "a name is taken: %next.parts.places"),
@@ -137,7 +137,7 @@ def test_places_are_whole_numbers():
 @pytest.mark.parametrize(
     ("op", "operands", "wanted"),
     [
-        ("silu", ["p"], "silu %z needs %p, which all blocks make"),
+        ("silu", ["p"], "silu %z needs %p, of which each block makes a part"),
         ("argmax_combine", ["p", "places"], "argmax_combine %z needs all of %p, which the same "
          "kernel spreads"),
         ("argmax_combine", ["others", "places"], "argmax_combine %z needs all of %p.places, which "
@@ -157,7 +157,8 @@ def test_a_rotation_takes_elements_in_another_order():
     x, pos = b.input("x", (1, 64)), b.input("pos", (1,), "i32")
     r = b.rope(x, pos, base=1e4, head_dim=16, dims=16, pairing="halves", name="r")
     graph = b.build(*b.argmax_parts(r, parts=32, name="p"))
-    with pytest.raises(NotOneKernel, match="%p: a fold takes elements in order, a rotation pairs"):
+    wanted = "%p: a fold takes elements in order, a rotation in pairs"
+    with pytest.raises(NotOneKernel, match=wanted):
         analyse(graph)
 
 

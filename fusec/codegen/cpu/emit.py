@@ -328,7 +328,7 @@ VECTORS: dict[str, Callable[[_Emitter, Node], None]] = {
     "head_norm": _Emitter.head_norm,
     "embed": _Emitter.embed,
 }
-"""Vector ops that the CPU target makes. The others come from passes that it asks for none of."""
+"""Vector ops that the CPU target has. The others are made by passes that do not run for it."""
 
 
 def _refuse_unless(known: bool, node: Node) -> None:

@@ -1,4 +1,4 @@
-"""A format's vectors in LLVM IR: what its text means in a CPU kernel.
+"""The vector operations of formats, as LLVM IR for CPU kernels.
 
 See `fusec.codegen.formats.lanes`. Blocks are read where they lie in the file, and nothing outside
 of them.

@@ -1,7 +1,7 @@
-"""Many rows of one float format at once, as attention meets its cached keys and values.
+"""Many rows of one float format at once: the cached keys and values that attention reads.
 
-Each function has the bits of a loop over `dot` or `axpy`; the loop is inside so that what the rows
-share stays in registers.
+Each function gives the same bits as a loop over `dot` or `axpy`. The loop is inside the function so
+that what all rows share stays in registers.
 """
 
 from __future__ import annotations

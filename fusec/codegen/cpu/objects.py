@@ -1,4 +1,4 @@
-"""Compiled functions as plain object code: no Numba is needed to load it, and nothing of Python.
+"""Compiled functions as plain object code, which can be loaded without Numba.
 
 A function decorated with `numba.cfunc` comes with a wrapper that reports exceptions to Python, and
 so depends on Numba's run time. Ours raise none: the object gets an entry that calls the compiled

@@ -1,4 +1,4 @@
-"""Explicit vectors in LLVM IR: the few words in which formats and kernels' inner loops are written.
+"""Explicit vectors in LLVM IR: the few operations that inner loops of kernels are made of.
 
 Everything is plain LLVM on `<N x type>` values, which any machine can legalise, so the order of
 operations is the one written here and not the auto-vectoriser's choice. The exceptions are named

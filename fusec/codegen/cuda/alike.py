@@ -1,7 +1,7 @@
-"""Segments that differ in nothing but their operands, whose blocks share one text.
+"""Segments that differ only in their operands share one text in the kernel.
 
-The query, key and value projections are such: each one's blocks assign its operands, its size and
-its place in the grid to variables, and then all do the same.
+The query, key and value projections are such: each one's thread blocks assign its operands, its
+size and its place in the grid to variables, and then all run the same code.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ class Arch:
     """One `ptxas -arch` name. `cc` is what Numba wants: (major, minor) or (major, minor, 'a').
 
     A suffix `a` marks architecture-specific code: it runs on that compute capability alone.
-    `shared`: bytes of shared memory of a multiprocessor (CUDA programming guide, technical
+    `shared`: bytes of shared memory of an SM (CUDA programming guide, technical
     specifications); of a block's, the system takes 1024.
     """
 
@@ -23,7 +23,7 @@ class Arch:
 
     @property
     def room(self) -> int:
-        """Bytes of shared memory of which two blocks fit a multiprocessor."""
+        """Bytes of shared memory of which two blocks fit an SM."""
         return self.shared // 2 - 1024
 
     @property

@@ -1,15 +1,15 @@
 """Attention by blocks of 16 warps: a span of 256 positions of one head, a chunk of 16 a warp.
 
-Eight lanes share a key's row, so a warp reads four rows at once, and lanes 2t and 2t + 1 of each
-eight end with the score of the t-th. A chunk leaves its largest exponent, its sum of weights and
-its weighted sum of values in shared memory, where they are folded, one thread an element.
+Eight lanes share a key's row, so a warp reads four rows at once; of each eight, lanes 2t and 2t + 1
+end with the score of row t. For a chunk a warp leaves its largest exponent, its sum of weights and
+its weighted sum of values in shared memory, where one thread for each element combines the chunks.
 
-`attention` goes over all spans in one block a head. `attention_spans` gives each span a block of
-its own and keeps what that finds for `attention_combine`; the sums and their order are the same.
-`attention_project` has a block for each span too (see `attention_project`).
+`attention` goes over all spans in one thread block a head. `attention_spans` gives each span a
+block of its own and keeps the results for `attention_combine` (split-KV); the sums and their order
+are the same. `attention_project` has a block for each span too (see the module of that name).
 
-All that a block of a span needs of the launch right in front of it is the query and the newest row
-of the caches. If it may start early, it reads the older rows, waits, and reads those two.
+A block needs only two things that the launch right in front of it made: the query, and the newest
+row of the caches. A block that starts early reads the older rows, waits, and then reads these two.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ROWS = CHUNK // 4  # rows that a group of eight lanes takes
 HELD = 64  # registers that a lane may fill with keys and values
 MOST_ELEMENTS = 256  # of a head: larger ones would not fit the registers
 BESIDES = 20  # registers for all else
-SHARED_BY_TWO = 64  # registers that a multiprocessor, which has 65,536, has for each of 32 warps
+SHARED_BY_TWO = 64  # registers that an SM, which has 65,536, has for each of 32 warps
 ZEROS = {2: "(float32(0), float32(0))", 4: "(float32(0), float32(0), float32(0), float32(0))"}
 ZEROS[8] = f"({ZEROS[4]}, {ZEROS[4]})"
 

@@ -1,14 +1,14 @@
-"""Attention and its output projection in one kernel: a block for each span of each head.
+"""Attention and its output projection in one kernel: a thread block for each span of each head.
 
-The blocks of a head are a cluster. Each finds the sums of its span, as `attention_spans` does, and
-sends them to all blocks of the cluster, through shared memory. Then each puts the spans together in
-order, like the others, and multiplies the head's attention by its share of the head's columns (see
-`projection`). A block whose span lies behind the position does everything but attend. As long as
-there is but one span, all blocks attend to it, and nothing is sent.
+The blocks of a head are a cluster. Each sums up its span, as `attention_spans` does, and sends the
+sums to all blocks of the cluster through their shared memory. Then every block combines all spans
+in order and multiplies the head's attention by its share of the rows of the head's columns (see
+`projection`). A block whose span lies behind the position does everything but attend. While the
+context is still within the first span, all blocks attend to it, and nothing is sent.
 
-What is sent is counted where it arrives, in a mailbox (an mbarrier of the PTX ISA), which needs no
-fence, unlike a barrier of the cluster. Nobody leaves before all spans have arrived, so no block is
-sent anything when it has left.
+What is sent is counted where it arrives, by an mbarrier (a mailbox here), which needs no fence,
+unlike a barrier of the cluster. A block ends only when all spans have arrived in it, so nothing is
+sent to a block that has ended.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fusec.ir.graph import Node
 
 HELD = 80  # registers that a lane may fill with keys, values and the projection's weights
 MOST = 80
-"""Registers beside which a multiprocessor has room for 8 warps with 96 each, as the launch in front
+"""Registers beside which an SM has room for 8 warps with 96 each, as the launch in front
 has them.
 """
 

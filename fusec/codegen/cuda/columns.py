@@ -1,8 +1,8 @@
-"""Which columns of a matrix a cluster of thread blocks multiplies, where clusters share them out.
+"""Which columns of a matrix each cluster multiplies, where clusters make partial sums of its rows.
 
-A row has blocks of 32 elements, dealt to the lanes of a warp in `rounds`; `branch` neighbouring
-lanes' columns are a part, which a cluster makes (see `matvec`). Its thread blocks make `each` of
-the part's elements and an equal share of the rows.
+A row has blocks of 32 elements, dealt to the lanes of a warp in `rounds` (see `matvec`). The
+columns of `branch` neighbouring lanes are one part, and one cluster makes the partial sums over
+them. Each of its thread blocks makes `each` elements of the vector and an equal share of the rows.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Kernels of the token loop that are no op of the graph: choose the next token, hand it on.
+"""Kernels of the token loop that are no op of the graph: choose the next token, make it the input.
 
 They run in one block, read everything they need from device memory, and so serve every prompt and
 every setting from one captured graph.

@@ -60,10 +60,11 @@ def default(shape: KernelShape, sms: int, overlaps: bool = False) -> Choice:
 def tiles_shared(shape: KernelShape, rows: list[Segment], sms: int, overlaps: bool) -> Choice:
     """One wave of blocks, one on each processor, with room for one of the launch behind.
 
-    Launches that begin while others end would come to lie two and two on the processors that are
-    free first. So no two blocks of one launch may fit a processor, but one each of neighbours must.
-    Those with a norm take turns with others, which have more than half of the shared memory, come
-    in pairs where they may, and stand behind attention, which leaves processors free for two.
+    A launch that begins while another one ends would put two blocks on each SM that is free first.
+    So two blocks of one launch must not fit an SM, but one block each of two neighbouring launches
+    must. Kernels with a norm take turns with kernels without, so only those without are made
+    `alone`. These also work in pairs where they may, and come behind attention, which leaves SMs
+    free for two blocks.
     """
     counts = [-(-units(s) // tile_units(s)) for s in rows]
     share = next(n for n in itertools.count(1) if sum(-(-c // n) for c in counts) <= sms)
@@ -90,12 +91,13 @@ def _sums_held(segment: Segment) -> int:
 def beside_others(shape: KernelShape, sms: int) -> Choice | None:
     """The choice for small matrices in launches that overlap; None if there is none.
 
-    The launch behind loads its weights while this one runs, if there is room: where two blocks come
-    to share a processor, or one has to wait for it, everybody waits. So a launch leaves a quarter
-    of the processors alone, and lets the next one begin as soon as its own weights are there. Long
-    rows are taken two at a time, in half as many blocks, because activations are then read once.
-    What rotates reads few of them for its two rows, so its blocks are small, and where they are
-    parts of a vector, attention, which comes next, has long to load and begins at once.
+    The next launch loads its weights while this one runs, if its blocks find room. Where two blocks
+    have to share an SM, or one has to wait for a free one, all others wait for it. So a launch
+    leaves a quarter of the SMs alone, and lets the next one begin as soon as its own weights are
+    there. Long rows are made two at a time, in half as many blocks, because activations are then
+    read once for both. A kernel that rotates makes two rows a warp anyway, so its blocks are small.
+    If it also adds partial sums up, it lets the next launch begin at once: that is attention, which
+    has much to load.
     """
     rows = matvecs(shape)
     weights = sum(math.prod(a.inputs[1].shape) for s in rows for a in anchors(s))

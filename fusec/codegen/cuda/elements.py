@@ -1,4 +1,4 @@
-"""Element-wise work of a segment at one index, or at the pair of indices that a rotation turns."""
+"""Element-wise work of a segment, for one element or for the pair that a rotation turns."""
 
 from __future__ import annotations
 

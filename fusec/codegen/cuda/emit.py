@@ -1,7 +1,8 @@
 """A region becomes one Numba CUDA kernel, launched with one pointer for each parameter.
 
-Blocks are dealt to segments in order; segments that are `alike` share one text. Weights are loaded
-before anything that another kernel made.
+The thread blocks of the grid are dealt to the segments in order; segments that are `alike` share
+one text. The emitters write lines into stages (`stages`), and a wrapper says what stands between
+those (`wrapper`); here the parts are chosen and put together.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a prologue makes of a vector, and what of it is still to be made when its quads arrive."""
+"""The forms that a prologue brings a vector into, and what remains to do when its quads arrive."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The library of device functions, seen from the emitters: which names there are, and where."""
+"""The import lines of a kernel: which device functions there are, and in which module."""
 
 from __future__ import annotations
 

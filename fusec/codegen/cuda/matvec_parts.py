@@ -1,9 +1,9 @@
-"""Rows of matrices, and the parts of a product by what they make, in clusters of thread blocks.
+"""Rows of matrices, and partial sums of the next product, in clusters of thread blocks (split-K).
 
-A cluster makes the elements that belong to a part's columns, as `matvec` does, and every warp sends
-its own to all thread blocks of the cluster. Each of these brings all of them into fixed point and
-multiplies its share of the rows by them (see `projection`). What is sent is counted where it
-arrives, as in `attention_project`. Behind the last element there are zeros.
+A cluster makes the elements that belong to one part's columns, as `matvec` does, and every warp
+sends its elements to all thread blocks of the cluster. Each block brings all of them into fixed
+point and multiplies its share of the next matrix's rows by them (see `projection`). What is sent is
+counted where it arrives, as in `attention_project`. Elements behind the last one are zero.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One segment of matvecs: what is the same whether it goes by rows or by tiles of rows."""
+"""What matvecs by rows (`matvec`) and in tiles (`tiles`) have in common: their stages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kernels that measure the machine: its read bandwidth, and the time at a place in a graph."""
+"""Kernels that measure the GPU: its read bandwidth, and the time at some place in a graph."""
 
 from __future__ import annotations
 

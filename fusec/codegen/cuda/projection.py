@@ -1,13 +1,13 @@
-"""A product by some columns, in the blocks that make their elements: attention's by its heads.
+"""Partial sums of a product over some columns, in the thread blocks that make those elements.
 
-A part has `branch` blocks of 32 elements in each round, a power of two of them, so each `branch`
-neighbouring lanes take a row of those columns, and their first distances of the canonical order
-(see `matvec`) sum the row up. The sums, one vector of all rows for each part, are what `Summed`
-adds up. Where the lanes of a whole row outnumber its blocks, the canonical order adds zeros, which
-matters to nothing but -0: here, one is added to every part.
+The columns of a part are `branch` blocks of 32 elements in each round, a power of two. So `branch`
+neighbouring lanes have a row's share of them, and the first distances of the canonical order (see
+`matvec`) sum it up. The results, one vector of all rows for each part, are what `Summed` in the
+next kernel adds up. If a row has fewer blocks than a warp has lanes, the canonical order adds
+zeros, which changes nothing but -0; here, a zero is added to every partial sum for that.
 
-The rows are dealt to the lanes of all of the part's thread blocks. Weights are loaded and decoded
-in front of the wait.
+The rows are dealt to the lanes of all thread blocks that work on the part. Weights are loaded and
+decoded in front of the wait.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Vectors that a kernel reads whole, and the forms that its matvecs want.
+"""The prologue: vectors that a kernel reads whole, in the form that its matvecs want.
 
 A matvec with quantised weights reads its vector as fixed point in shared memory, one with float
-weights as floats in shared memory; every block makes these for itself.
+weights as floats there. Every thread block makes these for itself.
 """
 
 from __future__ import annotations

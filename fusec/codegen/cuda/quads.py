@@ -1,4 +1,4 @@
-"""What a prologue makes of vectors, emitted quad by quad: a thread takes every n-th of them."""
+"""A prologue's work, emitted quad by quad; of n threads, each takes every n-th quad."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A warp's ring of records in shared memory, which are copied while others are used."""
+"""A warp's ring buffer in shared memory: records are copied into it while earlier ones are used."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Ring:
     def pace(self, copied: int) -> None:
         """Wait for the copies in front of the last few, if that many were asked for.
 
-        With more of them on their way, all that a processor reads or writes waits in the queues of
+        With more of them on their way, all that an SM reads or writes waits in the queues of
         memory until they are through: the vector, and the end of the launch in front.
         """
         if copied >= IN_FLIGHT:

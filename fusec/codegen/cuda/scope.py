@@ -1,4 +1,4 @@
-"""What the parts of an emitter share: the writer, and where the kernel's values lie."""
+"""What the parts of an emitter share: the writer, and the names of the kernel's values."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""How a kernel is spread over the GPU: which blocks compute which segment, and with how many warps.
+"""How a kernel is spread over the GPU: which thread blocks compute which segment, with which warps.
 
-A warp makes rows of a matvec one by one or a few at a time; which warp makes a row, and beside
-which others, never changes its bits. So `plan` takes any `Choice` there is a reason for: that of
-`defaults`, or one that was measured.
+A warp makes rows of a matvec one by one or a few at a time. Which warp makes a row, and together
+with which others, never changes the row's bits. So `plan` takes any `Choice`: the default one
+(`defaults`), or one that `fusec tune` measured.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def registers(weight: Value) -> int:
 
 
 def column_sums() -> ColumnSums:
-    """What the passes have to know to let blocks multiply what they made by columns of a matrix."""
+    """What the passes have to know to let thread blocks make partial sums of the next product."""
     quantised = frozenset(name for name, fmt in FORMATS.items() if isinstance(fmt, QuantFormat))
     return ColumnSums(quantised, 32, WARP, HELD_BLOCKS * CHUNKS * WARP, CLUSTER)
 
@@ -136,8 +136,9 @@ def may_pair(shape: KernelShape) -> bool:
 def plan(shape: KernelShape, choice: Choice, sms: int) -> Geometry:
     """The geometry of a choice for so many multiprocessors; `why_not` says what there is not.
 
-    Launches of tiles have a block for every processor, and room for two: so the next one's blocks
-    find one place on each. With fewer, two come to lie where there is none, more in every launch.
+    A launch of tiles gets at least one block for every SM, and an SM has room for two. So while it
+    runs, one block of the next launch fits on each SM. With fewer blocks than SMs, some SMs would
+    get two of the next launch's blocks, and more of them with every further launch.
     """
     threads = choice.warps * WARP
 

@@ -1,8 +1,8 @@
-"""A kernel's body as stages: what emitters write, apart from the order it comes in.
+"""The body of a kernel, in stages.
 
-Emitters write each line into a stage, in whatever order they like; `Staged.lines` puts the stages
-in order. What stands between them (the wait for the launch in front, where the next one may begin)
-is not the body's but its wrapper's: see `fusec.codegen.cuda.wrapper`.
+An emitter names the stage that a line belongs to, and may write stages in any order; `assemble` in
+`fusec.codegen.cuda.wrapper` puts them in the order below. What stands between stages (the wait for
+the launch in front, the release of the next one) belongs to the wrapper, not to the body.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from fusec.writer import Writer
 
 
 class Stage(IntEnum):
-    """In the order of a kernel's text. Up to WAIT nothing is needed that this step makes."""
+    """In the order of a kernel's text. Stages before WAIT need nothing that this step computes."""
 
     FIND = auto()  # the token's position
     LOAD = auto()  # weights into registers, decoded; older rows of the caches

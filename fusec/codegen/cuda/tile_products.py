@@ -1,12 +1,14 @@
-"""What a lane does with its words of a chunk of a tile, and of the vector (see `tiles`).
+"""The work of one lane on a chunk of a tile: its products with the vector's digits (see `tiles`).
 
 A chunk has four spans of 32 elements. Two of them are read at a time: with more, lanes would run
 out of registers.
 
-Four lanes share a row. Each adds up what it has of the products: a digit of the vector where a
-span has one scale; where halves have one each, the two upper digits of a half, as one number, or
-the lowest. Minima are added up apart, those of a span by one lane. A row's sum is at last what each
-lane has, times what its digit is worth, less its minima.
+Four lanes share a row, and the tensor cores give each of them other sums. If a span has one scale,
+a lane has the products with one digit of the vector. If its halves have a scale each, a lane has,
+for one half, either the products with the two upper digits, as one number, or those with the
+lowest. Minima are summed up separately, those of a span by one of the lanes. At the end of a row
+each lane multiplies its sum by its digit's place value and subtracts its minima; the four lanes
+added up are the row's sum.
 """
 
 from __future__ import annotations

@@ -1,17 +1,18 @@
-"""Matrices in tiles of 16 rows times a vector, by all warps of a block on the tensor cores.
+"""Matrices in tiles of 16 rows times a vector, by all warps of a thread block on the tensor cores.
 
-The canonical order: warp w of 16 takes chunks w, w + 16, ... of a row (a chunk is what a record of
-`fusec.codegen.formats.tiles` has of it) and adds their blocks' products to running sums, as
-`tile_products` says, which it adds at last; then the warps' sums are added as a balanced tree. Of
-long rows both halves are summed up like this, and then added.
+The canonical order: warp w of 16 takes chunks w, w + 16, ... of a row (a chunk is a row's share of
+a record, see `fusec.codegen.formats.tiles`) and adds the products of their blocks to running sums,
+as `tile_products` says. At the end the sums of the 16 warps are added as a balanced tree. The
+halves of long rows are each summed up like this, and then added.
 
 A warp copies its records into a ring of its own in shared memory, the first ones before the wait,
-one at a time, and asks for the next as soon as it has read one. So no registers hold weights, and a
-processor has room for the launch behind, whose first weights arrive while this one multiplies.
+one at a time, and asks for the next as soon as it has read one. So no registers hold weights, and
+an SM has room for the next launch, whose first weights arrive while this one multiplies.
 
 Where blocks are paired (a cluster of two), each reads and converts its half of the vectors, and
-multiplies it by both blocks' tiles: first by the other one's, so that these sums are on their way
-while it multiplies its own. They are counted where they arrive, as in `attention_project`.
+multiplies it by both blocks' tiles: first by the other one's, so that these partial sums are on
+their way while it multiplies its own. They are counted where they arrive, as in
+`attention_project`.
 """
 
 from __future__ import annotations

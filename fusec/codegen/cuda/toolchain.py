@@ -37,7 +37,7 @@ class CudaKernel:
 
     `source` is a Python module that defines the function `name`; `signature` types its arguments:
     `f32* u64* u32* u16* u8*` for pointers, `f32 u32 s32 u64` for scalars. `threads` is the block
-    size the kernel is launched with, `min_blocks` how many blocks should fit one multiprocessor;
+    size the kernel is launched with, `min_blocks` how many blocks should fit one SM;
     together they bound the registers, unless `registers` does, where it is not 0. `grid`: how many
     blocks it is launched with, of which each `cluster` in a row exchange through shared memory.
     `shared`: bytes of shared memory that it declares for each block, `dynamic`: that a launch adds.

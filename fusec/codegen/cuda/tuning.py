@@ -1,8 +1,8 @@
 """What `fusec tune` chose, kept beside the compiled kernels: one table for each GPU.
 
 A kernel's name has a digest of its region, so an entry is for one computation of one shape in one
-set of formats. A table that other emitters than these wrote counts for nothing: what a choice
-means, and which is best, is theirs to say.
+set of formats. A table that an earlier version of the emitters wrote is ignored: its choices may
+mean something else now.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """What the instructions mean, in NumPy: kernels run on a machine without a GPU.
 
-A launch executes in lock step. Every value is an array over (blocks, threads), or a scalar all
-threads share; an instruction computes all threads at once. So emitted source runs as it stands,
-provided loops have one trip count for all threads and branches that not all of them take are those
-of `some` (see `twins_branches`). What an asynchronous copy brings is there when it was waited for.
-Wrong values show; races show where a launch has an `order` (see `twins_order`), as in `run_grid`.
+A launch runs in lock step: a value is an array over (blocks, threads), or a scalar that all threads
+share, and an instruction computes it for all threads at once. Emitted source runs unchanged,
+because its loops have one trip count for all threads, and branches that not all threads take are
+those of `some` (see `twins_branches`). The result of an asynchronous copy is there once it was
+waited for. Wrong values show; races show where a launch has an `order` (see `twins_order`), as in
+`run_grid`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""What a body is put into: a launch of its own, or one that overlaps the launch in front.
+"""Wrappers: what stands between the stages of a kernel's body, which depends on how it is run.
 
-A wrapper says what stands between a body's stages. The body is the same in each, so another way to
-run it (a phase of a kernel that stays, behind a barrier of its cluster) is another wrapper.
+There are two: a launch that begins when the one in front has ended, and one that overlaps it (PDL).
+The body is the same in both. Another way to run it, such as a phase of a persistent kernel, behind
+a barrier, would be another wrapper.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from fusec.codegen.cuda.stages import Stage, Staged
 
 
 class Wrapper(Protocol):
-    """What stands in front of each stage. `hold`: see `Dependent`."""
+    """Gives the lines in front of each stage. `hold`: see `Dependent`."""
 
     def in_front_of(self, stage: Stage, hold: Callable[[], list[str]]) -> list[str]:
         """The lines between the stage before and this one."""

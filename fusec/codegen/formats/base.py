@@ -1,4 +1,4 @@
-"""What a weight format is: one description of its blocks, which everything that reads them uses.
+"""What a weight format is: one description of its blocks, from which all readers are made.
 
 A quantised row is a sequence of blocks. A block holds groups of elements that share a scale:
 

@@ -1,4 +1,4 @@
-"""How the stored codes of elements become levels, in the file's order and in the GPU's registers.
+"""How stored codes become levels: in the file's order, and in the GPU's registers.
 
 On the GPU the codes of a span are split into planes of four, two and one bits, in which the codes
 of four neighbouring elements lie in the four bytes of a word. Levels come as two halves of four

@@ -1,8 +1,8 @@
 """Grids: tables of eight or four small numbers that the IQ formats index, and their signs.
 
-The tables are those of gguf-py. For CUDA a row becomes a word of nibbles that select bytes of two
-words of values (`fusec/codegen/cuda/lib/grids.py`); eight neighbours' signs become bit t of byte j
-for element 4t + j.
+The tables are gguf-py's. For CUDA a row of the table becomes a word of nibbles, each of which
+selects a byte of two words of values (`fusec/codegen/cuda/lib/grids.py`). Of the signs of eight
+neighbours, that of element 4t + j becomes bit t of byte j.
 """
 
 from __future__ import annotations

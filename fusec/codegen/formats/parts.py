@@ -1,7 +1,8 @@
-"""A repacked matrix: parts that follow one another, each aligned for the loads that read it.
+"""A matrix repacked for the GPU: parts one behind the other, each aligned for its loads.
 
-A part has as many bytes for every span of 32 elements, or for every block of several spans. All of
-its spans lie together, ordered by row, so that neighbouring lanes load neighbouring bytes.
+A part holds one field (codes, scales, ...) of the whole matrix, ordered by row: a fixed number of
+bytes for every span of 32 elements, or for every block. So neighbouring lanes load neighbouring
+bytes.
 """
 
 from __future__ import annotations

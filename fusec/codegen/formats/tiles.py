@@ -1,12 +1,13 @@
-"""Matrices with long rows as tiles for the tensor cores, and which matrices they are.
+"""Matrices with long rows in tiles for the tensor cores, and which matrices those are.
 
-A tile is 16 rows, a record of it what they have in `chunk` neighbouring spans of 32 elements, which
-one warp multiplies at a time. Records lie one after the other, first along the rows, so a warp
-copies a record as it lies. Lane 4g + t multiplies word t of each half of a span in rows g and g + 8
-(the fragments of `mma.m16n8k32`, PTX ISA): of planes that have 16 bytes a span it finds its words
-of two spans side by side, and behind them the next lane's, so that no bank of shared memory is
-asked twice. All else has 16 bytes or less of each row side by side, so that lanes of eight rows
-read without conflict.
+A tile is 16 rows. A record is what these rows have in `chunk` neighbouring spans of 32 elements,
+and one warp multiplies a record at a time. Records lie one behind the other, first along the rows,
+so that a warp can copy one as it lies. Lane 4g + t multiplies word t of each half of a span in rows
+g and g + 8 (the fragments of `mma.m16n8k32`, PTX ISA).
+
+The order inside a record avoids bank conflicts of shared memory. In planes of 16 bytes a span, a
+lane's words of two spans lie side by side, and the next lane's follow. All other fields have 16
+bytes or less of each row side by side, so that lanes of eight rows read them without conflict.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""A chain of element-wise work never leaves the registers.
+"""Element-wise ops in a row become one kernel, whose intermediate values stay in registers.
 
 %s = silu(%gate)
 %h = mul(%s, %up)                  =>     %h = fused silu_mul(%gate, %up)
 
-So with a rotation in front of the cache that it is written to, or a norm in front of both.
+The same holds for a rotation in front of the cache it is written to, and a norm in front of both.
 """
 
 from fusec.passes.rule import Rule, pattern

@@ -1,10 +1,10 @@
-"""Element-wise work is done where a row's dot product ends.
+"""Element-wise work on a product is done where a row's dot product ends: its epilogue.
 
 %y = matvec(%x, @w)
 %z = add(%r, %y)                   =>     %z = fused matvec_add(%x, @w, %r)
 
-A rotation turns pairs of elements, so a warp makes both rows of a pair. A fold (the best logit of a
-block) reads what others read too, so the product is `kept`.
+A rotation turns pairs of elements, so a warp makes both rows of a pair. A fold (a thread block's
+best logit) reads a product that others read too, so there the product is `kept`.
 """
 
 from fusec.passes.rule import Rule, pattern

@@ -1,10 +1,11 @@
-"""A vector that is cheap to make is made by every block of the kernel that reads it.
+"""A vector that is cheap to make becomes the prologue of its reader: every thread block makes it.
 
 %n = rms_norm(%x, @g)
 %y = matvec(%n, @w)                =>     %y = fused norm_matvec(%x, @g, @w)
 
-What is `kept` may have other readers: the merged node writes it as well, its elements spread over
-the blocks. The embedding is such, a sum of partial products, and a residual behind a norm.
+A vector that is `kept` may have other readers: the merged node writes it as well, its elements
+spread over the blocks. Examples are the embedding, a sum of partial sums, and a residual behind a
+norm.
 """
 
 from fusec.passes.rule import Rule, pattern

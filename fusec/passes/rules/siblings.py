@@ -3,8 +3,9 @@
 %qr = rope(%q, %pos)
 %kr = rope(%k, %pos)               =>     %qr, %kr = fused rope(%q, %pos, %k)
 
-The neighbour is the node that makes what both read, or the one that reads what both make. All
-layers share %pos, but only one layer shares a projection, or the attention that reads its cache.
+The neighbour is the node that makes what both read, or the one that reads what both make. It is
+what keeps layers apart: all layers read %pos, but only two rotations of one layer read the same
+projection, and only two stores of one layer are read by the same attention.
 """
 
 from fusec.passes.rule import Rule, pattern

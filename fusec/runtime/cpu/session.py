@@ -1,4 +1,4 @@
-"""A plan on the CPU: memory, the table of arguments, and a team of threads that runs it."""
+"""A session on the CPU: a plan's memory, its arguments as a table, and the team that runs it."""
 
 from __future__ import annotations
 

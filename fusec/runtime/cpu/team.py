@@ -2,8 +2,8 @@
 each, nobody starting the next before everybody has finished this one.
 
 A kernel is the address of a C function `void kernel(int64* args, int32 thread, int32 threads)`,
-for example that of a numba `cfunc`. It must not raise. Between runs workers wait for about a
-millisecond with the CPU in hand, so that a token loop never pays for waking them, and then sleep.
+for example that of a numba `cfunc`. It must not raise. Between runs workers spin for about a
+millisecond, so that a token loop never pays for waking them, and then sleep.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """How many threads of a team take part in a run: all, or fewer while other programs use cores.
 
-A launch ends with its last part. A thread whose core is taken away while it works holds up all
-others for a time slice, and one that never comes leaves its part to somebody who has done its own.
-Fewer threads, each with a core of its own, can be faster than that, or slower, where every core is
-shared. So where threads are seen to be late, both are tried and the faster kept, for a while.
+A launch ends with its last part. A thread that loses its core while it works on a part holds up all
+others for a time slice; the part of a thread that does not come at all is done by another one.
+Fewer threads, each with a core of its own, can be faster than that. Where every core is shared,
+they are slower. So when threads are seen to be late, both are tried, and the faster is kept for a
+while.
 """
 
 from __future__ import annotations

@@ -6,9 +6,9 @@ the blocks that make the logits have found the best of theirs, `advance_best` do
 device never waits for the host. When a stop token appears, graphs enqueued ahead of it still run;
 their tokens are dropped, and what they append to the KV cache is overwritten before it is read.
 
-Where the chosen token's logit is not finite, the ring gets NO_TOKEN in its place. A NaN that is not
-chosen shows only in the logits, of which the host looks at those behind the prompt: the matrix that
-makes one there makes it behind every token.
+If the chosen token's logit is not finite, the ring gets NO_TOKEN in its place. A NaN that is not
+chosen shows only in the logits. The host looks at those behind the prompt, because a matrix that
+makes a NaN makes it at every token.
 """
 
 from __future__ import annotations

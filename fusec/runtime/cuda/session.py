@@ -1,4 +1,4 @@
-"""A plan on the GPU: one captured graph that a step replays."""
+"""A session on the GPU: a plan captured as one CUDA graph, which each step replays."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Which weights are asked to stay in the L2 cache: one access-policy window over the layers' own.
+"""Which weights the L2 cache is asked to keep: one access-policy window over those of the layers.
 
-Weights of layers lie in one stretch in the order in which the plan reads them; what is read outside
-of layers (the vocabulary's matrices) lies behind it and streams past. See "L2 Cache Control" in the
-CUDA programming guide.
+The weights of layers lie in one piece of memory, in the order in which the plan reads them. Weights
+that are read outside of layers (the vocabulary's matrices) lie behind it and are not kept. See "L2
+Cache Control" in the CUDA programming guide.
 """
 
 from __future__ import annotations

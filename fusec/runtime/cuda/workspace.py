@@ -1,4 +1,4 @@
-"""What the plans of one model share on the GPU: kernels, weights, tables, KV cache and inputs."""
+"""What all plans of a model share on the GPU: kernels, weights, tables, KV cache and inputs."""
 
 from __future__ import annotations
 

@@ -180,7 +180,7 @@ def test_rows_and_tiles_are_not_mixed_in_a_kernel() -> None:
     graph = feed_forward(up="iq3_s", rows=256)
     stages = run_passes(graph, passes_of(3), HOPPER)
     reasons = [r.reason for stage in stages for r in stage.refused]
-    assert any("goes by tiles of rows, @wu by rows" in reason for reason in reasons)
+    assert any("lies in tiles of rows, @wu by rows" in reason for reason in reasons)
     weights, given = random_weights(graph), inputs_of(graph)
     one, other = (TwinSession(graph, weights, n, target=HOPPER).step(**given)["y"] for n in (0, 3))
     assert one.tobytes() == other.tobytes()

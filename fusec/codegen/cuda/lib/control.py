@@ -1,4 +1,4 @@
-"""Between the forward passes: the token that was chosen, or is known, is read next."""
+"""Between two forward passes: the chosen token, or the prompt's next one, becomes the input."""
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
 
