@@ -11,6 +11,7 @@ from fusec.ir.op_parts import parts_of
 from fusec.ir.ops import OPS
 from fusec.ir.region import NotOneKernel, analyse
 from fusec.passes.pipeline import passes_of, run_passes
+from fusec.passes.place_weights import PlaceWeights
 from fusec.passes.project_rows import ProjectRows, branch_of
 from tests.graphs import Types, llama_graph, weights_for
 from tests.passes.stages import distance, reasons_of, thirty_layers, through
@@ -57,7 +58,7 @@ def network(
 
 
 def reasons(graph, target=HOPPER):
-    return reasons_of(ProjectRows(), graph, target)
+    return reasons_of(ProjectRows(), PlaceWeights().run(graph, target)[0], target)
 
 
 # --- what it makes -------------------------------------------------------------------------------

@@ -138,10 +138,10 @@ def test_places_are_whole_numbers():
     ("op", "operands", "wanted"),
     [
         ("silu", ["p"], "silu %z needs %p, which all blocks make"),
-        ("argmax_combine", ["p", "places"], "argmax_combine %z needs all of %p, which the same "
-         "kernel spreads"),
-        ("argmax_combine", ["others", "places"], "argmax_combine %z needs all of %p.places, which "
-         "the same kernel spreads"),
+        ("argmax_combine", ["p", "places"], "argmax_combine %z reads %p from memory, and the same "
+         "kernel makes it"),
+        ("argmax_combine", ["others", "places"], "argmax_combine %z reads %p.places from memory, "
+         "and the same kernel makes it"),
     ],
 )  # fmt: skip
 def test_what_reads_the_parts_is_no_part_of_the_kernel(op, operands, wanted):

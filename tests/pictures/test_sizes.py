@@ -185,12 +185,12 @@ def test_the_table_of_kernels_says_how_often_how_long_and_how_much(profiled, com
     kernels = dict.fromkeys(x.kernel for x in compiled.plan.launches)
     for kernel, found in zip(kernels, cells, strict=True):
         own = [i for i, x in enumerate(compiled.plan.launches) if x.kernel == kernel]
-        shape, first = profiled.shapes[kernel], compiled.plan.launches[own[0]].node
+        first = compiled.plan.launches[own[0]]
         mean = 1 + sum(own) / len(own) / 100
         assert found == [
-            kernel, str(len(own)), f"{shape['grid']} x {shape['threads']}",
-            str(shape.get("registers", "")), size(cost.moved(by_name[first], 48)),
-            f"{profiled.predicted[first].total:.2f}", f"{mean:.2f}", f"{mean * len(own):,.1f}",
+            kernel, str(len(own)), str(first.size),
+            str(profiled.registers.get(kernel, "")), size(cost.moved(by_name[first.node], 48)),
+            f"{profiled.predicted[first.node].total:.2f}", f"{mean:.2f}", f"{mean * len(own):,.1f}",
         ]  # fmt: skip
 
 
