@@ -218,8 +218,8 @@ ROPE = {"base": 1.0, "head_dim": 8, "dims": 4}
         (lambda b, x: attends(b, x, (8, 3, 16)), "state [context, 2, 16], found f16[8, 3, 16]"),
         (lambda b, x: attends(b, x, (8, 2, 8)), "state [context, 2, 16], found f16[8, 2, 8]"),
         (lambda b, x: attends(b, x, (8, 2, 16), kv_heads=1), "state [context, 1, 16], found"),
-        (lambda b, x: b.attention_combine(x, pos(b), heads=0, span=8, spans=2), "at least one"),
-        (lambda b, x: b.attention_combine(x, pos(b), heads=2, span=8, spans=0), "at least one"),
+        (lambda b, x: b.attention_combine(x, x, pos(b), heads=0, span=8, spans=2), "at least one"),
+        (lambda b, x: b.attention_combine(x, x, pos(b), heads=2, span=8, spans=0), "at least one"),
     ],
 )  # fmt: skip
 def test_operands_an_op_cannot_take_are_refused_where_they_are_given(build, message):

@@ -63,7 +63,7 @@ def test_a_fused_node_moves_what_goes_in_and_out_of_it_once() -> None:
     """Rotations and both appends: q twice, k and v, the position, a row of each cache."""
     fused = run_passes(model(), passes_of(2), ANY)[-1].graph
     heads, row = 4 * HEADS * DIM, KV_HEADS * DIM
-    assert cost.moved(node_of(fused, "rope_kv_write")) == 2 * heads + 2 * 4 * row + 4 + 2 * 2 * row
+    assert cost.moved(node_of(fused, "rope_kv")) == 2 * heads + 2 * 4 * row + 4 + 2 * 2 * row
 
 
 def test_a_weight_that_is_read_twice_is_moved_once() -> None:

@@ -14,6 +14,7 @@ from fusec.codegen.cuda.build import compile_many
 from fusec.codegen.cuda.candidates import candidates, default_of
 from fusec.codegen.cuda.emit import emit
 from fusec.codegen.formats import QuantFormat
+from fusec.errors import FusecError
 from fusec.ir import Builder, Graph
 from fusec.ir.plan import Choice, Kernel
 from fusec.ir.region import KernelShape
@@ -24,7 +25,7 @@ from tests.codegen.blocks import random_rows
 from tests.codegen.cuda.kernels import needs_compiler
 from tests.codegen.cuda.one_kernel import check_fused, distance, fused, inputs_of
 from tests.codegen.cuda.twin_session import TwinSession, random_weights, reference
-from tests.targets import AMPERE, HOPPER, TILED
+from tests.targets import AMPERE, ANY, HOPPER, TILED
 
 FORMATS = sorted(
     name for name, f in formats.FORMATS.items() if isinstance(f, QuantFormat) and f.has_tiles
@@ -217,3 +218,44 @@ def test_what_ptxas_makes_of_them() -> None:
         assert cubin.spill_stores == cubin.spill_loads == 0
         assert ".f64" not in cubin.ptx and "mma.sync.aligned.m16n8k32" in cubin.ptx
         assert cubin.ptx.index("cp.async.cg") < cubin.ptx.index("griddepcontrol.wait")
+
+
+# --- who decides ---------------------------------------------------------------------------------
+
+
+def test_a_matrix_goes_by_tiles_where_its_layout_says_so_and_nowhere_else() -> None:
+    """Types and shapes are the same; the layout is in the region that a kernel is made of."""
+    graph = matvec("q4_k")
+    weights, given = random_weights(graph), inputs_of(graph)
+    wanted = reference(graph, weights).step(**given)["y"]
+    sessions = {t.name: TwinSession(graph, weights, 0, target=t) for t in (ANY, TILED)}
+    for session in sessions.values():
+        assert distance(session.step(**given)["y"], wanted) < 1e-6
+    by_name = {name: "".join(k.source for k in s.kernels.values()) for name, s in sessions.items()}
+    assert "tile_product" in by_name["tiled"] and "tile_product" not in by_name["any"]
+    assert "w0: @w0: q4_k.tiles[32, 2048]" in by_name["tiled"]
+    assert sessions["any"].memory["@w"].nbytes < sessions["tiled"].memory["@w"].nbytes
+
+
+def test_a_row_is_embedded_from_rows_or_from_tiles() -> None:
+    fmt = formats.get("q5_k")
+    rows = random_rows(fmt, 32, LONG, seed=4)
+    b = Builder("embed")
+    graph = b.build(b.embed(b.input("token", (1,), "i32"), b.weight("e", (32, LONG), "q5_k")))
+    for target, function in ((ANY, "fetch_q5_k"), (TILED, "gather_q5_k")):
+        session = TwinSession(graph, {"@e": rows}, 0, target=target)
+        (kernel,) = session.kernels.values()
+        assert f"{function}(w0, " in kernel.source
+        found = session.step(token=np.array([19]))["0"][0]
+        assert np.array_equal(found + 0.0, fmt.decode(rows)[19] + 0.0)
+
+
+def test_an_emitter_refuses_what_no_pass_would_mix() -> None:
+    """However the region came to be: by the layouts that it reads there."""
+    b = Builder("mixed")
+    x = b.input("x", (1, LONG))
+    graph = b.build(*(b.matvec(x, b.weight(t, (32, LONG), t)) for t in ("q4_k", "q8_0")))
+    placed = run_passes(fused(graph), passes_of(0), TILED)[-1].graph
+    (kernel,) = lower(placed, "sm_90a", 0).kernels
+    with pytest.raises(FusecError, match=r"kernel all_\w+: not one kernel: @w0 goes by tiles of"):
+        emit(kernel)
