@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+from fusec.gpu import pack
 
 from fusec.codegen import formats
 from fusec.codegen.cuda.emit import emit
 from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.codegen.cuda.twins_grid import run_grid
 from fusec.codegen.cuda.twins_order import Trace
-from fusec.gpu import pack
 from fusec.ir import Graph
 from fusec.ir.plan import Choice, Kernel, Launch
 from fusec.ir.reference import Reference

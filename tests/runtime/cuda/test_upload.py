@@ -6,12 +6,12 @@ import weakref
 
 import numpy as np
 import pytest
+from fusec.gpu import PACKING
 
 from fusec import driver
 from fusec.codegen import formats
 from fusec.codegen.cuda.shape import tiles
 from fusec.errors import FusecError
-from fusec.gpu import PACKING
 from fusec.ir import Builder, Graph
 from fusec.ir.plan import Arg, LaunchPlan
 from fusec.ir.target import ROWS, TILES
