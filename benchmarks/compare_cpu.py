@@ -30,8 +30,8 @@ from pathlib import Path
 from typing import Any
 
 import fusec
+from fusec.backends.cpu import default_threads
 from fusec.cores import cores
-from fusec.driver import default_threads
 from fusec.models.model import Model
 from fusec.models.synth import synthesize
 from fusec.passes.pipeline import LEVELS

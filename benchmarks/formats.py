@@ -26,9 +26,10 @@ from typing import Any
 import numpy as np
 
 import fusec
-from fusec import Builder, bench, gpu
+from fusec import Builder, backends, bench
+from fusec.backends import cuda
+from fusec.bench.facts import machine
 from fusec.bench.gpu import read_bandwidth
-from fusec.codegen import targets
 from fusec.codegen.cuda.arch import find_arch
 from fusec.codegen.cuda.build import compile_many
 from fusec.codegen.cuda.candidates import default_of
@@ -118,7 +119,7 @@ def measure_matvec(fmt: Format, target: str, bandwidth: float) -> dict[str, Any]
     best, seconds, chosen = "", float("inf"), None
     kernels = choices(compiled, target)
     for choice, cubin in zip(kernels, compile_many(list(kernels.values()), target), strict=True):
-        workspace.add(gpu.executable(kernels[choice], cubin))
+        workspace.add(cuda.executable(kernels[choice], cubin))
         graph = workspace.capture(enqueue)
         times = []
         for _ in range(REPEATS):
@@ -181,7 +182,7 @@ def prepare(options: argparse.Namespace) -> None:
         compiled = compiled_matvec(fmt, options.target)
         compile_many(list(choices(compiled, options.target).values()), options.target)
     measuring = [probe.read(), *probe.stamps()]
-    gpu.build({kernel.name: kernel for kernel in measuring}, options.target)
+    cuda.build({kernel.name: kernel for kernel in measuring}, options.target)
     with models(options, "Q8_0") as found:
         for mix, path in found:
             fusec.compile(path, target=options.target, level=options.level).build()
@@ -286,12 +287,12 @@ def main() -> None:
     parser.add_argument("-O", "--level", type=int, default=2)
     parser.add_argument("--json", type=Path, default=RESULTS)
     options = parser.parse_args()
-    assert targets.get(options.target).is_cuda
+    backend = backends.get(options.target)
+    assert isinstance(backend, cuda.Cuda)
     options.mixes = options.mixes or list(AT_LOAD if options.command == "at-load" else MIXES)
     if options.command in commands:
         found = json.loads(options.json.read_text()) if options.json.exists() else {}
-        machine = bench.machine(is_cuda=True)
-        found[options.command] = machine | commands[options.command](options)
+        found[options.command] = machine(backend) | commands[options.command](options)
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(found, indent=1) + "\n")
     else:

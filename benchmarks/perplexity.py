@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "demo_model"))
 
 from corpus import held_out_text
 
-from fusec.bench import commit
+from fusec.bench.facts import commit
 from fusec.models.gguf_file import open_gguf
 from fusec.models.quant_mix import MIXES
 from fusec.models.requantize import requantize

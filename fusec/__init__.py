@@ -10,8 +10,11 @@ from fusec.driver import Compiled, compile, load
 from fusec.errors import FusecError
 from fusec.ir import Builder, Graph, Node, Reference, Value, parse
 from fusec.passes.rule import Rule, pattern
+from fusec.pictures.svg import to_svg
 from fusec.runtime.engine import Engine
 from fusec.runtime.sampling import Sampling
+
+Graph._repr_svg_ = to_svg
 
 __all__ = [
     "Builder",

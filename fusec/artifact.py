@@ -15,22 +15,24 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fusec import gpu
-from fusec.codegen.cuda.arch import NoGpu
-from fusec.codegen.kernel import KernelSource
-from fusec.driver import Compiled, bind
+from fusec import backends
+from fusec.backends import Backend, NoGpu, Plans
+from fusec.compiled import Compilation
 from fusec.errors import FusecError, reason
-from fusec.ir.dot import to_dot
 from fusec.ir.plan import LaunchPlan, from_json
+from fusec.ir.text import parse
 from fusec.models.gguf_file import GGUFFile
 from fusec.models.model import Model
 from fusec.models.shipped import DATA
+from fusec.passes.fuse import Refusal
 from fusec.passes.pipeline import Stage
+from fusec.pictures.dot import to_dot
+from fusec.pictures.subject import Subject, read_profile
 from fusec.report import summary
 from fusec.runtime.cuda.window import check_mode
 from fusec.runtime.engine import Engine
@@ -76,7 +78,7 @@ def _foreign(folder: Path) -> str:
     return next((str(path.relative_to(folder)) for path in others), "")
 
 
-def save(compiled: Compiled, folder: Path) -> Path:
+def save(compiled: Compilation, folder: Path) -> Path:
     """Write the folder whole or not at all. An older folder of ours is replaced.
 
     Raises FusecError if it cannot be written or holds something else.
@@ -109,12 +111,13 @@ def _unwritable(path: Path, error: OSError) -> FusecError:
     return FusecError(f"{path}: cannot write here: {reason(error)}")
 
 
-def _files(compiled: Compiled) -> Iterator[tuple[str, bytes]]:
+def _files(compiled: Compilation) -> Iterator[tuple[str, bytes]]:
     """Name and contents of every file, the manifest last."""
     digests = {}
-    cubins = compiled.build() if compiled.is_cuda else {}
+    backend = compiled.backend
+    built = compiled.build() if backend.suffix else {}  # a CPU's is built where it runs
     texts = ((name, text.encode()) for name, text in _texts(compiled))
-    codes = ((f"kernels/{name}.cubin", cubin.data) for name, cubin in cubins.items())
+    codes = ((f"kernels/{name}{backend.suffix}", code.data) for name, code in built.items())
     for name, data in (*texts, *codes):
         digests[name] = _sha256(data)
         yield name, data
@@ -124,12 +127,7 @@ def _files(compiled: Compiled) -> Iterator[tuple[str, bytes]]:
         "model": str(_place(model.file)) if model else None,
         "fingerprint": model.file.fingerprint if model else None,
         "context": compiled.context,
-        "scratch_bytes": {
-            name: kernel.scratch_bytes
-            for name, kernel in compiled.kernels.items()
-            if isinstance(kernel, KernelSource)
-        },
-        "cubins": gpu.describe(compiled.kernels, cubins) if cubins else {},
+        "kernels": backend.describe(compiled.kernels, built),
         "report": summary(compiled),
         "files": digests,
     }
@@ -143,7 +141,7 @@ def _place(model: GGUFFile) -> Path:
     return model.path.parent.resolve() / model.path.name
 
 
-def _texts(compiled: Compiled) -> Iterator[tuple[str, str]]:
+def _texts(compiled: Compilation) -> Iterator[tuple[str, str]]:
     for name, kernel in compiled.kernels.items():
         yield f"kernels/{name}.py", kernel.source
     for i, stage in enumerate(compiled.stages):
@@ -237,12 +235,16 @@ class Artifact:
         except (ValueError, KeyError, TypeError) as error:
             raise FusecError(f"{self.folder / name}: {error}: compile again") from None
 
-    def kernels(self) -> dict[str, KernelSource]:
-        """Name -> kernel, sources read from the folder."""
-        return {
-            name: KernelSource(name, self._read(f"kernels/{name}.py"), scratch)
-            for name, scratch in self.manifest["scratch_bytes"].items()
-        }
+    @property
+    def backend(self) -> Backend[Any, Any]:
+        """The target's."""
+        return backends.get(self.manifest["report"]["target"])
+
+    def kernels(self) -> Mapping[str, Any]:
+        """Name -> what the backend binds a session to, from the folder's files."""
+        return self.backend.restore(
+            self.manifest["kernels"], lambda name: self._bytes(f"kernels/{name}")
+        )
 
     def source(self, kernel: str) -> str:
         """The source of a kernel."""
@@ -262,21 +264,16 @@ class Artifact:
         """The model ready to generate, from the folder's plans and kernels."""
         check_mode(l2)
         model, decode = self.model(), self.plan()
-        if self.manifest["cubins"]:
-            kernels = gpu.restore(
-                self.manifest["cubins"], lambda name: self._bytes(f"kernels/{name}.cubin")
-            )
-            try:
-                return gpu.engine(decode, kernels, model, l2=l2)
-            except NoGpu as error:
-                raise FusecError(
-                    f"{self.folder}: compiled for {decode.target}: {error.found}: run it where "
-                    f"such a GPU is, or compile the model again with --target cpu"
-                ) from None
-        prefill = self.plan("prefill.json")
-        plans = (decode, prefill, prefill.only(set()))
-        sessions = bind(self.kernels(), plans, model.raw, progress, threads)
-        return Engine(*sessions, context=self.context, stop=model.stop_ids)
+        backend = self.backend
+        wide = backend.prefill_tokens > 1
+        plans = Plans(decode, self.plan("prefill.json") if wide else decode)
+        try:
+            return backend.engine(plans, self.kernels(), model, progress, threads, l2=l2)
+        except NoGpu as error:
+            raise FusecError(
+                f"{self.folder}: compiled for {decode.target}: {error.found}: run it where "
+                f"such a GPU is, or compile the model again with --target cpu"
+            ) from None
 
     def _read(self, name: str) -> str:
         return self._bytes(name).decode()
@@ -292,6 +289,32 @@ class Artifact:
         if _sha256(raw) != self.manifest["files"].get(name):
             raise FusecError(f"{path}: not as fusec compile wrote it: compile again")
         return raw
+
+
+def pictured(saved: Artifact, profile: Path | None = None) -> Subject:
+    """What there is to show of a folder. `profile`: of `fusec profile --json`, to show with it."""
+    report, plan = saved.manifest["report"], saved.plan()
+    stages = []
+    for stage in report["stages"]:
+        text = saved.stage(stage["pass"]).splitlines(keepends=True)
+        graph = parse("".join(line for line in text if not line.startswith("#")))
+        refused = tuple(
+            Refusal(r["rule"], tuple(r["nodes"]), r["reason"]) for r in stage["refused"]
+        )
+        counts = stage["before"], stage["after"], stage["ms"]
+        stages.append(Stage(stage["pass"], graph, *counts, stage["rule"], stage["hits"], refused))
+    described = saved.manifest["kernels"]
+    recorded = saved.manifest["model"]
+    return Subject(
+        Path(recorded).stem if recorded else plan.name,
+        tuple(stages),
+        plan,
+        report,
+        {k.name: saved.source(k.name) for k in plan.kernels},
+        {n: facts["registers"] for n, facts in described.items() if "registers" in facts},
+        saved.backend.limits.gpu,
+        read_profile(profile, plan),
+    )
 
 
 def _sealed(manifest: dict[str, Any]) -> str:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from rich import box
 from rich.table import Table
 
-from fusec.driver import Compiled
+from fusec.compiled import Compilation
 from fusec.ir.ops import bytes_moved, flops
 from fusec.ir.plan import LaunchPlan, Size
 from fusec.passes.pipeline import Stage
 from fusec.passes.schedule import critical_path
 
 
-def summary(compiled: Compiled) -> dict[str, Any]:
+def summary(compiled: Compilation) -> dict[str, Any]:
     """The compilation as plain data, as `fusec inspect --json` prints it."""
     plan, graph = compiled.plan, compiled.graph
     return {
@@ -111,6 +112,18 @@ def plan_table(data: dict[str, Any]) -> Table:
         size = [str(Size(**sizes[name]))] if sizes else []
         table.add_row(name, str(count), *size, *([tuned.get(name, "")] if tuned else []))
     return table
+
+
+def code_table(described: Mapping[str, dict[str, Any]]) -> Table:
+    """What each kernel takes of a multiprocessor, from what its backend says of it."""
+    found = make_table("kernels")
+    found.add_column("kernel", overflow="fold")
+    for title in ("blocks", "threads", "registers", "spilled", "shared"):
+        found.add_column(title, justify="right")
+    for name, d in described.items():
+        sizes = (f"{d[key]} B" for key in ("spill_bytes", "shared_bytes"))
+        found.add_row(name, str(d["grid"]), str(d["threads"]), str(d["registers"]), *sizes)
+    return found
 
 
 def plan_line(data: dict[str, Any]) -> str:

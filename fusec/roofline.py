@@ -16,15 +16,17 @@ from typing import Any
 from rich.table import Table
 
 from fusec.bench import weight_bytes_read
-from fusec.driver import DEFAULT_CONTEXT, Options, compile_graph
+from fusec.compiled import Options
+from fusec.driver import DEFAULT_CONTEXT, compile_graph
 from fusec.errors import FusecError, reason
+from fusec.ir import gpus
 from fusec.ir.dtypes import dtype
 from fusec.ir.gpu import Gpu
 from fusec.ir.graph import Graph
 from fusec.ir.ops import flops, op
 from fusec.ir.plan import LaunchPlan
 from fusec.models.model import Model
-from fusec.passes import cost, gpus
+from fusec.passes import cost
 from fusec.passes.pipeline import LEVELS
 from fusec.passes.schedule import critical_path
 from fusec.pictures.subject import size

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from fusec import driver
-from fusec.codegen import targets
+from fusec import backends, driver
 from fusec.errors import FusecError
 from fusec.ir.reference import Reference
 from fusec.models.model import Model
@@ -75,7 +74,7 @@ def check(
     The default is DEFAULT_TOKENS, or fewer where the context is shorter. Raises FusecError for
     anything unknown or out of range, before it computes, and for logits that are not finite.
     """
-    targets.get(target)
+    backends.get(target)
     model = Model.open(path)
     context = model.check_context(context, driver.DEFAULT_CONTEXT)
     tokens = min(DEFAULT_TOKENS, context) if tokens is None else tokens

@@ -28,7 +28,7 @@ def made_up(monkeypatch):
         for name, kernel in kernels.items()
     }
     monkeypatch.setattr(calibrate, "executables", lambda _driver: known)
-    monkeypatch.setattr(calibrate, "machine", lambda **_: {})
+    monkeypatch.setattr(calibrate, "machine", lambda _: {})
     monkeypatch.setattr(calibrate, "CHASE_NEAR", 1 << 16)
     monkeypatch.setattr(calibrate, "CHASE_FAR", 1 << 18)
     monkeypatch.setattr(calibrate, "NEAR_BYTES", 1 << 20)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fusec import driver
+from fusec.backends import cpu
 from fusec.cores import cores
 from fusec.errors import FusecError
 from fusec.runtime.cpu.team import MAX_THREADS
@@ -95,15 +96,15 @@ def test_threads_by_default_on_any_machine(
     monkeypatch: pytest.MonkeyPatch, count: int, wanted: int
 ) -> None:
     monkeypatch.delenv("FUSEC_THREADS", raising=False)
-    monkeypatch.setattr(driver, "cores", lambda: count)
-    assert driver.default_threads() == wanted
+    monkeypatch.setattr(cpu, "cores", lambda: count)
+    assert cpu.default_threads() == wanted
 
 
 @pytest.mark.parametrize("given", ["0", "many", "-1", "4000", "99999999999999999999"])
 def test_fusec_threads_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
     monkeypatch.setenv("FUSEC_THREADS", given)
     with pytest.raises(FusecError, match=f"FUSEC_THREADS: expected .*found '?{given}"):
-        driver.default_threads()
+        cpu.default_threads()
 
 
 @pytest.mark.parametrize("threads", [-1, MAX_THREADS + 1])

@@ -6,10 +6,11 @@ import json
 
 import pytest
 
-from fusec import driver, gpu
+from fusec import driver
+from fusec.backends import cuda
 from fusec.bench import gpu as bench_gpu
 from fusec.bench import profile, profile_gpu
-from fusec.bench.profile import KernelTime, Measured
+from fusec.bench.experiment import KernelTime, Measured, resident
 from fusec.codegen.cuda import microbench
 from fusec.runtime.cuda.driver import Driver, Executable
 from tests.runtime.cuda import fake
@@ -48,15 +49,15 @@ def profiled(compiled, monkeypatch):
     times = Times(kernels={name: duration(name) for name in durations})
     quiet = dict.fromkeys(compiled.kernels | measuring, lambda *_: None)
     api = TimedDriver(quiet | fake.CONTROL, times)
-    monkeypatch.setattr(gpu, "Driver", lambda: Driver(api))
-    monkeypatch.setattr(gpu, "build", lambda *_: {})
-    monkeypatch.setattr(gpu, "PACKING", fake.UNPACKED)
-    monkeypatch.setattr(gpu, "executables", lambda kernels, _: {n: executable(n) for n in kernels})
+    monkeypatch.setattr(cuda, "Driver", lambda: Driver(api))
+    monkeypatch.setattr(cuda, "build", lambda *_: {})
+    monkeypatch.setattr(cuda, "PACKING", fake.UNPACKED)
+    monkeypatch.setattr(cuda, "executables", lambda kernels, _: {n: executable(n) for n in kernels})
     monkeypatch.setattr(bench_gpu, "device_times", lambda *_: (100.0, 2.5))
     monkeypatch.setattr(profile_gpu, "device_times", lambda *_: (100.0, 2.5))
     known = {name: executable(name, kernel.threads) for name, kernel in measuring.items()}
     monkeypatch.setattr(profile_gpu, "executables", lambda _driver: known)
-    return compiled, durations, api, next(profile_gpu.measure(compiled, TOKENS, lambda _: None))
+    return compiled, durations, api, next(profile_gpu.measure(compiled, TOKENS, 0, lambda _: None))
 
 
 def args_of(plan, kernel):
@@ -111,7 +112,7 @@ def test_naive_walls_add_what_the_host_does():
 
 def test_resident_puts_every_layer_on_the_first_ones_memory(tiny_model):
     plan = driver.compile(tiny_model).plan
-    found = profile.resident(plan)
+    found = resident(plan)
     for kernel in plan.kernels:
         ours, theirs = (
             [[a for a in x.args if a.kind in ("weight", "state")] for x in p.launches

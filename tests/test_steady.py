@@ -11,7 +11,9 @@ from rich.console import Console
 
 from fusec import driver, walls
 from fusec.bench import profile, steady, tune_gpu
-from fusec.bench.profile import ATTEMPTS, KernelTime, Measured
+from fusec.bench.experiment import KernelTime, Measured
+from fusec.bench.instruments import INSTRUMENTS, Instruments
+from fusec.bench.profile import ATTEMPTS
 from fusec.bench.steady import TRIES, difference
 from fusec.bench.stopwatch import Stopwatch
 from fusec.errors import FusecError
@@ -130,7 +132,8 @@ def test_profile_refuses_what_is_never_sound(plan) -> None:
 
 def test_the_command_leaves_nothing_where_it_refuses(tiny_model, tmp_path, monkeypatch) -> None:
     found = spoilt(driver.compile(tiny_model, context=64).plan)[0][0]
-    monkeypatch.setattr("fusec.bench.profile_cpu.measure", lambda *_: (found for _ in range(100)))
+    never = Instruments(lambda *_: (found for _ in range(100)))
+    monkeypatch.setitem(INSTRUMENTS, "cpu", never)
     old = tmp_path / "old.json"
     old.write_text("kept")
     for file in (old, tmp_path / "new.json"):

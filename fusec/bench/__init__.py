@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from fusec import driver
-from fusec.codegen import targets
-from fusec.cores import cores
+from fusec import backends, driver
+from fusec.bench.facts import machine
+from fusec.bench.instruments import instruments_of
+from fusec.bench.tokens import prompt_ids, seconds_per_token
 from fusec.driver import Compiled
 from fusec.errors import FusecError
 from fusec.ir.dtypes import dtype
@@ -29,8 +22,6 @@ from fusec.runtime.cuda.window import check_mode
 from fusec.runtime.engine import Engine
 
 Note = Callable[[str], None]
-
-PACKAGES = ("fusec", "numpy", "numba", "numba-cuda", "llvmlite", "cuda-bindings")
 
 
 @dataclass(frozen=True)
@@ -89,10 +80,10 @@ class Result:
 
 def run(path: Path, plan: Plan, note: Note = lambda _: None) -> dict[str, Any]:
     """Measure a model file as `plan` says. Returns what `--json` writes."""
-    is_cuda = targets.get(plan.target).is_cuda
-    modes = plan.l2 if is_cuda else ("off",)
+    backend = backends.get(plan.target)
+    modes = plan.l2 if backend.l2_modes else ("off",)
     cases = [(level, mode, False) for level in plan.levels for mode in modes]
-    if plan.eager and is_cuda:
+    if plan.eager and len(backend.launches) > 1:
         cases.insert(0, (min(plan.levels), modes[0], True))
     bandwidth = read_bandwidth(plan, note)
     results: list[Result] = []
@@ -103,12 +94,12 @@ def run(path: Path, plan: Plan, note: Note = lambda _: None) -> dict[str, Any]:
         engine = compiled.engine(threads=plan.threads, l2=mode, eager=eager)
         try:
             results += measure(engine, compiled, plan, mode, eager, bandwidth)
-            if is_cuda:
-                residency[mode] = engine.workspace.residency.as_dict()  # type: ignore[attr-defined]
+            if engine.residency is not None:
+                residency[mode] = engine.residency
         finally:
             engine.close()
     return {
-        **machine(is_cuda),
+        **machine(backend),
         "bandwidth_gb_s": bandwidth,
         "l2": residency,
         "results": [asdict(result) for result in results],
@@ -126,14 +117,13 @@ def measure(
     engine: Engine, compiled: Compiled, plan: Plan, mode: str, eager: bool, bandwidth: float | None
 ) -> Iterator[Result]:
     """A row for each length. A run before the first is not counted."""
-    launch = ("eager" if eager else "graph") if compiled.is_cuda else "cpu"
+    launch = compiled.backend.launches[eager]
     nbytes = weight_bytes_read(compiled.graph)
     engine.stop = frozenset()
     prompt = prompt_ids(engine.vocabulary, plan.prompt)
     device, gap = None, None
-    if launch == "graph":
-        from fusec.bench.gpu import device_times
-
+    device_times = instruments_of(compiled.backend).device_times
+    if device_times is not None and not eager:
         device, gap = device_times(engine, prompt, min(plan.lengths))
     for n in plan.lengths:
         seconds_per_token(engine, prompt, n)
@@ -162,21 +152,6 @@ def summarize(model: str, times: Iterable[float], *, prompt: int, n: int) -> Res
     return Result(model, None, model, "", prompt, n, 1 / middle, 1e6 * middle, spread)
 
 
-def seconds_per_token(engine: Engine, prompt: list[int], n: int) -> float:
-    """Time from the first new token to the n-th, as the caller sees them, over n - 1."""
-    tokens = engine.generate(prompt, n)
-    next(tokens)
-    start = time.perf_counter()
-    made = sum(1 for _ in tokens)
-    assert made == n - 1
-    return (time.perf_counter() - start) / made
-
-
-def prompt_ids(vocabulary: int, count: int) -> list[int]:
-    """A prompt of arbitrary tokens, the same everywhere."""
-    return [int(i) for i in np.random.default_rng(0).integers(0, vocabulary, count)]
-
-
 def weight_bytes_read(graph: Graph) -> int:
     """Bytes of weights one token needs: all of each, but one row of what is only embedded."""
     nodes = tuple(graph.walk())
@@ -187,71 +162,10 @@ def weight_bytes_read(graph: Graph) -> int:
 
 
 def read_bandwidth(plan: Plan, note: Note) -> float | None:
-    """GB/s this GPU reads from memory; None on the CPU, where nothing is measured."""
-    target = targets.get(plan.target)
-    if not target.is_cuda:
+    """GB/s this target reads from memory; None where nothing measures it."""
+    backend = backends.get(plan.target)
+    measured = instruments_of(backend).read_bandwidth
+    if measured is None:
         return None
-    from fusec.bench.gpu import read_bandwidth as measured
-
     note("bandwidth")
-    return measured(target.name)
-
-
-def machine(is_cuda: bool) -> dict[str, Any]:
-    """What the numbers depend on besides the model: hardware, driver, versions, commit, command."""
-    found: dict[str, Any] = {"gpu": None, "driver": None}
-    if is_cuda:
-        from fusec.runtime.cuda.driver import Driver
-
-        gpu = Driver()
-        found = {"gpu": gpu.name, "driver": f"{kernel_driver()} (CUDA {gpu.version})".lstrip()}
-        gpu.close()
-    return found | {
-        "cpu": platform.processor() or platform.machine(),
-        "cores": cores(),
-        "versions": {"python": platform.python_version()} | dict(installed(PACKAGES)),
-        "commit": commit(),
-        "command": " ".join(["fusec", *sys.argv[1:]]),
-    }
-
-
-def installed(packages: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Name and version of those packages that are here."""
-    for package in packages:
-        try:
-            yield package, version(package)
-        except PackageNotFoundError:
-            continue
-
-
-def kernel_driver() -> str:
-    """The version of the NVIDIA kernel driver, as the kernel module tells it."""
-    try:
-        words = Path("/proc/driver/nvidia/version").read_text().split()
-    except OSError:
-        return ""
-    return next((word for word in words if word.count(".") == 2 and word[0].isdigit()), "")
-
-
-def commit() -> str:
-    """The commit of fusec's own source tree: FUSEC_COMMIT, or what git says where it is a checkout.
-
-    An installed package may lie in somebody else's checkout, whose commit says nothing.
-    """
-    if given := os.environ.get("FUSEC_COMMIT"):
-        return given
-    here = Path(__file__).resolve().parents[1]
-    git = ("git", "-C", str(here))
-    try:
-        if not _output([*git, "ls-files", "--error-unmatch", "__init__.py"]):
-            return "unknown"
-        return _output([*git, "describe", "--always", "--dirty", "--abbrev=12"]) or "unknown"
-    except OSError:  # no git
-        return "unknown"
-
-
-def _output(command: list[str]) -> str:
-    """What a command prints; nothing if it fails. Git's own variables are for another tree."""
-    own = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
-    run = subprocess.run(command, env=own, capture_output=True, text=True, check=False)
-    return run.stdout.strip() if run.returncode == 0 else ""
+    return measured(backend.name)

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from fusec.bench import machine
+from fusec import backends
+from fusec.bench.facts import machine
 from fusec.bench.steady import difference
 from fusec.bench.stopwatch import Stopwatch, executables
 from fusec.codegen.cuda import microbench, probe
@@ -53,7 +54,7 @@ def run(note: Note = lambda _: None, driver: Driver | None = None) -> dict[str, 
             **facts,
             **constants,
             "date": datetime.date.today().isoformat(),
-            **machine(is_cuda=True),
+            **machine(backends.get(facts["arch"])),
         }
     finally:
         memory.close()

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from fusec import gpu
+from fusec.backends import cuda
 from fusec.codegen.cuda import probe
 from fusec.codegen.cuda.arch import arch_for
 from fusec.codegen.cuda.toolchain import CudaKernel
@@ -24,7 +24,7 @@ REPEATS = 20
 def kernels(arch: str, *wanted: CudaKernel) -> list[Executable]:
     """Measuring kernels, compiled."""
     named = {kernel.name: kernel for kernel in wanted}
-    return list(gpu.executables(named, gpu.build(named, arch)).values())
+    return list(cuda.executables(named, cuda.build(named, arch)).values())
 
 
 def read_bandwidth(arch: str) -> float:

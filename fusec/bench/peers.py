@@ -15,7 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fusec.bench import Plan, Result, prompt_ids, summarize
+from fusec.bench import Plan, Result, summarize
+from fusec.bench.tokens import prompt_ids
 from fusec.errors import FusecError
 from fusec.models.model import Model
 from fusec.models.shipped import located

@@ -11,83 +11,28 @@ No wall is computed as the rest of the others, so their sum can be compared with
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from fusec import driver
-from fusec.bench import machine, prompt_ids
+from fusec.bench.experiment import PROMPT, Measured, Note
+from fusec.bench.facts import machine
+from fusec.bench.instruments import instruments_of
 from fusec.bench.steady import ADVICE, NOISE
 from fusec.driver import Compiled
 from fusec.errors import FusecError
-from fusec.ir.plan import Arg, Launch, LaunchPlan
+from fusec.ir import gpus
+from fusec.ir.plan import LaunchPlan
 from fusec.ir.text import parse
-from fusec.passes import cost, gpus
+from fusec.passes import cost
 
-Note = Callable[[str], None]
-
-PROMPT = 16
 ATTEMPTS = 4
 LEAST = 0.5  # us by which times may come in the wrong order, however short they are
 VERSION = 1
-
-
-@dataclass(frozen=True)
-class KernelTime:
-    """Microseconds of one kernel: `alone`, back to back with itself; `empty`, doing nothing.
-
-    `empty` is a launch of the same grid.
-    """
-
-    launches: int
-    alone: float
-    empty: float
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One target's experiments. All times are microseconds a token unless said otherwise.
-
-    `token`: as the caller sees it, sampled on the device (GPU) or greedy (CPU). `launch`: of each
-    launch of the plan, in its order, inside a token. `naive`: the token and its walls where kernels
-    are launched one by one and the host samples; empty where that is no different.
-    """
-
-    token: float
-    device: float
-    between: float
-    empties: float
-    streaming: float
-    resident: float
-    launch: list[float]
-    kernels: dict[str, KernelTime]
-    naive: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def walls(self) -> dict[str, float]:
-        """Wall -> microseconds a token."""
-        compute = sum(k.launches * max(0.0, k.alone - k.empty) for k in self.kernels.values())
-        return {
-            "between tokens": self.between,
-            "launches": self.empties,
-            "memory": max(0.0, self.streaming - self.resident),
-            "compute": compute,
-        }
-
-    @property
-    def naive_walls(self) -> dict[str, float]:
-        """The same where the host launches every kernel and samples; empty if not measured."""
-        if not self.naive:
-            return {}
-        eager, host = self.naive["eager"], self.naive["eager, host sampling"]
-        return self.walls | {
-            "between tokens": self.between + max(0.0, host - eager),
-            "launches": self.empties + max(0.0, eager - self.token),
-        }
 
 
 def run(
@@ -96,14 +41,8 @@ def run(
     """Profile a compiled model around the middle of `tokens` new ones. Returns what JSON holds."""
     if tokens < 2:
         raise FusecError(f"-n: expected at least 2 tokens, found {tokens}")
-    if compiled.is_cuda:
-        from fusec.bench.profile_gpu import measure as measure_gpu
-
-        attempts = measure_gpu(compiled, tokens, note)
-    else:
-        from fusec.bench.profile_cpu import measure as measure_cpu
-
-        attempts = measure_cpu(compiled, tokens, threads or driver.default_threads(), note)
+    measure = instruments_of(compiled.backend).experiments
+    attempts = measure(compiled, tokens, threads, note)
     return as_data(compiled, first_sound(compiled.plan, attempts), tokens, threads)
 
 
@@ -146,7 +85,7 @@ def contradictions(plan: LaunchPlan, found: Measured) -> Iterator[str]:
 def as_data(compiled: Compiled, found: Measured, tokens: int, threads: int) -> dict[str, Any]:
     """The measurement with everything that it depends on."""
     plan = compiled.plan
-    where = machine(compiled.is_cuda)
+    where = machine(compiled.backend)
     walls = found.walls
     return {
         "version": VERSION,
@@ -155,7 +94,7 @@ def as_data(compiled: Compiled, found: Measured, tokens: int, threads: int) -> d
         "model": Path(compiled.model.file.path).stem if compiled.model else plan.name,
         "target": plan.target,
         "level": plan.level,
-        "threads": None if compiled.is_cuda else threads or driver.default_threads(),
+        "threads": compiled.backend.threads(threads),
         "position": PROMPT + tokens // 2,
         **{key: value for key, value in asdict(found).items() if key != "launch"},
         "walls": walls,
@@ -180,33 +119,3 @@ def _launches(compiled: Compiled, found: Measured, gpu: str | None) -> Iterator[
             "predicted_us": expected.total if expected else None,
             "bytes": bytes_of[launch.kernel],
         }
-
-
-def resident(plan: LaunchPlan) -> LaunchPlan:
-    """The plan with a kernel's launches all on the first one's weights and states: all cached.
-
-    It computes nothing sensible, in the same steps.
-    """
-    first: dict[str, tuple[Arg, ...]] = {}
-
-    def rebind(launch: Launch) -> Launch:
-        source = first.setdefault(launch.kernel, launch.args)
-        pairs = zip(launch.args, source, strict=True)
-        args = tuple(theirs if arg.kind in ("weight", "state") else arg for arg, theirs in pairs)
-        return replace(launch, args=args, prefetch=())
-
-    return replace(plan, launches=tuple(map(rebind, plan.launches)))
-
-
-def firsts(plan: LaunchPlan) -> dict[str, tuple[int, int]]:
-    """Kernel -> index of its first launch, number of launches."""
-    found: dict[str, tuple[int, int]] = {}
-    for i, launch in enumerate(plan.launches):
-        index, count = found.get(launch.kernel, (i, 0))
-        found[launch.kernel] = index, count + 1
-    return found
-
-
-def prompt_of(vocabulary: int) -> list[int]:
-    """The prompt in front of the tokens that are measured."""
-    return prompt_ids(vocabulary, PROMPT)

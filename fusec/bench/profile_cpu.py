@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from fusec.bench.profile import KernelTime, Measured, Note, firsts, prompt_of, resident
+from fusec.backends.cpu import bind
+from fusec.bench.experiment import KernelTime, Measured, Note, firsts, prompt_of, resident
 from fusec.codegen.kernel import KernelSource
-from fusec.driver import Compiled, bind, cpu_kernels
+from fusec.driver import Compiled
 from fusec.runtime.cpu.session import CpuSession
 from fusec.runtime.engine import Engine
 
@@ -49,9 +50,8 @@ def measure(
     assert model is not None and compiled.prefill is not None
     plan = compiled.plan
     plans = (plan, compiled.prefill, compiled.prefill.only(set()), resident(plan))
-    kernels = cpu_kernels(compiled.kernels)
-    sessions = bind(kernels, plans, model.raw, note, threads)
-    decode, prefill, absorb, cached = (s for s in sessions if isinstance(s, CpuSession))
+    sessions = bind(compiled.kernels, plans, model.raw, note, threads)
+    decode, prefill, absorb, cached = sessions
     engine = Engine(decode, prefill, absorb, context=compiled.context)
     try:
         prompt = prompt_of(engine.vocabulary)
@@ -124,7 +124,7 @@ class _Bench:
     """Runs of a session's table of launches, of parts of it, and of empty kernels."""
 
     def __init__(self, session: CpuSession, cached: CpuSession) -> None:
-        from fusec.codegen.cpu.build import build
+        from fusec.codegen.cpu.build import build  # loads llvmlite, which the CLI's help spares
 
         self.session, self.cached, self.team = session, cached, session.team
         address = build((NOTHING,))["nothing"]["kernel"]

@@ -8,11 +8,11 @@ from itertools import pairwise
 
 import numpy as np
 
-from fusec.bench import seconds_per_token
+from fusec.bench.experiment import KernelTime, Measured, Note, firsts, prompt_of, resident
 from fusec.bench.gpu import device_times
-from fusec.bench.profile import KernelTime, Measured, Note, firsts, prompt_of, resident
 from fusec.bench.steady import difference
 from fusec.bench.stopwatch import Stopwatch, executables
+from fusec.bench.tokens import seconds_per_token
 from fusec.driver import Compiled
 from fusec.errors import FusecError
 from fusec.ir.choosing import final_choice
@@ -27,7 +27,9 @@ RUNS = 5  # of a generation
 FEW, MANY = 10, 60  # nodes of a graph that repeats one kernel
 
 
-def measure(compiled: Compiled, tokens: int, note: Note) -> Generator[Measured, None, None]:
+def measure(
+    compiled: Compiled, tokens: int, _threads: int, note: Note
+) -> Generator[Measured, None, None]:
     """All experiments, again and again.
 
     Generations end at `tokens`; single kernels run in their middle.
@@ -115,8 +117,7 @@ class _Bench:
         known = executables(workspace.driver)
         self.watch = _Watch(workspace, known)
         self.shapes = {
-            name: (kernel.grid, kernel.threads)  # type: ignore[union-attr]
-            for name, kernel in compiled.kernels.items()
+            name: (kernel.grid, kernel.threads) for name, kernel in compiled.kernels.items()
         }
 
     def at(self, prompt: list[int], position: int) -> None:

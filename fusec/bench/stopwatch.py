@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fusec import gpu
+from fusec.backends import cuda
 from fusec.bench.steady import NOISE, difference
 from fusec.codegen.cuda import microbench
 from fusec.codegen.cuda.arch import arch_for
@@ -23,7 +23,7 @@ def executables(driver: Driver) -> dict[str, Executable]:
     """The measuring kernels for this GPU, compiled or from the cache."""
     arch = arch_for(*driver.capability).name
     kernels = microbench.kernels(arch)
-    return gpu.executables(kernels, gpu.build(kernels, arch))
+    return cuda.executables(kernels, cuda.build(kernels, arch))
 
 
 class Stopwatch:

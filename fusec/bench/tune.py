@@ -11,11 +11,11 @@ from typing import Any
 
 from rich.table import Table
 
-from fusec import driver
-from fusec.bench import machine
+from fusec import backends, driver
+from fusec.backends.cuda import executable
+from fusec.bench.facts import machine
 from fusec.bench.search import Choices, Found, Subject, gain, search, turns
 from fusec.bench.tune_gpu import TokenBench
-from fusec.codegen import targets
 from fusec.codegen.cuda import tuning as tunings
 from fusec.codegen.cuda.arch import find_arch
 from fusec.codegen.cuda.build import compile_many
@@ -24,7 +24,6 @@ from fusec.codegen.cuda.emit import emit
 from fusec.codegen.cuda.tuning import Tuning
 from fusec.driver import Compiled
 from fusec.errors import FusecError
-from fusec.gpu import executable
 from fusec.ir.choosing import without_choice
 from fusec.ir.plan import Choice
 from fusec.report import make_table
@@ -88,7 +87,7 @@ class Tuned:
             "context": self.compiled.context,
             "token_us": {"before": self.before, "after": self.after},
             "kernels": [self._row(subject) for subject in self.subjects],
-            "machine": machine(is_cuda=True),
+            "machine": machine(self.compiled.backend),
         }
 
     def _row(self, subject: Subject) -> dict[str, Any]:
@@ -106,15 +105,15 @@ class Tuned:
 
 def prepare(path: Path, target: str, level: int | None, context: int | None, kv: str) -> Compiled:
     """The model with every kernel as it is by default. Raises FusecError for a CPU target."""
-    if not targets.get(target).is_cuda:
+    if not backends.get(target).has_choices:
         raise FusecError(f"tuning is for GPUs: expected a GPU's architecture, found '{target}'")
     return driver.compile(path, target=target, level=level, context=context, kv=kv, tuning=Tuning())
 
 
 def count_of(compiled: Compiled) -> int:
     """How many kernels `build` compiles."""
-    kernels = without_choice(compiled.plan).kernels
-    return len(compiled.kernels) + sum(len(variants(k)) for k in kernels)
+    arch, kernels = find_arch(compiled.options.target), without_choice(compiled.plan).kernels
+    return len(compiled.kernels) + sum(len(variants(k, arch)) for k in kernels)
 
 
 def build(compiled: Compiled, note: Note | None = None) -> Variants:
@@ -125,9 +124,11 @@ def build(compiled: Compiled, note: Note | None = None) -> Variants:
     """
     compiled.build(note)
     arch, kernels = find_arch(compiled.options.target), without_choice(compiled.plan).kernels
-    asked = {(k.name, c): emit(replace(k, choice=c), arch) for k in kernels for c in variants(k)}
+    asked = {
+        (k.name, c): emit(replace(k, choice=c), arch) for k in kernels for c in variants(k, arch)
+    }
     cubins = compile_many(list(asked.values()), compiled.options.target, note)
-    usual = {kernel.name: default_of(kernel) for kernel in kernels}
+    usual = {kernel.name: default_of(kernel, arch) for kernel in kernels}
     return {
         (name, choice): executable(kernel, cubin)
         for ((name, choice), kernel), cubin in zip(asked.items(), cubins, strict=True)
@@ -146,7 +147,8 @@ def run(compiled: Compiled, built: Variants, seconds: float, note: Note = lambda
         raise FusecError("tuning needs the CUDA target")
     try:
         bench = TokenBench(engine, built)
-        default = {k.name: default_of(k) for k in without_choice(compiled.plan).kernels}
+        arch = find_arch(compiled.options.target)
+        default = {k.name: default_of(k, arch) for k in without_choice(compiled.plan).kernels}
         note("each kernel's share")
         shares = {name: bench.share(name, default) for name in default}
         subjects = sorted(_subjects(compiled, built, shares), key=lambda s: -s.share)
@@ -178,13 +180,13 @@ def run(compiled: Compiled, built: Variants, seconds: float, note: Note = lambda
 def _subjects(
     compiled: Compiled, built: Variants, shares: Mapping[str, float]
 ) -> Iterator[Subject]:
-    plan = without_choice(compiled.plan)
+    arch, plan = find_arch(compiled.options.target), without_choice(compiled.plan)
     launches = Counter(launch.kernel for launch in plan.launches)
     for kernel in plan.kernels:
-        usable = releases(kernel)
+        usable = releases(kernel, arch)
         geometries = tuple(
             choice
-            for choice in candidates(kernel)
+            for choice in candidates(kernel, arch)
             if all((kernel.name, replace(choice, release=r)) in built for r in usable)
         )
         name = kernel.name

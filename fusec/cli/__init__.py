@@ -1,4 +1,7 @@
-"""The command line: one module a command, and what turns errors into exit codes."""
+"""The command line: one module a command, and what turns errors into exit codes.
+
+A command imports inside its function what it alone uses, so that all of them start quickly.
+"""
 
 from __future__ import annotations
 

@@ -23,9 +23,9 @@ def calibrate(
 
     The cost model uses the result from then on, for every GPU of that name.
     """
+    from fusec.backends import NoGpu
     from fusec.bench import calibrate as measuring
-    from fusec.codegen.cuda.arch import NoGpu
-    from fusec.passes import gpus
+    from fusec.ir import gpus
 
     check_outputs([json_file])  # before the long work, not after it
     try:

@@ -37,7 +37,7 @@ def compile_command(
 ) -> None:
     """Compile a model: print what each pass merged, and the plan; build every kernel."""
     from fusec import artifact, driver, report
-    from fusec.ir.dot import to_dot
+    from fusec.pictures.dot import to_dot
 
     start = time.perf_counter()
     check_outputs([dot], model)
@@ -61,14 +61,12 @@ def compile_command(
     if dot is not None:
         write_whole(dot, to_dot(compiled.graph, compiled.plan.launches))
     with progress("compiling", len(compiled.kernels)) as advance:
-        cubins = compiled.build(advance)
+        built = compiled.build(advance)
     if output is not None:
         compiled.save(output)
     show_report(report.summary(compiled))
-    if cubins:
-        from fusec import gpu
-
-        out.print(gpu.cubin_table(gpu.describe(compiled.kernels, cubins)))
+    if built:
+        out.print(report.code_table(compiled.backend.describe(compiled.kernels, built)))
     seconds = time.perf_counter() - start
     out.print(f"{len(compiled.kernels)} kernels ready in {seconds:.1f} s")
     if output is not None:

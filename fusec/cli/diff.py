@@ -40,7 +40,7 @@ def diff(
         if path.is_dir():
             saved = artifact.Artifact.open(path)
             saved.refuse(level=level_of, target=target_of, context=context)
-            subjects.append(pictures.of_folder(saved))
+            subjects.append(artifact.pictured(saved))
             continue
         if level_of is not None and not level_of.isdigit():
             raise FusecError(f"-O: expected levels like 1,2, found '{level}'")

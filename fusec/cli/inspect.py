@@ -49,9 +49,9 @@ def inspect(
 ) -> None:
     """Look at the graph at a stage, or at the plan, without compiling kernels."""
     from fusec import artifact, driver, pictures, report
-    from fusec.ir.dot import to_dot
     from fusec.ir.text import parse
-    from fusec.ir.view import one_layer
+    from fusec.pictures.dot import to_dot
+    from fusec.pictures.view import one_layer
 
     if profile is not None and svg is None and html is None:
         raise FusecError("--profile: its times are shown by --svg FILE and --html FILE")
@@ -63,7 +63,7 @@ def inspect(
         data, shown = saved.manifest["report"], saved.stage(stage)
         graph = parse("".join(x for x in shown.splitlines(True) if not x.startswith("#")))
         launches = saved.plan().launches if dot is not None else ()
-        picture = partial(pictures.of_folder, saved, profile)
+        picture = partial(artifact.pictured, saved, profile)
     else:
         compiled = driver.compile(
             model,

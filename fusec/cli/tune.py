@@ -38,19 +38,19 @@ def tune(
 
     FUSEC_TUNING=off leaves them out, FUSEC_TUNING=FILE takes them from a file of --json.
     """
+    from fusec import backends
     from fusec.bench import tune as measuring
-    from fusec.codegen import targets
 
     if not seconds > 0:
         raise FusecError(f"--seconds: expected a number above 0, found {seconds:g}")
-    if target not in targets.NATIVE and not build_only:
+    if target not in backends.NATIVE and not build_only:
         raise FusecError(
             "tuning measures on the GPU of this machine: leave out --target, or add --build-only"
         )
     try:
-        targets.get(target)
+        backends.get(target)
     except FusecError as error:
-        if target not in targets.NATIVE:
+        if target not in backends.NATIVE:
             raise
         reason = str(error).partition(";")[0].removeprefix("--target native: ")
         raise FusecError(

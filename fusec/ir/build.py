@@ -8,6 +8,7 @@ from typing import Any
 from fusec.errors import FusecError
 from fusec.ir.graph import Attr, Graph, Node, Value, attrs
 from fusec.ir.ops import OPS, make
+from fusec.ir.verify import verify
 
 
 class Builder:
@@ -59,8 +60,6 @@ class Builder:
 
     def build(self, *outputs: Value) -> Graph:
         """The finished, verified graph."""
-        from fusec.ir.verify import verify
-
         states = tuple(self._states.values())
         graph = Graph(self.name, tuple(self._inputs), states, tuple(self._nodes), outputs)
         verify(graph)

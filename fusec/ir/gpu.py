@@ -1,4 +1,4 @@
-"""What the cost model knows of a machine: plain data. `fusec.passes.gpus` has the known ones."""
+"""What the cost model knows of a machine: plain data. `fusec.ir.gpus` has the known ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ class Gpu:
     more adds. `touch`: the boundary of kernels that load and store a vector. `early` and
     `early_touch`: the same two with dependent launch. `gap`: from one graph to the
     next. `load`: a load that hits L2, `far_load`: one that goes to memory. `tree`: a
-    sum over the lanes of a warp. `barrier`: of a block. `instruction`: one more instruction in code
+    sum over the lanes of a warp. `barrier`: of a block; `cluster_barrier`: of a cluster of blocks,
+    0 where there are none. `instruction`: one more instruction in code
     that runs once. `memory_bytes`, `cache_bytes`, `sm_bytes`: bytes read from memory, from L2, and
     by one SM. `instructions`: integer instructions of single threads.
     `source`: where sizes come from; `measured`: where times and rates do, or which GPU lent them.
@@ -43,3 +44,4 @@ class Gpu:
     source: str
     measured: str
     is_measured: bool = True
+    cluster_barrier: float = 0.0

@@ -1,6 +1,6 @@
 """The graph: values, nodes, and the order they run in.
 
-The printed form, which `fusec.ir.text` writes and reads back:
+The printed form, `str(graph)`, which `fusec.ir.text` reads back:
 
     graph    := 'graph' NAME '(' values ')' '{' state* node* 'return' names '}'
     state    := 'state' value
@@ -22,9 +22,10 @@ under their own names; its inputs and outputs are those of the body seen from ou
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import ClassVar
 
 import networkx as nx
 
@@ -160,6 +161,9 @@ class Graph:
     nodes: tuple[Node, ...]
     outputs: tuple[Value, ...]
 
+    _repr_svg_: ClassVar[Callable[[Graph], str]]
+    """What a notebook shows. `fusec` puts it here, since drawing stands above the graph."""
+
     @cached_property
     def producers(self) -> Mapping[str, Node]:
         """Value name -> the node that makes it."""
@@ -238,13 +242,26 @@ class Graph:
         """The graph with every fused node opened again."""
         return self.replace_nodes(self.walk())
 
-    def _repr_svg_(self) -> str:
-        """What a notebook shows."""
-        from fusec.ir.svg import to_svg
-
-        return to_svg(self)
-
     def __str__(self) -> str:
-        from fusec.ir.text import print_graph
+        lines = [f"graph {self.name}({_typed(self.inputs)}) {{"]
+        lines += [f"  state {v.name}: {v.type}" for v in self.states]
+        for node in self.nodes:
+            lines += _lines(node, "  ")
+        lines += [f"  return {', '.join(v.name for v in self.outputs)}", "}"]
+        return "\n".join(lines) + "\n"
 
-        return print_graph(self)
+
+def _typed(values: Iterable[Value]) -> str:
+    return ", ".join(f"{v.name}: {v.type}" for v in values)
+
+
+def _lines(node: Node, indent: str) -> list[str]:
+    """A node as it is printed; a fused one with its body."""
+    operands = ", ".join(f"{v.name}: {v.type}" if v.is_weight else v.name for v in node.inputs)
+    if node.op == "fused":
+        head = f"{indent}{_typed(node.outputs)} = fused {node.kind}({operands}) {{"
+        inner = [line for n in node.body for line in _lines(n, indent + "  ")]
+        return [head, *inner, indent + "}"]
+    printed = (f"{k}={v!r}" if isinstance(v, float) else f"{k}={v}" for k, v in node.attrs)
+    suffix = f" {{{', '.join(printed)}}}" if node.attrs else ""
+    return [f"{indent}{_typed(node.outputs)} = {node.op}({operands}){suffix}"]

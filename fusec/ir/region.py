@@ -130,12 +130,12 @@ def _whole(region: Graph) -> set[str]:
             maker = region.producers.get(value.name)
             if maker is None or not reads_whole:
                 continue
-            if op(node.op).role in FROM_MEMORY and not value.is_state:
-                raise NotOneKernel(
-                    f"{node.op} {node.name} reads {value.name} from memory, and the same kernel "
-                    "makes it"
-                )
             if op(maker.op).role in (*LOCAL, "vector") and not value.is_state:
+                if op(node.op).role in FROM_MEMORY:
+                    raise NotOneKernel(
+                        f"{node.op} {node.name} reads {value.name} from memory, and the same "
+                        "kernel makes it"
+                    )
                 whole.add(maker.name)
                 continue
             what = "appends to" if value.is_state else "spreads over its blocks"

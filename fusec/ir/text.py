@@ -1,4 +1,4 @@
-"""The printed form of a graph and its parser: `parse(str(graph)) == graph`.
+"""The parser of a printed graph: `parse(str(graph)) == graph`.
 
 The grammar stands at the top of `fusec.ir.graph`.
 """
@@ -6,7 +6,6 @@ The grammar stands at the top of `fusec.ir.graph`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from typing import NoReturn
 
 from fusec.errors import FusecError
@@ -20,40 +19,6 @@ _TOKEN = re.compile(
     )""",
     re.VERBOSE,
 )
-
-
-def print_graph(graph: Graph) -> str:
-    """The graph as text, one node a line, types visible."""
-    lines = [f"graph {graph.name}({_values(graph.inputs)}) {{"]
-    lines += [f"  state {v.name}: {v.type}" for v in graph.states]
-    for node in graph.nodes:
-        lines += _node_lines(node, "  ")
-    lines += [f"  return {', '.join(v.name for v in graph.outputs)}", "}"]
-    return "\n".join(lines) + "\n"
-
-
-def print_node(node: Node) -> str:
-    """One node as text (a fused one with its body)."""
-    return "\n".join(_node_lines(node, ""))
-
-
-def _values(values: Iterable[Value]) -> str:
-    return ", ".join(f"{v.name}: {v.type}" for v in values)
-
-
-def _node_lines(node: Node, indent: str) -> list[str]:
-    operands = ", ".join(f"{v.name}: {v.type}" if v.is_weight else v.name for v in node.inputs)
-    if node.op == "fused":
-        head = f"{indent}{_values(node.outputs)} = fused {node.kind}({operands}) {{"
-        inner = [line for n in node.body for line in _node_lines(n, indent + "  ")]
-        return [head, *inner, indent + "}"]
-    attrs = ", ".join(f"{key}={_attr(value)}" for key, value in node.attrs)
-    suffix = f" {{{attrs}}}" if attrs else ""
-    return [f"{indent}{_values(node.outputs)} = {node.op}({operands}){suffix}"]
-
-
-def _attr(value: Attr) -> str:
-    return repr(value) if isinstance(value, float) else str(value)
 
 
 def parse(text: str) -> Graph:

@@ -44,7 +44,6 @@ HEAD_WARPS, POSITIONS = 16, 16  # of a block that attends; positions that a warp
 POSITION_CHUNK, FOLD = 330, 8  # instructions for those, and for folding them into the result
 COMBINE, COMBINE_TURN = 60, 250  # instructions to combine one span, and each four more
 HEAD_LANES = 512  # of a block that attends, and then multiplies by its share of a matrix
-EXCHANGE = 0.25  # microseconds until the blocks of a cluster have what they send each other (H200)
 SCALAR_WARPS, SCALAR = 32, 14  # of a reduction's block; instructions for each element
 BEST = 40  # instructions of a warp for its block's part of a fold
 MIX = 4 / 3  # of integer instructions and others, which go at twice their rate, half each
@@ -123,7 +122,7 @@ def launch_us(
             w.loads * gpu.load
             + w.trees * gpu.tree
             + w.barriers * gpu.barrier
-            + w.exchanges * EXCHANGE
+            + w.exchanges * (gpu.cluster_barrier + gpu.barrier)  # all sent, all there
             for w in work
         )
     )

@@ -7,10 +7,12 @@ from html import escape
 from importlib.metadata import version
 from pathlib import Path
 
+from fusec.passes.cost import FITS, resident, token_us
 from fusec.pictures import memory
 from fusec.pictures.stages import refusals, stages
 from fusec.pictures.subject import Subject, size
 from fusec.pictures.times import kernels, times
+from fusec.report import plan_line
 
 
 def html(
@@ -54,8 +56,6 @@ def brief(subject: Subject) -> str:
 
 
 def _line(subject: Subject) -> str:
-    from fusec.report import plan_line
-
     return plan_line(subject.report)
 
 
@@ -70,8 +70,6 @@ def _cards(subject: Subject) -> str:
         "arena": size(report["arena_bytes"]),
     }
     if subject.gpu is not None:
-        from fusec.passes.cost import token_us
-
         guess = token_us(subject.plan, subject.gpu, position=subject.position)
         cards[f"predicted, {subject.gpu.name}"] = f"{guess:,.0f} us, {1e6 / guess:,.0f} tok/s"
     if subject.profile:
@@ -119,8 +117,6 @@ def _memory(subject: Subject) -> str:
 def _residency(subject: Subject) -> str:
     if subject.gpu is None:
         return "Weights are read where they lie in the model file, mapped into memory."
-    from fusec.passes.cost import FITS, resident
-
     held = (
         "all stay in L2 from one token to the next"
         if resident(subject.plan, subject.gpu)

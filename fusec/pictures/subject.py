@@ -9,18 +9,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fusec.artifact import Artifact
-from fusec.driver import Compiled
+from fusec.compiled import Compilation
 from fusec.errors import FusecError, reason
 from fusec.ir.gpu import Gpu
 from fusec.ir.graph import Graph, Node
 from fusec.ir.plan import LaunchPlan, Size
-from fusec.ir.svg import to_svg
-from fusec.ir.text import parse
-from fusec.ir.view import one_layer
-from fusec.passes import cost, gpus
-from fusec.passes.fuse import Refusal
+from fusec.passes import cost
 from fusec.passes.pipeline import Stage
+from fusec.pictures.svg import to_svg
+from fusec.pictures.view import one_layer
 from fusec.report import summary
 
 
@@ -146,13 +143,8 @@ def find_stage(stages: Sequence[Stage], name: str | None, level: int) -> Stage:
     return by_name[name] if name else stages[-1]
 
 
-def of_compiled(compiled: Compiled, profile: Path | None = None) -> Subject:
-    """What `fusec.compile` returned."""
-    registers: dict[str, int] = {}
-    if compiled.is_cuda:
-        from fusec import gpu
-
-        registers = gpu.registers(compiled.kernels, compiled.options.target)
+def of_compiled(compiled: Compilation, profile: Path | None = None) -> Subject:
+    """What `fusec.compile` returned. A folder's is `fusec.artifact.pictured`."""
     kernels = compiled.kernels
     return Subject(
         Path(compiled.model.file.path).stem if compiled.model else compiled.plan.name,
@@ -160,34 +152,9 @@ def of_compiled(compiled: Compiled, profile: Path | None = None) -> Subject:
         compiled.plan,
         summary(compiled),
         {k.name: kernels[k.name].source for k in compiled.plan.kernels},
-        registers,
-        gpus.for_arch(compiled.plan.target),
+        compiled.backend.registers(kernels),
+        compiled.backend.limits.gpu,
         read_profile(profile, compiled.plan),
-    )
-
-
-def of_folder(saved: Artifact, profile: Path | None = None) -> Subject:
-    """What `fusec compile -o` wrote."""
-    report, plan = saved.manifest["report"], saved.plan()
-    stages = []
-    for stage in report["stages"]:
-        text = saved.stage(stage["pass"]).splitlines(keepends=True)
-        graph = parse("".join(line for line in text if not line.startswith("#")))
-        refused = tuple(
-            Refusal(r["rule"], tuple(r["nodes"]), r["reason"]) for r in stage["refused"]
-        )
-        counts = stage["before"], stage["after"], stage["ms"]
-        stages.append(Stage(stage["pass"], graph, *counts, stage["rule"], stage["hits"], refused))
-    recorded = saved.manifest["model"]
-    return Subject(
-        Path(recorded).stem if recorded else plan.name,
-        tuple(stages),
-        plan,
-        report,
-        {k.name: saved.source(k.name) for k in plan.kernels},
-        {name: cubin["registers"] for name, cubin in saved.manifest["cubins"].items()},
-        gpus.for_arch(plan.target),
-        read_profile(profile, plan),
     )
 
 

@@ -49,6 +49,11 @@ class Engine(Closing):
         self._uses = 0  # counts steps and resets, so that a generation notices another's
         self._caller: threading.Thread | None = None  # whose sequence the cache holds
 
+    @property
+    def residency(self) -> dict[str, Any] | None:
+        """How the GPU's L2 cache was asked to keep weights; None where nothing can be asked."""
+        return None
+
     def reset(self) -> None:
         """Forget every token. The next sequence is the calling thread's."""
         with self._turns.take():

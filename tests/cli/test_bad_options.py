@@ -71,7 +71,7 @@ RUN: dict[str, tuple[list[str], str]] = {
     "seed": (["-p", "a", "--seed", "-1"], "expected seed from 0 to 2^128 - 1, found -1"),
     "large seed": (["-p", "a", "--seed", str(1 << 128)], "expected seed from 0 to 2^128 - 1"),
     "threads": (["-p", "a", "--threads", "-1"], "threads: expected 1 to "),
-    "many threads": (["-p", "a", "--threads", "1000"], "threads: expected 1 to "),
+    "many threads": (["-p", "a", "--threads", "100000"], "threads: expected 1 to "),
     "option": (["-p", "a", "--frobnicate"], "No such option: --frobnicate"),
     "argument": (["-p", "a", "more"], "unexpected extra argument"),
     "value": (["-p"], "Option '-p' requires an argument"),

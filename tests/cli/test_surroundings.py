@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from fusec import cli
-from fusec.passes import gpus
+from fusec.ir import gpus
 from tests.command import fusec, refused
 
 pytestmark = pytest.mark.xdist_group("cli")

@@ -4,8 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from fusec.codegen import targets
-from fusec.passes import gpus
+from fusec import backends
 from fusec.passes.lower import lower
 from fusec.passes.overlap import overlap
 from fusec.passes.pipeline import LEVELS, passes_of, run_passes
@@ -13,8 +12,8 @@ from tests.graphs import BLOCKS, block_graph
 from tests.passes.stages import distance
 from tests.targets import ANY, HOPPER
 
-SM90 = targets.get("sm_90a")
-LIMITS = replace(HOPPER, gpu=gpus.for_arch("sm_90a"))  # as the driver has it: merges have to pay
+SM90 = backends.get("sm_90a")
+LIMITS = SM90.limits  # with the GPU: merges have to pay
 FLOATS = replace(HOPPER, column_sums=replace(HOPPER.column_sums, formats=frozenset({"f32"})))
 SIZES = {
     "width": 1024, "ffn": 3072, "heads": 16, "kv_heads": 8, "head_dim": 64, "vocab": 1024,

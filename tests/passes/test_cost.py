@@ -12,9 +12,9 @@ import pytest
 from fusec import driver
 from fusec.codegen.cuda.build import compile_many
 from fusec.codegen.cuda.emit import emit
-from fusec.ir import Builder
+from fusec.ir import Builder, gpus
 from fusec.ir.text import parse
-from fusec.passes import cost, gpus
+from fusec.passes import cost
 from fusec.passes.lower import lower
 from fusec.passes.pipeline import LEVELS, passes_of, run_passes
 from tests.codegen.cuda.kernels import needs_compiler

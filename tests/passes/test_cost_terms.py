@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import pytest
 
-from fusec.ir import Builder, Graph
+from fusec.ir import Builder, Graph, gpus
 from fusec.ir.graph import Node
-from fusec.passes import cost, gpus
+from fusec.passes import cost
 from fusec.passes.lower import lower
 from fusec.passes.pipeline import passes_of, run_passes
 from fusec.passes.prefetch import prefetch

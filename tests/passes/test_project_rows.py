@@ -57,6 +57,7 @@ def network(
 
 
 def reasons(graph, target=HOPPER):
+    graph = through(graph, target, "place-weights")
     return reasons_of(ProjectRows(), graph, target)
 
 

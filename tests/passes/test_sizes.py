@@ -10,13 +10,12 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from fusec import driver, pictures
-from fusec.codegen import targets
+from fusec import backends, driver, pictures
 from fusec.codegen.cuda.build import compile_many
 from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.errors import FusecError
-from fusec.ir.dot import to_dot
 from fusec.ir.plan import Choice, LaunchPlan, Size, from_json
+from fusec.pictures.dot import to_dot
 from fusec.report import plan_table, summary
 from tests.codegen.cuda.kernels import needs_compiler
 from tests.codegen.cuda.test_pairs import PAIRS, with_residual
@@ -61,7 +60,7 @@ def test_the_size_is_that_of_the_choice(compiled: driver.Compiled) -> None:
         replace(k, choice=Choice(4, alone=True)) if k.name == name else k
         for k in compiled.plan.kernels
     )
-    other = targets.get("sm_90a").sized(replace(compiled.plan, kernels=kernels))
+    other = backends.get("sm_90a").sized(replace(compiled.plan, kernels=kernels))
     usual, changed = sizes(compiled.plan), sizes(other)
     assert changed.pop(name) != usual.pop(name) and changed == usual
     size = sizes(other)[name]
@@ -75,7 +74,7 @@ def test_tiles_and_pairs_say_their_rings() -> None:
     plan = driver.compile(with_residual("q5_k", 64), target="sm_90a").plan
     (kernel,) = plan.kernels
     paired = replace(plan, kernels=(replace(kernel, choice=PAIRS, overlaps=True),))
-    (size,) = sizes(targets.get("sm_90a").sized(paired)).values()
+    (size,) = sizes(backends.get("sm_90a").sized(paired)).values()
     assert size.cluster == 2 and "clusters of 2" in str(size)
 
 
@@ -109,7 +108,7 @@ def test_sizes_and_scalars_go_through_json(compiled, on_cpu) -> None:
 def test_the_cpu_has_scalars_and_no_sizes(on_cpu) -> None:
     assert {launch.size for launch in on_cpu.plan.launches} == {None}
     (scalars,) = {launch.scalars for launch in on_cpu.plan.launches}
-    assert scalars == targets.get("cpu").scalars == ("tokens", "scratch", "scratch_bytes")
+    assert scalars == backends.get("cpu").scalars == ("tokens", "scratch", "scratch_bytes")
     for launch in on_cpu.plan.launches:
         source = on_cpu.kernels[launch.kernel].source
         read = {int(place) for place in re.findall(r"\bargs\[(\d+)\]", source)}

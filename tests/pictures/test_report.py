@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from fusec import driver, pictures
+from fusec import artifact, driver, pictures
 from fusec.artifact import Artifact
 from fusec.errors import FusecError
 from fusec.ir import Builder
@@ -139,7 +139,7 @@ def test_a_folder_shows_what_the_compilation_did(compiled, tmp_path, profile):
     saved = Artifact.open(small.save(tmp_path / "folder"))
     first, second = (
         pictures.html(subject)
-        for subject in (pictures.of_compiled(small), pictures.of_folder(saved))
+        for subject in (pictures.of_compiled(small), artifact.pictured(saved))
     )
     clean = re.compile(r"\d+\.\d ms")
     assert clean.sub("", first) == clean.sub("", second)

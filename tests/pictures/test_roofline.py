@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 
 from fusec import driver, roofline
-from fusec.ir import Builder
+from fusec.ir import Builder, gpus
 from fusec.ir.gpu import Gpu
 from fusec.ir.ops import flops
-from fusec.passes import cost, gpus
+from fusec.passes import cost
 from fusec.passes.lower import lower
 from fusec.passes.pipeline import passes_of, run_passes
 from tests.command import fusec, refused

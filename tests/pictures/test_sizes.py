@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 
 from fusec import driver, pictures
-from fusec.ir import Builder
-from fusec.passes import cost, gpus
+from fusec.ir import Builder, gpus
+from fusec.passes import cost
 from fusec.passes.memory import plan_memory
 from fusec.pictures import diff, memory, times
 from fusec.pictures.report import _cards
@@ -185,11 +185,12 @@ def test_the_table_of_kernels_says_how_often_how_long_and_how_much(profiled, com
     kernels = dict.fromkeys(x.kernel for x in compiled.plan.launches)
     for kernel, found in zip(kernels, cells, strict=True):
         own = [i for i, x in enumerate(compiled.plan.launches) if x.kernel == kernel]
-        shape, first = profiled.shapes[kernel], compiled.plan.launches[own[0]].node
+        launch = compiled.plan.launches[own[0]]
+        first = launch.node
         mean = 1 + sum(own) / len(own) / 100
         assert found == [
-            kernel, str(len(own)), f"{shape['grid']} x {shape['threads']}",
-            str(shape.get("registers", "")), size(cost.moved(by_name[first], 48)),
+            kernel, str(len(own)), str(launch.size),
+            str(profiled.registers.get(kernel, "")), size(cost.moved(by_name[first], 48)),
             f"{profiled.predicted[first].total:.2f}", f"{mean:.2f}", f"{mean * len(own):,.1f}",
         ]  # fmt: skip
 

@@ -95,7 +95,12 @@ def test_the_table_of_kernels_adds_up(compiled):
 def test_the_chart_s_bars_are_as_long_as_the_walls(compiled, tmp_path, monkeypatch, ways):
     figure = pytest.importorskip("matplotlib.figure")
     drawn = []
-    monkeypatch.setattr(figure.Figure, "savefig", lambda self, *_, **__: drawn.append(self))
+
+    def keep(self, path, **_):
+        drawn.append(self)
+        path.touch()
+
+    monkeypatch.setattr(figure.Figure, "savefig", keep)
     data = profile_of(compiled)
     if ways == 1:
         data["naive_walls"] = None

@@ -10,7 +10,7 @@ import pytest
 
 import fusec
 from fusec import driver
-from fusec.driver import bind, cpu_kernels
+from fusec.backends.cpu import bind
 from fusec.errors import FusecError
 from fusec.models.model import Model
 from fusec.runtime.cuda import loop as loop_module
@@ -55,7 +55,7 @@ def with_row(model: Model, row: int) -> Weight:
 def on_cpu(compiled: fusec.Compiled, weight: Weight) -> Engine:
     assert compiled.prefill is not None
     plans = compiled.plan, compiled.prefill, compiled.prefill.only(set())
-    return Engine(*bind(cpu_kernels(compiled.kernels), plans, weight, None, 1), context=CONTEXT)
+    return Engine(*bind(compiled.kernels, plans, weight, None, 1), context=CONTEXT)
 
 
 def on_gpu(compiled: fusec.Compiled, weight: Weight) -> Engine:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fusec.errors import FusecError
+from fusec.ir import gpus
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,13 @@ class Arch:
     def room(self) -> int:
         """Bytes of shared memory of which two blocks fit an SM."""
         return self.shared // 2 - 1024
+
+    @property
+    def sms(self) -> int:
+        """Multiprocessors of the GPU that stands for it (see `fusec.ir.gpus.for_arch`)."""
+        gpu = gpus.for_arch(self.name)
+        assert gpu is not None  # the table has one for every architecture
+        return gpu.sms
 
     @property
     def number(self) -> int:

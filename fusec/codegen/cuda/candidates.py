@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from fusec.codegen.common import open_region
+from fusec.codegen.cuda.arch import ARCHS, Arch
 from fusec.codegen.cuda.defaults import SHARED, default, many_rows
 from fusec.codegen.cuda.shape import (
     REGISTERS,
@@ -20,6 +21,7 @@ from fusec.codegen.cuda.shape import (
 from fusec.ir.plan import RELEASES, Choice, Kernel
 from fusec.ir.region import KernelShape
 
+HOPPER = ARCHS["sm_90a"]
 FEW_ROWS = (4, 6, 8, 12, 16)
 """Warps a block where every warp makes its rows in one step."""
 SEVERAL_ROWS = ((4, 2), (6, 2), (8, 2), (12, 2), (4, 3), (8, 3), (4, 4))
@@ -32,34 +34,36 @@ LANES = 512
 """Of a processor; with more of them running, each has fewer registers to hold weights."""
 
 
-def candidates(kernel: Kernel) -> tuple[Choice, ...]:
+def candidates(kernel: Kernel, arch: Arch = HOPPER) -> tuple[Choice, ...]:
     """Geometries, the default first; what they release when is another question."""
-    shape, usual = open_region(kernel)[1], default_of(kernel)
-    others = (choice for choice in _others(shape, usual) if why_not(shape, choice) is None)
+    shape, usual, sms = open_region(kernel)[1], default_of(kernel, arch), arch.sms
+    others = (
+        choice for choice in _others(shape, usual, sms) if why_not(shape, choice, sms) is None
+    )
     if not kernel.overlaps:  # pairs exchange what they made as no older GPU can
         others = (choice for choice in others if not choice.paired)
     alike = (replace(choice, release=usual.release) for choice in others)
     return tuple(dict.fromkeys((usual, *alike)))
 
 
-def releases(kernel: Kernel) -> tuple[str, ...]:
+def releases(kernel: Kernel, arch: Arch = HOPPER) -> tuple[str, ...]:
     """Where a kernel may let the next one begin, the default's place first."""
-    usual = default_of(kernel).release
+    usual = default_of(kernel, arch).release
     return tuple(dict.fromkeys((usual, *(RELEASES if kernel.overlaps else ()))))
 
 
-def default_of(kernel: Kernel) -> Choice:
+def default_of(kernel: Kernel, arch: Arch = HOPPER) -> Choice:
     """The choice of a kernel that nobody has measured."""
-    return default(open_region(kernel)[1], kernel.overlaps)
+    return default(open_region(kernel)[1], arch.sms, kernel.overlaps)
 
 
-def variants(kernel: Kernel) -> tuple[Choice, ...]:
+def variants(kernel: Kernel, arch: Arch = HOPPER) -> tuple[Choice, ...]:
     """Every geometry with every release: what a search may ask for."""
-    geometries = candidates(kernel)
-    return tuple(replace(g, release=r) for r in releases(kernel) for g in geometries)
+    geometries = candidates(kernel, arch)
+    return tuple(replace(g, release=r) for r in releases(kernel, arch) for g in geometries)
 
 
-def _others(shape: KernelShape, usual: Choice) -> Iterator[Choice]:
+def _others(shape: KernelShape, usual: Choice, sms: int) -> Iterator[Choice]:
     rows = matvecs(shape)
     if has_heads(shape) or not shape.segments:
         return  # attention has a warp for each chunk; without segments there is little to spread
@@ -83,7 +87,7 @@ def _others(shape: KernelShape, usual: Choice) -> Iterator[Choice]:
             if at_once * a_row <= REGISTERS and not any(s.rope for s in rows):
                 yield Choice(warps, at_once)
         return
-    yield many_rows(shape, usual.warps, usual.min_blocks, REGISTERS // 2)
+    yield many_rows(shape, usual.warps, usual.min_blocks, REGISTERS // 2, sms)
     for warps, blocks in MANY_ROWS:
         lanes = 32 * warps * blocks
-        yield many_rows(shape, warps, blocks, REGISTERS * LANES // max(lanes, LANES))
+        yield many_rows(shape, warps, blocks, REGISTERS * LANES // max(lanes, LANES), sms)

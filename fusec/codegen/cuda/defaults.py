@@ -7,12 +7,11 @@ import math
 
 from fusec.codegen.cuda.shape import (
     CHUNKS,
-    MOST_BLOCKS,
-    PROCESSORS,
     REGISTERS,
     TILE_WARPS,
     WARP,
     anchors,
+    beside,
     chunks,
     column_parts,
     has_heads,
@@ -28,13 +27,13 @@ from fusec.ir.ops import op
 from fusec.ir.plan import Choice
 from fusec.ir.region import KernelShape, Segment
 
-SMALL = 1 << 21  # weights that are read and multiplied in less time than a launch begins
+SMALL = 15_888  # weights a multiprocessor reads and multiplies before the next launch begins
 SHARED = ((8, 4), (16, 2))  # warps, and rows of each, where a cluster shares what its blocks make
 MOST_TILES = 16  # whose sums a block keeps at once
 
 
-def default(shape: KernelShape, overlaps: bool = False) -> Choice:
-    """The choice for a GPU that nobody has measured.
+def default(shape: KernelShape, sms: int, overlaps: bool = False) -> Choice:
+    """The choice for a GPU of so many multiprocessors that nobody has measured.
 
     Few rows: one a warp, in as few blocks as fill the GPU once; or, where launches overlap, what
     `beside_others` says. Many: eight warps a block, two blocks a processor, and each warp takes
@@ -42,23 +41,23 @@ def default(shape: KernelShape, overlaps: bool = False) -> Choice:
     """
     rows = matvecs(shape)
     if any(map(is_tiled, rows)):
-        return tiles_shared(shape, rows, overlaps)
+        return tiles_shared(shape, rows, sms, overlaps)
     if shape.parts is not None:
         choices = [Choice(*sizes, release="read" if overlaps else "wait") for sizes in SHARED]
         return next((c for c in choices if may_share(shape, c)), choices[-1])
-    if overlaps and (choice := beside_others(shape)):
+    if overlaps and (choice := beside_others(shape, sms)):
         return choice
     if not rows:
         release = "load" if overlaps and has_heads(shape) else "wait"
         return Choice(max(_warps(shape), CHUNKS if has_heads(shape) else 1), release=release)
     least = CHUNKS if has_heads(shape) else 1
     for warps in (8, 12, 16):
-        if sum(-(-units(s) // warps) for s in rows) <= PROCESSORS:
+        if sum(-(-units(s) // warps) for s in rows) <= sms:
             return Choice(max(warps, least))
-    return many_rows(shape, max(8, least), 2, REGISTERS)
+    return many_rows(shape, max(8, least), 2, REGISTERS, sms)
 
 
-def tiles_shared(shape: KernelShape, rows: list[Segment], overlaps: bool = False) -> Choice:
+def tiles_shared(shape: KernelShape, rows: list[Segment], sms: int, overlaps: bool) -> Choice:
     """One wave of blocks, one on each processor, with room for one of the launch behind.
 
     A launch that begins while another one ends would put two blocks on each SM that is free first.
@@ -68,7 +67,7 @@ def tiles_shared(shape: KernelShape, rows: list[Segment], overlaps: bool = False
     free for two blocks.
     """
     counts = [-(-units(s) // tile_units(s)) for s in rows]
-    share = next(n for n in itertools.count(1) if sum(-(-c // n) for c in counts) <= PROCESSORS)
+    share = next(n for n in itertools.count(1) if sum(-(-c // n) for c in counts) <= sms)
     held = max(_sums_held(s) for s in rows)
     steps = -(-share * held // MOST_TILES)
     release = "begin" if overlaps else "wait"
@@ -89,7 +88,7 @@ def _sums_held(segment: Segment) -> int:
     return sum(column_parts(a.inputs[1]) for a in rows) * (2 if segment.rope else 1)
 
 
-def beside_others(shape: KernelShape) -> Choice | None:
+def beside_others(shape: KernelShape, sms: int) -> Choice | None:
     """The choice for small matrices in launches that overlap; None if there is none.
 
     The next launch loads its weights while this one runs, if its blocks find room. Where two blocks
@@ -102,7 +101,7 @@ def beside_others(shape: KernelShape) -> Choice | None:
     """
     rows = matvecs(shape)
     weights = sum(math.prod(a.inputs[1].shape) for s in rows for a in anchors(s))
-    if has_heads(shape) or weights > SMALL:
+    if has_heads(shape) or weights > SMALL * sms:
         return None
     a_row = max((sum(registers(a.inputs[1]) for a in anchors(s)) for s in rows), default=0)
     is_long = any(chunks(a.inputs[1]) > WARP for s in rows for a in anchors(s))
@@ -111,19 +110,19 @@ def beside_others(shape: KernelShape) -> Choice | None:
     for warps, at_once in ((6, 1), *sizes) if rope else sizes:
         blocks = sum(-(-units(s) // (warps * at_once)) for s in rows)
         fits = at_once * a_row <= REGISTERS and not (rope and at_once > 1)
-        if rows and fits and blocks <= MOST_BLOCKS and (at_once > 1 or rope or not is_long):
+        if rows and fits and blocks <= beside(sms) and (at_once > 1 or rope or not is_long):
             in_parts = rope and any(op(n.op).adds_parts for n in shape.prologue)
             return Choice(warps, at_once, release="begin" if in_parts else "load")
     return None
 
 
-def many_rows(shape: KernelShape, warps: int, min_blocks: int, held: int) -> Choice:
+def many_rows(shape: KernelShape, warps: int, min_blocks: int, held: int, sms: int) -> Choice:
     """One wave of blocks, `min_blocks` a processor, whose warps share the rows evenly.
 
     A warp makes as many at once as `held` registers have room for, at most six.
     """
     rows = matvecs(shape)
-    share = -(-sum(map(units, rows)) // (min_blocks * warps * PROCESSORS))
+    share = -(-sum(map(units, rows)) // (min_blocks * warps * sms))
     if any(s.rope for s in rows):
         return Choice(warps, 1, share, min_blocks)
     a_row = max(sum(registers(a.inputs[1]) for a in anchors(s)) for s in rows)

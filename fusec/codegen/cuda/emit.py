@@ -36,8 +36,8 @@ from fusec.writer import Writer
 MOST_BYTES = 1 << 32  # offsets into a buffer are 32 bits wide
 
 
-def emit(kernel: Kernel, arch: Arch = ARCHS["sm_90a"]) -> CudaKernel:
-    """Source and launch shape of a kernel for an architecture.
+def emit(kernel: Kernel, arch: Arch = ARCHS["sm_90a"], sms: int | None = None) -> CudaKernel:
+    """Source and launch shape of a kernel for an architecture, and a number of multiprocessors.
 
     Raises FusecError if its region cannot be one kernel.
     """
@@ -50,8 +50,9 @@ def emit(kernel: Kernel, arch: Arch = ARCHS["sm_90a"]) -> CudaKernel:
             )
     if region.nodes and any(v.shape[0] != 1 for v in region.inputs):
         raise FusecError(f"kernel {kernel.name}: a CUDA kernel takes one token a step")
-    choice = kernel.choice or default(shape, kernel.overlaps)
-    if reason := why_not(shape, choice):
+    sms = arch.sms if sms is None else sms
+    choice = kernel.choice or default(shape, sms, kernel.overlaps)
+    if reason := why_not(shape, choice, sms):
         raise FusecError(f"kernel {kernel.name}: {reason}")
     if choice.paired and not arch.has_clusters:
         raise FusecError(
@@ -65,7 +66,7 @@ def emit(kernel: Kernel, arch: Arch = ARCHS["sm_90a"]) -> CudaKernel:
         )
     if reason := layouts_apart(shape):
         raise FusecError(f"kernel {kernel.name}: not one kernel: {reason}")
-    return _Emitter(shape, Scope(region, plan(shape, choice), kernel.overlaps, arch)).emit()
+    return _Emitter(shape, Scope(region, plan(shape, choice, sms), kernel.overlaps, arch)).emit()
 
 
 class _Emitter:

@@ -19,8 +19,6 @@ from fusec.ir.plan import Choice
 from fusec.ir.region import KernelShape, Segment
 from fusec.ir.target import TILE_ROWS, TILES, ColumnSums, Tiles
 
-PROCESSORS = 132  # of an H200; other sizes run the same grid in more or fewer waves
-MOST_BLOCKS = PROCESSORS * 3 // 4  # of a launch that others run beside
 REGISTERS = 56  # that a lane may fill with weights before it uses them
 WARP = 32
 SPAN = 256  # positions that attention sums up together, in chunks of 16: part of the sums' order
@@ -32,6 +30,11 @@ TILE_WARPS = 16  # that share a tile's columns: part of the sums' order
 SPLIT = 8192  # columns from which the halves of a row are summed up apart
 HALF = 128 * TILE_WARPS  # columns that the warps take at once: half a row is a multiple of them
 PARTS = 1024  # of a search for a row's largest element: more than there are blocks
+
+
+def beside(sms: int) -> int:
+    """The most blocks of a launch that others run beside, on so many multiprocessors."""
+    return sms * 3 // 4
 
 
 @dataclass(frozen=True)
@@ -130,8 +133,8 @@ def may_pair(shape: KernelShape) -> bool:
     return is_tiled(segment) and all(column_parts(a.inputs[1]) == 2 for a in anchors(segment))
 
 
-def plan(shape: KernelShape, choice: Choice) -> Geometry:
-    """The geometry of a choice; `why_not` says which choices there are not.
+def plan(shape: KernelShape, choice: Choice, sms: int) -> Geometry:
+    """The geometry of a choice for so many multiprocessors; `why_not` says what there is not.
 
     A launch of tiles gets at least one block for every SM, and an SM has room for two. So while it
     runs, one block of the next launch fits on each SM. With fewer blocks than SMs, some SMs would
@@ -152,8 +155,8 @@ def plan(shape: KernelShape, choice: Choice) -> Geometry:
         return min(wanted, parts(segment) or wanted)
 
     counts = tuple(blocks(s) for s in shape.segments)
-    if shape.segments and is_tiled(shape.segments[-1]) and sum(counts) >= MOST_BLOCKS:
-        counts = (*counts[:-1], counts[-1] + max(0, PROCESSORS - sum(counts)))
+    if shape.segments and is_tiled(shape.segments[-1]) and sum(counts) >= beside(sms):
+        counts = (*counts[:-1], counts[-1] + max(0, sms - sum(counts)))
     longest = max((v.shape[-1] for v in shape.stores), default=1)
     if choice.paired:
         counts = (counts[0] + counts[0] % 2,)
@@ -179,7 +182,7 @@ def plan(shape: KernelShape, choice: Choice) -> Geometry:
     )
 
 
-def why_not(shape: KernelShape, choice: Choice) -> str | None:
+def why_not(shape: KernelShape, choice: Choice, sms: int) -> str | None:
     """The reason a kernel of this shape cannot have that choice, or None if it can."""
     tiled = any(map(is_tiled, matvecs(shape)))
     by_pairs = not tiled and any(s.rope for s in shape.segments)
@@ -203,7 +206,7 @@ def why_not(shape: KernelShape, choice: Choice) -> str | None:
     for expected, is_wrong in refused.items():
         if is_wrong:
             return f"expected {expected}"
-    for segment, blocks in zip(shape.segments, plan(shape, choice).blocks, strict=True):
+    for segment, blocks in zip(shape.segments, plan(shape, choice, sms).blocks, strict=True):
         if (most := parts(segment)) and blocks > most:
             return f"expected a part for each block, found {most} parts and {blocks} blocks"
     return None
@@ -211,10 +214,11 @@ def why_not(shape: KernelShape, choice: Choice) -> str | None:
 
 def may_share(shape: KernelShape, choice: Choice) -> bool:
     """Whether the blocks of a cluster can share what they make, all weights being there before."""
-    (segment,) = shape.segments
+    (segment,), node = shape.segments, shape.parts
+    assert node is not None
     held = sum(registers(a.inputs[1]) for a in anchors(segment)) * choice.rows_at_once
     long = any(chunks(a.inputs[1]) > WARP for a in anchors(segment))
-    clusters = plan(shape, choice).cluster <= CLUSTER
+    clusters = Columns.of(node, choice.warps * choice.rows_at_once).ranks <= CLUSTER
     return choice.steps == 1 and held <= REGISTERS and not long and clusters
 
 

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from fusec.models.tokenizer.tokenizer import Tokenizer
+
+class Pieces(Protocol):
+    """What a tokenizer knows of its tokens' bytes."""
+
+    @property
+    def leading_space(self) -> bool:
+        """Whether a text's first token begins with a space that is not the text's."""
+
+    def token_bytes(self, token: int, skip_special: bool = True) -> bytes:
+        """The bytes of a token; none for a special one that is skipped."""
 
 
 class StreamDecoder:
@@ -19,7 +27,7 @@ class StreamDecoder:
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, context: Sequence[int] = (), *, skip_special: bool = True
+        self, tokenizer: Pieces, context: Sequence[int] = (), *, skip_special: bool = True
     ) -> None:
         self._tokenizer = tokenizer
         self._skip_special = skip_special

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from fusec.runtime.cuda.loop import TokenLoop
 from fusec.runtime.cuda.session import CudaSession
@@ -25,6 +26,12 @@ class CudaEngine(Engine):
         super().__init__(decode, decode, absorb, context=context, stop=stop)
         self.loop = loop
         self.workspace = decode.workspace
+
+    @property
+    def residency(self) -> dict[str, Any] | None:
+        """See `Engine`."""
+        found = self.workspace.residency
+        return found.as_dict() if found else None
 
     def _generate(self, ids: Sequence[int], count: int, sampling: Sampling) -> Iterator[int]:
         self._begin()

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fusec import driver, gpu
+from fusec import driver
+from fusec.backends import cuda as gpu
 from fusec.codegen.cuda import control
 from fusec.codegen.cuda.build import compile_many
 from fusec.codegen.cuda.toolchain import Cubin

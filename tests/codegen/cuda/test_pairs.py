@@ -23,6 +23,7 @@ from tests.codegen.cuda.twin_session import TwinSession, random_weights, referen
 from tests.targets import HOPPER
 
 PAIRS = Choice(16, paired=True)
+SMS = ARCHS["sm_90a"].sms
 
 
 def with_residual(name: str, rows: int = 32, columns: int = SPLIT) -> Graph:
@@ -79,12 +80,12 @@ def test_rows_of_which_halves_are_summed_up_apart() -> None:
 
 def test_what_cannot_be_paired_is_refused() -> None:
     def reason(graph: Graph, choice: Choice) -> str:
-        return str(why_not(open_region(kernel_of(graph))[1], choice))
+        return str(why_not(open_region(kernel_of(graph))[1], choice, SMS))
 
     b = Builder("normed")
     x = b.rms_norm(b.input("x", (1, SPLIT)), b.weight("g", (SPLIT,)), eps=1e-5)
     normed = b.build(b.matvec(x, b.weight("w", (64, SPLIT), "q4_0"), name="y"))
-    assert why_not(open_region(kernel_of(with_residual("q4_0")))[1], PAIRS) is None
+    assert why_not(open_region(kernel_of(with_residual("q4_0")))[1], PAIRS, SMS) is None
     assert "vectors in memory" in reason(normed, PAIRS)
     assert "one step" in reason(with_residual("q4_0"), replace(PAIRS, steps=2))
     assert "for pairs of blocks" in reason(with_residual("q4_0", columns=2048), PAIRS)

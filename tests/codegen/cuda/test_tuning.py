@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fusec import driver
-from fusec.codegen import targets
+from fusec.backends import cuda
 from fusec.codegen.cuda import arch, tuning
 from fusec.codegen.cuda.tuning import Tuning, key, load, merge, place, save
 from fusec.errors import FusecError
@@ -32,8 +32,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine whose GPU is GPU."""
-    monkeypatch.setattr(targets, "native_arch", lambda: arch.ARCHS[ARCH])
-    monkeypatch.setattr(targets, "native_name", lambda: GPU)
+    monkeypatch.setattr(cuda, "native_arch", lambda: arch.ARCHS[ARCH])
+    monkeypatch.setattr(cuda, "native_name", lambda: GPU)
 
 
 def compiled(target: str = ARCH, **options):

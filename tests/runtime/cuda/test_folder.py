@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from fusec import driver, gpu
+from fusec import backends, driver
 from fusec.artifact import Artifact
-from fusec.codegen import targets
+from fusec.backends import cuda
 from fusec.errors import FusecError
 from fusec.runtime.cuda.driver import Driver
 from tests.codegen.cuda.kernels import needs_compiler
@@ -23,7 +23,7 @@ ARCH = "sm_90a"
 def on_a_gpu(monkeypatch: pytest.MonkeyPatch, **options: object) -> FakeDriver:
     """Let `fusec` find a fake GPU that knows no kernels."""
     api = FakeDriver(**options)
-    monkeypatch.setattr(gpu, "Driver", lambda: Driver(api))
+    monkeypatch.setattr(cuda, "Driver", lambda: Driver(api))
     return api
 
 
@@ -42,8 +42,8 @@ def test_the_folder_has_all_that_a_gpu_needs(folder, tiny_model):
     plan = driver.compile(tiny_model, target=ARCH).plan
     control = {"advance", "advance_best", "feed", "sample", "prefetch"}
     names = {kernel.name for kernel in plan.kernels} | control
-    assert set(manifest["cubins"]) == names
-    for name, kernel in manifest["cubins"].items():
+    assert set(manifest["kernels"]) == names
+    for name, kernel in manifest["kernels"].items():
         assert kernel["spill_bytes"] == 0
         assert kernel["grid"] >= 1
         assert (folder / "kernels" / f"{name}.py").read_text()
@@ -71,7 +71,7 @@ def test_a_folder_for_another_gpu(folder, monkeypatch):
 def test_a_gpu_with_too_little_memory(folder, monkeypatch):
     manifest = json.loads((folder / "fusec.json").read_text())
     api = on_a_gpu(monkeypatch, memory=1 << 16)
-    code = ((folder / "kernels" / f"{name}.cubin").read_bytes() for name in manifest["cubins"])
+    code = ((folder / "kernels" / f"{name}.cubin").read_bytes() for name in manifest["kernels"])
     known = set(code)
     api._cuLibraryLoadData = lambda data, *_: (data,) if data in known else Status.CUDA_SUCCESS
     api._cuLibraryGetKernel = lambda _library, name: name.decode()
@@ -82,7 +82,7 @@ def test_a_gpu_with_too_little_memory(folder, monkeypatch):
 
 @needs_compiler
 def test_damaged_machine_code_is_refused(folder, tmp_path):
-    name = next(iter(json.loads((folder / "fusec.json").read_text())["cubins"]))
+    name = next(iter(json.loads((folder / "fusec.json").read_text())["kernels"]))
     path = folder / "kernels" / f"{name}.cubin"
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + b"?")
@@ -112,7 +112,7 @@ def test_calibrating_without_a_gpu_advises_no_other_target():
 
 def test_native_without_a_gpu(tiny_model):
     without_a_gpu()
-    for name in targets.NATIVE:
+    for name in backends.NATIVE:
         with pytest.raises(FusecError, match="--target cpu"):
             driver.load(tiny_model, name)
     assert "--target cpu" in refused("run", tiny_model, "--target", "native", "--prompt-ids", "1")

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from fusec import driver, gpu
+from fusec import driver
+from fusec.backends import cuda
 from fusec.bench import tune
 from fusec.bench.tune_gpu import TOKENS, WARM, TokenBench
-from fusec.codegen import targets
 from fusec.codegen.cuda import arch, tuning
 from fusec.codegen.cuda.candidates import default_of, variants
 from fusec.codegen.cuda.toolchain import Cubin
@@ -80,11 +80,11 @@ def on(compiled, monkeypatch):
 
     def install(times: dict[bytes, float], wrong: bytes = b"") -> tuple[Gpu, tune.Variants]:
         api = Gpu(compiled, times, wrong)
-        monkeypatch.setattr(gpu, "Driver", lambda: Driver(api))
-        monkeypatch.setattr(tune, "machine", lambda **_: {"gpu": GPU})
-        monkeypatch.setattr(gpu, "build", lambda *_: {})
-        monkeypatch.setattr(gpu, "PACKING", fake.UNPACKED)
-        monkeypatch.setattr(gpu, "executables", lambda *_: default_code(compiled))
+        monkeypatch.setattr(cuda, "Driver", lambda: Driver(api))
+        monkeypatch.setattr(tune, "machine", lambda _: {"gpu": GPU})
+        monkeypatch.setattr(cuda, "build", lambda *_: {})
+        monkeypatch.setattr(cuda, "PACKING", fake.UNPACKED)
+        monkeypatch.setattr(cuda, "executables", lambda *_: default_code(compiled))
         return api, {
             (k.name, c): Executable(k.name, ARCH, code(k.name, c), 1, 32)
             for k in compiled.plan.kernels
@@ -173,8 +173,8 @@ def test_the_command_saves_what_the_next_compilation_takes(
     kernel = kernel_like(compiled, "norm_matvec_silu")
     fast = variants(kernel)[2]
     _, built = on({code(kernel.name, fast): 0.1})
-    monkeypatch.setattr(targets, "native_arch", lambda: arch.ARCHS[ARCH])
-    monkeypatch.setattr(targets, "native_name", lambda: GPU)
+    monkeypatch.setattr(cuda, "native_arch", lambda: arch.ARCHS[ARCH])
+    monkeypatch.setattr(cuda, "native_name", lambda: GPU)
     monkeypatch.setattr(tune, "build", lambda *_: built)
     file = cache / "tuned.json"
     ran = fusec("tune", tiny_model, "-O", LEVEL, "--context", CONTEXT, "--json", file)
@@ -205,7 +205,7 @@ def test_candidates_are_compiled_ahead_for_another_machine(compiled, tiny_model,
 
     ready = []
     monkeypatch.setattr(tune, "compile_many", compile_many)
-    monkeypatch.setattr(gpu, "build", lambda kernels, *_: ready.extend(kernels))
+    monkeypatch.setattr(cuda, "build", lambda kernels, *_: ready.extend(kernels))
     built = tune.build(compiled)
     assert {"advance", "feed", *(k.name for k in compiled.plan.kernels)} <= set(ready)
     left = {name: {c for n, c in built if n == name} for name, _ in built}
@@ -227,7 +227,7 @@ def test_only_what_a_greedy_token_launches_is_tuned(tiny_model, monkeypatch):
         tune, "compile_many",
         lambda kernels, *_: [Cubin(k.name, ARCH, b"", "", 32, 0, 0, 0) for k in kernels],
     )  # fmt: skip
-    monkeypatch.setattr(gpu, "build", lambda *_: {})
+    monkeypatch.setattr(cuda, "build", lambda *_: {})
     built = tune.build(compiled)
     assert tune.count_of(compiled) == len(compiled.kernels) + len(built)
     left = {k.name for k in compiled.plan.kernels} - {name for name, _ in built}

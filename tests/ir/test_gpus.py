@@ -9,7 +9,7 @@ import pytest
 
 from fusec.codegen.cuda.arch import ARCHS
 from fusec.errors import FusecError
-from fusec.passes import gpus
+from fusec.ir import gpus
 
 
 @pytest.fixture(autouse=True)

@@ -25,7 +25,10 @@ from fusec.ir.gpu import Gpu
 
 REFERENCE = "NVIDIA H200"
 _SHIPPED = Path(__file__).parent / "calibrated"
-_NUMBERS = [f.name for f in fields(Gpu) if f.name not in ("source", "measured", "is_measured")]
+_CLUSTERED = ("cluster_barrier",)  # what is measured only where blocks form clusters
+_NUMBERS = [
+    f.name for f in fields(Gpu) if f.name not in ("source", "measured", "is_measured", *_CLUSTERED)
+]
 
 
 @dataclass(frozen=True)
@@ -149,15 +152,14 @@ def _gpu(data: Any, path: Path) -> Gpu:
     missing = [n for n in _NUMBERS if not isinstance(data, dict) or n not in data]
     if missing:
         raise FusecError(f"{path}: no '{missing[0]}' in it: run fusec calibrate again")
+    there = [*_NUMBERS, *(n for n in _CLUSTERED if n in data)]
     wrong = [
-        name
-        for name in _NUMBERS[2:]
-        if not isinstance(data[name], (int, float)) or not data[name] > 0
+        name for name in there[2:] if not isinstance(data[name], (int, float)) or not data[name] > 0
     ]
     if wrong:
         raise FusecError(f"{path}: expected {wrong[0]} above 0, found {data[wrong[0]]!r}")
     what = f"{data.get('command', 'fusec calibrate')}, {data.get('date', 'no date')}"
-    return Gpu(**{n: data[n] for n in _NUMBERS}, source="its driver", measured=what)
+    return Gpu(**{n: data[n] for n in there}, source="its driver", measured=what)
 
 
 @cache
@@ -185,6 +187,7 @@ def _derived(sheet: Sheet) -> Gpu:
         far_load=like.far_load * slower,
         tree=like.tree * slower,
         barrier=like.barrier * slower,
+        cluster_barrier=like.cluster_barrier * slower,
         instruction=like.instruction * slower,
         source=sheet.source,
         measured=f"not measured: times after the {like.name}",

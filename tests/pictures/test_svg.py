@@ -9,11 +9,11 @@ import pytest
 
 from fusec.errors import FusecError
 from fusec.ir import Graph
-from fusec.ir.dot import edge_width
-from fusec.ir.svg import EARLY, to_svg
 from fusec.ir.verify import verify
-from fusec.ir.view import alike, one_layer, runs
 from fusec.passes.pipeline import LEVELS, passes_of, run_passes
+from fusec.pictures.dot import edge_width
+from fusec.pictures.svg import EARLY, to_svg
+from fusec.pictures.view import alike, one_layer, runs
 from tests.graphs import Types, llama_graph
 from tests.targets import ANY
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from html import escape
 from itertools import pairwise
 
-from fusec.ir.dot import COLOURS, EARLY, edge_width
 from fusec.ir.graph import Graph, Node, Value
-from fusec.ir.layout import Layout, Point, layout
 from fusec.ir.ops import op
-from fusec.ir.view import runs
+from fusec.pictures.dot import COLOURS, EARLY, edge_width
+from fusec.pictures.layout import Layout, Point, layout
+from fusec.pictures.view import runs
 
 Notes = Callable[[Sequence[Node]], list[str]]
 """The nodes of a box, one or those of several layers -> lines to write in it."""

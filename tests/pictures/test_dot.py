@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from fusec.ir import Builder, Graph
-from fusec.ir.dot import to_dot
 from fusec.ir.graph import Node, Value, attrs
 from fusec.passes.pipeline import LEVELS, passes_of, run_passes
+from fusec.pictures.dot import to_dot
 from tests.graphs import llama_graph
 from tests.targets import ANY
 

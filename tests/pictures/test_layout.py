@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fusec.ir.layout import BESIDE, BETWEEN, layout
+from fusec.pictures.layout import BESIDE, BETWEEN, layout
 
 
 @st.composite

@@ -1,0 +1,174 @@
+"""What a target is to the rest of fusec: one object that emits, builds, loads and runs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+import numpy as np
+
+from fusec.codegen.cuda.tuning import Tuning
+from fusec.ir.plan import Kernel, LaunchPlan, Size
+from fusec.ir.target import Target
+from fusec.models.model import Model
+from fusec.runtime.engine import Engine
+from fusec.runtime.session import Session
+
+Array = np.ndarray[Any, Any]
+Progress = Callable[[str], None]
+Facts = dict[str, Any]
+"""Plain data, for JSON."""
+
+
+class Source(Protocol):
+    """An emitted kernel."""
+
+    @property
+    def name(self) -> str:
+        """The kernel's name in the plan."""
+
+    @property
+    def source(self) -> str:
+        """A Python module that defines it."""
+
+
+class Code(Protocol):
+    """A kernel's machine code, where a compiled folder keeps it."""
+
+    @property
+    def data(self) -> bytes:
+        """The file's contents."""
+
+
+@dataclass(frozen=True)
+class Plans:
+    """A model's plans: `decode` steps one token, `prefill` several; they share states."""
+
+    decode: LaunchPlan
+    prefill: LaunchPlan
+
+
+Emitted = TypeVar("Emitted", bound=Source)
+Ready = TypeVar("Ready")
+
+
+class Backend(ABC, Generic[Emitted, Ready]):
+    """One target. `Emitted` is its kernels' source, `Ready` what its sessions are bound to.
+
+    `limits`: what passes have to know of it. The class says the rest: `family`: backends of one
+    family are measured alike (`fusec.bench.instruments`); `level`: the one that is meant where none
+    is given; `prefill_tokens`: how many tokens of a prompt one step takes; `scalars`: what every
+    launch is passed beside pointers; `launches`: names of the ways to launch a plan, the second
+    kernel by kernel where there is one; `l2_modes`: whether a generation can be asked how it uses
+    the L2 cache; `has_choices`: whether a kernel's shape is a `Choice` that `fusec tune` measures;
+    `suffix`: of machine code in a compiled folder.
+    """
+
+    family: ClassVar[str]
+    level: ClassVar[int]
+    prefill_tokens: ClassVar[int] = 1
+    scalars: ClassVar[tuple[str, ...]] = ()
+    launches: ClassVar[tuple[str, ...]]
+    l2_modes: ClassVar[bool] = False
+    has_choices: ClassVar[bool] = False
+    suffix: ClassVar[str] = ""
+
+    def __init__(self, limits: Target) -> None:
+        self.limits = limits
+
+    @property
+    def name(self) -> str:
+        """What `--target` calls it: `cpu`, or a GPU's architecture."""
+        return self.limits.name
+
+    # --- kernels ---------------------------------------------------------------------------------
+
+    @abstractmethod
+    def emit(self, kernel: Kernel) -> Emitted:
+        """The source of a kernel. Raises FusecError if its region cannot be one kernel here."""
+
+    def size(self, _kernel: Kernel) -> Size | None:
+        """How a launch of it is run, where that is the kernel's to say."""
+        return None
+
+    def sized(self, plan: LaunchPlan) -> LaunchPlan:
+        """The plan with the size of every launch, as the kernels' emitter lays them out."""
+        sizes = {kernel.name: self.size(kernel) for kernel in plan.kernels}
+        launches = (
+            replace(launch, size=sizes[launch.kernel], scalars=self.scalars)
+            for launch in plan.launches
+        )
+        return replace(plan, launches=tuple(launches))
+
+    def loop_kernels(self, _decode: LaunchPlan) -> dict[str, Emitted]:
+        """Name -> kernel that no op of the plan stands for: a token loop's own."""
+        return {}
+
+    @abstractmethod
+    def build(
+        self, kernels: Mapping[str, Emitted], progress: Progress | None = None
+    ) -> Mapping[str, Code]:
+        """Compile every kernel, or take it from the cache. Returns what a folder keeps of each."""
+
+    @abstractmethod
+    def ready(
+        self, kernels: Mapping[str, Emitted], progress: Progress | None = None
+    ) -> Mapping[str, Ready]:
+        """Name -> what `session` and `engine` take."""
+
+    @abstractmethod
+    def describe(
+        self, kernels: Mapping[str, Emitted], built: Mapping[str, Any]
+    ) -> dict[str, Facts]:
+        """Name -> what a compiled folder has to know of a kernel. `built`: by `build`."""
+
+    @abstractmethod
+    def restore(
+        self, described: Mapping[str, Facts], read: Callable[[str], bytes]
+    ) -> Mapping[str, Ready]:
+        """What `ready` gives, from `describe` and the files of a folder that `read` gives."""
+
+    def registers(self, _kernels: Mapping[str, Emitted]) -> dict[str, int]:
+        """Name -> registers of a thread, of the kernels that were compiled before."""
+        return {}
+
+    def tuning(self, _asked: str) -> Tuning:
+        """Measured shapes to compile with. `asked`: the target's name as the user gave it."""
+        return Tuning()
+
+    # --- running ---------------------------------------------------------------------------------
+
+    @abstractmethod
+    def session(
+        self,
+        plan: LaunchPlan,
+        kernels: Mapping[str, Ready],
+        weights: Mapping[str, Array],
+        progress: Progress | None = None,
+        threads: int = 0,
+    ) -> Session:
+        """A plan of a graph built by hand, bound to memory."""
+
+    @abstractmethod
+    def engine(
+        self,
+        plans: Plans,
+        kernels: Mapping[str, Ready],
+        model: Model,
+        progress: Progress | None = None,
+        threads: int = 0,
+        *,
+        l2: str = "auto",
+        eager: bool = False,
+    ) -> Engine:
+        """A model ready to generate; `fusec.load` says what the options mean."""
+
+    def threads(self, _given: int = 0) -> int | None:
+        """The CPU threads that compute where `given` are asked for; None where they do not."""
+        return None
+
+    def machine(self) -> Facts:
+        """The hardware under this target: its `gpu` and `driver`, None where there are none."""
+        return {"gpu": None, "driver": None}

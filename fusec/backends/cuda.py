@@ -1,0 +1,238 @@
+"""NVIDIA GPUs: kernels compiled to cubins, plans captured as CUDA graphs.
+
+One class is the backend of every architecture in `fusec.codegen.cuda.arch`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fusec.backends.base import Backend, Facts, Plans, Progress
+from fusec.codegen.cuda import control, tuning
+from fusec.codegen.cuda.arch import Arch, native_arch, native_name
+from fusec.codegen.cuda.build import cached, compile_many
+from fusec.codegen.cuda.emit import emit
+from fusec.codegen.cuda.shape import PARTS, SPAN, column_sums, tiles
+from fusec.codegen.cuda.toolchain import Cubin, CudaKernel
+from fusec.codegen.cuda.tuning import Tuning
+from fusec.codegen.formats import FORMATS
+from fusec.ir import gpus
+from fusec.ir.choosing import final_choice
+from fusec.ir.plan import Kernel, LaunchPlan, Size, Tensor
+from fusec.ir.target import Target
+from fusec.models.model import Model
+from fusec.runtime.cuda.driver import Driver, Executable
+from fusec.runtime.cuda.engine import CudaEngine
+from fusec.runtime.cuda.loop import TokenLoop
+from fusec.runtime.cuda.session import CudaSession
+from fusec.runtime.cuda.workspace import Packing, Workspace
+from fusec.runtime.session import positions
+
+Array = np.ndarray[Any, Any]
+
+NATIVE = ("native", "cuda")
+"""Names for the GPU of this machine, whichever it is."""
+EMITTED = 256  # kernels whose source is kept: a model's come up again at other levels
+STATIC_SHARED = 48 << 10  # bytes that a block may declare, where its prologue is kept
+
+_emit = lru_cache(EMITTED)(emit)
+
+
+class Cuda(Backend[CudaKernel, Executable]):
+    """One architecture. Shapes and predictions are for the GPU that stands for it."""
+
+    family = "cuda"
+    level = 3
+    launches = ("graph", "eager")
+    l2_modes = True
+    has_choices = True
+    suffix = ".cubin"
+
+    def __init__(self, arch: Arch) -> None:
+        self.arch, gpu = arch, gpus.for_arch(arch.name)
+        super().__init__(
+            Target(
+                arch.name,
+                frozenset(FORMATS),
+                STATIC_SHARED,
+                span=SPAN,
+                parts=PARTS,
+                column_sums=column_sums() if arch.has_clusters else None,
+                tiles=tiles(),
+                overlaps=arch.has_clusters,  # dependent launches came with the same generation
+                late_norms=True,
+                gpu=gpu,
+                most_tokens=1,
+            )
+        )
+
+    def emit(self, kernel: Kernel) -> CudaKernel:
+        """See `Backend`."""
+        return _emit(kernel, self.arch, self.arch.sms)
+
+    def size(self, kernel: Kernel) -> Size:
+        """The grid and shared memory that the emitter chose."""
+        return self.emit(kernel).size
+
+    def loop_kernels(self, decode: LaunchPlan) -> dict[str, CudaKernel]:
+        """The token loop's own kernels, for a plan that chooses a token; none for another."""
+        if not {"%logits", "%next"} <= set(decode.outputs):
+            return {}
+        vocabulary, argmax = decode.outputs["%logits"].shape[-1], final_choice(decode)
+        parts = decode.region(argmax).inputs[0].shape[-1] if argmax else 0
+        found = control.kernels(vocabulary, decode.overlaps, decode.prefetches, parts)
+        return {kernel.name: kernel for kernel in found}
+
+    def build(
+        self, kernels: Mapping[str, CudaKernel], progress: Progress | None = None
+    ) -> dict[str, Cubin]:
+        """See `Backend`."""
+        return build(kernels, self.name, progress)
+
+    def ready(
+        self, kernels: Mapping[str, CudaKernel], progress: Progress | None = None
+    ) -> dict[str, Executable]:
+        """Machine code, and how it is launched."""
+        return executables(kernels, build(kernels, self.name, progress))
+
+    def describe(
+        self, kernels: Mapping[str, CudaKernel], built: Mapping[str, Cubin]
+    ) -> dict[str, Facts]:
+        """How each kernel is launched, and what it takes of a multiprocessor."""
+        return {
+            name: {
+                "arch": built[name].arch,
+                "grid": kernel.grid,
+                "cluster": kernel.cluster,
+                "threads": kernel.threads,
+                "registers": built[name].registers,
+                "spill_bytes": built[name].spill_stores + built[name].spill_loads,
+                "shared_bytes": built[name].static_shared + kernel.dynamic,
+                "dynamic_bytes": kernel.dynamic,
+            }
+            for name, kernel in kernels.items()
+        }
+
+    def restore(
+        self, described: Mapping[str, Facts], read: Callable[[str], bytes]
+    ) -> dict[str, Executable]:
+        """See `Backend`."""
+        return {
+            name: Executable(
+                name,
+                facts["arch"],
+                read(f"{name}{self.suffix}"),
+                facts["grid"],
+                facts["threads"],
+                facts["dynamic_bytes"],
+            )
+            for name, facts in described.items()
+        }
+
+    def registers(self, kernels: Mapping[str, CudaKernel]) -> dict[str, int]:
+        """See `Backend`."""
+        ready = cached(list(kernels.values()), self.name)
+        return {name: cubin.registers for name, cubin in ready.items()}
+
+    def tuning(self, asked: str) -> Tuning:
+        """What `fusec tune` chose for the GPU here, if that is asked for, or FUSEC_TUNING says."""
+        return tuning.wanted(self.name, native_name() if asked in NATIVE else None)
+
+    def session(
+        self,
+        plan: LaunchPlan,
+        kernels: Mapping[str, Executable],
+        weights: Mapping[str, Array],
+        progress: Progress | None = None,
+        threads: int = 0,
+        l2: str = "auto",
+    ) -> CudaSession:
+        """On the first GPU."""
+        workspace = Workspace(Driver(), (plan,), kernels, weights.__getitem__, PACKING, l2)
+        return CudaSession(plan, workspace)
+
+    def engine(
+        self,
+        plans: Plans,
+        kernels: Mapping[str, Executable],
+        model: Model,
+        progress: Progress | None = None,
+        threads: int = 0,
+        *,
+        l2: str = "auto",
+        eager: bool = False,
+    ) -> CudaEngine:
+        """On the first GPU. `eager`: without captured graphs."""
+        plan = plans.decode
+        three = plan, plan.only({"%logits"}), plan.only(set())
+        workspace = Workspace(Driver(), three, kernels, model.raw, PACKING, l2)
+        decode, scores, absorb = (CudaSession(each, workspace, eager=eager) for each in three)
+        context = positions(plan)
+        loop = TokenLoop(decode, scores, absorb, context)
+        return CudaEngine(decode, absorb, loop, context=context, stop=model.stop_ids)
+
+    def machine(self) -> Facts:
+        """See `Backend`."""
+        gpu = Driver()
+        found = {"gpu": gpu.name, "driver": f"{kernel_driver()} (CUDA {gpu.version})".lstrip()}
+        gpu.close()
+        return found
+
+
+def native() -> Cuda:
+    """The backend of this machine's GPU. Raises FusecError where there is none."""
+    return Cuda(native_arch())
+
+
+def build(
+    kernels: Mapping[str, CudaKernel], arch: str, progress: Progress | None = None
+) -> dict[str, Cubin]:
+    """Name -> cubin, compiled or from the cache."""
+    cubins = compile_many(list(kernels.values()), arch, progress)
+    return dict(zip(kernels, cubins, strict=True))
+
+
+def executables(
+    kernels: Mapping[str, CudaKernel], cubins: Mapping[str, Cubin]
+) -> dict[str, Executable]:
+    """Name -> what a GPU needs to launch a kernel."""
+    return {name: executable(kernel, cubins[name]) for name, kernel in kernels.items()}
+
+
+def executable(kernel: CudaKernel, cubin: Cubin) -> Executable:
+    """What a GPU needs to launch a kernel."""
+    sizes = kernel.grid, kernel.threads, kernel.dynamic
+    return Executable(kernel.name, cubin.arch, cubin.data, *sizes)
+
+
+def pack(tensor: Tensor, raw: Array) -> Array:
+    """A weight's bytes as its kernels read them: vectors as they are, matrices in their layout."""
+    if len(tensor.shape) == 1:
+        return raw.reshape(-1)
+    return FORMATS[tensor.dtype].cuda_repack(raw, tensor.layout)
+
+
+def packed_bytes(tensor: Tensor) -> int:
+    """How many bytes `pack` makes of a weight."""
+    fmt = FORMATS[tensor.dtype]
+    if len(tensor.shape) == 1:
+        return fmt.dtype.nbytes(tensor.shape)
+    rows, columns = tensor.shape
+    return fmt.cuda_bytes(rows, columns, tensor.layout)
+
+
+PACKING = Packing(packed_bytes, pack)
+
+
+def kernel_driver() -> str:
+    """The version of the NVIDIA kernel driver, as the kernel module tells it."""
+    try:
+        words = Path("/proc/driver/nvidia/version").read_text().split()
+    except OSError:
+        return ""
+    return next((word for word in words if word.count(".") == 2 and word[0].isdigit()), "")

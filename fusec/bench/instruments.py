@@ -1,0 +1,41 @@
+"""How each family of targets is measured beyond running its engines. A new family has an entry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any
+
+from fusec.backends import Backend
+from fusec.bench import gpu, profile_cpu, profile_gpu
+from fusec.bench.experiment import Measured, Note
+from fusec.driver import Compiled
+from fusec.errors import FusecError
+from fusec.runtime.engine import Engine
+
+
+@dataclass(frozen=True)
+class Instruments:
+    """`experiments(compiled, tokens, threads, note)`: those of `fusec profile`, again and again.
+
+    `read_bandwidth(target)`: GB/s from memory. `device_times(engine, prompt, count)`: microseconds
+    of a token by the device's clock, and from there to the next. None where there is no such thing.
+    """
+
+    experiments: Callable[[Compiled, int, int, Note], Generator[Measured, None, None]]
+    read_bandwidth: Callable[[str], float] | None = None
+    device_times: Callable[[Engine, list[int], int], tuple[float, float]] | None = None
+
+
+INSTRUMENTS = {
+    "cpu": Instruments(profile_cpu.measure),
+    "cuda": Instruments(profile_gpu.measure, gpu.read_bandwidth, gpu.device_times),
+}
+"""`Backend.family` -> instruments."""
+
+
+def instruments_of(backend: Backend[Any, Any]) -> Instruments:
+    """Those of a target. Raises FusecError where nobody has written any."""
+    if backend.family not in INSTRUMENTS:
+        raise FusecError(f"target {backend.name}: nothing here measures it")
+    return INSTRUMENTS[backend.family]

@@ -1,0 +1,24 @@
+"""Tokens to measure with, and the time that a generation takes for each."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from fusec.runtime.engine import Engine
+
+
+def seconds_per_token(engine: Engine, prompt: list[int], n: int) -> float:
+    """Time from the first new token to the n-th, as the caller sees them, over n - 1."""
+    tokens = engine.generate(prompt, n)
+    next(tokens)
+    start = time.perf_counter()
+    made = sum(1 for _ in tokens)
+    assert made == n - 1
+    return (time.perf_counter() - start) / made
+
+
+def prompt_ids(vocabulary: int, count: int) -> list[int]:
+    """A prompt of arbitrary tokens, the same everywhere."""
+    return [int(i) for i in np.random.default_rng(0).integers(0, vocabulary, count)]

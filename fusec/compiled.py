@@ -1,0 +1,113 @@
+"""What compiling gives: stages, plans and kernels, and how they become a session or an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from fusec import backends
+from fusec.backends import Backend, Plans
+from fusec.backends.base import Code, Progress
+from fusec.codegen.cuda.tuning import Tuning
+from fusec.errors import FusecError
+from fusec.ir.graph import Graph
+from fusec.ir.plan import LaunchPlan
+from fusec.models.model import Model
+from fusec.passes.pipeline import Stage
+from fusec.passes.rule import Rule
+from fusec.runtime.cuda.window import check_mode
+from fusec.runtime.engine import Engine
+from fusec.runtime.session import Session
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to compile. `rules` are run after the level's own; `disable` names rules to leave out.
+
+    `tuning`: shapes of kernels that were measured, for a GPU.
+    """
+
+    target: str
+    level: int
+    rules: tuple[Rule, ...] = ()
+    disable: tuple[str, ...] = ()
+    stop_after: str | None = None
+    tuning: Tuning = field(default_factory=Tuning)
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """A compiled graph: every stage it went through, its launch plan, its kernels' sources.
+
+    `plan` steps the graph's own T (1 for a model: decode). For a model, `prefill` is the same
+    pipeline's plan for steps of several tokens; for a graph built by hand it is None.
+    """
+
+    options: Options
+    stages: tuple[Stage, ...]
+    plan: LaunchPlan
+    prefill: LaunchPlan | None = None
+    model: Model | None = None
+    context: int = 0
+    kv: str = "f16"
+
+    @property
+    def graph(self) -> Graph:
+        """The graph after the last stage."""
+        return self.stages[-1].graph
+
+    @property
+    def backend(self) -> Backend[Any, Any]:
+        """The target's."""
+        return backends.get(self.options.target)
+
+    @cached_property
+    def kernels(self) -> dict[str, Any]:
+        """Name -> source of every kernel of the plans, and of a GPU's token loop."""
+        backend = self.backend
+        plans = [p for p in (self.plan, self.prefill) if p is not None]
+        unique = {k.name: k for plan in plans for k in plan.kernels}
+        found = {name: backend.emit(kernel) for name, kernel in unique.items()}
+        return found | backend.loop_kernels(self.plan)
+
+    def build(self, progress: Progress | None = None) -> Mapping[str, Code]:
+        """Compile every kernel, or take it from the cache. Returns a CUDA target's cubins."""
+        return self.backend.build(self.kernels, progress)
+
+    def session(
+        self, weights: Mapping[str, Array], progress: Progress | None = None, threads: int = 0
+    ) -> Session:
+        """The plan bound to memory, for a graph built by hand.
+
+        `weights` holds, by name without '@', float32 arrays for f32 weights and raw GGUF blocks
+        (uint8[rows, row bytes]) for quantised ones. On the CPU they are read where they lie.
+        Raises FusecError naming a weight that is missing or of another type or shape.
+        """
+        backend = self.backend
+        kernels = backend.ready(self.kernels, progress)
+        return backend.session(self.plan, kernels, weights, progress, threads)
+
+    def engine(
+        self,
+        progress: Progress | None = None,
+        threads: int = 0,
+        *,
+        l2: str = "auto",
+        eager: bool = False,
+    ) -> Engine:
+        """The model ready to generate; `load` says what the options mean.
+
+        Raises FusecError for a graph that came without a model.
+        """
+        check_mode(l2)
+        if self.model is None or self.prefill is None:
+            raise FusecError(f"{self.plan.name} was compiled from a graph: use session(weights)")
+        backend, plans = self.backend, Plans(self.plan, self.prefill)
+        kernels = backend.ready(self.kernels, progress)
+        return backend.engine(plans, kernels, self.model, progress, threads, l2=l2, eager=eager)
