@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fusec import artifact, backends, pictures
-from fusec.backends.base import Progress
+from fusec import artifact, backends, pictures, prepared
+from fusec.backends.base import Plans, Progress
 from fusec.codegen.cuda.tuning import Tuning
 from fusec.compiled import Compilation, Options
 from fusec.errors import FusecError
@@ -21,6 +21,8 @@ from fusec.passes.overlap import overlap
 from fusec.passes.pipeline import OVERLAPPED, Stage, passes_of, run_passes
 from fusec.passes.prefetch import prefetch
 from fusec.passes.rule import Rule
+from fusec.prepared import Prepared
+from fusec.runtime.cuda.window import check_mode
 from fusec.runtime.engine import Engine
 
 DEFAULT_CONTEXT = 512
@@ -40,7 +42,7 @@ class Compiled(Compilation):
 
 
 def compile(
-    source: str | os.PathLike[str] | Graph,
+    source: str | os.PathLike[str] | Model | Graph,
     *,
     target: str = "cpu",
     level: int | None = None,
@@ -52,7 +54,7 @@ def compile(
     observe: Callable[[Stage], None] | None = None,
     tuning: Tuning | None = None,
 ) -> Compiled:
-    """Compile a GGUF file's decode graph, or a graph built by hand.
+    """Compile the decode graph of a GGUF file, opened or not, or a graph built by hand.
 
     `level`: default 3 on a GPU, 2 on the CPU. `context`: positions of the KV cache (default: 512,
     or what the model was trained for if that is less); `kv`: its element type, f16 or f32; both are
@@ -60,26 +62,20 @@ def compile(
     kernels; by default those that `fusec tune` chose for this machine's GPU, if `target` asks for
     that one, or what FUSEC_TUNING says. Raises FusecError for whatever is wrong with the input.
     """
-    known = backends.get(target)  # "native" becomes the architecture of this machine's GPU
-    level = known.level if level is None else level
-    if tuning is None:
-        tuning = known.tuning(target)
-    options = Options(known.name, level, tuple(rules), tuple(disable), stop_after, tuning)
+    options = options_of(target, level, rules, disable, stop_after, tuning)
     if isinstance(source, Graph):
         stages, plan = compile_graph(source, options, observe)
         return Compiled(options, stages, plan)
-    model = Model.open(Path(source))
+    model = source if isinstance(source, Model) else Model.open(Path(source))
     context = model.check_context(context, DEFAULT_CONTEXT)
-    stages, plan = compile_graph(model.graph(tokens=1, context=context, kv=kv), options, observe)
-    wide, prefill_plan = min(known.prefill_tokens, context), plan
-    if wide > 1:
-        prefill = model.graph(tokens=wide, context=context, kv=kv)
-        _, prefill_plan = compile_graph(prefill, options)
+    decode, prefill = graphs_of(model, options, context, kv)
+    stages, plan = compile_graph(decode, options, observe)
+    prefill_plan = plan if prefill is decode else compile_graph(prefill, options)[1]
     return Compiled(options, stages, plan, prefill_plan, model, context, kv)
 
 
 def load(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | Model,
     target: str = "cpu",
     level: int | None = None,
     context: int | None = None,
@@ -91,15 +87,64 @@ def load(
     l2: str = "auto",
     eager: bool = False,
 ) -> Engine:
-    """An engine for a GGUF file: `compile(path, ...)`, kernels built, weights bound.
+    """An engine for a GGUF file, opened or not: compiled, kernels built, weights bound.
+
+    What was compiled before with the same fusec, for the same graph, is taken from the cache.
 
     `threads`: of the CPU target; 0 takes FUSEC_THREADS or the cores this process may use.
     `l2` and `eager` are for a GPU: whether the layers' weights are asked to stay in its L2 cache or
     are fetched ahead (off, window, prefetch, auto), and whether kernels are launched one by one
     instead of as a graph.
     """
-    compiled = compile(path, target=target, level=level, context=context, kv=kv, rules=rules)
-    return compiled.engine(progress, threads, l2=l2, eager=eager)
+    check_mode(l2)
+    options = options_of(target, level, rules)
+    model = path if isinstance(path, Model) else Model.open(Path(path))
+    context = model.check_context(context, DEFAULT_CONTEXT)
+    entry = prepared.entry_of(graphs_of(model, options, context, kv), options)
+    backend = backends.get(options.target)
+    found = prepared.find(entry, backend) if entry else None
+    if found is None:
+        found = _prepare(model, options, context, kv)
+        if entry:
+            prepared.keep(entry, found)
+    kernels = backend.ready(found.kernels, progress)
+    return backend.engine(found.plans, kernels, model, progress, threads, l2=l2, eager=eager)
+
+
+def _prepare(model: Model, options: Options, context: int, kv: str) -> Prepared:
+    made = compile(
+        model,
+        target=options.target,
+        level=options.level,
+        rules=options.rules,
+        context=context,
+        kv=kv,
+        tuning=options.tuning,
+    )
+    return Prepared(Plans(made.plan, made.prefill or made.plan), made.kernels)
+
+
+def options_of(
+    target: str,
+    level: int | None = None,
+    rules: Iterable[Rule] = (),
+    disable: Iterable[str] = (),
+    stop_after: str | None = None,
+    tuning: Tuning | None = None,
+) -> Options:
+    """The options with their defaults; "native" becomes the architecture of this machine's GPU."""
+    known = backends.get(target)
+    if tuning is None:
+        tuning = known.tuning(target)
+    level = known.level if level is None else level
+    return Options(known.name, level, tuple(rules), tuple(disable), stop_after, tuning)
+
+
+def graphs_of(model: Model, options: Options, context: int, kv: str) -> tuple[Graph, Graph]:
+    """What a step of decode and one of a prompt compute; one graph where both take one token."""
+    decode = model.graph(tokens=1, context=context, kv=kv)
+    wide = min(backends.get(options.target).prefill_tokens, context)
+    return decode, model.graph(tokens=wide, context=context, kv=kv) if wide > 1 else decode
 
 
 def compile_graph(

@@ -146,7 +146,7 @@ def open_runner(
         engine = artifact.engine(progress, threads, l2)
     else:
         engine = driver.load(
-            path,
+            model,
             "cpu" if target is None else target,
             level,
             context,

@@ -23,7 +23,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("report",),
     ("walls",),
     ("pictures",),
-    ("artifact",),
+    ("artifact", "prepared"),
     ("driver",),
     ("bench", "generate", "perplexity"),
     ("roofline", "verifier"),

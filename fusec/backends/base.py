@@ -89,6 +89,10 @@ class Backend(ABC, Generic[Emitted, Ready]):
     def emit(self, kernel: Kernel) -> Emitted:
         """The source of a kernel. Raises FusecError if its region cannot be one kernel here."""
 
+    @abstractmethod
+    def source(self, facts: Facts) -> Emitted:
+        """A kernel as it was emitted, from its `dataclasses.asdict` after a way through JSON."""
+
     def size(self, _kernel: Kernel) -> Size | None:
         """How a launch of it is run, where that is the kernel's to say."""
         return None

@@ -48,6 +48,10 @@ class Cpu(Backend[KernelSource, KernelSource]):
         """See `Backend`."""
         return _emit(kernel)
 
+    def source(self, facts: Facts) -> KernelSource:
+        """See `Backend`."""
+        return KernelSource(**facts)
+
     def build(
         self, kernels: Mapping[str, KernelSource], progress: Progress | None = None
     ) -> dict[str, Any]:

@@ -75,6 +75,10 @@ class Cuda(Backend[CudaKernel, Executable]):
         """See `Backend`."""
         return _emit(kernel, self.arch, self.arch.sms)
 
+    def source(self, facts: Facts) -> CudaKernel:
+        """See `Backend`."""
+        return CudaKernel(**{**facts, "signature": tuple(facts["signature"])})
+
     def size(self, kernel: Kernel) -> Size:
         """The grid and shared memory that the emitter chose."""
         return self.emit(kernel).size
