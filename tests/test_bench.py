@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from fusec import bench, driver
-from fusec.bench import Plan
+from fusec.bench import Plan, facts
 from fusec.bench import peers as bench_peers
 from fusec.bench.table import COLUMNS, lines, table
 from fusec.codegen.cuda import probe
@@ -168,8 +168,8 @@ def test_the_commit_is_that_of_fusec_and_of_no_folder_it_stands_in(
     theirs = subprocess.check_output([*git, "rev-parse", "HEAD"], text=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))
-    assert bench.commit()[:7] != theirs[:7]  # wherever it is called
-    monkeypatch.setattr(bench, "__file__", str(package / "bench" / "__init__.py"))
-    assert bench.commit() == "unknown"  # installed in somebody's checkout
+    assert facts.commit()[:7] != theirs[:7]  # wherever it is called
+    monkeypatch.setattr(facts, "__file__", str(package / "bench" / "facts.py"))
+    assert facts.commit() == "unknown"  # installed in somebody's checkout
     monkeypatch.setenv("FUSEC_COMMIT", "abc")
-    assert bench.commit() == "abc"
+    assert facts.commit() == "abc"

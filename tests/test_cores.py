@@ -116,11 +116,15 @@ def test_a_number_of_threads_is_refused_before_anything_is_compiled(
         driver.load("demo", context=8, threads=threads)
 
 
-def test_workers_that_compile_are_as_many_as_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_that_compile_are_as_many_as_the_cores(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from fusec.codegen import pool
     from fusec.codegen.cpu import build
 
     started: list[object] = []
     monkeypatch.setattr(build, "cores", lambda: 3)
-    monkeypatch.setattr(build, "_serve", lambda *_: started.append(None))
-    build.compile_kernels([build.KernelSource(f"k{i}", "", 0) for i in range(9)], {})
+    monkeypatch.setattr(pool._Crew, "work", lambda _: started.append(None))
+    kernels = [build.KernelSource(f"k{i}", "", 0) for i in range(9)]
+    build.compile_kernels(kernels, {kernel.name: tmp_path / kernel.name for kernel in kernels})
     assert len(started) == 3

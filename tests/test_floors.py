@@ -14,6 +14,7 @@ import fusec
 ROOT = Path(fusec.__file__).parent
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "cores", "writer"),
+    ("files",),
     ("ir",),
     ("codegen", "passes"),
     ("models",),  # weights' formats are codegen's

@@ -65,7 +65,7 @@ def test_the_plan_s_line_and_tables_name_each_number():
         "name": "m", "level": 2, "target": "cpu", "critical_path": 55,
         "dispatches": {"forward": 61, "per_layer": 6, "other": {"embed": 1, "sample": 2}},
         "weights_bytes": 7 << 20, "states_bytes": 3 << 20, "arena_bytes": 5 << 10,
-        "kernels": {"first": 30, "second": 1}, "tuned": {},
+        "kernels": {"first": 30, "second": 1}, "tuned": {}, "sizes": {},
     }  # fmt: skip
     assert report.plan_line(data) == (
         "m at -O2 for cpu: 61 dispatches a token, 6 a layer (+ 1 embed, 2 sample); critical path "
@@ -79,4 +79,4 @@ def test_the_plan_s_line_and_tables_name_each_number():
         "pass": "one", "nodes": "20 -> 15", "ms": "1.3", "hits": "5", "refused": "3", "merges": "a"
     }  # fmt: skip
     assert row_of(table, "two")["hits"] == row_of(table, "two")["refused"] == ""
-    assert report.refusal_lines(stages) == ["refused 3x r, for example %a: no: way"]
+    assert report.refusal_lines(stages) == ["refused 3x r, for example", "  %a: no: way"]

@@ -88,7 +88,7 @@ OTHERS: dict[str, tuple[list[str], str]] = {
     "no model": (["compile"], "Missing argument 'MODEL.gguf'"),
     "dump": (
         ["compile", "MODEL", "--dump-after", "fuse-all"],
-        "no pass 'fuse-all' at this level: it runs decode-graph, factor-norms, fuse-stack, ",
+        "no pass 'fuse-all' at this level: it runs decode-graph, place-weights, factor-norms, ",
     ),
     "dump of another level": (
         ["compile", "MODEL", "-O1", "--dump-after", "fuse-chain-to-store"],
@@ -96,8 +96,8 @@ OTHERS: dict[str, tuple[list[str], str]] = {
     ),
     "dump behind the stop": (
         ["compile", "MODEL", "--stop-after", "fuse-pairs", "--dump-after", "schedule"],
-        "no pass 'schedule' at this level: it runs decode-graph, factor-norms, fuse-stack, "
-        "fuse-prologue, fuse-pairs",
+        "no pass 'schedule' at this level: it runs decode-graph, place-weights, factor-norms, "
+        "fuse-stack, fuse-prologue, fuse-pairs",
     ),
     "stop": (["compile", "MODEL", "--stop-after", "last"], "no pass 'last' at this level: it runs"),
     "disable": (

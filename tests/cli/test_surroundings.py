@@ -129,7 +129,7 @@ def test_memory_that_the_system_does_not_have(
     def allocate(*_: object) -> object:
         return np.zeros(1 << 60, np.uint8)
 
-    monkeypatch.setattr("fusec.driver.bind", allocate)
+    monkeypatch.setattr("fusec.backends.cpu.bind", allocate)
     assert "out of memory: Unable to allocate 1.00 EiB" in refused("run", tiny_model, "-p", "a")
 
 

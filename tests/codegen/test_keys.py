@@ -89,7 +89,7 @@ def test_a_gpu_kernel_s_key_has(change: Callable[[Patch], None], monkeypatch: Pa
 def test_a_gpu_kernel_s_key_has_all_that_is_asked_for() -> None:
     changes = {
         "name": "k", "source": "pass", "signature": ("u8*",), "threads": 99, "min_blocks": 9,
-        "grid": 9, "cluster": 9, "registers": 9, "dynamic": 9,
+        "grid": 9, "cluster": 9, "registers": 9, "dynamic": 9, "shared": 9,
     }  # fmt: skip
     assert changes.keys() == {*SCALE.__dataclass_fields__}
     kernels = [SCALE, *(replace(SCALE, **{field: value}) for field, value in changes.items())]
@@ -134,7 +134,7 @@ def test_a_digest_is_of_names_and_contents(tmp_path: Path) -> None:
 
 
 # Emitters alone use these, and what they emit is in the key: the source.
-EMITTERS_ONLY = ("fusec/errors.py", "fusec/writer.py", "fusec/ir/")
+EMITTERS_ONLY = ("fusec/errors.py", "fusec/files.py", "fusec/writer.py", "fusec/ir/")
 
 
 @pytest.mark.parametrize(

@@ -81,5 +81,5 @@ def test_parameters_are_reads_then_results_without_states():
 
 
 def test_a_whole_graph_is_not_one_kernel():
-    with pytest.raises(NotOneKernel, match="from memory, and the same kernel"):
+    with pytest.raises(NotOneKernel, match="which the same kernel spreads over its blocks"):
         analyse(llama_graph(layers=1))

@@ -155,8 +155,3 @@ def test_a_file_that_was_asked_for_must_be_one(text, reason, cache, monkeypatch,
     monkeypatch.setenv("FUSEC_TUNING", str(file))
     assert reason in refused("inspect", tiny_model, "--target", ARCH)
     assert fusec("inspect", tiny_model).code == 0  # the CPU has no such table
-
-
-def test_other_levels_of_a_model_keep_its_tuning(tiny_model: Path) -> None:
-    given = driver.compile(tiny_model, target=ARCH, level=2, tuning=TABLE)
-    assert driver.at_level(given, 3).options.tuning == TABLE

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-from fusec.gpu import pack
 
+from fusec.backends.cuda import pack
 from fusec.codegen import formats
 from fusec.codegen.cuda.emit import emit
 from fusec.codegen.cuda.toolchain import CudaKernel

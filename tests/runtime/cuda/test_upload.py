@@ -6,9 +6,9 @@ import weakref
 
 import numpy as np
 import pytest
-from fusec.gpu import PACKING
 
 from fusec import driver
+from fusec.backends.cuda import PACKING
 from fusec.codegen import formats
 from fusec.codegen.cuda.shape import tiles
 from fusec.errors import FusecError
