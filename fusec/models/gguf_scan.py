@@ -134,6 +134,21 @@ class _Cursor:
             raise self.fail(f"{what} is {count}, expected at most {limit}")
         return count
 
+    def skip_strings(self, count: int) -> int:
+        """Step over up to `count` strings that lie whole in the file; how many there were.
+
+        A vocabulary has 100,000: this is a loop without words for what might be wrong.
+        """
+        at, end, length_at = self.at, len(self.view) - LENGTH.size, LENGTH.unpack_from
+        for index in range(count):
+            behind = at + LENGTH.size + length_at(self.view, at)[0] if at <= end else math.inf
+            if behind > len(self.view):
+                self.at = at
+                return index
+            at = int(behind)
+        self.at = at
+        return count
+
     def name(self, what: str, limit: int) -> str:
         """A string of 1 to `limit` bytes."""
         size = self.count(f"the length of {what}", 1)
@@ -218,9 +233,8 @@ def _skip_value(cursor: _Cursor, key: str, kind: GGUFValueType, is_array: bool) 
     count = cursor.count(f"the length of {key!r}", item_bytes) if is_array else 1
     start = cursor.at
     if kind is GGUFValueType.STRING:
-        length = f"the length of {what}"
-        for _ in range(count):
-            cursor.skip(cursor.count(length, 1), what)
+        for _ in range(count - cursor.skip_strings(count)):
+            cursor.skip(cursor.count(f"the length of {what}", 1), what)
     else:
         cursor.skip(count * item_bytes, what)
     return Span(kind, is_array, start, cursor.at, count)

@@ -134,9 +134,12 @@ class Table(Coding):
         4t + 3; high half: 16 + 4t to 16 + 4t + 3.
         """
         first = np.array([self.values.index(value) for value in self.values], np.uint8)
-        quads = first[codes].reshape(*codes.shape[:-1], 2, 4, 4).swapaxes(-3, -2)
-        pairs = quads[..., ::2] | quads[..., 1::2] << np.uint8(4)
-        return {"fours": pairs.reshape(*codes.shape[:-1], 16)}
+        if len({*self.values}) < len(self.values):
+            codes = first[codes]
+        words = np.ascontiguousarray(codes).view("<u2")  # codes 2i and 2i + 1
+        pairs = (words | words >> np.uint16(4)).astype(np.uint8).view(np.uint16)
+        halves = pairs.reshape(*codes.shape[:-1], 2, 4).swapaxes(-2, -1)
+        return {"fours": np.ascontiguousarray(halves).view(np.uint8).reshape(*codes.shape[:-1], 16)}
 
     @property
     def unpack(self) -> str:  # type: ignore[override]
