@@ -28,8 +28,11 @@ Role = Literal["element", "pair", "store", "fold", "vector", "rows", "parts", "h
 """
 
 ROLES: tuple[Role, ...] = get_args(Role)
-LOCAL: frozenset[Role] = frozenset({"element", "pair", "store", "fold"})
+LOCAL: frozenset[Role] = frozenset({"element", "pair", "store"})
 """Roles whose element i needs no more of its operands than element i, or the pair it is in."""
+
+INDEX = 15
+"""Instructions of a thread to find its element, quad or row."""
 
 Bound = Callable[[Node], int | None]
 """How many values an index may take because of what the node reads; None: the plan's positions."""

@@ -198,7 +198,6 @@ def attention_project_flops(node: Node) -> int:
     )
 
 
-INDEX = 15  # instructions of a thread to find its quad
 COMBINE, COMBINE_TURN = 60, 250  # instructions to combine one span, and each four more
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from fusec.ir.dtypes import dtype
 from fusec.ir.graph import Node, Value
-from fusec.ir.op import Op
+from fusec.ir.op import INDEX, Op
 from fusec.ir.op_checks import Array, Type, activation, elements_of, matrix, want
 
-INDEX, DECODE = 15, 4  # instructions to find a quad of a row, and to make its floats
+DECODE = 4  # instructions to make the floats of a quad of a row
 
 
 def infer_embed(node: Node) -> list[Type]:

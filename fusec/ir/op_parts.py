@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from fusec.ir.graph import Node
-from fusec.ir.op import Op
+from fusec.ir.op import INDEX, Op
 from fusec.ir.op_checks import Array, Type, activation, matrix, want
 
 
@@ -54,7 +54,7 @@ def add_parts(parts: Array, residual: Array) -> Array:
     return residual + parts.reshape(len(residual), -1, residual.shape[1]).sum(1)
 
 
-INDEX, PART = 15, 5  # instructions to find a quad; for four elements of a part
+PART = 5  # instructions for four elements of a part
 
 
 def _sum_work(node: Node, threads: int, position: int) -> float:

@@ -24,10 +24,10 @@ from dataclasses import dataclass
 import networkx as nx
 
 from fusec.ir.graph import Graph, Node, Value, outside
+from fusec.ir.op import LOCAL
 from fusec.ir.ops import op
 
 WHOLE_READERS = ("vector", "rows", "heads", "scalar")
-LOCAL = ("element", "pair", "store")
 FROM_MEMORY = ("heads", "scalar")  # whose code reads vectors where another kernel left them
 ON_INPUT = ("store", "fold")  # whose index is that of what they read, not of what they make
 

@@ -21,6 +21,8 @@ from fusec.ir.choosing import final_choice
 from fusec.ir.dtypes import dtype
 from fusec.ir.gpu import Gpu
 from fusec.ir.graph import Graph, Node, Value
+from fusec.ir.op import INDEX
+from fusec.ir.op_attention import COMBINE, COMBINE_TURN
 from fusec.ir.ops import op
 from fusec.ir.plan import LaunchPlan
 from fusec.ir.region import KernelShape, Segment, analyse
@@ -39,10 +41,8 @@ CHUNK = {  # weight type -> elements a lane takes at once, and instructions for 
 }  # fmt: skip
 QUANTISED = (32, 85)
 FETCH = 0.6  # share of those that load and decode
-INDEX = 15  # instructions to find one's element
 HEAD_WARPS, POSITIONS = 16, 16  # of a block that attends; positions that a warp takes at once
 POSITION_CHUNK, FOLD = 330, 8  # instructions for those, and for folding them into the result
-COMBINE, COMBINE_TURN = 60, 250  # instructions to combine one span, and each four more
 HEAD_LANES = 512  # of a block that attends, and then multiplies by its share of a matrix
 SCALAR_WARPS, SCALAR = 32, 14  # of a reduction's block; instructions for each element
 BEST = 40  # instructions of a warp for its block's part of a fold
