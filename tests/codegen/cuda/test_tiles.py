@@ -257,5 +257,5 @@ def test_an_emitter_refuses_what_no_pass_would_mix() -> None:
     graph = b.build(*(b.matvec(x, b.weight(t, (32, LONG), t)) for t in ("q4_k", "q8_0")))
     placed = run_passes(fused(graph), passes_of(0), TILED)[-1].graph
     (kernel,) = lower(placed, "sm_90a", 0).kernels
-    with pytest.raises(FusecError, match=r"kernel all_\w+: not one kernel: @w0 goes by tiles of"):
+    with pytest.raises(FusecError, match=r"kernel all_\w+: not one kernel: @w0 lies in tiles"):
         emit(kernel)
