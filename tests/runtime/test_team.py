@@ -224,7 +224,9 @@ def test_the_interpreter_exits_with_a_team_open() -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-def test_interrupts_leave_the_team_usable() -> None:
+def test_interrupts_leave_the_team_usable(request: pytest.FixtureRequest) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))  # ignores it
     counters = np.zeros(64, np.int64)
     args = np.full((2, WIDTH), counters.ctypes.data, np.int64)
     kernels = np.full(2, count.address)
