@@ -159,7 +159,6 @@ ptx_op(
     "u32", "shared u32 pred", memory=True,
 )  # fmt: skip
 ptx_op("barrier", "bar.sync 0;", memory=True)
-ptx_op("barrier_named", "bar.sync $0, $1;", "", "u32 u32", memory=True)
 ptx_op("warp_barrier", "bar.warp.sync 0xffffffff;", memory=True)
 
 # -- arithmetic: each rounds once, to nearest, as written ------------------------------------------

@@ -89,7 +89,6 @@ class Launch(Memory):
             "dynamic_shared": self._dynamic_shared,
             "load_matrix_x4": self._load_matrix,
             "warp_barrier": self._warp_barrier,
-            "barrier_named": self._barrier_named,
         }
         for entry in TABLE.values():
             if entry.name not in self.functions:
@@ -205,9 +204,6 @@ class Launch(Memory):
     def _warp_barrier(self) -> None:
         if self.order is not None:
             self.order.warp_barrier(self.active[0])
-
-    def _barrier_named(self, number: Any, threads: Any) -> None:
-        raise NotImplementedError("no kernel has named barriers, so their order has no twin")
 
     def _of_whole_warps(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def exchange(*given: Any) -> Any:
