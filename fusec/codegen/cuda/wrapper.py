@@ -13,6 +13,9 @@ from typing import Protocol
 
 from fusec.codegen.cuda.stages import Stage, Staged
 
+_RELEASED = {"begin": Stage.FIND, "read": Stage.MAKE, "barrier": Stage.COMPUTE}
+"""Release -> the stage it stands in front of, but for those on either side of the wait."""
+
 
 class Wrapper(Protocol):
     """Gives the lines in front of each stage. `hold`: see `Dependent`."""
@@ -44,20 +47,11 @@ class Dependent:
     def in_front_of(self, stage: Stage, hold: Callable[[], list[str]]) -> list[str]:
         """See `Wrapper`."""
         begin = ["griddep_launch()"]
-        lines = {
-            Stage.FIND: begin if self.release == "begin" else [],
-            Stage.WAIT: [
-                *(begin if self.release == "load" else []),
-                *hold(),
-                "griddep_wait()",
-                *(begin if self.release == "wait" else []),
-            ]
-            if stage is Stage.WAIT
-            else [],
-            Stage.MAKE: begin if self.release == "read" else [],
-            Stage.COMPUTE: begin if self.release == "barrier" else [],
-        }
-        return lines.get(stage, [])
+        if stage is Stage.WAIT:
+            early = begin if self.release == "load" else []
+            late = begin if self.release == "wait" else []
+            return [*early, *hold(), "griddep_wait()", *late]
+        return begin if _RELEASED.get(self.release) is stage else []
 
 
 def assemble(body: Staged, wrapper: Wrapper, hold: Callable[[], list[str]]) -> list[str]:
