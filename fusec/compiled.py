@@ -42,6 +42,32 @@ class Options:
 
 
 @dataclass(frozen=True)
+class Prepared:
+    """All that a target makes an engine of, beside the model file itself.
+
+    `kernels`: name -> source, as `Backend.emit` gives it.
+    """
+
+    target: str
+    plans: Plans
+    kernels: Mapping[str, Any]
+
+    def engine(
+        self,
+        model: Model,
+        progress: Progress | None = None,
+        threads: int = 0,
+        *,
+        l2: str = "auto",
+        eager: bool = False,
+    ) -> Engine:
+        """The model ready to generate; `fusec.load` says what the options mean."""
+        backend = backends.get(self.target)
+        kernels = backend.ready(self.kernels, progress)
+        return backend.engine(self.plans, kernels, model, progress, threads, l2=l2, eager=eager)
+
+
+@dataclass(frozen=True)
 class Compilation:
     """A compiled graph: every stage it went through, its launch plan, its kernels' sources.
 
@@ -106,8 +132,16 @@ class Compilation:
         Raises FusecError for a graph that came without a model.
         """
         check_mode(l2)
-        if self.model is None or self.prefill is None:
-            raise FusecError(f"{self.plan.name} was compiled from a graph: use session(weights)")
-        backend, plans = self.backend, Plans(self.plan, self.prefill)
-        kernels = backend.ready(self.kernels, progress)
-        return backend.engine(plans, kernels, self.model, progress, threads, l2=l2, eager=eager)
+        if self.model is None:
+            raise self._no_model()
+        return self.prepared.engine(self.model, progress, threads, l2=l2, eager=eager)
+
+    @property
+    def prepared(self) -> Prepared:
+        """What an engine is made of. Raises FusecError for a graph that came without a model."""
+        if self.prefill is None:
+            raise self._no_model()
+        return Prepared(self.options.target, Plans(self.plan, self.prefill), self.kernels)
+
+    def _no_model(self) -> FusecError:
+        return FusecError(f"{self.plan.name} was compiled from a graph: use session(weights)")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fusec import artifact, backends, pictures, prepared
-from fusec.backends.base import Plans, Progress
+from fusec.backends.base import Progress
 from fusec.codegen.cuda.tuning import Tuning
 from fusec.compiled import Compilation, Options
 from fusec.errors import FusecError
@@ -21,7 +21,6 @@ from fusec.passes.overlap import overlap
 from fusec.passes.pipeline import OVERLAPPED, Stage, passes_of, run_passes
 from fusec.passes.prefetch import prefetch
 from fusec.passes.rule import Rule
-from fusec.prepared import Prepared
 from fusec.runtime.cuda.window import check_mode
 from fusec.runtime.engine import Engine
 
@@ -68,10 +67,8 @@ def compile(
         return Compiled(options, stages, plan)
     model = source if isinstance(source, Model) else Model.open(Path(source))
     context = model.check_context(context, DEFAULT_CONTEXT)
-    decode, prefill = graphs_of(model, options, context, kv)
-    stages, plan = compile_graph(decode, options, observe)
-    prefill_plan = plan if prefill is decode else compile_graph(prefill, options)[1]
-    return Compiled(options, stages, plan, prefill_plan, model, context, kv)
+    graphs = graphs_of(model, options, context, kv)
+    return _compile_model(model, graphs, options, context, kv, observe)
 
 
 def load(
@@ -100,28 +97,29 @@ def load(
     options = options_of(target, level, rules)
     model = path if isinstance(path, Model) else Model.open(Path(path))
     context = model.check_context(context, DEFAULT_CONTEXT)
-    entry = prepared.entry_of(graphs_of(model, options, context, kv), options)
-    backend = backends.get(options.target)
-    found = prepared.find(entry, backend) if entry else None
+    graphs = graphs_of(model, options, context, kv)
+    entry = prepared.entry_of(graphs, options)
+    found = prepared.find(entry, options.target) if entry else None
     if found is None:
-        found = _prepare(model, options, context, kv)
+        found = _compile_model(model, graphs, options, context, kv).prepared
         if entry:
             prepared.keep(entry, found)
-    kernels = backend.ready(found.kernels, progress)
-    return backend.engine(found.plans, kernels, model, progress, threads, l2=l2, eager=eager)
+    return found.engine(model, progress, threads, l2=l2, eager=eager)
 
 
-def _prepare(model: Model, options: Options, context: int, kv: str) -> Prepared:
-    made = compile(
-        model,
-        target=options.target,
-        level=options.level,
-        rules=options.rules,
-        context=context,
-        kv=kv,
-        tuning=options.tuning,
-    )
-    return Prepared(Plans(made.plan, made.prefill or made.plan), made.kernels)
+def _compile_model(
+    model: Model,
+    graphs: tuple[Graph, Graph],
+    options: Options,
+    context: int,
+    kv: str,
+    observe: Callable[[Stage], None] | None = None,
+) -> Compiled:
+    """A model compiled. `graphs`: see `graphs_of`."""
+    decode, prefill = graphs
+    stages, plan = compile_graph(decode, options, observe)
+    prefill_plan = plan if prefill is decode else compile_graph(prefill, options)[1]
+    return Compiled(options, stages, plan, prefill_plan, model, context, kv)
 
 
 def options_of(

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from fusec import backends
-from fusec.backends import Backend, Plans
+from fusec.backends import Plans
 from fusec.codegen.cache import (
     cache_root,
     content_key,
@@ -26,9 +25,10 @@ from fusec.codegen.cache import (
     publish,
     stage,
     sweep,
+    writing,
 )
 from fusec.codegen.formats import FORMATS
-from fusec.compiled import Options
+from fusec.compiled import Options, Prepared
 from fusec.errors import FusecError
 from fusec.ir.graph import Graph
 from fusec.ir.ops import OPS
@@ -39,14 +39,6 @@ PACKAGE = Path(__file__).parent
 
 # this module is loaded with the package, before anybody can add to the tables
 _OPS, _FORMATS = dict(OPS), dict(FORMATS)
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """All that a backend makes an engine of, beside the model file itself."""
-
-    plans: Plans
-    kernels: Mapping[str, Any]
 
 
 def entry_of(graphs: Iterable[Graph], options: Options) -> Path | None:
@@ -77,10 +69,11 @@ def _is_ours(graph: Graph) -> bool:
     )
 
 
-def find(entry: Path, backend: Backend[Any, Any]) -> Prepared | None:
+def find(entry: Path, target: str) -> Prepared | None:
     """What is kept in an entry, if it is there and whole."""
     if not intact(entry):
         return None
+    backend = backends.get(target)
     try:
         texts = {path.name: path.read_text() for path in entry.glob("*.json")}
         decode = from_json(texts["decode.json"])
@@ -88,7 +81,7 @@ def find(entry: Path, backend: Backend[Any, Any]) -> Prepared | None:
         kernels = [backend.source(facts) for facts in json.loads(texts["kernels.json"])]
     except (OSError, KeyError):  # another process has just removed it
         return None
-    return Prepared(Plans(decode, prefill), {kernel.name: kernel for kernel in kernels})
+    return Prepared(target, Plans(decode, prefill), {kernel.name: kernel for kernel in kernels})
 
 
 def keep(entry: Path, prepared: Prepared) -> None:
@@ -104,9 +97,9 @@ def keep(entry: Path, prepared: Prepared) -> None:
         sweep(entry.parent)
         staging = stage(entry)
         try:
-            for name, text in texts.items():
-                (staging / name).write_text(text)
-        except OSError:
-            discard(staging)
-        else:
+            with writing():
+                for name, text in texts.items():
+                    (staging / name).write_text(text)
             publish(staging, entry)
+        finally:
+            discard(staging)

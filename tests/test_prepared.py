@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fusec import backends, driver, load, prepared
-from fusec.backends import Backend, Plans
+from fusec.backends import Backend
 from fusec.backends.cpu import Cpu
 from fusec.codegen.formats import FORMATS
 from fusec.errors import FusecError
@@ -18,7 +18,6 @@ from fusec.ir.ops import OPS
 from fusec.ir.target import Target
 from fusec.models.model import Model
 from fusec.passes.rule import Rule, pattern
-from fusec.prepared import Prepared
 
 PROMPT = [1, 2, 3]
 CONTEXT = 40  # of no other test: an entry of this one's is not there yet
@@ -91,9 +90,9 @@ def test_plans_and_kernels_come_back_as_they_were(
 ) -> None:
     compiled = driver.compile(tiny_model, target=target, context=CONTEXT)
     assert compiled.prefill is not None
-    made = Prepared(Plans(compiled.plan, compiled.prefill), compiled.kernels)
+    made = compiled.prepared
     prepared.keep(plans / "entry", made)
-    found = prepared.find(plans / "entry", backends.get(target))
+    found = prepared.find(plans / "entry", target)
     assert found is not None
     assert found.plans == made.plans
     assert found.kernels == made.kernels
