@@ -6,15 +6,19 @@
 `fusec.ir` has the graph and its builder, `fusec.passes` the rules; `docs/library.md` shows both.
 """
 
-from fusec.driver import Compiled, compile, load
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from fusec.errors import FusecError
 from fusec.ir import Builder, Graph, Node, Reference, Value, parse
-from fusec.passes.rule import Rule, pattern
-from fusec.pictures.svg import to_svg
-from fusec.runtime.engine import Engine
-from fusec.runtime.sampling import Sampling
 
-Graph._repr_svg_ = to_svg
+if TYPE_CHECKING:
+    from fusec.driver import Compiled, compile, load
+    from fusec.passes.rule import Rule, pattern
+    from fusec.runtime.engine import Engine
+    from fusec.runtime.sampling import Sampling
 
 __all__ = [
     "Builder",
@@ -32,3 +36,33 @@ __all__ = [
     "parse",
     "pattern",
 ]
+
+_MODULES = {
+    "fusec.driver": ("Compiled", "compile", "load"),
+    "fusec.passes.rule": ("Rule", "pattern"),
+    "fusec.runtime.engine": ("Engine",),
+    "fusec.runtime.sampling": ("Sampling",),
+}
+"""Where the names are that are imported when first asked for, so that `import fusec` is quick."""
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _MODULES.items():
+        if name in names:
+            globals().update({each: getattr(import_module(module), each) for each in names})
+            return globals()[name]
+    raise AttributeError(f"module 'fusec' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _to_svg(graph: Graph) -> str:
+    """What a notebook shows of a graph."""
+    from fusec.pictures.svg import to_svg
+
+    return to_svg(graph)
+
+
+Graph._repr_svg_ = _to_svg

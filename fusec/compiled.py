@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,11 +17,13 @@ from fusec.errors import FusecError
 from fusec.ir.graph import Graph
 from fusec.ir.plan import LaunchPlan
 from fusec.models.model import Model
-from fusec.passes.pipeline import Stage
-from fusec.passes.rule import Rule
 from fusec.runtime.cuda.window import check_mode
 from fusec.runtime.engine import Engine
 from fusec.runtime.session import Session
+
+if TYPE_CHECKING:
+    from fusec.passes.pipeline import Stage
+    from fusec.passes.rule import Rule
 
 Array = np.ndarray[Any, Any]
 

@@ -1,4 +1,8 @@
-"""The stages tied together: a model file or a graph in; stages, plan, kernels and an engine out."""
+"""The stages tied together: a model file or a graph in; stages, plan, kernels and an engine out.
+
+Passes and pictures are imported where they are needed: a model that was compiled before runs
+without them.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,9 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from fusec import artifact, backends, pictures, prepared
+from fusec import backends, prepared
 from fusec.backends.base import Progress
 from fusec.codegen.cuda.tuning import Tuning
 from fusec.compiled import Compilation, Options
@@ -16,13 +21,12 @@ from fusec.ir.gpu import Gpu
 from fusec.ir.graph import Graph
 from fusec.ir.plan import LaunchPlan
 from fusec.models.model import Model
-from fusec.passes.lower import lower
-from fusec.passes.overlap import overlap
-from fusec.passes.pipeline import OVERLAPPED, Stage, passes_of, run_passes
-from fusec.passes.prefetch import prefetch
-from fusec.passes.rule import Rule
 from fusec.runtime.cuda.window import check_mode
 from fusec.runtime.engine import Engine
+
+if TYPE_CHECKING:
+    from fusec.passes.pipeline import Stage
+    from fusec.passes.rule import Rule
 
 DEFAULT_CONTEXT = 512
 
@@ -33,10 +37,14 @@ class Compiled(Compilation):
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write plan, sources, stage dumps and DOT to a folder, which `fusec run` takes."""
+        from fusec import artifact
+
         return artifact.save(self, Path(folder))
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the stages and the plan."""
+        from fusec import pictures
+
         return pictures.brief(pictures.of_compiled(self))
 
 
@@ -152,6 +160,11 @@ def compile_graph(
     gpu: Gpu | None = None,
 ) -> tuple[tuple[Stage, ...], LaunchPlan]:
     """Every stage of a graph, and its plan. `gpu`: the one to predict for, or the target's own."""
+    from fusec.passes.lower import lower
+    from fusec.passes.overlap import overlap
+    from fusec.passes.pipeline import OVERLAPPED, passes_of, run_passes
+    from fusec.passes.prefetch import prefetch
+
     backend = backends.get(options.target)
     limits = backend.limits if gpu is None else replace(backend.limits, gpu=gpu)
     tokens = max((v.shape[0] for v in graph.inputs), default=1)

@@ -1,4 +1,7 @@
-"""What `fusec run` does between its options and the engine: prompts, streaming, conversations."""
+"""What `fusec run` does between its options and the engine: prompts, streaming, conversations.
+
+What only a compiled folder or a conversation needs is imported when there is one.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +12,18 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fusec import driver
-from fusec.artifact import Artifact
 from fusec.errors import FusecError
-from fusec.models.chat import ChatTemplate
 from fusec.models.model import Model
 from fusec.models.tokenizer import StreamDecoder, Tokenizer
 from fusec.runtime.engine import Engine, new_tokens
 from fusec.runtime.sampling import Sampling
+
+if TYPE_CHECKING:
+    from fusec.artifact import Artifact
+    from fusec.models.chat import ChatTemplate
 
 Emit = Callable[[str], None]
 
@@ -127,12 +132,12 @@ def open_runner(
     """
     start = time.perf_counter()
     request.check()
-    artifact = Artifact.open(path) if path.is_dir() else None
+    artifact = _artifact(path) if path.is_dir() else None
     if artifact is not None:
         artifact.refuse(level=level, context=context, kv=kv, target=target)
     model = artifact.model() if artifact else Model.open(path)
     if request.is_conversation:
-        ChatTemplate.from_gguf(model.file)
+        _template(model)
     prompt = [] if request.is_conversation else request.ids(model)
     if artifact is not None:
         context = artifact.context
@@ -158,6 +163,18 @@ def open_runner(
     if request.ignore_eos:
         engine.stop = frozenset()
     return Runner(model, engine, prompt, tokenizer, time.perf_counter() - start)
+
+
+def _artifact(folder: Path) -> Artifact:
+    from fusec.artifact import Artifact
+
+    return Artifact.open(folder)
+
+
+def _template(model: Model) -> ChatTemplate:
+    from fusec.models.chat import ChatTemplate
+
+    return ChatTemplate.from_gguf(model.file)
 
 
 def _default_context(request: Request, prompt: int) -> int:
@@ -223,7 +240,7 @@ def chat_ids(model: Model, messages: list[dict[str, str]]) -> list[int]:
     As in llama.cpp it begins with one BOS if the vocabulary says that texts do, whether or not the
     template writes it; if not, with what the template writes. No EOS: the answer is still to come.
     """
-    text = ChatTemplate.from_gguf(model.file).render(messages)
+    text = _template(model).render(messages)
     if ids := model.tokenizer.encode(text, eos=False):
         return ids
     raise FusecError(f"{model.file.path}: the chat template makes no tokens of the conversation")

@@ -33,7 +33,6 @@ from fusec.errors import FusecError
 from fusec.ir.graph import Graph
 from fusec.ir.ops import OPS
 from fusec.ir.plan import from_json
-from fusec.passes.pipeline import passes_of
 
 PACKAGE = Path(__file__).parent
 
@@ -47,12 +46,11 @@ def entry_of(graphs: Iterable[Graph], options: Options) -> Path | None:
     theirs = not type(backend).__module__.startswith("fusec.")
     if options.rules or theirs or not all(map(_is_ours, graphs)):
         return None
-    steps = (step.name for step in passes_of(options.level, disable=options.disable))
     key = content_key(
         *map(str, graphs),
         options.target,
         str(options.level),
-        *steps,
+        *options.disable,
         json.dumps(options.tuning.as_dict()),
         repr(backend.limits.gpu),
         digest_of_files(*PACKAGE.rglob("*.py")),

@@ -8,8 +8,8 @@ from typing import Any
 
 from fusec.backends.base import Backend, Plans
 from fusec.backends.cpu import Cpu
-from fusec.backends.cuda import NATIVE, Cuda, native
-from fusec.codegen.cuda.arch import ARCHS, NoGpu
+from fusec.backends.cuda import Cuda, native
+from fusec.codegen.cuda.arch import ARCHS, NATIVE, NoGpu
 from fusec.errors import FusecError
 
 __all__ = ["BACKENDS", "NATIVE", "Backend", "NoGpu", "Plans", "get"]

@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 
 from fusec.backends.base import Backend, Facts, Plans, Progress
-from fusec.codegen.cuda import control, tuning
-from fusec.codegen.cuda.arch import Arch, native_arch, native_name
+from fusec.codegen.cuda import tuning
+from fusec.codegen.cuda.arch import NATIVE, Arch, native_arch, native_name
 from fusec.codegen.cuda.build import cached, compile_many
-from fusec.codegen.cuda.emit import emit
 from fusec.codegen.cuda.shape import PARTS, SPAN, column_sums, tiles
 from fusec.codegen.cuda.toolchain import Cubin, CudaKernel
 from fusec.codegen.cuda.tuning import Tuning
@@ -35,12 +34,16 @@ from fusec.runtime.session import positions
 
 Array = np.ndarray[Any, Any]
 
-NATIVE = ("native", "cuda")
-"""Names for the GPU of this machine, whichever it is."""
 EMITTED = 256  # kernels whose source is kept: a model's come up again at other levels
 STATIC_SHARED = 48 << 10  # bytes that a block may declare, where its prologue is kept
 
-_emit = lru_cache(EMITTED)(emit)
+
+@lru_cache(EMITTED)
+def _emit(kernel: Kernel, arch: Arch, sms: int) -> CudaKernel:
+    """Emitters are imported here: a model that was compiled before needs none."""
+    from fusec.codegen.cuda.emit import emit
+
+    return emit(kernel, arch, sms)
 
 
 class Cuda(Backend[CudaKernel, Executable]):
@@ -85,6 +88,8 @@ class Cuda(Backend[CudaKernel, Executable]):
 
     def loop_kernels(self, decode: LaunchPlan) -> dict[str, CudaKernel]:
         """The token loop's own kernels, for a plan that chooses a token; none for another."""
+        from fusec.codegen.cuda import control
+
         if not {"%logits", "%next"} <= set(decode.outputs):
             return {}
         vocabulary, argmax = decode.outputs["%logits"].shape[-1], final_choice(decode)

@@ -58,25 +58,28 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Generate text: from a model, or from a folder that fusec compile wrote."""
-    from fusec import generate
-    from fusec.runtime.sampling import Sampling
+    from fusec.runtime.cuda.awake import awake
 
-    sampling = Sampling(temp, top_k, top_p, min_p, repeat_penalty, seed=seed)
-    request = generate.Request(prompt, prompt_ids, chat, new_tokens, sampling, ignore_eos)
-    if as_json and request.is_conversation:
-        raise FusecError("--json takes one prompt: give one with -p TEXT")
-    with progress("kernels") as advance:
-        runner = generate.open_runner(
-            model,
-            request,
-            level=level,
-            context=context,
-            kv=kv,
-            target=target,
-            threads=threads,
-            progress=advance,
-            l2=l2,
-        )
+    with awake(target):
+        from fusec import generate
+        from fusec.runtime.sampling import Sampling
+
+        sampling = Sampling(temp, top_k, top_p, min_p, repeat_penalty, seed=seed)
+        request = generate.Request(prompt, prompt_ids, chat, new_tokens, sampling, ignore_eos)
+        if as_json and request.is_conversation:
+            raise FusecError("--json takes one prompt: give one with -p TEXT")
+        with progress("kernels") as advance:
+            runner = generate.open_runner(
+                model,
+                request,
+                level=level,
+                context=context,
+                kv=kv,
+                target=target,
+                threads=threads,
+                progress=advance,
+                l2=l2,
+            )
     with runner.engine:
         if request.is_conversation:
             generate.converse(runner, request)

@@ -25,11 +25,12 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar
-
-import networkx as nx
+from typing import TYPE_CHECKING, ClassVar
 
 from fusec.ir.dtypes import dtype
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 Attr = int | float | str
 LAYER = re.compile(r"\bblk\.(\d+)\.")
@@ -213,6 +214,8 @@ class Graph:
         state, with op 'input' or 'state'. Edges carry `values`. Insertion order follows the graph,
         so every walk over the view is deterministic.
         """
+        import networkx as nx  # a quarter of a second, which a model compiled before has no need of
+
         view = nx.DiGraph(name=self.name)
         for value in (*self.inputs, *self.states):
             view.add_node(value.name, op="state" if value.is_state else "input", node=None)

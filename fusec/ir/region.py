@@ -21,8 +21,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import networkx as nx
-
 from fusec.ir.graph import Graph, Node, Value, outside
 from fusec.ir.op import LOCAL
 from fusec.ir.ops import op
@@ -92,6 +90,8 @@ def analyse(region: Graph) -> KernelShape:
         raise NotOneKernel(f"two products in parts: {products[0].name} and {products[1].name}")
     product = products[0] if products else None
     spread = [n for n in region.nodes if n.name not in whole and n is not product]
+    import networkx as nx
+
     local = nx.Graph()
     local.add_nodes_from(n.name for n in spread)
     for node in spread:

@@ -90,11 +90,12 @@ class Metadata(Mapping[str, Any]):
 
     def _decode(self, key: str, span: Span) -> list[Any]:
         if span.type is GGUFValueType.STRING:
-            what = f"a string of {key!r}"
-            return [
-                decode_text(self._path, self._view[start:end], what)
-                for start, end in span.strings(self._view)
-            ]
+            places = list(span.strings(self._view))
+            try:  # tens of thousands of tokens
+                return [str(self._view[start:end], "utf-8") for start, end in places]
+            except UnicodeDecodeError:
+                what = f"a string of {key!r}"
+                return [decode_text(self._path, self._view[s:e], what) for s, e in places]
         raw = np.frombuffer(self._view, SCALARS[span.type], span.count, span.start)
         if span.type is GGUFValueType.BOOL and raw.view(np.uint8).max(initial=0) > 1:
             raise FusecError(f"{self._path}: metadata key {key!r} is neither true nor false")

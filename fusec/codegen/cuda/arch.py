@@ -63,6 +63,10 @@ ARCHS: dict[str, Arch] = {
 }
 
 
+NATIVE = ("native", "cuda")
+"""Names for the GPU of this machine, whichever it is."""
+
+
 def find_arch(name: str) -> Arch:
     """The architecture of that name; an unknown one is an error that lists the known."""
     try:
