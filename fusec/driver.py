@@ -167,15 +167,10 @@ def compile_graph(
 
     backend = backends.get(options.target)
     limits = backend.limits if gpu is None else replace(backend.limits, gpu=gpu)
-    tokens = max((v.shape[0] for v in graph.inputs), default=1)
-    if limits.most_tokens is not None and tokens > limits.most_tokens:
-        raise FusecError(
-            f"graph {graph.name}: expected T up to {limits.most_tokens} on {limits.name}, whose "
-            f"kernels take no more tokens a step, found T = {tokens}"
-        )
     passes = passes_of(options.level, options.rules, options.disable)
     stages = run_passes(graph, passes, limits, stop_after=options.stop_after, observe=observe)
-    plan = lower(stages[-1].graph, options.target, options.level)
+    final = stages[-1].graph
+    plan = lower(final, options.target, options.level, row_layers=limits.row_layers)
     if options.level >= OVERLAPPED and limits.overlaps:
         plan = prefetch(overlap(plan))
     return stages, backend.sized(options.tuning.apply(plan))

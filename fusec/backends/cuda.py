@@ -51,6 +51,7 @@ class Cuda(Backend[CudaKernel, Executable]):
 
     family = "cuda"
     level = 3
+    prefill_tokens = 512
     launches = ("graph", "eager")
     l2_modes = True
     has_choices = True
@@ -70,7 +71,7 @@ class Cuda(Backend[CudaKernel, Executable]):
                 overlaps=arch.has_clusters,  # dependent launches came with the same generation
                 late_norms=True,
                 gpu=gpu,
-                most_tokens=1,
+                row_layers=True,
             )
         )
 
@@ -123,6 +124,7 @@ class Cuda(Backend[CudaKernel, Executable]):
                 "spill_bytes": built[name].spill_stores + built[name].spill_loads,
                 "shared_bytes": built[name].static_shared + kernel.dynamic,
                 "dynamic_bytes": kernel.dynamic,
+                "rows": kernel.rows,
             }
             for name, kernel in kernels.items()
         }
@@ -139,6 +141,7 @@ class Cuda(Backend[CudaKernel, Executable]):
                 facts["grid"],
                 facts["threads"],
                 facts["dynamic_bytes"],
+                facts["rows"],
             )
             for name, facts in described.items()
         }
@@ -177,13 +180,15 @@ class Cuda(Backend[CudaKernel, Executable]):
         eager: bool = False,
     ) -> CudaEngine:
         """On the first GPU. `eager`: without captured graphs."""
-        plan = plans.decode
-        three = plan, plan.only({"%logits"}), plan.only(set())
-        workspace = Workspace(Driver(), three, kernels, model.raw, PACKING, l2)
-        decode, scores, absorb = (CudaSession(each, workspace, eager=eager) for each in three)
-        context = positions(plan)
+        one, several = plans.decode, plans.prefill
+        all_plans = one, one.only({"%logits"}), several.only({"%logits"}), several.only(set())
+        workspace = Workspace(Driver(), all_plans, kernels, model.raw, PACKING, l2)
+        decode, scores, prefill, absorb = (
+            CudaSession(plan, workspace, eager=eager) for plan in all_plans
+        )
+        context = positions(one)
         loop = TokenLoop(decode, scores, absorb, context)
-        return CudaEngine(decode, absorb, loop, context=context, stop=model.stop_ids)
+        return CudaEngine(decode, prefill, absorb, loop, context=context, stop=model.stop_ids)
 
     def machine(self) -> Facts:
         """See `Backend`."""
@@ -215,7 +220,7 @@ def executables(
 
 def executable(kernel: CudaKernel, cubin: Cubin) -> Executable:
     """What a GPU needs to launch a kernel."""
-    sizes = kernel.grid, kernel.threads, kernel.dynamic
+    sizes = kernel.grid, kernel.threads, kernel.dynamic, kernel.rows
     return Executable(kernel.name, cubin.arch, cubin.data, *sizes)
 
 

@@ -1,10 +1,10 @@
 """The launch plan: plain data between the compiler and the engine, JSON both ways.
 
 A launch names a kernel, the memory that its parameters stand for, the launches it must follow, and
-on a GPU its size: grid, block, cluster, shared memory. A weight has its layout. Memory is of five
+on a GPU its size: grid, block, cluster, shared memory. A weight has its layout. Memory is of six
 kinds: the `arena` (one allocation, offsets assigned by liveness), `input`s that the caller writes
-before a step, `state`s kept between steps, `weight`s of the model file, and `table`s that the
-engine computes once.
+before a step, `state`s kept between steps, `weight`s of the model file, `table`s that the engine
+computes once, and one word that says how many `rows` the step has, for kernels that take several.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from fusec.ir.graph import Graph
 from fusec.ir.text import parse
 
-VERSION = 5
+VERSION = 6
 RELEASES = ("wait", "barrier", "load", "read", "begin")
 """Where a kernel lets the next launch begin: `wait`, right behind its own wait; `barrier`, behind
 the barrier that ends the prologue; `load`, in front of the wait, when its weights are asked for;
@@ -28,9 +28,13 @@ the barrier that ends the prologue; `load`, in front of the wait, when its weigh
 class Arg:
     """Memory bound to one kernel parameter. `offset` is in bytes and counts in the arena only."""
 
-    kind: str  # arena | input | state | weight | table
+    kind: str  # arena | input | state | weight | table | rows
     name: str
     offset: int = 0
+
+
+ROWS = Arg("rows", "rows")
+"""The word with the number of rows of a step."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,8 @@ class Size:
     """How a GPU runs a launch: `grid` blocks of `block` threads, `cluster` of which exchange.
 
     `shared`: bytes of shared memory of a block that the kernel itself declares; `dynamic`: bytes
-    that the launch adds to them.
+    that the launch adds to them. `layers`: the grid's second dimension, as many times these blocks
+    for a step of several rows.
     """
 
     grid: int
@@ -46,9 +51,11 @@ class Size:
     cluster: int = 1
     shared: int = 0
     dynamic: int = 0
+    layers: int = 1
 
     def __str__(self) -> str:
-        words = [f"{self.grid} x {self.block} threads"]
+        grid = f"{self.grid} x {self.layers}" if self.layers > 1 else str(self.grid)
+        words = [f"{grid} x {self.block} threads"]
         words += [f"clusters of {self.cluster}"] if self.cluster > 1 else []
         nbytes = self.shared + self.dynamic
         words += [f"{nbytes:,} B shared"] if nbytes else []
@@ -118,13 +125,15 @@ class Kernel:
     """A kernel that launches share: the canonical region it computes, as printed IR.
 
     `overlaps`: its code waits for the launch in front of it, and lets the next one start early.
-    `choice`: its shape where it was measured; None leaves it to the emitter.
+    `choice`: its shape where it was measured; None leaves it to the emitter. `rows`: how many rows
+    of a step of several a thread block takes, each layer of the grid its own; 0: there is one row.
     """
 
     name: str
     region: str
     overlaps: bool = False
     choice: Choice | None = None
+    rows: int = 0
 
 
 @dataclass(frozen=True)

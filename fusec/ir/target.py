@@ -79,7 +79,7 @@ class Target:
     `parts`: how many blocks may search a row for its largest element; None if one is to do it.
     `tiles`: which matrices are multiplied by tiles of rows; None if none are.
     `late_norms`: a norm's division is done behind the products (see `fusec.passes.factor_norms`).
-    `most_tokens`: the largest T that its kernels take; None for any.
+    `row_layers`: a step of several rows is launched as a grid with a layer of blocks for each.
     `gpu`: the GPU that the cost model predicts for; None where nothing is predicted.
     """
 
@@ -93,7 +93,7 @@ class Target:
     overlaps: bool = False
     late_norms: bool = False
     gpu: Gpu | None = None
-    most_tokens: int | None = None
+    row_layers: bool = False
 
     def layout_of(self, weight: Value) -> str:
         """How a weight lies in this target's memory: empty where that is as in the file."""

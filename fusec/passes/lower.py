@@ -6,25 +6,30 @@ from dataclasses import replace
 
 from fusec.ir.graph import Graph, Node, Value
 from fusec.ir.ops import op
-from fusec.ir.plan import Arg, Kernel, Launch, LaunchPlan, Tensor
+from fusec.ir.plan import ROWS, Arg, Kernel, Launch, LaunchPlan, Tensor
 from fusec.ir.region import parameters
 from fusec.ir.tables import tables_of
 from fusec.passes.canonical import canonical, digest
 from fusec.passes.memory import Slot, arena_bytes, plan_memory
 
 
-def lower(graph: Graph, target: str, level: int) -> LaunchPlan:
-    """Bind every node's parameters to memory and name the kernels."""
+def lower(graph: Graph, target: str, level: int, *, row_layers: bool = False) -> LaunchPlan:
+    """Bind every node's parameters to memory and name the kernels.
+
+    `row_layers`: see `Target`; such kernels are passed the number of rows behind all else.
+    """
+    several = row_layers and graph.tokens > 1
     slots = plan_memory(graph)
     kernels: dict[str, Kernel] = {}
     launches = []
     waits = _waits(graph, slots)
     for i, node in enumerate(graph.nodes):
         region = canonical(node)
-        name = f"{region.name}_{digest(region)}"
-        kernels[name] = Kernel(name, str(replace(region, name=name)))
+        name = f"{region.name}_{digest(region)}{'_rows' if several else ''}"
+        kernels[name] = Kernel(name, str(replace(region, name=name)), rows=int(several))
         looked_up = tuple(Arg("table", table) for table in tables_of(node.ops))
-        args = (*(_arg(v, slots) for v in parameters(node.region)), *looked_up)
+        told = (ROWS,) if several else ()
+        args = (*(_arg(v, slots) for v in parameters(node.region)), *looked_up, *told)
         writes = tuple(v.buffer for v in node.outputs)
         launches.append(Launch(node.name, name, args, writes, waits[i], node.layer, _group(node)))
     return LaunchPlan(

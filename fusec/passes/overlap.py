@@ -21,7 +21,7 @@ from fusec.ir.plan import Kernel, Launch, LaunchPlan
 
 EARLY_READS = ("weight", "table", "input")
 """Kinds of memory that a kernel reads before it waits. It also reads a state's older rows, but none
-that this step appends."""
+that this step appends; where a step has several rows, it reads none."""
 
 
 def overlap(plan: LaunchPlan) -> LaunchPlan:

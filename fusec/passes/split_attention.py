@@ -39,9 +39,6 @@ def why_not(graph: Graph, node: Node, target: Target) -> str | None:
     """The reason an attention must stay as it is, or None if it may be split."""
     if target.span is None:
         return f"no spans: {target.name} gives a head to one block"
-    tokens = node.inputs[0].shape[0]
-    if tokens > 1:
-        return f"several tokens a step: {node.inputs[0].name} has {tokens}"
     return taken(graph, "attention_spans", _partials(node))
 
 

@@ -57,7 +57,8 @@ class Attention:
         if scope.overlaps and self.split and not node.weights:
             self._leave_room(SHARED_BY_TWO)
             scope.holds = False
-        self.early = alone and scope.overlaps and self.split and self.held
+        # the launch in front has appended the other rows of the step, which may be older ones
+        self.early = alone and scope.overlaps and self.split and self.held and not scope.rows
         self.maxima = scope.shared("maxima", 4 * CHUNKS)
         self.sums = scope.shared("sums", 4 * CHUNKS)
         self.outs = scope.shared("outs", 4 * CHUNKS * self.stride)

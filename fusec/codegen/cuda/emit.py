@@ -21,7 +21,7 @@ from fusec.codegen.cuda.matvec import Matvec
 from fusec.codegen.cuda.matvec_parts import SharedMatvec
 from fusec.codegen.cuda.matvecs import Matvecs
 from fusec.codegen.cuda.prologue import Prologue
-from fusec.codegen.cuda.scope import SHARED, Scope
+from fusec.codegen.cuda.scope import SHARED, Scope, begin_row
 from fusec.codegen.cuda.shape import is_tiled, plan, projections, units, why_not
 from fusec.codegen.cuda.stages import Stage
 from fusec.codegen.cuda.tiles import TiledMatvec
@@ -49,7 +49,7 @@ def emit(kernel: Kernel, arch: Arch = ARCHS["sm_90a"], sms: int | None = None) -
                 f"less than {MOST_BYTES} bytes"
             )
     if region.nodes and any(v.shape[0] != 1 for v in region.inputs):
-        raise FusecError(f"kernel {kernel.name}: a CUDA kernel takes one token a step")
+        raise FusecError(f"kernel {kernel.name}: expected a canonical region, of one row")
     sms = arch.sms if sms is None else sms
     choice = kernel.choice or default(shape, sms, kernel.overlaps)
     if reason := why_not(shape, choice, sms):
@@ -66,7 +66,8 @@ def emit(kernel: Kernel, arch: Arch = ARCHS["sm_90a"], sms: int | None = None) -
         )
     if reason := layouts_apart(shape):
         raise FusecError(f"kernel {kernel.name}: not one kernel: {reason}")
-    return _Emitter(shape, Scope(region, plan(shape, choice, sms), kernel.overlaps, arch)).emit()
+    geometry = plan(shape, choice, sms)
+    return _Emitter(shape, Scope(region, geometry, kernel.overlaps, arch, kernel.rows)).emit()
 
 
 class _Emitter:
@@ -100,6 +101,8 @@ class _Emitter:
         with kernel.block(f"def {self.region.name}({arguments}):"):
             for name, what in self.scope.arguments:
                 kernel.line(f"# {name}: {what}")
+            if self.scope.rows:
+                begin_row(kernel, self.scope)
             kernel.line(f"thread = below(thread_index(), {self.geometry.threads})")
             kernel.line("block = block_index()")
             kernel.line("lane, warp = uint32(thread & uint32(31)), uint32(thread >> uint32(5))")
@@ -130,6 +133,7 @@ class _Emitter:
             self.scope.registers,
             self.scope.dynamic_bytes,
             self.scope.shared_bytes,
+            self.scope.rows,
         )
 
     def _hold(self) -> list[str]:

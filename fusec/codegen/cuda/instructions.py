@@ -259,17 +259,17 @@ ptx_op(
 
 ptx_op("griddep_wait", "griddepcontrol.wait;", memory=True, since=90)
 ptx_op("griddep_launch", "griddepcontrol.launch_dependents;", volatile=True, since=90)
-# Work on `$0` is done in front of what follows, where ptxas would rather put it off: grids have one
-# row, so the branch is never taken, but only the GPU knows.
+# Work on `$0` is done in front of what follows, where ptxas would rather put it off: grids are
+# flat, so the branch is never taken, but only the GPU knows.
 ptx_op(
     "settle",
-    "{ .reg .pred q; .reg .b32 y; mov.u32 y, %nctaid.y; add.u32 y, y, -1; and.b32 y, y, $0; "
+    "{ .reg .pred q; .reg .b32 y; mov.u32 y, %nctaid.z; add.u32 y, y, -1; and.b32 y, y, $0; "
     "setp.ne.u32 q, y, 0; @q trap; }",
     "", "u32", memory=True,
 )  # fmt: skip
 # 0, which the compiler does not know: a value it is added to stays in its register, where ptxas
 # would rather compute it again, or read it again from the kernel's parameters.
-ptx_op("zero", "{ .reg .b32 y; mov.u32 y, %nctaid.y; add.u32 $0, y, -1; }", "u32")
+ptx_op("zero", "{ .reg .b32 y; mov.u32 y, %nctaid.z; add.u32 $0, y, -1; }", "u32")
 # The same, but as far as ptxas knows lanes do not share it: what it is added to stays out of the
 # uniform registers, from where `prmt` would fetch it anew each time.
 ptx_op(

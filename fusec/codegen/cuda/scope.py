@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 from fusec.codegen.cuda.arch import Arch
 from fusec.codegen.cuda.shape import Geometry
 from fusec.codegen.cuda.stages import Staged
 from fusec.ir.graph import Graph, Value
 from fusec.ir.region import parameters
 from fusec.ir.tables import tables_of
+from fusec.writer import Writer
 
 SHARED = "shared"
 ALIGNMENT = 16  # bytes: of what a lane stores or loads at most
@@ -17,13 +20,15 @@ POINTERS = {"f32": "f32*", "f16": "u16*", "i32": "u32*"}
 class Scope:
     """One emission. `pointers`: value name -> the variable that points to its memory.
 
-    `registers`: as many as a thread may have; 0 leaves it to the geometry. `holds`: there are some
+    `rows`: see `Kernel`. `registers`: as many as a thread may have; 0 leaves it to the geometry. `holds`: there are some
     for addresses that are used behind the wait. `shared_bytes` of shared memory are declared, a
     launch adds `dynamic`.
     """
 
-    def __init__(self, region: Graph, geometry: Geometry, overlaps: bool, arch: Arch) -> None:
-        self.region, self.geometry, self.overlaps = region, geometry, overlaps
+    def __init__(
+        self, region: Graph, geometry: Geometry, overlaps: bool, arch: Arch, rows: int = 0
+    ) -> None:
+        self.region, self.geometry, self.overlaps, self.rows = region, geometry, overlaps, rows
         self.arch, self.room = arch, arch.room
         self.w = Staged()
         self.outputs = {v.name for v in region.outputs}
@@ -43,6 +48,9 @@ class Scope:
             self.tables[table] = f"table{len(self.tables)}"
             self.signature.append("f32*")
             self.arguments.append((self.tables[table], table))
+        if rows:
+            self.signature.append("u32*")
+            self.arguments.append(("rows", "of this step"))
         self.registers = self.dynamic = 0
         self.holds = True
         self.shared_bytes = 0
@@ -70,6 +78,17 @@ class Scope:
     def places(self) -> tuple[str, ...]:
         """The lines that say what lies where in it: one address in a register serves all."""
         return tuple(f"{name} = uint32({SHARED} + {at})" for name, at in self._shared.items())
+
+
+def begin_row(w: Writer, scope: Scope) -> None:
+    """Emit what turns a kernel for one row into one for this layer's row of several."""
+    w.line("row = block_index_y()")
+    with w.block("if row >= uniform(load_u32(rows)):"):
+        w.line("return")
+    for value in parameters(scope.region):
+        if not (value.is_weight or value.is_state):
+            name, each = scope.pointers[value.name], math.prod(value.shape[1:])
+            w.line(f"{name} = at({name}, uint32(row * uint32({each})))")
 
 
 def identifier(value: Value) -> str:

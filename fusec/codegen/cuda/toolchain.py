@@ -41,6 +41,7 @@ class CudaKernel:
     together they bound the registers, unless `registers` does, where it is not 0. `grid`: how many
     blocks it is launched with, of which each `cluster` in a row exchange through shared memory.
     `shared`: bytes of shared memory that it declares for each block, `dynamic`: that a launch adds.
+    `rows`: of a step of several, how many a block takes; the grid has a layer of blocks for each.
     """
 
     name: str
@@ -53,6 +54,7 @@ class CudaKernel:
     registers: int = 0
     dynamic: int = 0
     shared: int = 0
+    rows: int = 0
 
     @property
     def size(self) -> Size:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from threading import Barrier, BrokenBarrierError, Lock
 from typing import Any
 
@@ -27,12 +28,16 @@ PATIENCE = 60.0  # seconds for a block to come to the barrier: longer, and it ne
 
 
 def run_grid(
-    kernel: CudaKernel, *arguments: Any, trace: Trace | None = None, early: bool | None = None
+    kernel: CudaKernel,
+    *arguments: Any,
+    trace: Trace | None = None,
+    early: bool | None = None,
+    layers: int = 1,
 ) -> None:
     """Execute all blocks of a kernel; raises `RaceError` where nothing orders two accesses.
 
     `trace`: of the plan's launches so far. `early`: those in front may still run, so that it has to
-    wait for what it needs of them; left out, it is whether the kernel waits.
+    wait for what it needs of them; left out, it is whether the kernel waits. `layers`: of the grid.
     """
     early = "griddep_wait()" in kernel.source if early is None else early
     barrier = Barrier(kernel.cluster, timeout=PATIENCE)
@@ -41,9 +46,9 @@ def run_grid(
         block.meet(blocks)
     trace = Trace() if trace is None else trace
     trace.begin(early, blocks[0].order.layout)
-    for first in range(0, kernel.grid, kernel.cluster):
+    for layer, first in product(range(layers), range(0, kernel.grid, kernel.cluster)):
         for block in blocks:
-            block.begin(first, early, trace)
+            block.begin(first, layer, early, trace, alone=kernel.grid * layers == 1)
         if len(blocks) == 1:
             blocks[0].run(*arguments)
             continue
@@ -64,13 +69,14 @@ class _Block:
 
     def __init__(self, kernel: CudaKernel, rank: int, barrier: Barrier) -> None:
         self.kernel, self.rank, self.barrier, self.lock = kernel, rank, barrier, Lock()
-        self.number = self.wanted = self.received = 0
+        self.number = self.layer = self.wanted = self.received = 0
         self.order = Order(kernel.name, kernel.source, kernel.threads, rank, kernel.cluster)
         self.launch = Launch(1, kernel.threads)
         self.launch.order = self.order
         self.launch.dynamic = kernel.dynamic
         device = self.launch.modules["fusec.codegen.cuda.device"]
         device.block_index = lambda: np.uint32(self.number)
+        device.block_index_y = lambda: np.uint32(self.layer)
         device.block_count = lambda: np.uint32(kernel.grid)
         device.cluster_rank = lambda: np.uint32(rank)
         device.barrier = lambda: self.order.barrier(self.active)
@@ -101,11 +107,11 @@ class _Block:
                 setattr(device, name, self._store(blocks, element))
         self.function = self.launch._function(self.kernel)
 
-    def begin(self, first: int, early: bool, trace: Trace) -> None:
-        """Become a block of the cluster that starts with block `first`."""
-        self.number = first + self.rank
+    def begin(self, first: int, layer: int, early: bool, trace: Trace, *, alone: bool) -> None:
+        """Become a block of the cluster that starts with block `first`; `alone`: there are no more."""
+        self.number, self.layer = first + self.rank, layer
         self.launch.restart()
-        self.order.begin(first, early, trace, alone=self.kernel.grid == 1)
+        self.order.begin(layer * self.kernel.grid + first, early, trace, alone=alone)
         self.wanted = self.received = 0
 
     def _griddep_wait(self) -> None:

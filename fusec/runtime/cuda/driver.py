@@ -39,7 +39,7 @@ class CudaError(FusecError):
 class Executable:
     """A kernel as machine code, and the grid (blocks) and block (threads) it is launched with.
 
-    `dynamic`: bytes of shared memory that a launch adds for each block.
+    `dynamic`: bytes of shared memory that a launch adds for each block. `rows`: see `Kernel`.
     """
 
     name: str
@@ -48,6 +48,7 @@ class Executable:
     grid: int
     threads: int
     dynamic: int = 0
+    rows: int = 0
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Function:
     grid: int
     threads: int
     dynamic: int = 0
+    rows: int = 0
 
 
 class Driver:
@@ -211,15 +213,21 @@ class Driver:
             # or there would be as much as this kernel needs, and none for the one behind
             share = which.CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT
             self.call("cuFuncSetAttribute", handle, share, 100)
-        sizes = executable.grid, executable.threads, executable.dynamic
+        sizes = executable.grid, executable.threads, executable.dynamic, executable.rows
         return Function(executable.name, handle, *sizes)
 
     def launch(
-        self, function: Function, pointers: Sequence[int], stream: Handle, attributes: Sequence[Any]
+        self,
+        function: Function,
+        pointers: Sequence[int],
+        stream: Handle,
+        attributes: Sequence[Any],
+        rows: int = 1,
     ) -> None:
-        """Enqueue a kernel whose parameters are all pointers."""
+        """Enqueue a kernel whose parameters are all pointers, for so many rows of a step."""
+        layers = -(-rows // function.rows) if function.rows else 1
         config = self.api.CUlaunchConfig()
-        config.gridDimX, config.gridDimY, config.gridDimZ = function.grid, 1, 1
+        config.gridDimX, config.gridDimY, config.gridDimZ = function.grid, layers, 1
         config.blockDimX, config.blockDimY, config.blockDimZ = function.threads, 1, 1
         config.sharedMemBytes, config.hStream = function.dynamic, stream
         config.numAttrs = len(attributes)

@@ -12,18 +12,19 @@ from fusec.runtime.sampling import Sampling
 
 
 class CudaEngine(Engine):
-    """`decode` steps one token and gives logits, `absorb` one without; `loop` generates."""
+    """`loop` generates; the sessions are those of `Engine`."""
 
     def __init__(
         self,
         decode: CudaSession,
+        prefill: CudaSession,
         absorb: CudaSession,
         loop: TokenLoop,
         *,
         context: int,
         stop: Iterable[int] = (),
     ) -> None:
-        super().__init__(decode, decode, absorb, context=context, stop=stop)
+        super().__init__(decode, prefill, absorb, context=context, stop=stop)
         self.loop = loop
         self.workspace = decode.workspace
 

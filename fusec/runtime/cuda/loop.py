@@ -38,7 +38,7 @@ _POLLS = 2000  # between two looks at whether a kernel failed
 
 
 class TokenLoop:
-    """Greedy and sampled decoding over `decode`, and over `absorb` for the prompt.
+    """Greedy and sampled decoding over `decode`, and over `absorb` for the prompt, in steps of several rows.
 
     `decode`: a session of the whole plan; `scores`: one without the argmax, for sampling; `absorb`:
     one without logits. All share one workspace, into which the kernels of
@@ -115,10 +115,12 @@ class TokenLoop:
             self.workspace.enter()
             memory.write(self._tokens, np.asarray(ids, np.uint32))
             memory.write(self._params, sampling_words(**asdict(within)))
-            memory.write(self._token, np.asarray(ids[:1], np.int32))
-            memory.write(self._pos, np.zeros(1, np.int32))
-            for _ in ids[:-1]:
-                self._go("prompt", self.enqueue_prompt)
+            last, size = len(ids) - 1, self._absorb.plan.tokens
+            for first in range(0, last, size):
+                places = np.arange(first, min(first + size, last), dtype=np.int32)
+                self._absorb.begin(token=np.asarray(ids, np.int32)[places], pos=places)
+            memory.write(self._token, np.asarray(ids[-1:], np.int32))
+            memory.write(self._pos, np.array([last], np.int32))
 
     def token_graph(self, sampling: Sampling) -> tuple[str, Callable[[], None]]:
         """The name of a token's graph for these settings, and what is captured in it."""
@@ -136,11 +138,6 @@ class TokenLoop:
         self._scores.enqueue()
         self.enqueue_control("sample")
         self.enqueue_control("advance")
-
-    def enqueue_prompt(self) -> None:
-        """One prompt token: the plan without logits, and feed."""
-        self._absorb.enqueue()
-        self.enqueue_control("feed")
 
     def enqueue_control(self, name: str) -> None:
         """One of the kernels of `fusec.codegen.cuda.control`."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from fusec.errors import FusecError
 from fusec.ir.dtypes import dtype
-from fusec.ir.plan import Arg, LaunchPlan, Tensor
+from fusec.ir.plan import ROWS, Arg, LaunchPlan, Tensor
 from fusec.runtime.cuda.driver import Driver, Executable, Function, Handle
 from fusec.runtime.cuda.memory import Memory
 from fusec.runtime.cuda.window import Residency, attributes, decide, offsets, order_of_weights
@@ -30,7 +30,7 @@ class Packing:
 
 
 class Workspace:
-    """Memory and kernels for `plans`, which agree on inputs, states and weights.
+    """Memory and kernels for `plans`, which agree on inputs but for T, states and weights.
 
     `executables` holds a kernel for each of the plans' and whatever else is launched between them.
     `weight` gives a tensor's raw bytes by its GGUF name. Raises FusecError where the GPU cannot run
@@ -56,21 +56,17 @@ class Workspace:
         self._capturing = self._forked = False
         self.memory = Memory(driver, self.stream)
         try:
-            if any(plan.tokens != 1 for plan in plans):
-                raise FusecError(
-                    f"{first.name}: the CUDA target steps one token at a time, found a plan for "
-                    f"{max(plan.tokens for plan in plans)}: build the graph for T = 1"
-                )
             for executable in executables.values():
                 self.add(executable)
             wanted = l2 in ("prefetch", "auto") and first.prefetches
             self._prefetches = wanted and "prefetch" in self._functions
             weights = self._upload(first, weight, packing, l2)
             self._arena = self.memory.empty(max(p.arena_bytes for p in plans), "the activations")
-            context = positions(first)
+            context, widest = positions(first), max(plans, key=lambda plan: plan.tokens)
             self._places = {
                 "state": self._tensors(first.states, f"the KV cache for {context} positions"),
-                "input": self._tensors(first.inputs, "the inputs"),
+                "input": self._tensors(widest.inputs, "the inputs"),
+                "rows": {ROWS.name: self.memory.zeros(4, "the number of rows")},
                 "table": {
                     name: self.memory.upload(table, "a table")
                     for name, table in tables(first, weight).items()
@@ -109,10 +105,15 @@ class Workspace:
         """Load a kernel, to be launched by its name."""
         self._functions[executable.name] = self.driver.load(executable)
 
-    def launch(self, name: str, pointers: Sequence[int], early: bool = False) -> None:
-        """Enqueue a kernel; `early`: it may start while the one in front of it runs."""
+    def launch(
+        self, name: str, pointers: Sequence[int], early: bool = False, rows: int = 1
+    ) -> None:
+        """Enqueue a kernel, for so many rows of a step.
+
+        `early`: it may start while the one in front of it runs.
+        """
         attributes = self._early if early else self._attributes
-        self.driver.launch(self._functions[name], pointers, self.stream, attributes)
+        self.driver.launch(self._functions[name], pointers, self.stream, attributes, rows)
 
     def stretches(self, weights: Sequence[str]) -> list[tuple[int, int]]:
         """Where weights to prefetch lie, (start, end), neighbours as one; none if that is off."""

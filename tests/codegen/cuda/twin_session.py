@@ -61,10 +61,10 @@ class TwinSession:
         choose: Callable[[Kernel], Choice | None] = lambda _: None,
     ) -> None:
         self.graph = run_passes(graph, passes_of(level, rules), target)[-1].graph
-        plan = lower(self.graph, "cuda", level)
+        plan = lower(self.graph, "cuda", level, row_layers=True)
         self.plan = overlap(plan) if target.overlaps else plan
         self.kernels = {k.name: emit(replace(k, choice=choose(k))) for k in self.plan.kernels}
-        self.memory: dict[str, np.ndarray] = {}
+        self.memory: dict[str, np.ndarray] = {"rows": np.array([graph.tokens], np.uint32)}
         values = (v for n in self.graph.nodes for v in (*n.inputs, *n.outputs))
         for value in (*self.graph.inputs, *values):
             if value.name[0] == "%":
@@ -101,4 +101,6 @@ class TwinSession:
     def run(self, launch: Launch, kernel: CudaKernel, trace: Trace) -> None:
         """One launch of the plan, behind those that `trace` knows."""
         arguments = (self.memory[arg.name] for arg in launch.args)
-        run_grid(kernel, *arguments, trace=trace, early=launch.early)
+        rows = int(self.memory["rows"][0])
+        layers = -(-rows // kernel.rows) if kernel.rows else 1
+        run_grid(kernel, *arguments, trace=trace, early=launch.early, layers=layers)
