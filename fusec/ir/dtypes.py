@@ -16,16 +16,21 @@ from fusec.errors import FusecError
 
 @dataclass(frozen=True)
 class DType:
-    """An element type. `numpy` is None for types NumPy cannot hold as plain elements."""
+    """An element type. `numpy` is None for types NumPy cannot hold as plain elements.
+
+    `group`: rows of such a tensor come in whole groups of so many, used or not.
+    """
 
     name: str
     block: int  # elements per block
     block_bytes: int
     numpy: np.dtype | None = None
+    group: int = 1
 
     def nbytes(self, shape: tuple[int, ...]) -> int:
         """Bytes of a tensor of this type; rows (the last axis) are whole blocks."""
-        return math.prod(shape) // self.block * self.block_bytes
+        rows = -(-math.prod(shape[:-1]) // self.group) * self.group
+        return rows * (shape[-1] // self.block * self.block_bytes) if shape else self.block_bytes
 
 
 _TABLE: dict[str, DType] = {}

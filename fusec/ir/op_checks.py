@@ -30,9 +30,10 @@ def types_of(node: Node) -> str:
     return f"({', '.join(v.type for v in node.inputs)})"
 
 
-def activation(value: Value, what: str = "x") -> tuple[int, int]:
-    """T and n of an activation."""
-    want(value.dtype == "f32" and len(value.shape) == 2, f"{what}: f32[T, n]", value.type)
+def activation(value: Value, what: str = "x", *others: str) -> tuple[int, int]:
+    """T and n of an activation, of f32 or of one of the `others`."""
+    known = value.dtype == "f32" or value.dtype in others
+    want(known and len(value.shape) == 2, f"{what}: f32[T, n]", value.type)
     return value.shape[0], value.shape[1]
 
 

@@ -6,6 +6,7 @@ from fusec.ir.dtypes import dtype
 from fusec.ir.graph import Node, Value
 from fusec.ir.op import INDEX, Op
 from fusec.ir.op_checks import Array, Type, activation, elements_of, matrix, want
+from fusec.ir.op_fixed import WIDTHS
 
 DECODE = 4  # instructions to make the floats of a quad of a row
 
@@ -26,7 +27,7 @@ def embed_bytes(node: Node) -> int:
 def infer_matvec(node: Node) -> list[Type]:
     """f32[T, rows]."""
     x, w = node.inputs[:2]
-    tokens, n = activation(x)
+    tokens, n = activation(x, "x", *WIDTHS)
     rows, columns = matrix(w)
     want(n == columns, f"w: [rows, {n}]", w.type)
     for i, s in enumerate(node.inputs[2:]):
@@ -44,6 +45,11 @@ def matvec(x: Array, w: Array, *scales: Array) -> Array:
     for scale in scales:
         product = product * scale
     return product
+
+
+def is_fixed(node: Node) -> bool:
+    """Whether a node is a product of a vector in fixed point (see `fusec.ir.op_fixed`)."""
+    return node.op == "matvec" and node.inputs[0].dtype in WIDTHS
 
 
 def factor_of(node: Node) -> Value | None:

@@ -14,6 +14,7 @@ from fusec.ir import (
     op_argmax,
     op_attention,
     op_elementwise,
+    op_fixed,
     op_matvec,
     op_norm,
     op_parts,
@@ -24,7 +25,7 @@ from fusec.ir.op import Op, Role
 from fusec.ir.op_checks import Type, TypeMismatch, types_of, want
 
 FAMILIES = (
-    op_matvec, op_norm, op_rope, op_attention, op_elementwise, op_parts, op_argmax,
+    op_matvec, op_norm, op_rope, op_attention, op_elementwise, op_parts, op_argmax, op_fixed,
 )  # fmt: skip
 OPS: dict[str, Op] = {entry.name: entry for family in FAMILIES for entry in family.OPS}
 

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 from fusec.ir.graph import Graph, Node, Value, outside
 from fusec.ir.op import LOCAL
+from fusec.ir.op_matvec import is_fixed
 from fusec.ir.ops import op
 
 WHOLE_READERS = ("vector", "rows", "heads", "scalar")
@@ -106,6 +107,30 @@ def analyse(region: Graph) -> KernelShape:
     if product is not None and (reason := _no_parts(region, product, segments)):
         raise NotOneKernel(f"{product.op} {product.name} {reason}")
     return KernelShape(prologue, segments, stores, product)
+
+
+def many_rows_apart(shape: KernelShape) -> str | None:
+    """The reason why products of many rows share no kernel with the rest, or None if they can.
+
+    Their thread blocks take tiles of rows and of the step's rows, and compute no vector whole.
+    """
+    anchors = [n for s in shape.segments for n in s.nodes if op(n.op).role == "rows"]
+    fixed = [n for n in anchors if is_fixed(n)]
+    if not fixed:
+        return None
+    if shape.prologue:
+        made = shape.prologue[0]
+        return f"{made.op} {made.name} is made once for all that read it, {fixed[0].name} in tiles"
+    if len({n.name for n in anchors}) > len(fixed) or any(s.role != "rows" for s in shape.segments):
+        return f"{fixed[0].name} is made in tiles of rows of the step, the rest is not"
+    for segment in shape.segments:
+        pairs = {(n.inputs[0].name, n.inputs[1].dtype, n.inputs[1].layout): n.name
+                 for n in segment.nodes if op(n.op).role == "rows"}  # fmt: skip
+        if len(pairs) > 1:
+            one, other, *_ = sorted(pairs.values())
+            return f"{one} and {other} are made of matrices of two types, or of two vectors"
+    folds = [n.name for s in shape.segments for n in s.nodes if op(n.op).role == "fold"]
+    return f"{folds[0]} folds one row of the step, blocks have several" if folds else None
 
 
 def _no_parts(region: Graph, product: Node, segments: tuple[Segment, ...]) -> str | None:

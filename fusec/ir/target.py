@@ -79,7 +79,8 @@ class Target:
     `parts`: how many blocks may search a row for its largest element; None if one is to do it.
     `tiles`: which matrices are multiplied by tiles of rows; None if none are.
     `late_norms`: a norm's division is done behind the products (see `fusec.passes.factor_norms`).
-    `row_layers`: a step of several rows is launched as a grid with a layer of blocks for each.
+    `fixed_from`: the smallest T from which products take their vectors in fixed point, made once;
+    `fixed_kinds`: of matrices of which layout, and in which type (see `fusec.passes.fix_vectors`).
     `gpu`: the GPU that the cost model predicts for; None where nothing is predicted.
     """
 
@@ -93,7 +94,16 @@ class Target:
     overlaps: bool = False
     late_norms: bool = False
     gpu: Gpu | None = None
-    row_layers: bool = False
+    fixed_from: int | None = None
+    fixed_kinds: tuple[tuple[str, str], ...] = ()
+
+    def has_many(self, tokens: int) -> bool:
+        """Whether a step has so many rows that products take them in tiles."""
+        return self.fixed_from is not None and tokens >= self.fixed_from
+
+    def fixed_kind(self, layout: str) -> str:
+        """The type that products with matrices of that layout take vectors in; empty if none."""
+        return dict(self.fixed_kinds).get(layout, "")
 
     def layout_of(self, weight: Value) -> str:
         """How a weight lies in this target's memory: empty where that is as in the file."""

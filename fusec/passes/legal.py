@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from fusec.ir.graph import Graph, Node
 from fusec.ir.ops import op
-from fusec.ir.region import NotOneKernel, analyse
+from fusec.ir.region import NotOneKernel, analyse, many_rows_apart
 from fusec.ir.target import Target, layouts_apart
 from fusec.passes.canonical import canonical
 from fusec.passes.cost import ERROR, launch_us
@@ -123,6 +123,8 @@ def _not_one_kernel(region: Graph, target: Target) -> str | None:
         return f"not one kernel: {reason}"
     if apart := layouts_apart(shape):
         return f"not one kernel: {apart}"
+    if tiled := many_rows_apart(shape):
+        return f"not one kernel: {tiled}"
     needed = shape.prologue_bytes
     if any(op(n.op).role == "rows" for n in region.nodes) and needed > target.block_bytes:
         return (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from fusec.ir.graph import Graph, Node, Value
@@ -13,22 +14,30 @@ from fusec.passes.canonical import canonical, digest
 from fusec.passes.memory import Slot, arena_bytes, plan_memory
 
 
-def lower(graph: Graph, target: str, level: int, *, row_layers: bool = False) -> LaunchPlan:
+def one_row(_region: Graph, _tokens: int) -> int:
+    """For targets whose kernels are told the rows otherwise, or have one."""
+    return 0
+
+
+def lower(
+    graph: Graph, target: str, level: int, rows: Callable[[Graph, int], int] = one_row
+) -> LaunchPlan:
     """Bind every node's parameters to memory and name the kernels.
 
-    `row_layers`: see `Target`; such kernels are passed the number of rows behind all else.
+    `rows`: of a canonical region and a step's T, how many rows a block of its kernel takes (see
+    `Kernel`). Kernels that take some are passed the number of rows behind all else.
     """
-    several = row_layers and graph.tokens > 1
     slots = plan_memory(graph)
     kernels: dict[str, Kernel] = {}
     launches = []
     waits = _waits(graph, slots)
     for i, node in enumerate(graph.nodes):
         region = canonical(node)
-        name = f"{region.name}_{digest(region)}{'_rows' if several else ''}"
-        kernels[name] = Kernel(name, str(replace(region, name=name)), rows=int(several))
+        taken = rows(region, graph.tokens)
+        name = f"{region.name}_{digest(region)}" + (f"_{taken}" if taken else "")
+        kernels[name] = Kernel(name, str(replace(region, name=name)), rows=taken)
         looked_up = tuple(Arg("table", table) for table in tables_of(node.ops))
-        told = (ROWS,) if several else ()
+        told = (ROWS,) if taken else ()
         args = (*(_arg(v, slots) for v in parameters(node.region)), *looked_up, *told)
         writes = tuple(v.buffer for v in node.outputs)
         launches.append(Launch(node.name, name, args, writes, waits[i], node.layer, _group(node)))

@@ -11,6 +11,7 @@ from fusec.ir.graph import Graph
 from fusec.ir.target import Target
 from fusec.ir.verify import verify
 from fusec.passes.factor_norms import FactorNorms
+from fusec.passes.fix_vectors import FixVectors
 from fusec.passes.fuse import Fuse, Refusal
 from fusec.passes.place_weights import PlaceWeights
 from fusec.passes.project_heads import ProjectHeads
@@ -22,17 +23,19 @@ from fusec.passes.split_argmax import SplitArgmax
 from fusec.passes.split_attention import SplitAttention
 
 Pass = (
-    Fuse | PlaceWeights | FactorNorms | ProjectHeads | ProjectRows | SplitArgmax | SplitAttention
-    | Schedule
+    Fuse | PlaceWeights | FactorNorms | FixVectors | ProjectHeads | ProjectRows | SplitArgmax
+    | SplitAttention | Schedule
 )  # fmt: skip
 
 NAIVE: tuple[Pass, ...] = (
     PlaceWeights(),  # what may share a kernel depends on it
     FactorNorms(),  # sums of squares and products wait for each other less
+    FixVectors(),  # so that many rows are brought into fixed point once
 )
 PAIRED = (
     *NAIVE,
     Fuse(stack()),  # QKV and gate/up read one vector: one launch reads it once
+    Fuse(chain("chain-to-fixed", "vector", "fix", kept=True)),  # a norm is read by nobody else
     Fuse(prologue("prologue", "vector")),  # a norm is cheaper made in every block than exchanged
     Fuse(siblings("pairs", "pair", "maker")),  # two launches of a few hundred elements are all edge
     Fuse(siblings("stores", "store", "reader")),  # the same

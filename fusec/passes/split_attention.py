@@ -39,6 +39,8 @@ def why_not(graph: Graph, node: Node, target: Target) -> str | None:
     """The reason an attention must stay as it is, or None if it may be split."""
     if target.span is None:
         return f"no spans: {target.name} gives a head to one block"
+    if target.has_many(graph.tokens):
+        return f"many rows: the heads of {graph.tokens} rows are enough blocks"
     return taken(graph, "attention_spans", _partials(node))
 
 

@@ -5,9 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from fusec.driver import compile
 from fusec.errors import FusecError
-from fusec.ir import Builder, Reference
+from fusec.ir import Builder, Reference, parse
 from fusec.ir.op import LOCAL, ROLES, bound_by_positions, results_of
+from fusec.ir.op_fixed import WIDTHS
+from fusec.ir.op_matvec import is_fixed
 from fusec.ir.ops import FAMILIES, OPS, flops, kind_of, make, op, role_of
 from fusec.passes.pipeline import passes_of, run_passes
 from tests.graphs import BLOCKS, block_graph, llama_graph
@@ -131,3 +134,68 @@ def test_heads_that_do_not_fit(n, weight, head_dim, message):
     b = Builder("g")
     with pytest.raises(FusecError, match=f"head_norm making %0: {message}"):
         b.head_norm(b.input("x", (1, n)), b.weight("g", (weight,)), eps=1e-5, head_dim=head_dim)
+
+
+# --- vectors in fixed point ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", WIDTHS)
+def test_fixed_point_is_the_same_vector_in_another_type(kind):
+    b = Builder("g")
+    x = b.input("x", (12, 64))
+    made = b.fix(x, kind=kind, name="f")
+    assert made.type == f"{kind}[12, 64]"
+    y = b.matvec(made, b.weight("w", (32, 64), "q4_0"), name="y")
+    assert y.type == "f32[12, 32]"
+    graph = b.build(y)
+    assert [is_fixed(node) for node in graph.nodes] == [False, True]
+    assert parse(str(graph)) == graph
+    given, w = RANDOM.normal(size=(12, 64)), RANDOM.normal(size=(32, 64))
+    assert Reference(graph, {"w": w}).step(x=given)["y"] == pytest.approx(given @ w.T)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "kind", "message"),
+    [
+        ((2, 64), "f32", "fixed9", "expected kind: fixed24 or fixed23, found fixed9"),
+        ((2, 48), "f32", "fixed24", r"whole blocks of 32 elements, found f32\[2, 48\]"),
+        ((64,), "f32", "fixed24", r"expected x: f32\[T, n\], found f32\[64\]"),
+        ((2, 64), "i32", "fixed24", r"expected x: f32\[T, n\], found i32\[2, 64\]"),
+    ],
+)
+def test_vectors_that_have_no_fixed_point(shape, dtype, kind, message):
+    b = Builder("g")
+    with pytest.raises(FusecError, match=f"fix making %f: .*{message}"):
+        b.fix(b.input("x", shape, dtype), kind=kind, name="f")
+
+
+def test_only_products_take_fixed_point():
+    b = Builder("g")
+    made = b.fix(b.input("x", (2, 64)), kind="fixed24", name="f")
+    for make_it in (b.silu, lambda x: b.fix(x, kind="fixed24"), lambda x: b.add(x, x)):
+        with pytest.raises(FusecError, match=r"found \(?fixed24\[2, 64\]"):
+            make_it(made)
+
+
+def test_the_cpu_has_no_fixed_point():
+    b = Builder("g")
+    graph = b.build(b.fix(b.input("x", (2, 64)), kind="fixed24", name="f"))
+    with pytest.raises(FusecError, match="fix making %1: the CPU target has no kernel for it"):
+        assert compile(graph).kernels
+
+
+def given_fixed_point(tokens):
+    b = Builder("g")
+    made = b.fix(b.input("x", (tokens, 64)), kind="fixed24", name="f")
+    return b.build(b.matvec(made, b.weight("w", (32, 64), "q4_0")))
+
+
+def test_a_product_that_was_given_fixed_point_keeps_it():
+    compiled = compile(given_fixed_point(16), target="sm_90a")
+    assert [node.kind for node in compiled.graph.nodes] == ["fix", "matvec"]
+    assert {kernel.rows for kernel in compiled.kernels.values()} == {1, 16}
+
+
+def test_one_row_has_no_product_in_fixed_point():
+    with pytest.raises(FusecError, match="expected a step of several rows for a product"):
+        compile(given_fixed_point(1), target="sm_90a")

@@ -3,7 +3,7 @@
 import pytest
 
 from fusec.ir import Builder
-from fusec.ir.region import NotOneKernel, analyse, parameters
+from fusec.ir.region import NotOneKernel, analyse, many_rows_apart, parameters
 from fusec.passes.pipeline import passes_of, run_passes
 from tests.graphs import llama_graph
 from tests.targets import ANY
@@ -83,3 +83,63 @@ def test_parameters_are_reads_then_results_without_states():
 def test_a_whole_graph_is_not_one_kernel():
     with pytest.raises(NotOneKernel, match="which the same kernel spreads over its blocks"):
         analyse(llama_graph(layers=1))
+
+
+# --- products of many rows -----------------------------------------------------------------------
+
+
+def apart(make):
+    """Why what `make` adds to the product of a vector in fixed point is no kernel with it."""
+    b = Builder("g")
+    x = b.input("x", (1, 64))
+    fixed = b.input("f", (1, 64), "fixed24")
+    weights = (b.weight(name, (32, 64), "q4_0") for name in "vw")
+    return many_rows_apart(analyse(b.build(*make(b, x, fixed, *weights))))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda b, x, f, v, w: [b.matvec(f, w)],
+        lambda b, x, f, v, w: [b.mul(b.silu(b.matvec(f, v)), b.matvec(f, w))],
+        lambda b, x, f, v, w: [b.matvec(f, v), b.add(b.matvec(f, w), b.input("r", (1, 32)))],
+        lambda b, x, f, v, w: [b.argmax_parts(b.matvec(x, w), parts=4)[0]],  # one row: it may fold
+        lambda b, x, f, v, w: [b.silu(x)],
+    ],
+    ids=["alone", "epilogue", "several", "no fixed point", "no product"],
+)
+def test_products_of_many_rows_may_be_one_kernel(make):
+    assert apart(make) is None
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (
+            lambda b, x, f, v, w: [b.matvec(b.fix(x, kind="fixed24", name="n"), w, name="y")],
+            "fix %n is made once for all that read it, %y in tiles",
+        ),
+        (
+            lambda b, x, f, v, w: [
+                b.matvec(f, v, name="y"),
+                b.rms_norm(x, b.weight("g", (64,)), eps=0.1, name="n"),
+            ],
+            "rms_norm %n is made once for all that read it, %y in tiles",
+        ),
+        (
+            lambda b, x, f, v, w: [b.matvec(f, v, name="y"), b.matvec(x, w)],
+            "%y is made in tiles of rows of the step, the rest is not",
+        ),
+        (
+            lambda b, x, f, v, w: [b.matvec(f, v, name="y"), b.silu(x)],
+            "%y is made in tiles of rows of the step, the rest is not",
+        ),
+        (
+            lambda b, x, f, v, w: [b.argmax_parts(b.matvec(f, v), parts=4, name="z")[0]],
+            "%z folds one row of the step, blocks have several",
+        ),
+    ],
+    ids=["its vector", "another vector", "another product", "elements", "a fold"],
+)
+def test_products_of_many_rows_are_apart_from_the_rest(make, reason):
+    assert apart(make) == reason

@@ -13,8 +13,8 @@ import pytest
 from fusec import backends, driver, pictures
 from fusec.codegen.cuda.build import compile_many
 from fusec.codegen.cuda.toolchain import CudaKernel
-from fusec.errors import FusecError
-from fusec.ir.plan import Choice, LaunchPlan, Size, from_json
+from fusec.ir.plan import ROWS, Choice, LaunchPlan, Size, from_json
+from fusec.passes import pipeline
 from fusec.pictures.dot import to_dot
 from fusec.report import plan_table, summary
 from tests.codegen.cuda.kernels import needs_compiler
@@ -141,42 +141,76 @@ def test_the_page_shows_them(compiled, on_cpu) -> None:
 
 
 def test_a_plan_of_another_version_is_refused(compiled, tiny_model, tmp_path) -> None:
-    older = {**json.loads(compiled.plan.to_json()), "version": 4}
-    with pytest.raises(ValueError, match="expected plan version 5, found 4"):
+    older = {**json.loads(compiled.plan.to_json()), "version": 5}
+    with pytest.raises(ValueError, match="expected plan version 6, found 5"):
         from_json(json.dumps(older))
     with pytest.MonkeyPatch.context() as then:
         then.setattr(LaunchPlan, "to_json", lambda _: json.dumps(older))
         assert fusec("compile", tiny_model, "-o", tmp_path / "then").code == 0
     path = tmp_path / "then" / "plan.json"
     message = refused("run", path.parent, "--prompt-ids", "1", "-n", "1")
-    assert message == f"{path}: expected plan version 5, found 4: compile again"
+    assert message == f"{path}: expected plan version 6, found 5: compile again"
 
 
 # --- steps of several tokens ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arch", ["sm_80", "sm_90a"])
-def test_a_graph_of_several_tokens_is_refused_before_anything_is_emitted(arch, monkeypatch) -> None:
-    monkeypatch.setattr("fusec.codegen.cuda.emit.emit", None)
-    monkeypatch.setattr("fusec.driver.run_passes", None)
-    wanted = rf"graph llama_decode: expected T up to 1 on {arch}.*found T = 4"
-    with pytest.raises(FusecError, match=wanted):
-        driver.compile(llama_graph(tokens=4), target=arch)
+@pytest.fixture(scope="module")
+def wide() -> driver.Compiled:
+    """A step of 80 rows, in tiles of 32."""
+    return driver.compile(llama_graph(layers=2, context=600, tokens=80), target="sm_90a")
 
 
-@pytest.mark.parametrize(("target", "times"), [("cpu", 2), ("sm_90a", 1)])
+def test_each_layer_of_the_grid_has_its_rows(wide: driver.Compiled) -> None:
+    rows = {kernel.name: kernel.rows for kernel in wide.plan.kernels}
+    assert set(rows.values()) == {1, 16, 32}  # most, attention, products
+    for launch in wide.plan.launches:
+        taken = rows[launch.kernel]
+        assert launch.size.layers == -(-80 // taken)
+        assert launch.kernel.endswith(f"_{taken}")
+        assert launch.args[-1] == ROWS
+        assert wide.kernels[launch.kernel].rows == taken
+
+
+def test_layers_are_shown() -> None:
+    assert str(Size(3, 96, layers=48)) == "3 x 48 x 96 threads"
+    assert str(Size(3, 96, layers=1)) == "3 x 96 threads"
+    size = Size(8, 512, cluster=2, shared=1024, layers=2)
+    assert str(size) == "8 x 2 x 512 threads, clusters of 2, 1,024 B shared"
+
+
+def test_rows_and_layers_go_through_json(wide: driver.Compiled) -> None:
+    assert from_json(wide.plan.to_json()) == wide.plan
+    written = json.loads(wide.plan.to_json())
+    assert [kernel["rows"] for kernel in written["kernels"]] == [k.rows for k in wide.plan.kernels]
+    assert written["launches"][0]["args"][-1] == {"kind": "rows", "name": "rows", "offset": 0}
+    assert written["launches"][0]["size"]["layers"] == 80
+
+
+def test_one_row_needs_no_layers(compiled, on_cpu) -> None:
+    for plan in (compiled.plan, on_cpu.plan, driver.compile(llama_graph(tokens=4)).plan):
+        assert {kernel.rows for kernel in plan.kernels} == {0}
+        assert not any(arg.kind == "rows" for launch in plan.launches for arg in launch.args)
+        assert {launch.size.layers for launch in plan.launches if launch.size} <= {1}
+
+
+@pytest.mark.parametrize(("target", "tokens"), [("cpu", 16), ("sm_90a", 64)])
 def test_a_model_goes_through_the_passes_once_a_width(
-    target: str, times: int, tiny_model, monkeypatch
+    target: str, tokens: int, tiny_model, monkeypatch
 ) -> None:
-    run, seen = driver.run_passes, []
+    run, seen = pipeline.run_passes, []
 
     def counted(graph, *args, **options):
         seen.append(graph.tokens)
         return run(graph, *args, **options)
 
-    monkeypatch.setattr(driver, "run_passes", counted)
+    monkeypatch.setattr(pipeline, "run_passes", counted)
     compiled = driver.compile(tiny_model, target=target, context=64)
-    assert seen == [1, 16][:times]
+    assert seen == [1, tokens]
     assert compiled.prefill is not None
-    assert (compiled.prefill is compiled.plan) == (times == 1)
-    assert compiled.prefill.tokens == seen[-1]
+    assert compiled.prefill.tokens == tokens
+
+
+def test_a_context_of_one_position_needs_one_plan(tiny_model) -> None:
+    compiled = driver.compile(tiny_model, target="sm_90a", context=1)
+    assert compiled.prefill is compiled.plan

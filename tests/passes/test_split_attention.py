@@ -1,5 +1,7 @@
 """Attention split over the context: what the pass makes, what it keeps, what it leaves alone."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -45,9 +47,12 @@ def test_a_target_without_spans():
     assert reasons(attention("b"), ANY) == (0, ["no spans: any gives a head to one block"])
 
 
-def test_several_tokens_a_step():
-    found = reasons(attention("b", tokens=2))
-    assert found == (0, ["several tokens a step: %q has 2"])
+def test_many_rows_a_step():
+    many = replace(SPLIT, fixed_from=3)
+    assert reasons(attention("b", tokens=2), many) == (1, [])
+    found = reasons(attention("b", tokens=3), many)
+    assert found == (0, ["many rows: the heads of 3 rows are enough blocks"])
+    assert reasons(attention("b", tokens=3)) == (1, [])  # a target that has no such steps
 
 
 def test_a_name_that_is_taken():

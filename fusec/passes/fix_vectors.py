@@ -1,0 +1,61 @@
+"""In steps of many rows, vectors are brought into fixed point once, not by every thread block.
+
+%y = matvec(%n, @w)      =>      %n.fixed24 = fix(%n)
+                                 %y = matvec(%n.fixed24, @w)
+
+The layout of the matrix decides the type, because sums of rows and of tiles have different orders.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from fusec.ir.dtypes import dtype
+from fusec.ir.graph import Graph, Node, Value
+from fusec.ir.op_matvec import is_fixed
+from fusec.ir.ops import make
+from fusec.ir.target import Target
+from fusec.passes.fuse import Refusal
+from fusec.passes.split import taken
+
+
+@dataclass(frozen=True)
+class FixVectors:
+    """The pass. It changes nothing in narrow steps, and for targets without such products."""
+
+    name: str = "fix-vectors"
+    equation: str = "matvec => fix -> matvec"
+
+    def run(self, graph: Graph, target: Target) -> tuple[Graph, int, tuple[Refusal, ...]]:
+        """The graph with a `fix` for every vector and type that products want."""
+        if not target.has_many(graph.tokens):
+            return graph, 0, ()
+        nodes: list[Node] = []
+        made: dict[str, Value] = {}
+        refused = []
+        for node in graph.nodes:
+            if node.op != "matvec" or is_fixed(node):
+                nodes.append(node)
+                continue
+            x, weight = node.inputs[:2]
+            kind = target.fixed_kind(weight.layout)
+            name = f"{x.name}.{kind}"
+            if reason := _why_not(graph, node, kind, name):
+                refused.append(Refusal(self.equation, (node.name,), reason))
+                nodes.append(node)
+                continue
+            if name not in made:
+                nodes.append(make("fix", (x,), name, (("kind", kind),)))
+                made[name] = nodes[-1].outputs[0]
+            nodes.append(replace(node, inputs=(made[name], *node.inputs[1:])))
+        return graph.replace_nodes(nodes), len(made), tuple(refused)
+
+
+def _why_not(graph: Graph, node: Node, kind: str, name: str) -> str | None:
+    """The reason a product keeps its vector as it is, or None if it is to be in fixed point."""
+    weight = node.inputs[1]
+    if dtype(weight.dtype).block == 1:
+        return f"{weight.name} is of plain floats, {weight.dtype}"
+    if not kind:
+        return f"no products of many rows with {weight.name}, which lies in {weight.layout}"
+    return taken(graph, "fix", name)
