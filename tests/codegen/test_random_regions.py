@@ -27,7 +27,8 @@ from fusec.passes.merge import merge
 from tests.codegen.cuda.kernels import needs_compiler
 from tests.codegen.cuda.one_kernel import distance, inputs_of
 from tests.codegen.cuda.twin_session import TwinSession, random_weights, reference
-from tests.graphs import weights_for
+from tests.graphs import Types, llama_graph, weights_for
+from tests.passes.stages import through
 from tests.random_graphs import EVERYWHERE, Pick, connected_nodes, random_graph
 from tests.targets import ANY, HOPPER
 
@@ -55,7 +56,7 @@ def seeded(seed: int) -> Pick:
 def test_every_op_is_in_some_random_graph():
     """But for what only passes make, in one shape: their own tests run those."""
     found = {n.op for seed in range(60) for n in random_graph(seeded(seed), 12).nodes}
-    assert found == set(OPS) - {"matvec_parts", "attention_project"}
+    assert found == set(OPS) - {"matvec_parts", "attention_project", "fix"}
 
 
 @given(st.data())
@@ -98,6 +99,21 @@ def test_the_seeds_merge_much() -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_merge_runs_by_the_twins(seed):
     check_twins(*seeded_merge(seed))
+
+
+@pytest.mark.parametrize("seed", [7, 8, 23, 26])
+def test_a_merge_in_a_step_of_many_rows_runs_by_the_twins(seed):
+    """Where vectors are in fixed point: merged are what makes one, and what follows a product."""
+    sizes = {"width": 64, "ffn": 96, "heads": 2, "kv_heads": 1, "vocab": 64, "context": 24}
+    graph = llama_graph(layers=1, tokens=11, types=Types("q4_0"), **sizes)
+    graph = through(graph, HOPPER, "place-weights", "factor-norms", "fix-vectors")
+    after = merged(graph, seeded(seed), HOPPER)
+    assert after is not None and {"fix", "matvec"} & {n.op for x in after.nodes for n in x.body}
+    weights = random_weights(graph)
+    given = {"token": np.arange(11) * 5 % 64, "pos": np.arange(11)}
+    apart, whole = (TwinSession(g, weights, 0, target=ANY).step(**given) for g in (graph, after))
+    for name, value in apart.items():
+        assert whole[name].tobytes() == value.tobytes(), name
 
 
 def check_twins(graph: Graph, after: Graph) -> None:

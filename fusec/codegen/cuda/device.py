@@ -209,6 +209,16 @@ def _select(kind: Any) -> Any:
     return intrinsic(select)
 
 
+@intrinsic
+def select_pointer(_context: Any, condition: Any, yes: Any, no: Any) -> Any:
+    """`select_pointer(condition, yes, no)` of two pointers of a type."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, values: Any) -> Any:
+        return builder.select(*values)
+
+    return yes(types.boolean, yes, no), generate
+
+
 select_u32 = _select(types.uint32)
 select_s32 = _select(types.int32)
 select_f32 = _select(types.float32)

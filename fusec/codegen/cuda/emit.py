@@ -14,8 +14,10 @@ from fusec.codegen.cuda.alike import Alike, classes
 from fusec.codegen.cuda.arch import ARCHS, Arch
 from fusec.codegen.cuda.attention import Attention
 from fusec.codegen.cuda.attention_project import ProjectedAttention
+from fusec.codegen.cuda.attention_rows import AttentionRows
 from fusec.codegen.cuda.defaults import default
 from fusec.codegen.cuda.elements import Elements, Indices
+from fusec.codegen.cuda.gemm import Gemm, gemm_geometry, is_gemm
 from fusec.codegen.cuda.imports import format_functions, import_lines
 from fusec.codegen.cuda.matvec import Matvec
 from fusec.codegen.cuda.matvec_parts import SharedMatvec
@@ -50,6 +52,14 @@ def emit(kernel: Kernel, arch: Arch = ARCHS["sm_90a"], sms: int | None = None) -
             )
     if region.nodes and any(v.shape[0] != 1 for v in region.inputs):
         raise FusecError(f"kernel {kernel.name}: expected a canonical region, of one row")
+    if is_gemm(region):
+        if not kernel.rows:
+            raise FusecError(
+                f"kernel {kernel.name}: expected a step of several rows for a product of a vector "
+                "in fixed point"
+            )
+        scope = Scope(region, gemm_geometry(shape, kernel.rows), kernel.overlaps, arch, kernel.rows)
+        return _Emitter(shape, scope).emit()
     sms = arch.sms if sms is None else sms
     choice = kernel.choice or default(shape, sms, kernel.overlaps)
     if reason := why_not(shape, choice, sms):
@@ -74,10 +84,19 @@ class _Emitter:
     def __init__(self, shape: KernelShape, scope: Scope) -> None:
         self.shape, self.scope = shape, scope
         self.region, self.geometry = scope.region, scope.geometry
-        self.prologue = Prologue(self.scope, shape)
-        self.alike = classes(self.scope, shape)
 
     def emit(self) -> CudaKernel:
+        if is_gemm(self.region):
+            Gemm(self.scope, self.shape).emit()
+        else:
+            self._one_row()
+        wrapper = Dependent(self.geometry.release) if self.scope.overlaps else Launched()
+        return self._module(assemble(self.scope.w, wrapper, self._hold))
+
+    def _one_row(self) -> None:
+        """What one row of the step takes, by the blocks of a layer of the grid."""
+        prologue = self.prologue = Prologue(self.scope, self.shape)
+        self.alike = classes(self.scope, self.shape)
         matvecs: list[Matvecs] = []
         for alike in self.alike:
             if alike.role == "rows":
@@ -85,14 +104,12 @@ class _Emitter:
                     matvecs.append(self._matvec(alike))
         for matvec in matvecs:
             matvec.emit_loads()
-        self.prologue.emit()
+        prologue.emit()
         for alike in self.alike:
             if alike.role == "rows":
                 matvecs.pop(0).emit()
             else:
                 self._others(alike)
-        wrapper = Dependent(self.geometry.release) if self.scope.overlaps else Launched()
-        return self._module(assemble(self.scope.w, wrapper, self._hold))
 
     def _module(self, body: list[str]) -> CudaKernel:
         """The source around the body."""
@@ -101,7 +118,7 @@ class _Emitter:
         with kernel.block(f"def {self.region.name}({arguments}):"):
             for name, what in self.scope.arguments:
                 kernel.line(f"# {name}: {what}")
-            if self.scope.rows:
+            if self.scope.rows == 1:
                 begin_row(kernel, self.scope)
             kernel.line(f"thread = below(thread_index(), {self.geometry.threads})")
             kernel.line("block = block_index()")
@@ -170,6 +187,9 @@ class _Emitter:
                 alike.choose()
         if alike.role == "heads":
             (node,) = segment.nodes
+            if self.scope.rows > 1:
+                AttentionRows(alike, node).emit()
+                return
             alone = not self.shape.prologue and len(self.shape.segments) == 1
             kind = ProjectedAttention if node.weights else Attention
             kind(alike, node, alone).emit()

@@ -57,6 +57,19 @@ class FixedPoint(Form):
         return sums if self.sums else line
 
 
+@dataclass(frozen=True)
+class KeptFixed(Form):
+    """Fixed point of type `kind` in memory, for products of many rows; a whole row at `pointer`."""
+
+    pointer: str
+    kind: str
+
+    def store(self, quad: str, i: str, inside: str, first: int) -> str:
+        """See `Form.store`."""
+        i = f"uint32({i} + {first})" if first else i
+        return f"keep_{self.kind}({quad}, {i}, {inside}, {self.pointer}, row)"
+
+
 def _behind(address: str, nbytes: int) -> str:
     """The address that many bytes behind."""
     return f"uint32({address} + {nbytes})" if nbytes else address

@@ -17,7 +17,7 @@ PACKAGE = "fusec.codegen.cuda"
 _FOLDER = Path(__file__).parent / "lib"
 _BESIDE_TABLE = (
     *("at", "below", "dynamic_shared", "inline", "shared_bytes", "some"),
-    *("select_f32", "select_s32", "select_u32"),
+    *("select_f32", "select_pointer", "select_s32", "select_u32"),
 )
 LINE = 100
 _TYPES = ("float32", "int32", "uint32", "uint64")

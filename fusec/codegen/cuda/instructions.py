@@ -229,6 +229,21 @@ ptx_op(
     "4*u32 2*u32 4*s32",
     volatile=True,
 )
+# signed weights times unsigned activations, over 32 and over 16 of k; and the latter signed
+for _name, _k, _words, _type in (
+    ("su_16x8x32", 32, (4, 2), "u8"), ("su_16x8x16", 16, (2, 1), "u8"),
+    ("s8_16x8x16", 16, (2, 1), "s8"),
+):  # fmt: skip
+    _a, _b = _words
+    _places = [f"${n}" for n in range(8 + _a + _b)]
+    _groups = ", ".join(
+        "{" + ", ".join(_places[start:end]) + "}"
+        for start, end in ((0, 4), (4, 4 + _a), (4 + _a, 4 + _a + _b), (4 + _a + _b, 8 + _a + _b))
+    )
+    ptx_op(
+        f"mma_{_name}", f"mma.sync.aligned.m16n8k{_k}.row.col.s32.s8.{_type}.s32 {_groups};",
+        "4*s32", f"{_a}*u32 {_b}*u32 4*s32", volatile=True,
+    )  # fmt: skip
 ptx_op(
     "load_matrix_x4",
     "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {$0, $1, $2, $3}, [$4];",
@@ -243,6 +258,13 @@ ptx_op("copy_async_16", "cp.async.cg.shared.global [$0], [$1], 16;", "", "shared
 ptx_op(
     "copy_async_16_if",
     "{ .reg .pred q; setp.ne.u32 q, $2, 0; @q cp.async.cg.shared.global [$0], [$1], 16; }",
+    "", "shared ptr pred", memory=True,
+)  # fmt: skip
+# zeros where the condition does not hold
+ptx_op(
+    "copy_async_16_or_zeros",
+    "{ .reg .pred q; .reg .b32 n; setp.ne.u32 q, $2, 0; selp.b32 n, 16, 0, q; "
+    "cp.async.cg.shared.global [$0], [$1], 16, n; }",
     "", "shared ptr pred", memory=True,
 )  # fmt: skip
 ptx_op("copy_async_commit", "cp.async.commit_group;", memory=True)

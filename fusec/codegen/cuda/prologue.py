@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from fusec.codegen import formats
 from fusec.codegen.cuda.elements import Elements, Indices, element_operands
-from fusec.codegen.cuda.forms import FixedPoint, Floats, Pending, Squares
+from fusec.codegen.cuda.forms import FixedPoint, Floats, KeptFixed, Pending, Squares
 from fusec.codegen.cuda.quads import Quads
 from fusec.codegen.cuda.scope import Scope, identifier
 from fusec.codegen.cuda.shape import is_tiled
@@ -44,6 +44,7 @@ class Prologue:
         self.fixed: dict[str, FixedPoint] = {}
         self.floats: dict[str, str] = {}
         self.factors: dict[str, str] = {}  # value that scales a product -> the variable it is in
+        self.kept_fixed: dict[Value, Source] = {}  # written to memory in fixed point -> its vector
         self.squares: dict[str, Squares] = {}  # the same -> the sum it is made of
 
     def source(self, value: Value) -> Source:
@@ -90,7 +91,7 @@ class Prologue:
                 self.source(value).ready(w)
             kept = [form.kept for form in pending]
             for value in self.shape.stores:
-                if value.name not in kept:
+                if value.name not in kept and value not in self.kept_fixed:
                     self._store(value)
 
     def _positions(self) -> None:
@@ -156,6 +157,9 @@ class Prologue:
             elif x.name not in self.fixed:
                 users = [formats.get(m.inputs[1].dtype) for m in matvecs if m.inputs[0] == x]
                 pending += self._as_fixed_point(x, source, users)
+        for value, source in self.kept_fixed.items():
+            form = KeptFixed(self.scope.pointers[value.name], value.dtype)
+            pending.append(Pending(source, -(-source.n // 4), form))
         for squares in self.squares.values():
             source = self.sources[squares.vector]
             at = next((k for k, form in enumerate(pending) if form.source is source), None)
@@ -235,6 +239,11 @@ class Prologue:
             w.line(f"{call}({given}, {to}, float32({1 / head!r}), {eps}, {live})")
         w.line("barrier()")
         return Shared(address, n)
+
+    def _fixed(self, node: Node) -> Source:
+        source = self.source(node.inputs[0])
+        self.kept_fixed[node.outputs[0]] = source
+        return source
 
     def _gained(self, node: Node) -> Gained:
         x = self.source(node.inputs[0])
@@ -354,6 +363,7 @@ class Prologue:
 
 
 VECTORS: dict[str, Callable[[Prologue, Node], Source]] = {
+    "fix": Prologue._fixed,
     "rms_norm": Prologue._normed,
     "rms_factors": Prologue._gained,
     "head_norm": Prologue._head_normed,

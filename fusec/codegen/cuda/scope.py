@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import math
-
 from fusec.codegen.cuda.arch import Arch
 from fusec.codegen.cuda.shape import Geometry
 from fusec.codegen.cuda.stages import Staged
 from fusec.ir.graph import Graph, Value
+from fusec.ir.op_fixed import BLOCK, WIDTHS
 from fusec.ir.region import parameters
 from fusec.ir.tables import tables_of
 from fusec.writer import Writer
 
 SHARED = "shared"
 ALIGNMENT = 16  # bytes: of what a lane stores or loads at most
-POINTERS = {"f32": "f32*", "f16": "u16*", "i32": "u32*"}
+POINTERS = {"f32": "f32*", "f16": "u16*", "i32": "u32*", **dict.fromkeys(WIDTHS, "u32*")}
 
 
 class Scope:
     """One emission. `pointers`: value name -> the variable that points to its memory.
 
-    `rows`: see `Kernel`. `registers`: as many as a thread may have; 0 leaves it to the geometry. `holds`: there are some
-    for addresses that are used behind the wait. `shared_bytes` of shared memory are declared, a
-    launch adds `dynamic`.
+    `rows`: see `Kernel`. `registers`: as many as a thread may have; 0 leaves it to the geometry.
+    `holds`: there are some for addresses that are used behind the wait. `shared_bytes` of shared
+    memory are declared, a launch adds `dynamic`.
     """
 
     def __init__(
@@ -85,10 +84,22 @@ def begin_row(w: Writer, scope: Scope) -> None:
     w.line("row = block_index_y()")
     with w.block("if row >= uniform(load_u32(rows)):"):
         w.line("return")
-    for value in parameters(scope.region):
-        if not (value.is_weight or value.is_state):
-            name, each = scope.pointers[value.name], math.prod(value.shape[1:])
-            w.line(f"{name} = at({name}, uint32(row * uint32({each})))")
+    for value in rows_of(scope.region):
+        name = scope.pointers[value.name]
+        if value.dtype in WIDTHS:
+            w.line(f"{name} = fixed_row({name}, row, {value.shape[-1] // BLOCK})")
+        else:
+            w.line(f"{name} = at({name}, uint32(row * uint32({words(value)})))")
+
+
+def rows_of(region: Graph) -> list[Value]:
+    """What a step has a row of for each of its tokens, among a kernel's parameters."""
+    return [v for v in parameters(region) if not (v.is_weight or v.is_state)]
+
+
+def words(value: Value) -> int:
+    """Words of 32 bits of a row."""
+    return value.nbytes // value.shape[0] // 4
 
 
 def identifier(value: Value) -> str:

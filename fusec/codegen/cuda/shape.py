@@ -161,6 +161,8 @@ def plan(shape: KernelShape, choice: Choice, sms: int) -> Geometry:
     if choice.paired:
         counts = (counts[0] + counts[0] % 2,)
     grid = sum(counts) or -(-longest // (4 * threads))
+    if any(n.op == "fix" for n in shape.prologue) and not counts:
+        grid = 1  # it has all of the row
     cluster = 2 if choice.paired else 1
     for node in projections(shape):
         cluster = int(node["spans"])

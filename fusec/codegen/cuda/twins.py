@@ -30,7 +30,7 @@ from fusec.codegen.cuda.twins_arithmetic import ARITHMETIC, Lanes
 from fusec.codegen.cuda.twins_branches import compile_branches
 from fusec.codegen.cuda.twins_history import RaceError
 from fusec.codegen.cuda.twins_lines import TWIN
-from fusec.codegen.cuda.twins_memory import CLUSTER_SHIFT, Memory, Pointer
+from fusec.codegen.cuda.twins_memory import CLUSTER_SHIFT, Chosen, Memory, Pointer, moved
 
 _ELEMENT = {"u8": "u1", "s8": "i1", "u16": "u2", "u32": "u4", "s32": "i4", "u64": "u8", "f32": "f4"}
 # lock step needs no synchronisation, and caches do not show
@@ -53,12 +53,8 @@ class Launch(Memory):
         self.functions: dict[str, Callable[..., Any]] = {
             **ARITHMETIC,
             **dict.fromkeys(_SILENT, _nothing),
-            "at": lambda pointer, index: Pointer(
-                pointer.memory,
-                pointer.offset + np.asarray(index, np.int64) * pointer.itemsize,
-                pointer.itemsize,
-                pointer.history,
-            ),
+            "at": moved,
+            "select_pointer": Chosen,
             "shared_bytes": self._shared_bytes,
             **{name: self._table(words) for name, words in tables().items()},
             "thread_index": lambda: thread,
@@ -83,6 +79,7 @@ class Launch(Memory):
             "atomic_add_shared_u32_if": self._atomic_add_shared,
             "copy_async_16": self._copy_async,
             "copy_async_16_if": self._copy_async,
+            "copy_async_16_or_zeros": partial(self._copy_async, zeros=True),
             "copy_async_commit": lambda: self.copies.commit(self.active),
             "copy_async_wait": lambda: self._copy_wait(-1),
             **{f"copy_async_wait_{n}": partial(self._copy_wait, n) for n in range(MOST_COPIES)},

@@ -6,6 +6,7 @@ A warp is 32 consecutive threads of the last axis.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -115,8 +116,8 @@ def _warp_reduce(combine: Any, kind: Any) -> Callable[[Any], Lanes]:
     return reduce
 
 
-def mma_s8_16x8x32(*operands: Any) -> tuple[Lanes, ...]:
-    """D = A B + C per warp: A 16x32 and B 32x8 of int8, C and D 16x8 of int32.
+def mma(kind: Any, k: int, *operands: Any) -> tuple[Lanes, ...]:
+    """D = A B + C per warp: A 16xk of int8, B kx8 of int8 or uint8, C and D 16x8 of int32.
 
     Fragments as the PTX reference draws them: lane 4g+t holds rows g and g+8 of A, column g of B,
     and columns 2t, 2t+1 of C.
@@ -126,17 +127,20 @@ def mma_s8_16x8x32(*operands: Any) -> tuple[Lanes, ...]:
     lane = np.arange(32)
     group, third = lane // 4, lane % 4
     outer = words[0].shape[:-1]
-    a = np.zeros((*outer, 16, 32), np.int64)
-    b = np.zeros((*outer, 32, 8), np.int64)
+    a = np.zeros((*outer, 16, k), np.int64)
+    b = np.zeros((*outer, k, 8), np.int64)
+    of_a, of_b = k // 8, k // 16  # words
     for byte in range(4):
-        for n in range(4):
+        for n in range(of_a):
             row, column = group + 8 * (n % 2), third * 4 + byte + 16 * (n // 2)
             a[..., row, column] = _bytes(words[n], np.int8)[..., byte]
-        for n in range(2):
-            b[..., third * 4 + byte + 16 * n, group] = _bytes(words[4 + n], np.int8)[..., byte]
+        for n in range(of_b):
+            b[..., third * 4 + byte + 16 * n, group] = _bytes(words[of_a + n], kind)[..., byte]
     product = a @ b
     return tuple(
-        _s32(product[..., group + 8 * (n // 2), third * 2 + n % 2] + words[6 + n]).reshape(shape)
+        _s32(
+            product[..., group + 8 * (n // 2), third * 2 + n % 2] + words[of_a + of_b + n]
+        ).reshape(shape)
         for n in range(4)
     )
 
@@ -206,7 +210,10 @@ ARITHMETIC: dict[str, Callable[..., Any]] = {
     "warp_min_u32": _warp_reduce(np.minimum, np.uint32),
     "warp_max_s32": _warp_reduce(np.maximum, np.int32),
     "warp_add_s32": _warp_reduce(np.add, np.int32),
-    "mma_s8_16x8x32": mma_s8_16x8x32,
+    "mma_s8_16x8x32": partial(mma, np.int8, 32),
+    "mma_su_16x8x32": partial(mma, np.uint8, 32),
+    "mma_s8_16x8x16": partial(mma, np.int8, 16),
+    "mma_su_16x8x16": partial(mma, np.uint8, 16),
     "select_u32": _select(_u32),
     "select_s32": _select(_s32),
     "select_f32": _select(_f32),

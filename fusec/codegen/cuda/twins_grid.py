@@ -108,7 +108,10 @@ class _Block:
         self.function = self.launch._function(self.kernel)
 
     def begin(self, first: int, layer: int, early: bool, trace: Trace, *, alone: bool) -> None:
-        """Become a block of the cluster that starts with block `first`; `alone`: there are no more."""
+        """Become a block of the cluster that starts with block `first` of a layer.
+
+        `alone`: the launch has no other.
+        """
         self.number, self.layer = first + self.rank, layer
         self.launch.restart()
         self.order.begin(layer * self.kernel.grid + first, early, trace, alone=alone)

@@ -30,6 +30,24 @@ class Pointer:
     history: History | None = None  # where its accesses are kept
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """Of two pointers, one for each thread: `yes` where `condition` holds. Loads alone take it."""
+
+    condition: Lanes
+    yes: Pointer | Chosen
+    no: Pointer | Chosen
+
+
+def moved(pointer: Pointer | Chosen, index: Any) -> Pointer | Chosen:
+    """`at`: so many elements behind the pointer."""
+    if isinstance(pointer, Chosen):
+        yes, no = moved(pointer.yes, index), moved(pointer.no, index)
+        return Chosen(pointer.condition, yes, no)
+    offset = pointer.offset + np.asarray(index, np.int64) * pointer.itemsize
+    return Pointer(pointer.memory, offset, pointer.itemsize, pointer.history)
+
+
 class Memory:
     """Of so many blocks and threads; of one block, its `order` is told of all accesses."""
 
@@ -66,6 +84,9 @@ class Memory:
 
     def get(self, address: Any, element: np.dtype[Any], width: int, noted: bool = False) -> Lanes:
         """Load that many values side by side, by all threads."""
+        if isinstance(address, Chosen):
+            yes, no = (self.get(one, element, width, noted) for one in (address.yes, address.no))
+            return np.where(_spread(address.condition, yes.shape[:-1])[..., None], yes, no)
         memory, place = self.locate(address, element.itemsize * width)
         values = memory.view(element).reshape(-1, width)[place]
         if noted:
@@ -160,16 +181,19 @@ class Memory:
             word += np.uint32(value[block, thread])
         return before
 
-    def _copy_async(self, target: Lanes, source: Pointer, live: Any = True) -> None:
-        live = self.active & live
+    def _copy_async(
+        self, target: Lanes, source: Pointer, live: Any = True, zeros: bool = False
+    ) -> None:
+        wanted = self.active & live
+        live = self.active if zeros else wanted
         if not live.any():
             return
-        offset = np.where(live, source.offset, 0)
+        offset = np.where(wanted, source.offset, 0)
         given, place = self.locate(Pointer(source.memory, offset, source.itemsize), 16)
         if self.order is not None:
             self.order.write(self.order, self.order.of_shared(live[0], self._own(target), 16), True)
         memory, into = self.locate(target, 16, live)
-        pieces = given.reshape(-1, 16)[place[live]]
+        pieces = np.where(wanted[live][:, None], given.reshape(-1, 16)[place[live]], 0)
         self.copies.issue(live, memory.reshape(-1, 16), into[live], pieces)
 
     def _copy_wait(self, later: int) -> None:

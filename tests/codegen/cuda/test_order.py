@@ -126,6 +126,16 @@ def test_a_copy_is_there_when_it_was_waited_for() -> None:
     assert run(COPY, *waited, "warp_barrier()", other, KEEP)[3] == 8
 
 
+def test_a_copy_of_zeros_is_a_copy_as_well() -> None:
+    copy = COPY.replace("copy_async_16(", "copy_async_16_or_zeros(")[:-1] + ", t < uint32(2))"
+    own = READ_COPY.format("t")
+    waited = "copy_async_commit()", "copy_async_wait_0()"
+    assert run(copy, *waited, own, KEEP).tolist()[:4] == [0, 4, 0, 0]
+    for missing in ((), waited[:1], waited[1:]):
+        with pytest.raises(RaceError, match="being copied to"):
+            run(copy, *missing, own, KEEP)
+
+
 def test_a_wait_leaves_the_later_groups() -> None:
     two = COPY, "copy_async_commit()", COPY.replace("room", "room2"), "copy_async_commit()"
     room = "room2 = shared_bytes(1024)"

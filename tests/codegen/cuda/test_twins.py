@@ -82,18 +82,24 @@ def test_shuffles_stay_inside_a_warp() -> None:
     assert ARITHMETIC["warp_max_u32"](lanes)[0].tolist() == [31] * 32 + [63] * 32
 
 
-def test_mma_is_a_matrix_product_in_fragments() -> None:
-    a = RNG.integers(-128, 128, (16, 32), dtype=np.int8)
-    b = RNG.integers(-128, 128, (32, 8), dtype=np.int8)
+@pytest.mark.parametrize("k", [16, 32])
+@pytest.mark.parametrize(("name", "kind"), [("s8", np.int8), ("su", np.uint8)])
+def test_mma_is_a_matrix_product_in_fragments(name: str, kind: type, k: int) -> None:
+    a = RNG.integers(-128, 128, (16, k), dtype=np.int8)
+    b = RNG.integers(np.iinfo(kind).min, np.iinfo(kind).max + 1, (k, 8), dtype=kind)
+    a[:, 0], b[0] = -128, np.iinfo(kind).max  # the extremes are there
     c = RNG.integers(-999, 999, (16, 8), dtype=np.int32)
     lane = np.arange(32)
     g, t = lane // 4, lane % 4
     a_words, b_words = a.view(np.uint32), np.ascontiguousarray(b.T).view(np.uint32)
-    fragments = [a_words[g + 8 * (n % 2), t + 4 * (n // 2)][None] for n in range(4)]
-    fragments += [b_words[g, t + 4 * n][None] for n in range(2)]
+    fragments = [a_words[g + 8 * (n % 2), t + 4 * (n // 2)][None] for n in range(k // 8)]
+    fragments += [b_words[g, t + 4 * n][None] for n in range(k // 16)]
     fragments += [c[g + 8 * (n // 2), 2 * t + n % 2][None] for n in range(4)]
+    entry = TABLE[f"mma_{name}_16x8x{k}"]
+    assert (len(entry.arguments), len(entry.returns)) == (len(fragments), 4)
+    assert f"m16n8k{k}.row.col.s32.s8.{'u8' if name == 'su' else 's8'}.s32" in entry.mnemonic
     d = a.astype(np.int32) @ b.astype(np.int32) + c
-    for n, got in enumerate(ARITHMETIC["mma_s8_16x8x32"](*fragments)):
+    for n, got in enumerate(ARITHMETIC[entry.name](*fragments)):
         assert np.array_equal(got[0], d[g + 8 * (n // 2), 2 * t + n % 2])
 
 
@@ -137,6 +143,60 @@ def test_a_read_outside_an_array_is_caught() -> None:
             ),
             words(31),
         )
+
+
+def test_a_thread_reads_from_the_pointer_that_it_chose() -> None:
+    x, y = words(96), words(96)
+    out = np.zeros((3, 32), np.uint32)
+    source = """
+from numba import uint32
+from fusec.codegen.cuda.device import at, load_u32, load_u32x2, select_pointer, store_u32
+from fusec.codegen.cuda.device import thread_index
+def chooser(x, y, out):
+    t = thread_index()
+    one = select_pointer(uint32(t & uint32(1)) == uint32(0), x, at(y, uint32(8)))
+    store_u32(at(out, t), load_u32(at(one, t)))
+    two = at(select_pointer(t < uint32(9), at(x, uint32(4)), one), uint32(t * 2))
+    first, second = load_u32x2(two)
+    store_u32(at(out, uint32(t + uint32(32))), first)
+    store_u32(at(out, uint32(t + uint32(64))), second)
+"""
+    Launch(1, 32).run(CudaKernel("chooser", source, ("u32*",) * 3, 32), x, y, out)
+    t = np.arange(32)
+
+    def one(index: np.ndarray) -> np.ndarray:
+        return np.where(t % 2 == 0, x[index], y[index + 8])
+
+    assert out[0].tolist() == one(t).tolist()
+    for n in (0, 1):
+        index = 2 * t + n
+        wanted = np.where(t < 9, x[index + 4], one(index))
+        assert out[1 + n].tolist() == wanted.tolist()
+
+
+def test_a_copy_of_nothing_is_a_copy_of_zeros() -> None:
+    """Of where nothing is to be copied from, only the address is there."""
+    launch = Launch(1, 32)
+    call = launch.functions
+    base, lane = call["shared_bytes"](512), np.arange(32, dtype=np.uint32)[None]
+    x = words(32 * 4)
+    whole = launch._argument("u32*", x)
+    inside = lane < 20
+    into = base + lane * 16
+    call["store_shared_u32x4"](into, *(lane + 1000 * n for n in range(4)))  # not zeros by luck
+    call["copy_async_16_or_zeros"](
+        into, call["at"](whole, np.where(inside, lane * 4, 10**6)), inside
+    )
+    call["copy_async_commit"]()
+    call["copy_async_wait_0"]()
+    found = np.stack([n[0] for n in call["load_shared_u32x4"](into)], axis=-1)
+    assert np.array_equal(found[:20], x.reshape(32, 4)[:20])
+    assert not found[20:].any()
+    call["copy_async_16_if"](into, call["at"](whole, lane * 4), ~inside)  # leaves the others alone
+    call["copy_async_commit"]()
+    call["copy_async_wait_0"]()
+    found = np.stack([n[0] for n in call["load_shared_u32x4"](into)], axis=-1)
+    assert np.array_equal(found, x.reshape(32, 4))
 
 
 def test_cluster_addresses_reach_the_other_blocks() -> None:

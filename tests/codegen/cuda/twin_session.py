@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from fusec.backends.cuda import pack
 from fusec.codegen import formats
+from fusec.codegen.cuda.arch import ARCHS
 from fusec.codegen.cuda.emit import emit
+from fusec.codegen.cuda.rows import rows_of_block
 from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.codegen.cuda.twins_grid import run_grid
 from fusec.codegen.cuda.twins_order import Trace
 from fusec.ir import Graph
+from fusec.ir.dtypes import dtype
 from fusec.ir.plan import Choice, Kernel, Launch
 from fusec.ir.reference import Reference
 from fusec.ir.tables import make_table
@@ -61,15 +65,18 @@ class TwinSession:
         choose: Callable[[Kernel], Choice | None] = lambda _: None,
     ) -> None:
         self.graph = run_passes(graph, passes_of(level, rules), target)[-1].graph
-        plan = lower(self.graph, "cuda", level, row_layers=True)
+        plan = lower(
+            self.graph, "cuda", level, partial(rows_of_block, shared=ARCHS["sm_90a"].shared)
+        )
         self.plan = overlap(plan) if target.overlaps else plan
         self.kernels = {k.name: emit(replace(k, choice=choose(k))) for k in self.plan.kernels}
         self.memory: dict[str, np.ndarray] = {"rows": np.array([graph.tokens], np.uint32)}
         values = (v for n in self.graph.nodes for v in (*n.inputs, *n.outputs))
         for value in (*self.graph.inputs, *values):
             if value.name[0] == "%":
-                kind = {"f32": np.float32, "i32": np.uint32}[value.dtype]
-                self.memory[value.name] = np.full(value.shape, 0, kind)
+                kind = np.float32 if value.dtype == "f32" else np.uint32
+                shape = value.shape if dtype(value.dtype).numpy else (value.nbytes // 4,)
+                self.memory[value.name] = np.zeros(shape, kind)
         for name, tensor in self.plan.states.items():
             kind = {"f32": np.float32, "f16": np.uint16}[tensor.dtype]
             self.memory[name] = np.zeros(tensor.shape, kind)

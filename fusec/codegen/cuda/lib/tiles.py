@@ -127,22 +127,36 @@ def store_tile_digits(x, i, inside, digits, scales):
 
     Returns the sum of its four integers.
     """
+    low, middle, high, quantum, total = fixed23_quad(x)
+    block, q = uint32(i >> uint32(3)), uint32(i & uint32(7))
+    word = uint32(digits + block * 96 + (q & uint32(3)) * 8 + (q >> uint32(2)) * 4)
+    store_shared_u32_if(word, middle, inside)
+    store_shared_u32_if(uint32(word + 32), high, inside)
+    store_shared_u32_if(uint32(word + 64), low, inside)
+    store_shared_f32_if(uint32(scales + block * 4), quantum, inside & (q == uint32(0)))
+    return total
+
+
+@inline
+def fixed23_quad(x):
+    """A quad in fixed point, made by the eight lanes of its block together.
+
+    Its three digits, lowest first, a byte of each element; the block's quantum, and the sum of the
+    quad's integers.
+    """
     largest = max_magnitude(max_magnitude(x[0], x[1]), max_magnitude(x[2], x[3]))
     largest = max_magnitude(largest, shuffle_xor_f32(largest, uint32(4)))
     largest = max_magnitude(largest, shuffle_xor_f32(largest, uint32(2)))
     largest = bits_u32(max_magnitude(largest, shuffle_xor_f32(largest, uint32(1))))
     exponent = max_u32(uint32(largest & uint32(0x7F800000)), uint32(21 << 23))
-    made = digits_of_quad(x, bits_f32(uint32(uint32(275 << 23) - exponent)))  # 2**(21 - e)
-    block, q = uint32(i >> uint32(3)), uint32(i & uint32(7))
-    word = uint32(digits + block * 96 + (q & uint32(3)) * 8 + (q >> uint32(2)) * 4)
-    store_shared_u32_if(word, made[1], inside)
-    store_shared_u32_if(uint32(word + 32), made[2], inside)
-    store_shared_u32_if(uint32(word + 64), made[0], inside)
+    low, middle, high, total = digits_of_quad(
+        x,
+        bits_f32(uint32(uint32(275 << 23) - exponent)),  # 2**(21 - e)
+    )
     quantum = bits_f32(uint32(exponent - uint32(21 << 23)))
     finite = largest < uint32(0x7F800000)  # otherwise the whole block becomes NaN
     quantum = select_f32(finite, quantum, bits_f32(uint32(0x7FC00000)))
-    store_shared_f32_if(uint32(scales + block * 4), quantum, inside & (q == uint32(0)))
-    return made[3]
+    return low, middle, high, quantum, total
 
 
 @inline

@@ -263,6 +263,29 @@ def store_digits(x, i, inside, blocks, digits, scales):
 
     Returns the sum of its four integers.
     """
+    low, middle, high, quantum, total = fixed24_quad(x)
+    block = uint32(i >> uint32(3))
+    word = uint32(
+        digits
+        + (uint32((i >> uint32(2)) & uint32(1)) * uint32(blocks) + block) * 16
+        + (i & uint32(3)) * 4
+    )
+    digit = uint32(blocks * 32)
+    store_shared_u32_if(word, low, inside)
+    store_shared_u32_if(uint32(word + digit), middle, inside)
+    store_shared_u32_if(uint32(word + digit * 2), high, inside)
+    first = uint32(i & uint32(7)) == uint32(0)
+    store_shared_f32_if(uint32(scales + block * 4), quantum, inside & first)
+    return total
+
+
+@inline
+def fixed24_quad(x):
+    """A quad in fixed point, made by the eight lanes of its block together.
+
+    Its three digits, lowest first, a byte of each element; the block's quantum, and the sum of the
+    quad's integers.
+    """
     largest = max_u32(
         max_u32(magnitude(x[0]), magnitude(x[1])), max_u32(magnitude(x[2]), magnitude(x[3]))
     )
@@ -273,22 +296,16 @@ def store_digits(x, i, inside, blocks, digits, scales):
     factor = bits_f32(uint32(uint32(0x8A000000) - exponent))  # 2**(22 - e): biased 276 - e
     a, b = fixed(x[0] * factor), fixed(x[1] * factor)
     c, d = fixed(x[2] * factor), fixed(x[3] * factor)
-    block = uint32(i >> uint32(3))
-    word = uint32(
-        digits
-        + (uint32((i >> uint32(2)) & uint32(1)) * uint32(blocks) + block) * 16
-        + (i & uint32(3)) * 4
-    )
-    digit = uint32(blocks * 32)
-    store_shared_u32_if(word, gather_bytes(a, b, c, d, uint32(0x40)), inside)
-    store_shared_u32_if(uint32(word + digit), gather_bytes(a, b, c, d, uint32(0x51)), inside)
-    store_shared_u32_if(uint32(word + digit * 2), gather_bytes(a, b, c, d, uint32(0x62)), inside)
-    first = uint32(i & uint32(7)) == uint32(0)
     quantum = bits_f32(uint32(exponent - uint32(22 << 23)))
     finite = exponent < uint32(0x7F800000)  # otherwise the whole block becomes NaN
     quantum = select_f32(finite, quantum, bits_f32(uint32(0x7FC00000)))
-    store_shared_f32_if(uint32(scales + block * 4), quantum, inside & first)
-    return int32(int32(a) + int32(b) + int32(c) + int32(d))
+    return (
+        gather_bytes(a, b, c, d, uint32(0x40)),
+        gather_bytes(a, b, c, d, uint32(0x51)),
+        gather_bytes(a, b, c, d, uint32(0x62)),
+        quantum,
+        int32(int32(a) + int32(b) + int32(c) + int32(d)),
+    )
 
 
 @inline

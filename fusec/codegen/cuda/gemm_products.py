@@ -1,0 +1,588 @@
+"""The sums of a tile: rows of matrices times rows of the step, in the order of one row's kernel.
+
+A tile goes through the columns in slabs of a few blocks of 32. Of a slab, a thread block has in
+shared memory the levels of its matrix rows, decoded once, with their scales, and the digits of the
+step's rows (see `fusec.ir.op_fixed`). There are several such places: while the warps multiply one
+slab, a later one's weights are on their way to registers and its digits to a place that is free.
+
+The order of a row's sum is walked as a stream. In every order a row is a balanced tree over leaves,
+each the sum of some blocks: of a lane's (`matvec`) or of a warp's (`tiles`). Leaves come one after
+the other, each with its blocks in order. A sum waits in shared memory until its neighbour is there,
+then the sum of both waits for its own neighbour, and so on, as digits of a counter carry. A slab
+has one leaf, several that are a branch of the tree, or a part of one.
+
+Which leaves there are, and what a block adds to which sums, is said by the two orders in
+`gemm_orders`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+
+from fusec.codegen import formats
+from fusec.codegen.cuda.elements import Indices
+from fusec.codegen.cuda.scope import Scope
+from fusec.codegen.cuda.shape import WARP, anchors, units
+from fusec.codegen.formats import QuantFormat
+from fusec.ir.graph import Node
+from fusec.ir.op_fixed import BLOCK, DIGIT_BYTES, FACT_BYTES, GROUP, RECORD
+from fusec.ir.region import Segment
+from fusec.writer import Writer
+
+OUT = 4  # floats between rows of sums
+MOST = 1 << 10  # rows of a tile, at most
+COPY = 16  # bytes
+FLOATS = {1: "f32", 2: "f32x2", 4: "f32x4"}  # how many -> the suffix of what loads them
+
+Members = Sequence[tuple[Segment, int, int]]
+"""Segments of a kernel, each with its first thread block and how many it has."""
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How a block shares a tile out: `across` x `along` warps, each of `high` x `wide` fragments.
+
+    A fragment is 16 rows of the matrix by 8 of the step. `deep` (a power of two) times as many
+    warps share the columns: each takes a branch of the tree of leaves. `slab`: blocks of 32 columns
+    that a warp takes at a time; `beside`: thread blocks that should fit one SM; `stages`: slabs in
+    shared memory, of which all but one are on their way there.
+    """
+
+    across: int
+    along: int
+    high: int
+    wide: int
+    slab: int = 4
+    beside: int = 1
+    stages: int = 2
+    deep: int = 1
+
+    @property
+    def rows(self) -> int:
+        """Rows of matrices."""
+        return 16 * self.across * self.high
+
+    @property
+    def width(self) -> int:
+        """Rows of the step."""
+        return 8 * self.along * self.wide
+
+    @property
+    def threads(self) -> int:
+        """In a block."""
+        return WARP * self.across * self.along * self.deep
+
+
+def groups(segment: Segment) -> list[tuple[Node, int]]:
+    """What a tile has for each unit of a segment: a row of each matrix, or both of a pair."""
+    return [(a, n) for a in anchors(segment) for n in range(2 if segment.rope else 1)]
+
+
+def each(segment: Segment, tiling: Tiling) -> int:
+    """Units of a segment in a tile."""
+    return tiling.rows // len(groups(segment))
+
+
+@contextmanager
+def branch(w: Writer, n: int, end: int, count: int) -> Iterator[None]:
+    """The body of the n-th of `count` branches, of blocks in front of `end`."""
+    head = "else:" if n == count - 1 else f"{'el' if n else ''}if block < {end}:"
+    with nullcontext() if count == 1 else w.block(head):
+        yield
+
+
+def first_unit(first: int, share: int) -> str:
+    """The first unit of a block."""
+    return f"(block - {first}) * {share}" if first else f"block * {share}"
+
+
+class Products(ABC):
+    """Emits the sums of one class of segments, from the first weights to where they lie."""
+
+    leaves: int
+    """Of the tree, if all of a row's columns are there: a power of two."""
+    share: int
+    """Blocks of a leaf, at most."""
+    of_weights: int
+    """Floats that a block's products need to know of a row of the matrix: the first of `facts`."""
+    of_vector: int
+    """The same of a row of the step, the first of those that `fusec.ir.op_fixed` lists."""
+    product: str
+    """The function that multiplies digits by levels."""
+
+    def __init__(self, scope: Scope, tiling: Tiling, members: Members) -> None:
+        self.scope, self.w, self.members = scope, scope.w, members
+        anchor = anchors(members[0][0])[0]
+        self.x, self.weight = anchor.inputs[:2]
+        fmt = formats.get(self.weight.dtype)
+        assert isinstance(fmt, QuantFormat)
+        self.fmt, self.tiling = fmt, tiling
+        self.blocks = self.weight.shape[1] // BLOCK
+        self._find_order()
+        self.per = self.share if self.share <= tiling.slab else self._part_of_leaf(tiling.slab)
+        self.turns = -(-self.share // self.per)  # slabs of a leaf
+        most = max(1, tiling.slab // self.per) if self.turns == 1 else 1
+        self.own_leaves = self.leaves // tiling.deep  # of a warp
+        # leaves that a warp takes of a slab, a branch of the tree
+        self.at_once = min(1 << most.bit_length() - 1, self.own_leaves)
+        self.own = self.at_once * self.per  # blocks that a warp takes of it
+        self.slab = self.own * tiling.deep
+        self.branches = -(-min(self.blocks, self.own_leaves) // self.at_once)
+        self.slabs = self.branches * self.turns
+        self.row = self.slab * RECORD  # of eight rows of the step
+        self.facts = self.halves * (2 if fmt.has_min else 1)  # floats of a block of weights
+        self.scales = self.slab * tiling.rows * BLOCK
+        self.digits = self.scales + self.slab * tiling.rows * self.facts * 4
+        self.stage = self.digits + tiling.width // GROUP * self.row
+
+    # --- what an order says ----------------------------------------------------------------------
+
+    @abstractmethod
+    def _find_order(self) -> None:
+        """Set what is declared above."""
+
+    @abstractmethod
+    def _part_of_leaf(self, most: int) -> int:
+        """Blocks of a slab that has a part of a leaf, if it may have so many."""
+
+    @abstractmethod
+    def _block_of(self, leaf: str, index: str) -> str:
+        """Expression of the number of a leaf's `index`-th block; there may be no such block."""
+
+    @abstractmethod
+    def _begin(self) -> None:
+        """A leaf's sums."""
+
+    @abstractmethod
+    def _add(self, m: int, n: int) -> None:
+        """What a fragment's products add to them."""
+
+    @abstractmethod
+    def _end(self, part: int) -> None:
+        """The leaf's sums as one, `sum_mn`; its blocks of the slab begin with number `part`."""
+
+    @abstractmethod
+    def _end_part(self) -> None:
+        """What to keep of a slab that has a part of a leaf."""
+
+    @property
+    def fetch(self) -> str:
+        """The function that loads weights."""
+        return f"fetch_{self.fmt.name}"
+
+    # --- sizes -----------------------------------------------------------------------------------
+
+    @property
+    def halves(self) -> int:
+        """Groups of a block with a scale of their own."""
+        return BLOCK // self.fmt.group
+
+    @property
+    def is_ragged(self) -> bool:
+        """Whether some slabs have fewer blocks."""
+        return self.slabs * self.slab != self.blocks
+
+    @property
+    def nbytes(self) -> int:
+        """Shared memory."""
+        levels = max(self.levels, self.tiling.deep > 1)
+        return self.waiting + levels * self.tiling.threads * 16 * len(self.fragments)
+
+    @property
+    def waiting(self) -> int:
+        """Where a thread's sums wait for their neighbours: behind the stages."""
+        return self.tiling.stages * self.stage
+
+    @property
+    def ahead(self) -> range:
+        """Slabs that are on their way before the first is multiplied."""
+        return range(min(self.tiling.stages - 1, self.slabs))
+
+    @property
+    def items(self) -> range:
+        """Pairs of blocks of weights that a thread decodes of a slab, one after the other.
+
+        Those of rows g and g + 8 of a fragment: what a lane multiplies of them lies side by side.
+        """
+        return range(-(-self.tiling.rows // 2 * self.slab // self.tiling.threads))
+
+    # --- which weights are a thread's ------------------------------------------------------------
+
+    def begin(self) -> None:
+        """A thread's rows of the matrices, and the first weights."""
+        w, tiling = self.w, self.tiling
+        w.line("stage = dynamic_shared()")
+        for k in self.items:
+            w.line(f"place = uint32(thread + {k * tiling.threads})" if k else "place = thread")
+            w.line(f"pair = uint32(place // uint32({self.slab}))")
+            w.line(f"part{k} = uint32(place - pair * {self.slab})")
+            w.line(f"slot{k} = uint32(pair + (pair & uint32({MOST - 8})))")
+        for n, (segment, first, blocks) in enumerate(self.members):
+            with branch(w, n, first + blocks, len(self.members)):
+                for k in self.items:
+                    for half in (0, 1):
+                        self._row_of(segment, first, k, half)
+        for k in self.items:
+            for ahead in self.ahead:
+                self._fetch(k, str(ahead), ahead)
+
+    def _row_of(self, segment: Segment, first: int, k: int, half: int) -> None:
+        """Which row of which matrix is in `slot{k}`, or eight slots behind."""
+        w, share = self.w, each(segment, self.tiling)
+        indices = Indices(segment, "unit", units(segment))
+        slot = f"uint32(slot{k} + {8 * half})" if half else f"slot{k}"
+        w.line(f"unit = uint32({first_unit(first, share)} + uint32({slot} & uint32({share - 1})))")
+        indices.emit(w)
+        found = groups(segment)
+        row, matrix = indices.names[found[0][1]], self._pointer(found[0][0])
+        for g, (anchor, n) in enumerate(found[1:], 1):
+            behind = f"{slot} >= uint32({g * share})"
+            if indices.names[n] != row:
+                row = f"select_u32({behind}, {indices.names[n]}, {row})"
+            if self._pointer(anchor) not in matrix:
+                matrix = f"select_pointer({behind}, {self._pointer(anchor)}, {matrix})"
+        w.line(f"row{k}_{half} = {row}")
+        w.line(f"matrix{k}_{half} = {matrix}")
+        w.line(f"of_rows = uint32({found[0][0].inputs[1].shape[0]})")
+
+    def _pointer(self, anchor: Node) -> str:
+        return self.scope.pointers[anchor.inputs[1].name]
+
+    def _loaded(self, k: int, half: int, ahead: int) -> str:
+        """The variable of a thread's weights: another one for every format, as their types are."""
+        return f"{self.fmt.name}_{ahead}_{k}_{half}"
+
+    def _fetch(self, k: int, slab: str, ahead: int = 0) -> None:
+        """A thread's weights of a slab on their way to registers."""
+        w = self.w
+        self._find_leaf(slab)
+        inside = self._column(f"part{k}")
+        if self.is_ragged:
+            inside = f"min_u32({inside}, uint32({self.blocks - 1}))"
+        w.line(f"column = {inside}")
+        for half in (0, 1):
+            given = f"matrix{k}_{half}, of_rows, {self.blocks}, row{k}_{half}, column"
+            w.line(f"{self._loaded(k, half, ahead)} = {self.fetch}({given})")
+
+    def _decode(self, k: int, stage: str, ahead: int = 0) -> None:
+        """These weights' levels and scales in shared memory."""
+        w, fmt, tiling = self.w, self.fmt, self.tiling
+        pairs = tiling.rows // 2 * self.slab
+        mine = f"if some(uint32(thread + {k * tiling.threads}) < uint32({pairs})):"
+        with w.block(mine) if (k + 1) * tiling.threads > pairs else nullcontext():
+            w.line(f"cell = uint32(part{k} * {tiling.rows} + slot{k})")
+            loaded = [self._loaded(k, half, ahead) for half in (0, 1)]
+            levels = ", ".join(f"levels_{fmt.name}({each_of})" for each_of in loaded)
+            w.line(f"store_blocks({levels}, uint32({stage} + cell * {BLOCK}), slot{k})")
+            width = f"x{self.facts}" if self.facts > 1 else ""
+            for half in (0, 1):
+                values = []
+                for what in ("scale", "min") if fmt.has_min else ("scale",):
+                    w.line(f"{what} = {what}_{fmt.name}({loaded[half]})")
+                    values += [f"{what}[0]", f"{what}[1]"] if fmt.group == 16 else [what]
+                more = f" + {8 * half}" if half else ""
+                place = f"uint32({stage} + {self.scales} + (cell{more}) * {4 * self.facts})"
+                guard = f"{place}, {', '.join(values)}"
+                if (k + 1) * tiling.threads > pairs:
+                    live = f"uint32(thread + {k * tiling.threads}) < uint32({pairs})"
+                    w.line(f"store_shared_f32{width}_if({guard}, {live})")
+                else:
+                    w.line(f"store_shared_f32{width}({guard})")
+
+    def _copy(self, slab: str, stage: str) -> None:
+        """The records of a slab on their way to shared memory, each by a warp.
+
+        Blocks behind the last are zeros: so is their power of two, and what they add to the sums.
+        """
+        w, tiling = self.w, self.tiling
+        warps, pieces = tiling.threads // WARP, RECORD // COPY
+        records = tiling.width // GROUP * self.slab
+        of_group = self.blocks * RECORD // 4  # words
+        self._find_leaf(slab)
+        for first in range(0, records, warps):
+            w.line(f"record = uint32(warp + {first})" if first else "record = warp")
+            if first + warps > records:
+                w.line(f"record = min_u32(record, uint32({records - 1}))", "some copy the same")
+            w.line(f"eight = uint32(record // uint32({self.slab}))")
+            w.line(f"part = uint32(record - eight * {self.slab})")
+            w.line(f"its = {self._column('part')}")
+            last = f"min_u32(its, uint32({self.blocks - 1}))" if self.is_ragged else "its"
+            w.line("eights = min_u32(uint32(first_eight + eight), last_eight)")
+            inside = f"eights * {of_group} + {last} * {RECORD // 4} + lane * {COPY // 4}"
+            w.line(f"source = at({self.scope.pointers[self.x.name]}, uint32({inside}))")
+            w.line(f"target = uint32({stage} + {self.digits} + record * {RECORD} + lane * {COPY})")
+            there = f"its < uint32({self.blocks})"
+            for k in range(0, pieces, WARP):
+                to, start = f"uint32(target + {k * COPY})", f"at(source, uint32({k * COPY // 4}))"
+                to, start = ("target", "source") if k == 0 else (to, start)
+                mine = f"lane < uint32({pieces - k})"
+                if k + WARP <= pieces and self.is_ragged:
+                    w.line(f"copy_async_16_or_zeros({to}, {start}, {there})")
+                elif k + WARP <= pieces:
+                    w.line(f"copy_async_16({to}, {start})")
+                elif self.is_ragged:
+                    with w.block(f"if some({mine}):"):
+                        w.line(f"copy_async_16_or_zeros({to}, {start}, {there})")
+                else:
+                    w.line(f"copy_async_16_if({to}, {start}, {mine})")
+        w.line("copy_async_commit()")
+
+    def _find_leaf(self, slab: str) -> None:
+        """A slab's first leaf, and where in it the slab begins."""
+        if self.turns == 1:
+            self.w.line(f"first_leaf = uint32({slab} * {self.at_once})")
+            return
+        self.w.line(f"first_leaf = uint32(uint32({slab}) // uint32({self.turns}))")
+        self.w.line(f"begun = uint32(({slab} - first_leaf * {self.turns}) * {self.per})")
+
+    def _column(self, part: str) -> str:
+        """Expression of the block of columns that is a part of the slab (see `_find_leaf`)."""
+        w = self.w
+        w.line(f"leaf = uint32({part} // uint32({self.per}))")
+        w.line(f"index = uint32({part} - leaf * {self.per})")
+        if self.turns > 1:
+            w.line("index = uint32(index + begun)")
+        if self.tiling.deep > 1:
+            w.line(f"depth = uint32(leaf // uint32({self.at_once}))", "whose branch it is of")
+            w.line(f"leaf = uint32(leaf + depth * {self.own_leaves - self.at_once})")
+        w.line("leaf = uint32(leaf + first_leaf)")
+        return self._block_of("leaf", "index")
+
+    # --- products --------------------------------------------------------------------------------
+
+    @property
+    def fragments(self) -> list[tuple[int, int]]:
+        """Those of a warp."""
+        return [(m, n) for m in range(self.tiling.high) for n in range(self.tiling.wide)]
+
+    def emit(self) -> None:
+        """From the first digits to the sums in shared memory."""
+        w, tiling = self.w, self.tiling
+        w.line("group, member = uint32(lane >> uint32(2)), uint32(lane & uint32(3))")
+        if tiling.deep > 1:
+            w.line(
+                f"own_depth = uint32(warp // uint32({self.flat}))", "which branch is this warp's"
+            )
+            w.line(f"flat = uint32(warp - own_depth * {self.flat})")
+        else:
+            w.line("flat = warp")
+        w.line(f"warp_row = uint32((flat // uint32({tiling.along})) * {16 * tiling.high})")
+        w.line(f"warp_width = uint32((flat & uint32({tiling.along - 1})) * {8 * tiling.wide})")
+        levels, scales, records = (
+            f" + own_depth * {self.own * each}" if tiling.deep > 1 else ""
+            for each in (tiling.rows * BLOCK, tiling.rows * 4 * self.facts, RECORD)
+        )
+        w.line(f"own_levels = uint32(warp_row * {BLOCK} + place_of_lane(lane){levels})")
+        start = f"{self.scales} + (warp_row + group) * {4 * self.facts}"
+        w.line(f"own_scales = uint32({start}{scales})")
+        own = f"{self.digits} + (warp_width >> uint32(3)) * {self.row}{records}"
+        w.line(f"own_digits = uint32({own} + lane * 8)")
+        units = GROUP * DIGIT_BYTES
+        w.line(f"own_units = uint32({own} + {units} + member * {2 * FACT_BYTES})")
+        w.line("first_eight = uint32(first_row >> uint32(3))")
+        w.line("last_eight = uint32(uint32(there_are - 1) >> uint32(3))")
+        for ahead in self.ahead:
+            self._copy(str(ahead), self._stage(ahead))
+        for ahead in self.ahead:
+            for k in self.items:
+                self._decode(k, self._stage(ahead), ahead)
+        w.line("nothing = (float32(0), float32(0), float32(0), float32(0))")
+        w.line(f"waiting = uint32(stage + {self.waiting} + thread * 16)")
+        for m, n in self.fragments if self.is_full else ():
+            w.line(f"sum_{m}{n} = nothing")
+        if self.turns > 1:
+            self._begin()
+        stages, more = self.tiling.stages, self.slabs > len(self.ahead)
+        later = f"(slab + {stages - 1})"
+        with w.block(f"for slab in range({self.slabs}):"):
+            w.line(f"copy_async_wait_{stages - 2}()" if more else "copy_async_wait()")
+            w.line("barrier()", "this slab is there, and all warps are done with the one before")
+            w.line(f"here = uint32(stage + uint32(slab % {stages}) * {self.stage})")
+            if more:
+                w.line(f"there = uint32(stage + uint32({later} % {stages}) * {self.stage})")
+                with w.block(f"if {later} < {self.slabs}:"):
+                    self._copy(later, "there")
+                    for k in self.items:
+                        self._fetch(k, later)
+                if stages > 2:
+                    with w.block("else:"):
+                        w.line("copy_async_commit()", "nothing, which is counted too")
+            self._slab()
+            if more:
+                with w.block(f"if {later} < {self.slabs}:"):
+                    for k in self.items:
+                        self._decode(k, "there")
+        w.line("barrier()")
+        self._store()
+
+    def _stage(self, ahead: int) -> str:
+        """Where a slab that is multiplied later goes first."""
+        return f"uint32(stage + {ahead * self.stage})" if ahead else "stage"
+
+    @property
+    def levels(self) -> int:
+        """Of the tree above slabs, in which their sums wait."""
+        return min(self.branches.bit_length(), (self.own_leaves // self.at_once).bit_length() - 1)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether all leaves of a warp are walked: the last carry ends its branch."""
+        return self.branches * self.at_once == self.own_leaves
+
+    @property
+    def flat(self) -> int:
+        """Warps that have the same columns."""
+        return self.tiling.across * self.tiling.along
+
+    def _slab(self) -> None:
+        """The slab's leaves of the tree: their branch, and what becomes of its sum."""
+        if self.turns == 1 and self.tiling.deep > 1 and self.blocks < self.leaves:
+            for m, n in self.fragments:
+                self.w.line(f"sum_{m}{n} = nothing")
+            first = f"own_depth * {self.own_leaves} + uint32(slab * {self.at_once})"
+            with self.w.block(f"if some(uint32({first}) < uint32({self.blocks})):"):
+                self._branch(self.at_once, 0)
+            self._carry("slab", 0)
+            return
+        if self.turns == 1:
+            self._branch(self.at_once, 0)
+            self._carry("slab", 0)
+            return
+        w = self.w
+        w.line(f"now = uint32(uint32(slab) // uint32({self.turns}))")
+        w.line(f"turn = uint32(slab - now * {self.turns})")
+        with w.block("if turn == 0:"):
+            self._begin()
+        for part in range(self.per):
+            self._block(part)
+        self._end_part()
+        with w.block(f"if turn == {self.turns - 1}:"):
+            self._end(0)
+            self._carry("now", 0)
+
+    def _branch(self, count: int, first: int) -> None:
+        """The sums over `count` leaves of the slab, from the `first` on."""
+        w = self.w
+        if count == 1:
+            self._leaf(first)
+            return
+        self._branch(count // 2, first)
+        for m, n in self.fragments:
+            w.line(f"held{count}_{m}{n} = sum_{m}{n}")
+        self._branch(count // 2, first + count // 2)
+        for m, n in self.fragments:
+            w.line(f"sum_{m}{n} = add_four(held{count}_{m}{n}, sum_{m}{n})")
+
+    def _leaf(self, own: int) -> None:
+        """The sum of a leaf, of each of its blocks in turn; zeros where it has none."""
+        self._begin()
+        for r in range(self.per):
+            self._block(own * self.per + r)
+        self._end(own * self.per)
+
+    def _block(self, part: int) -> None:
+        """A block of 32 columns, of which the slab has several: all products, then all sums."""
+        w, tiling = self.w, self.tiling
+        w.line(f"place = uint32(here + own_levels + {part * tiling.rows * BLOCK})")
+        for m in range(tiling.high):
+            w.line(f"rows_{m} = load_shared_u32x4(uint32(place + {m * 16 * BLOCK}))")
+        w.line(f"digits = uint32(here + own_digits + {part * RECORD})")
+        for m in range(tiling.high):
+            self._load_weights(m, part, 0, self.of_weights)
+        for n in range(tiling.wide):
+            w.line(f"x = load_three(uint32(digits + {n * self.row}))")
+            for m in range(tiling.high):
+                if self.halves == 1:
+                    w.line(f"product_{m}{n} = {self.product}(rows_{m}, x)")
+                for half in range(self.halves if self.halves > 1 else 0):
+                    w.line(f"product{half}_{m}{n} = half_{self.product}(rows_{m}, x, {half})")
+            self._load_vector(n, part, self.of_vector)
+            for m in range(tiling.high):
+                self._add(m, n)
+
+    def _load_weights(self, m: int, part: int, first: int, count: int) -> None:
+        """Of both rows of fragment m that a lane has sums of: facts of a block, `first` and on."""
+        start = part * self.tiling.rows * self.facts + first
+        for which, more in (("upper", 0), ("lower", 8)):
+            offset = 4 * (start + (m * 16 + more) * self.facts)
+            where = f"uint32(here + own_scales + {offset})"
+            self.w.line(f"{which}_{m} = load_shared_{FLOATS[count]}({where})")
+
+    def _load_vector(self, n: int, part: int, count: int) -> None:
+        """The same of both rows of the step: the first facts of a block."""
+        for which, more in (("first", 0), ("second", FACT_BYTES)):
+            where = f"uint32(here + own_units + {part * RECORD + n * self.row + more})"
+            self.w.line(f"{which} = load_shared_{FLOATS[count]}({where})")
+
+    def _carry(self, branch: str, level: int) -> None:
+        """Add what waits for these sums, or let them wait; `branch`: the variable of its number."""
+        w = self.w
+        last = level + 1 == self.levels
+        if self.levels == 0:
+            return
+        if not last or self.is_full:
+            with w.block(f"if {branch} & {1 << level}:"):
+                for m, n in self.fragments:
+                    w.line(f"sum_{m}{n} = add_four({self._waiting(level, m, n)}, sum_{m}{n})")
+                if not last:
+                    self._carry(branch, level + 1)
+        with nullcontext() if last and not self.is_full else w.block("else:"):
+            for m, n in self.fragments:
+                s = ", ".join(f"sum_{m}{n}[{k}]" for k in range(4))
+                w.line(f"store_shared_f32x4({self._place(level, m, n)}, {s})")
+
+    def _place(self, level: int, m: int, n: int) -> str:
+        """Where sums of a level wait."""
+        number = level * len(self.fragments) + m * self.tiling.wide + n
+        return f"uint32(waiting + {number * self.tiling.threads * 16})"
+
+    def _waiting(self, level: int, m: int, n: int) -> str:
+        return f"load_shared_f32x4({self._place(level, m, n)})"
+
+    def _store(self) -> None:
+        """The sums, complete, where element-wise work finds them."""
+        w, tiling = self.w, self.tiling
+        if not self.is_full:
+            for m, n in self.fragments:
+                w.line(f"sum_{m}{n} = nothing", "of the leaves that have no block")
+                for level in range(self.levels):
+                    if self.branches >> level & 1:
+                        waiting = self._waiting(level, m, n)
+                        w.line(f"sum_{m}{n} = add_four({waiting}, sum_{m}{n})")
+        row = 4 * (tiling.rows + OUT)
+        first = f"if some(warp < uint32({self.flat})):"
+        if tiling.deep > 1:
+            for m, n in self.fragments:
+                s = ", ".join(f"sum_{m}{n}[{k}]" for k in range(4))
+                w.line(f"store_shared_f32x4({self._place(0, m, n)}, {s})")
+            w.line("barrier()")
+        with w.block(first) if tiling.deep > 1 else nullcontext():
+            if tiling.deep > 1:
+                behind = f"own_depth * {self.flat * WARP * 16}"  # all of them find the first's
+                w.line(f"branches = uint32(waiting - {behind})")
+                self._join(tiling.deep, 0)
+            where = f"(warp_width + member * 2) * {row} + (warp_row + group) * 4"
+            w.line(f"place = uint32(stage + {where})")
+            for m, n in self.fragments:
+                w.line(f"store_four(uint32(place + {n * 8 * row + m * 64}), {row}, sum_{m}{n})")
+        w.line("barrier()")
+
+    def _join(self, count: int, first: int) -> None:
+        """The sums over `count` branches, from the `first` on, which other warps have left."""
+        w = self.w
+        for m, n in self.fragments:
+            if count == 1:
+                number = (m * self.tiling.wide + n) * self.tiling.threads + first * self.flat * WARP
+                place = f"uint32(branches + {number * 16})"
+                w.line(f"sum_{m}{n} = load_shared_f32x4({place})")
+        if count == 1:
+            return
+        self._join(count // 2, first)
+        for m, n in self.fragments:
+            w.line(f"joined{count}_{m}{n} = sum_{m}{n}")
+        self._join(count // 2, first + count // 2)
+        for m, n in self.fragments:
+            w.line(f"sum_{m}{n} = add_four(joined{count}_{m}{n}, sum_{m}{n})")
