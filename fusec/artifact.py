@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -240,8 +240,8 @@ class Artifact:
         """The target's."""
         return backends.get(self.manifest["report"]["target"])
 
-    def kernels(self) -> Mapping[str, Any]:
-        """Name -> what the backend binds a session to, from the folder's files."""
+    def kernels(self) -> Any:
+        """The kernels that the backend binds a session to, from the folder's files."""
         return self.backend.restore(
             self.manifest["kernels"], lambda name: self._bytes(f"kernels/{name}")
         )

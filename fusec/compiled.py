@@ -99,10 +99,14 @@ class Compilation:
     def kernels(self) -> dict[str, Any]:
         """Name -> source of every kernel of the plans, and of a GPU's token loop."""
         backend = self.backend
-        plans = [p for p in (self.plan, self.prefill) if p is not None]
+        plans = [p for p in (self.plan, *self._prefills) if p is not None]
         unique = {k.name: k for plan in plans for k in plan.kernels}
         found = {name: backend.emit(kernel) for name, kernel in unique.items()}
         return found | backend.loop_kernels(self.plan)
+
+    @property
+    def _prefills(self) -> tuple[LaunchPlan, ...]:
+        return () if self.prefill is None else self.backend.variants(self.prefill)
 
     def build(self, progress: Progress | None = None) -> Mapping[str, Code]:
         """Compile every kernel, or take it from the cache. Returns a CUDA target's cubins."""

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 import numpy as np
 
 from fusec.codegen.cuda.tuning import Tuning
+from fusec.ir.graph import Graph
 from fusec.ir.plan import Kernel, LaunchPlan, Size
 from fusec.ir.target import Target
 from fusec.models.model import Model
@@ -55,7 +56,7 @@ Ready = TypeVar("Ready")
 
 
 class Backend(ABC, Generic[Emitted, Ready]):
-    """One target. `Emitted` is its kernels' source, `Ready` what its sessions are bound to.
+    """One target. `Emitted` is a kernel's source, `Ready` what its sessions are bound to: kernels.
 
     `limits`: what passes have to know of it. The class says the rest: `family`: backends of one
     family are measured alike (`fusec.bench.instruments`); `level`: the one that is meant where none
@@ -93,6 +94,17 @@ class Backend(ABC, Generic[Emitted, Ready]):
     def source(self, facts: Facts) -> Emitted:
         """A kernel as it was emitted, from its `dataclasses.asdict` after a way through JSON."""
 
+    def rows(self, _region: Graph, _tokens: int) -> int:
+        """How many rows of a step of several one thread block of a kernel takes; 0: it is not told.
+
+        `_region` is what the kernel computes, canonical, `_tokens` the step's T.
+        """
+        return 0
+
+    def variants(self, plan: LaunchPlan) -> tuple[LaunchPlan, ...]:
+        """A plan as it is for fewer rows than its T, the fewest first, and then itself."""
+        return (plan,)
+
     def size(self, _kernel: Kernel) -> Size | None:
         """How a launch of it is run, where that is the kernel's to say."""
         return None
@@ -123,10 +135,8 @@ class Backend(ABC, Generic[Emitted, Ready]):
         """Compile every kernel, or take it from the cache. Returns what a folder keeps of each."""
 
     @abstractmethod
-    def ready(
-        self, kernels: Mapping[str, Emitted], progress: Progress | None = None
-    ) -> Mapping[str, Ready]:
-        """Name -> what `session` and `engine` take."""
+    def ready(self, kernels: Mapping[str, Emitted], progress: Progress | None = None) -> Ready:
+        """The kernels as `session` and `engine` take them."""
 
     @abstractmethod
     def describe(
@@ -135,9 +145,7 @@ class Backend(ABC, Generic[Emitted, Ready]):
         """Name -> what a compiled folder has to know of a kernel. `built`: by `build`."""
 
     @abstractmethod
-    def restore(
-        self, described: Mapping[str, Facts], read: Callable[[str], bytes]
-    ) -> Mapping[str, Ready]:
+    def restore(self, described: Mapping[str, Facts], read: Callable[[str], bytes]) -> Ready:
         """What `ready` gives, from `describe` and the files of a folder that `read` gives."""
 
     def registers(self, _kernels: Mapping[str, Emitted]) -> dict[str, int]:
@@ -154,7 +162,7 @@ class Backend(ABC, Generic[Emitted, Ready]):
     def session(
         self,
         plan: LaunchPlan,
-        kernels: Mapping[str, Ready],
+        kernels: Ready,
         weights: Mapping[str, Array],
         progress: Progress | None = None,
         threads: int = 0,
@@ -165,7 +173,7 @@ class Backend(ABC, Generic[Emitted, Ready]):
     def engine(
         self,
         plans: Plans,
-        kernels: Mapping[str, Ready],
+        kernels: Ready,
         model: Model,
         progress: Progress | None = None,
         threads: int = 0,

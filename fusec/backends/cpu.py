@@ -32,7 +32,7 @@ MOST_BY_DEFAULT = 64  # threads: a launch waits for all, and more have never bee
 _emit = lru_cache(EMITTED)(emit)
 
 
-class Cpu(Backend[KernelSource, KernelSource]):
+class Cpu(Backend[KernelSource, Mapping[str, KernelSource]]):
     """What `session` and `engine` take are sources: their functions live as long as the process."""
 
     family = "cpu"

@@ -5,7 +5,7 @@ One class is the backend of every architecture in `fusec.codegen.cuda.arch`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,14 @@ from fusec.backends.base import Backend, Facts, Plans, Progress
 from fusec.codegen.cuda import tuning
 from fusec.codegen.cuda.arch import NATIVE, Arch, native_arch, native_name
 from fusec.codegen.cuda.build import cached, compile_many
+from fusec.codegen.cuda.rows import FIXED, MANY, narrowed, rows_of_block
 from fusec.codegen.cuda.shape import PARTS, SPAN, column_sums, tiles
 from fusec.codegen.cuda.toolchain import Cubin, CudaKernel
 from fusec.codegen.cuda.tuning import Tuning
 from fusec.codegen.formats import FORMATS
 from fusec.ir import gpus
 from fusec.ir.choosing import final_choice
+from fusec.ir.graph import Graph
 from fusec.ir.plan import Kernel, LaunchPlan, Size, Tensor
 from fusec.ir.target import Target
 from fusec.models.model import Model
@@ -29,7 +31,7 @@ from fusec.runtime.cuda.driver import Driver, Executable
 from fusec.runtime.cuda.engine import CudaEngine
 from fusec.runtime.cuda.loop import TokenLoop
 from fusec.runtime.cuda.session import CudaSession
-from fusec.runtime.cuda.workspace import Packing, Workspace
+from fusec.runtime.cuda.workspace import Executables, Packing, Workspace
 from fusec.runtime.session import positions
 
 Array = np.ndarray[Any, Any]
@@ -46,7 +48,7 @@ def _emit(kernel: Kernel, arch: Arch, sms: int) -> CudaKernel:
     return emit(kernel, arch, sms)
 
 
-class Cuda(Backend[CudaKernel, Executable]):
+class Cuda(Backend[CudaKernel, Executables]):
     """One architecture. Shapes and predictions are for the GPU that stands for it."""
 
     family = "cuda"
@@ -71,13 +73,23 @@ class Cuda(Backend[CudaKernel, Executable]):
                 overlaps=arch.has_clusters,  # dependent launches came with the same generation
                 late_norms=True,
                 gpu=gpu,
-                row_layers=True,
+                fixed_from=MANY,
+                fixed_kinds=tuple(FIXED.items()),
             )
         )
 
     def emit(self, kernel: Kernel) -> CudaKernel:
         """See `Backend`."""
         return _emit(kernel, self.arch, self.arch.sms)
+
+    def rows(self, region: Graph, tokens: int) -> int:
+        """See `Backend`."""
+        return rows_of_block(region, tokens, self.arch.shared)
+
+    def variants(self, plan: LaunchPlan) -> tuple[LaunchPlan, ...]:
+        """See `Backend`."""
+        narrow = narrowed(plan)
+        return (plan,) if narrow is None else (narrow, plan)
 
     def source(self, facts: Facts) -> CudaKernel:
         """See `Backend`."""
@@ -106,9 +118,9 @@ class Cuda(Backend[CudaKernel, Executable]):
 
     def ready(
         self, kernels: Mapping[str, CudaKernel], progress: Progress | None = None
-    ) -> dict[str, Executable]:
+    ) -> Executables:
         """Machine code, and how it is launched."""
-        return executables(kernels, build(kernels, self.name, progress))
+        return Compiling(kernels, self.name, progress)
 
     def describe(
         self, kernels: Mapping[str, CudaKernel], built: Mapping[str, Cubin]
@@ -129,11 +141,9 @@ class Cuda(Backend[CudaKernel, Executable]):
             for name, kernel in kernels.items()
         }
 
-    def restore(
-        self, described: Mapping[str, Facts], read: Callable[[str], bytes]
-    ) -> dict[str, Executable]:
+    def restore(self, described: Mapping[str, Facts], read: Callable[[str], bytes]) -> Executables:
         """See `Backend`."""
-        return {
+        found = {
             name: Executable(
                 name,
                 facts["arch"],
@@ -145,6 +155,7 @@ class Cuda(Backend[CudaKernel, Executable]):
             )
             for name, facts in described.items()
         }
+        return lambda names: {name: found[name] for name in names}
 
     def registers(self, kernels: Mapping[str, CudaKernel]) -> dict[str, int]:
         """See `Backend`."""
@@ -158,20 +169,22 @@ class Cuda(Backend[CudaKernel, Executable]):
     def session(
         self,
         plan: LaunchPlan,
-        kernels: Mapping[str, Executable],
+        kernels: Executables,
         weights: Mapping[str, Array],
         progress: Progress | None = None,
         threads: int = 0,
         l2: str = "auto",
     ) -> CudaSession:
         """On the first GPU."""
-        workspace = Workspace(Driver(), (plan,), kernels, weights.__getitem__, PACKING, l2)
+        names = [kernel.name for kernel in plan.kernels]
+        weight = weights.__getitem__
+        workspace = Workspace(Driver(), (plan,), kernels, names, weight, PACKING, l2)
         return CudaSession(plan, workspace)
 
     def engine(
         self,
         plans: Plans,
-        kernels: Mapping[str, Executable],
+        kernels: Executables,
         model: Model,
         progress: Progress | None = None,
         threads: int = 0,
@@ -181,11 +194,17 @@ class Cuda(Backend[CudaKernel, Executable]):
     ) -> CudaEngine:
         """On the first GPU. `eager`: without captured graphs."""
         one, several = plans.decode, plans.prefill
-        all_plans = one, one.only({"%logits"}), several.only({"%logits"}), several.only(set())
-        workspace = Workspace(Driver(), all_plans, kernels, model.raw, PACKING, l2)
-        decode, scores, prefill, absorb = (
-            CudaSession(plan, workspace, eager=eager) for plan in all_plans
-        )
+        names = [kernel.name for kernel in one.kernels] + list(self.loop_kernels(one))
+        workspace = Workspace(Driver(), (one, several), kernels, names, model.raw, PACKING, l2)
+
+        def session(plan: LaunchPlan, outputs: set[str]) -> CudaSession:
+            variants = [one] if plan is one else [one, *self.variants(plan)]
+            found = [variant.only(outputs) for variant in variants]
+            return CudaSession(found[-1], workspace, variants=found, eager=eager)
+
+        decode = CudaSession(one, workspace, eager=eager)
+        scores = session(one, {"%logits"})
+        prefill, absorb = session(several, {"%logits"}), session(several, set())
         context = positions(one)
         loop = TokenLoop(decode, scores, absorb, context)
         return CudaEngine(decode, prefill, absorb, loop, context=context, stop=model.stop_ids)
@@ -201,6 +220,21 @@ class Cuda(Backend[CudaKernel, Executable]):
 def native() -> Cuda:
     """The backend of this machine's GPU. Raises FusecError where there is none."""
     return Cuda(native_arch())
+
+
+class Compiling:
+    """Kernels that are compiled when somebody needs them, all that he needs at once in parallel."""
+
+    def __init__(
+        self, kernels: Mapping[str, CudaKernel], arch: str, progress: Progress | None
+    ) -> None:
+        self._kernels, self._arch, self._progress = kernels, arch, progress
+
+    def __call__(self, names: Collection[str]) -> dict[str, Executable]:
+        """Name -> what a GPU needs to launch it."""
+        wanted = {name: self._kernels[name] for name in names}
+        progress, self._progress = self._progress, None  # who watches does so while a model loads
+        return executables(wanted, build(wanted, self._arch, progress))
 
 
 def build(

@@ -68,17 +68,21 @@ class Engine(Closing):
             self._go_on(len(ids))
             return self._logits(self.decode, ids)[0]
 
-    def logits(self, ids: Sequence[int]) -> Array:
-        """float32[len(ids), vocabulary]: logits after each token, from an empty cache."""
+    def logits(self, ids: Sequence[int], width: int | None = None) -> Array:
+        """float32[len(ids), vocabulary]: logits after each token, from an empty cache.
+
+        `width`: how many tokens a step takes, which changes no byte; by default as many as the
+        plan of `prefill` is for. Raises FusecError for a width that this plan does not take.
+        """
         with self._turns.take():
             self._turns.check()
             ids = self.check(ids)
+            size = self._width(width)
             self._begin()
-            size = self.prefill.plan.tokens
             parts = [
                 self._logits(self.prefill, ids[i : i + size]) for i in range(0, len(ids), size)
             ]
-            return np.concatenate(parts)
+            return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def feed(self, ids: Sequence[int]) -> None:
         """Append tokens to the cache without asking what follows them."""
@@ -87,6 +91,14 @@ class Engine(Closing):
             ids = self._tokens(ids)
             self._go_on(len(ids))
             self._absorb(ids)
+
+    def wait(self) -> None:
+        """Return when all that was fed is in the cache: `feed` on a GPU does not wait for that.
+
+        Raises FusecError where a kernel failed.
+        """
+        with self._turns.take():
+            self._turns.check()
 
     def generate(
         self,
@@ -180,6 +192,19 @@ class Engine(Closing):
         size = self.absorb.plan.tokens
         for i in range(0, len(ids), size):
             self._run(self.absorb, ids[i : i + size])
+
+    def _width(self, width: int | None) -> int:
+        """Tokens of a step of `prefill`: so many, or (None) as many as it can take."""
+        most = self.prefill.plan.tokens
+        if width is None:
+            return most
+        try:
+            width = operator.index(width)
+        except TypeError as error:
+            raise FusecError(f"expected a width from 1 to {most}: {error}") from None
+        if not 1 <= width <= most:
+            raise FusecError(f"expected a width from 1 to {most}, found {width}")
+        return width
 
     def check(self, ids: Sequence[int]) -> list[int]:
         """The prompt as a list. Raises FusecError if it is empty, too long or out of vocabulary."""

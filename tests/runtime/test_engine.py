@@ -48,6 +48,38 @@ def test_chunks_equal_steps_to_the_byte(engine: Engine, length: int) -> None:
     assert together.tobytes() == stepped(engine, IDS[:length]).tobytes()
 
 
+@pytest.mark.parametrize("width", [1, 5, np.int64(CHUNK)])
+def test_a_step_takes_as_many_tokens_as_asked_for(
+    engine: Engine, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, taken = engine.prefill.step, []
+
+    def counted(**inputs: np.ndarray) -> dict[str, np.ndarray]:
+        taken.append(len(inputs["token"]))
+        return step(**inputs)
+
+    wanted = engine.logits(IDS[:17])
+    monkeypatch.setattr(engine.prefill, "step", counted)
+    assert engine.logits(IDS[:17], width).tobytes() == wanted.tobytes()
+    assert taken == [min(width, 17 - i) for i in range(0, 17, width)]
+
+
+@pytest.mark.parametrize("width", [0, CHUNK + 1, 2.5])
+def test_widths_that_no_step_takes(engine: Engine, width: int) -> None:
+    engine.step(1)
+    with pytest.raises(FusecError, match="expected a width from 1 to 16"):
+        engine.logits(IDS[:3], width)
+    assert engine.position == 1  # nothing has been done
+
+
+def test_waiting_is_no_use_of_the_engine(engine: Engine) -> None:
+    plain = list(engine.generate(IDS[:4], 6))
+    made = engine.generate(IDS[:4], 6)
+    first = next(made)
+    engine.wait()
+    assert [first, *made] == plain
+
+
 @pytest.mark.parametrize("length", [1, 15, 16, 17, 33])
 def test_a_fed_prompt_leaves_the_same_cache(engine: Engine, length: int) -> None:
     wanted = stepped(engine, [*IDS[:length], 3])[-1]

@@ -18,7 +18,7 @@ from fusec.runtime.engine import Engine
 from fusec.runtime.finite import check_finite
 from fusec.runtime.sampling import Sampling
 from tests.runtime.cuda import fake
-from tests.runtime.cuda.machine import CONTEXT, Machine
+from tests.runtime.cuda.machine import CONTEXT, Machine, compiled_for_a_gpu
 
 pytestmark = pytest.mark.xdist_group("engine")
 
@@ -59,7 +59,8 @@ def on_cpu(compiled: fusec.Compiled, weight: Weight) -> Engine:
 
 
 def on_gpu(compiled: fusec.Compiled, weight: Weight) -> Engine:
-    return Machine(compiled, weight=weight).engine()
+    assert compiled.model is not None
+    return Machine(compiled_for_a_gpu(compiled.model.file.path), weight=weight).engine()
 
 
 MAKERS = pytest.mark.parametrize("make", [on_cpu, on_gpu])
@@ -150,10 +151,10 @@ def test_minus_infinity_rules_a_token_out(
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_a_token_late_in_the_devices_own_loop(
-    compiled: fusec.Compiled, monkeypatch: pytest.MonkeyPatch
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The device says so by a word in the ring, and goes on with a token that there is."""
-    machine = Machine(compiled)
+    machine = Machine(compiled_for_a_gpu(tiny_model))
     wanted = machine.run([1, 2], 8)
     steps = []
 

@@ -21,7 +21,7 @@ from fusec.runtime.cpu.team import Team
 from fusec.runtime.cuda.driver import Driver
 from fusec.runtime.engine import Engine
 from fusec.runtime.session import Session
-from tests.runtime.cuda.machine import CONTEXT, Machine
+from tests.runtime.cuda.machine import CONTEXT, Machine, compiled_for_a_gpu
 
 pytestmark = pytest.mark.xdist_group("engine")
 
@@ -32,9 +32,14 @@ def compiled(tiny_model: Path) -> fusec.Compiled:
 
 
 @pytest.fixture(params=["cpu", "cuda"])
-def engine(request: pytest.FixtureRequest, compiled: fusec.Compiled) -> Iterator[Engine]:
+def engine(
+    request: pytest.FixtureRequest, compiled: fusec.Compiled, tiny_model: Path
+) -> Iterator[Engine]:
     """On the CPU, and over a driver without a GPU."""
-    made = compiled.engine(threads=2) if request.param == "cpu" else Machine(compiled).engine()
+    if request.param == "cpu":
+        made = compiled.engine(threads=2)
+    else:
+        made = Machine(compiled_for_a_gpu(tiny_model)).engine()
     made.stop = frozenset()
     yield made
     made.close()
@@ -341,8 +346,8 @@ class TestForked:
         in_child(child)
         team.close()
 
-    def test_the_gpu_stays_with_the_parent(self, compiled: fusec.Compiled) -> None:
-        machine = Machine(compiled)
+    def test_the_gpu_stays_with_the_parent(self, tiny_model: Path) -> None:
+        machine = Machine(compiled_for_a_gpu(tiny_model))
         before = len(machine.api.log)
 
         def child() -> None:

@@ -34,6 +34,13 @@ class CudaEngine(Engine):
         found = self.workspace.residency
         return found.as_dict() if found else None
 
+    def wait(self) -> None:
+        """See `Engine`."""
+        super().wait()
+        with self.workspace.turns.take():
+            self.workspace.enter()
+            self.workspace.driver.synchronize(self.workspace.stream)
+
     def _generate(self, ids: Sequence[int], count: int, sampling: Sampling) -> Iterator[int]:
         self._begin()
         if not count:

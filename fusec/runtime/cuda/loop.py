@@ -38,7 +38,7 @@ _POLLS = 2000  # between two looks at whether a kernel failed
 
 
 class TokenLoop:
-    """Greedy and sampled decoding over `decode`, and over `absorb` for the prompt, in steps of several rows.
+    """Greedy and sampled decoding over `decode`; a prompt goes through `absorb` in wide steps.
 
     `decode`: a session of the whole plan; `scores`: one without the argmax, for sampling; `absorb`:
     one without logits. All share one workspace, into which the kernels of

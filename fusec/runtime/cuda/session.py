@@ -5,6 +5,7 @@ A plan for several rows is captured for widths that are powers of two, when they
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -16,20 +17,28 @@ from fusec.runtime.cuda.workspace import Workspace
 from fusec.runtime.session import Array, check_inputs, limits
 from fusec.runtime.turns import Closing
 
+_Bound = tuple[str, tuple[int, ...], bool, list[tuple[int, int]]]
+"""Kernel, pointers, whether it starts early, and what is fetched into L2 meanwhile."""
+
 
 class CudaSession(Closing):
     """One plan bound to a workspace, which it shares with other plans of the model.
 
-    `eager` launches every kernel by itself instead of replaying a graph: the slow way, to compare.
+    `variants`: plans for fewer rows, the fewest first, and itself; without them it is the same for
+    any number. `eager` launches every kernel by itself instead of replaying a graph:
+    the slow way, to compare.
     """
 
-    def __init__(self, plan: LaunchPlan, workspace: Workspace, *, eager: bool = False) -> None:
+    def __init__(
+        self,
+        plan: LaunchPlan,
+        workspace: Workspace,
+        *,
+        variants: Sequence[LaunchPlan] = (),
+        eager: bool = False,
+    ) -> None:
         self.plan, self.workspace, self.eager = plan, workspace, eager
-        self._launches = [
-            (launch.kernel, tuple(workspace.address(arg) for arg in launch.args), launch.early)
-            for launch in plan.launches
-        ]
-        self._ahead = [workspace.stretches(launch.prefetch) for launch in plan.launches]
+        self._plans = tuple(variants) or (plan,)
         self._limits = limits(plan)
         written = {name for launch in plan.launches for name in launch.writes}
         self._outputs = {
@@ -37,6 +46,7 @@ class CudaSession(Closing):
             for name, tensor in plan.outputs.items()
             if plan.output_args[name].name in written
         }
+        self._bound: dict[int, list[_Bound]] = {}  # by the plan's place among the variants
         self._graphs: dict[int, Handle] = {}  # by how many rows they are launched for
 
     def step(self, **inputs: Array) -> dict[str, Array]:
@@ -44,10 +54,10 @@ class CudaSession(Closing):
         with self.workspace.turns.take():
             self.workspace.enter()
             rows = self.begin(**inputs)
+            places = self._plans[self._variant(rows)].output_args
             return {
                 name[1:]: self.workspace.read(
-                    self.plan.output_args[name],
-                    replace(tensor, shape=(rows, *tensor.shape[1:])),
+                    places[name], replace(tensor, shape=(rows, *tensor.shape[1:]))
                 )
                 for name, tensor in self._outputs.items()
             }
@@ -68,19 +78,42 @@ class CudaSession(Closing):
         """
         if self.plan.tokens > 1:
             self.workspace.write(ROWS, np.array([rows], np.uint32))
+        width = min(1 << (rows - 1).bit_length(), self.plan.tokens)
+        self._prepare(width)
         if self.eager:
             self.enqueue(rows)
             return
-        width = min(1 << (rows - 1).bit_length(), self.plan.tokens)
         if width not in self._graphs:
             self._graphs[width] = self.workspace.capture(partial(self.enqueue, width))
         self.workspace.driver.replay(self._graphs[width], self.workspace.stream)
 
     def enqueue(self, rows: int = 1) -> None:
-        """Put the plan's launches on the stream, to run or to be captured."""
-        for (kernel, pointers, early), ahead in zip(self._launches, self._ahead, strict=True):
+        """Put the plan's launches on the stream, to run or to be captured, for so many rows."""
+        for kernel, pointers, early, ahead in self._prepare(rows):
             self.workspace.launch(kernel, pointers, early, rows)
             self.workspace.prefetch(ahead)
+
+    def _prepare(self, rows: int) -> list[_Bound]:
+        """Launches for so many rows, bound to memory, and their kernels on the GPU."""
+        index = self._variant(rows)
+        if index not in self._bound:
+            workspace, plan = self.workspace, self._plans[index]
+            workspace.need(dict.fromkeys(launch.kernel for launch in plan.launches))
+            self._bound[index] = [
+                (
+                    launch.kernel,
+                    tuple(workspace.address(arg) for arg in launch.args),
+                    launch.early,
+                    workspace.stretches(launch.prefetch),
+                )
+                for launch in plan.launches
+            ]
+        return self._bound[index]
+
+    def _variant(self, rows: int) -> int:
+        """Which of the variants is for so many rows."""
+        last = len(self._plans) - 1
+        return next((k for k, p in enumerate(self._plans) if rows <= p.tokens), last)
 
     def reset(self) -> None:
         """Empty the states. Positions decide what is read, so nothing has to be cleared."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,9 @@ from fusec.runtime.cuda.memory import Memory
 from fusec.runtime.cuda.window import Residency, attributes, decide, offsets, order_of_weights
 from fusec.runtime.session import Array, bound_weight, positions, tables
 from fusec.runtime.turns import Turns
+
+Executables = Callable[[Collection[str]], Mapping[str, Executable]]
+"""Kernels by their names."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,8 @@ class Packing:
 class Workspace:
     """Memory and kernels for `plans`, which agree on inputs but for T, states and weights.
 
-    `executables` holds a kernel for each of the plans' and whatever else is launched between them.
+    `executables` gives the plans' kernels and whatever else is launched between them, which may
+    take long; those named `at_once` are needed at once.
     `weight` gives a tensor's raw bytes by its GGUF name. Raises FusecError where the GPU cannot run
     the kernels or has too little memory, and for weights that are not what the plans take; the
     driver is closed then.
@@ -42,7 +46,8 @@ class Workspace:
         self,
         driver: Driver,
         plans: Sequence[LaunchPlan],
-        executables: Mapping[str, Executable],
+        executables: Executables,
+        at_once: Iterable[str],
         weight: Callable[[str], Array],
         packing: Packing,
         l2: str = "auto",
@@ -50,14 +55,14 @@ class Workspace:
         first = plans[0]
         self.driver, self.turns = driver, Turns("engine")
         self._graphs: list[Handle] = []
+        self._executables = executables
         self._functions: dict[str, Function] = {}
         self.residency: Residency | None = None
         self.stream, self._side = driver.stream(), driver.stream()
         self._capturing = self._forked = False
         self.memory = Memory(driver, self.stream)
         try:
-            for executable in executables.values():
-                self.add(executable)
+            self.need(at_once)
             wanted = l2 in ("prefetch", "auto") and first.prefetches
             self._prefetches = wanted and "prefetch" in self._functions
             weights = self._upload(first, weight, packing, l2)
@@ -100,6 +105,12 @@ class Workspace:
         """An argument's memory as a new array, once the stream has come this far."""
         plain = np.dtype(dtype(tensor.dtype).numpy)
         return self.memory.read(self.address(arg), tensor.shape, plain)
+
+    def need(self, names: Iterable[str]) -> None:
+        """Have kernels on the GPU. To be called before a graph is captured."""
+        if missing := [name for name in names if name not in self._functions]:
+            for executable in self._executables(missing).values():
+                self.add(executable)
 
     def add(self, executable: Executable) -> None:
         """Load a kernel, to be launched by its name."""

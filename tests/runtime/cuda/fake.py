@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,6 +20,7 @@ from fusec.codegen.formats import FORMATS
 from fusec.ir.dtypes import dtype
 from fusec.ir.graph import Value
 from fusec.ir.op import results_of
+from fusec.ir.op_fixed import WIDTHS
 from fusec.ir.ops import OPS
 from fusec.ir.plan import Kernel, LaunchPlan, Tensor
 from fusec.ir.region import parameters
@@ -172,7 +174,10 @@ class FakeDriver:
         pointers, types = parameters
         assert all(kind is ctypes.c_void_p for kind in types)
         self.launched.append(SimpleNamespace(name=function, config=config))
-        self._do(lambda: self.kernels[function](*pointers))
+        work = self.kernels[function]
+        if isinstance(work, PlanKernel):
+            work = partial(work, layers=config.gridDimY)
+        self._do(lambda: work(*pointers))
         return OK
 
     def _cuStreamBeginCapture(self, _stream, _mode):
@@ -206,36 +211,64 @@ def view(pointer: int, kind: str, shape: tuple[int, ...]) -> np.ndarray:
     return raw.view(plain).reshape(shape) if plain else raw.reshape(int(np.prod(shape[:-1])), -1)
 
 
-def kernel_of(kernel: Kernel, context: int) -> Callable[..., None]:
-    """What a plan's kernel computes, by the reference operations in float32.
+class PlanKernel:
+    """What a plan's kernel computes, by the reference operations in float32, row after row.
 
-    A canonical region does not say how many positions its states have.
+    A canonical region does not say how many positions its states have: `context`. `fixed`: where
+    vectors in fixed point lie, as the floats that they stand for, since NumPy has no such type.
     """
-    region = parse(kernel.region)
-    bound = parameters(region)
 
-    def shape(value: Value) -> tuple[int, ...]:
-        return (context, *value.shape[1:]) if value.is_state else value.shape
+    def __init__(self, kernel: Kernel, context: int, fixed: dict[tuple[int, int], np.ndarray]):
+        self.rows, self.context, self.fixed = kernel.rows, context, fixed
+        self.region = parse(kernel.region)
+        self.bound = parameters(self.region)
 
-    def run(*pointers: int) -> None:
-        at = dict(zip((v.name for v in bound), pointers, strict=False))
-        values = {}
-        for value in bound:
-            array = view(at[value.name], value.dtype, shape(value))
-            if value.is_weight and value.dtype in FORMATS:
-                rows = array.view(np.uint8).reshape(int(np.prod(value.shape[:-1])), -1)
-                array = FORMATS[value.dtype].decode(rows).reshape(value.shape)
-            values[value.name] = array if value.dtype == "i32" else array.astype(np.float32)
-        for node in region.walk():
+    def __call__(self, *pointers: int, layers: int = 1) -> None:
+        """`layers` of the grid, each of as many rows as a block takes, as far as there are rows."""
+        at = dict(zip((v.name for v in self.bound), pointers, strict=False))
+        given = {v.name: self._weight(v, at[v.name]) for v in self.bound if v.is_weight}
+        rows = min(int(_words(pointers[-1])[0]), layers * self.rows) if self.rows else 1
+        for row in range(rows):
+            self._row(row, at, dict(given))
+
+    def _row(self, row: int, at: dict[str, int], values: dict[str, np.ndarray]) -> None:
+        for value in self.bound:
+            if value.name not in values and value.name not in self.region.producers:
+                found = self._load(value, at[value.name], row)
+                values[value.name] = found if value.dtype == "i32" else found.astype(np.float32)
+        for node in self.region.walk():
             operands = [values[v.name] for v in node.inputs]
             results = results_of(OPS[node.op].reference(*operands, **dict(node.attrs)))
             for made, array in zip(node.outputs, results, strict=True):
                 values[made.name] = array
                 place = made.buffer if made.is_state else made.name
                 if place in at:
-                    view(at[place], made.dtype, shape(made))[...] = array
+                    self._store(made, at[place], row, array)
 
-    return run
+    def _weight(self, value: Value, pointer: int) -> np.ndarray:
+        array = view(pointer, value.dtype, value.shape)
+        if value.dtype not in FORMATS:
+            return array.astype(np.float32)
+        rows = array.view(np.uint8).reshape(int(np.prod(value.shape[:-1])), -1)
+        return FORMATS[value.dtype].decode(rows).reshape(value.shape)
+
+    def _load(self, value: Value, pointer: int, row: int) -> np.ndarray:
+        if value.dtype in WIDTHS:
+            return self.fixed[pointer, row]
+        return self._view(value, pointer, row)
+
+    def _store(self, value: Value, pointer: int, row: int, array: np.ndarray) -> None:
+        if value.dtype in WIDTHS:
+            self.fixed[pointer, row] = array
+        else:
+            self._view(value, pointer, row)[...] = array
+
+    def _view(self, value: Value, pointer: int, row: int) -> np.ndarray:
+        if value.is_state:
+            return view(pointer, value.dtype, (self.context, *value.shape[1:]))
+        return view(
+            pointer + row * dtype(value.dtype).nbytes(value.shape), value.dtype, value.shape
+        )
 
 
 def advance(logits: int, chosen: int, *rest: int) -> None:
@@ -287,18 +320,37 @@ CONTROL: Kernels = {
 
 def fake_for(*plans: LaunchPlan, **options) -> FakeDriver:
     """A fake driver that knows the kernels of some plans and the control kernels."""
-    known = {
-        kernel.name: kernel_of(kernel, min((s.shape[0] for s in plan.states.values()), default=1))
-        for plan in plans
-        for kernel in plan.kernels
-    }
+    fixed: dict[tuple[int, int], np.ndarray] = {}
+    known = {}
+    for plan in plans:
+        context = min((s.shape[0] for s in plan.states.values()), default=1)
+        known |= {kernel.name: PlanKernel(kernel, context, fixed) for kernel in plan.kernels}
     return FakeDriver(known | CONTROL, **options)
 
 
 def executables(*plans: LaunchPlan, arch: str = "sm_90a") -> dict[str, Executable]:
     """What a compiler would have made of the plans' kernels and the control kernels."""
-    names = {k.name for plan in plans for k in plan.kernels} | set(CONTROL)
-    return {name: Executable(name, arch, name.encode(), 1, 32) for name in names}
+    rows = dict.fromkeys(CONTROL, 0) | {k.name: k.rows for plan in plans for k in plan.kernels}
+    return {
+        name: Executable(name, arch, name.encode(), 1, 32, rows=taken)
+        for name, taken in rows.items()
+    }
+
+
+def by_name(
+    kernels: Mapping[str, Executable], asked: list[list[str]] | None = None
+) -> Callable[[Collection[str]], dict[str, Executable]]:
+    """What a workspace asks for its kernels, which are noted in `asked`.
+
+    It does not get what is not there, such as the kernel that fetches weights ahead.
+    """
+
+    def give(names: Collection[str]) -> dict[str, Executable]:
+        if asked is not None:
+            asked.append(list(names))
+        return {name: kernels[name] for name in names if name in kernels}
+
+    return give
 
 
 def _file_bytes(tensor: Tensor) -> int:

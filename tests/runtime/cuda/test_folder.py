@@ -39,10 +39,12 @@ def folder(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @needs_compiler
 def test_the_folder_has_all_that_a_gpu_needs(folder, tiny_model):
     manifest = json.loads((folder / "fusec.json").read_text())
-    plan = driver.compile(tiny_model, target=ARCH).plan
+    compiled = driver.compile(tiny_model, target=ARCH)
+    plans = compiled.plan, *compiled.backend.variants(compiled.prefill)
     control = {"advance", "advance_best", "feed", "sample", "prefetch"}
-    names = {kernel.name for kernel in plan.kernels} | control
-    assert set(manifest["kernels"]) == names
+    rows = dict.fromkeys(control, 0) | {k.name: k.rows for plan in plans for k in plan.kernels}
+    assert {name: kernel["rows"] for name, kernel in manifest["kernels"].items()} == rows
+    assert {0, 1, 16, 32} == set(rows.values())
     for name, kernel in manifest["kernels"].items():
         assert kernel["spill_bytes"] == 0
         assert kernel["grid"] >= 1

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import ctypes
-import dataclasses
 
 import numpy as np
 import pytest
 
-from fusec import driver
 from fusec.bench import gpu as bench_gpu
 from fusec.errors import FusecError
 from fusec.ir.reference import Reference
 from fusec.runtime.cuda import loop as loop_module
-from fusec.runtime.cuda.driver import CudaError, Driver, Executable
+from fusec.runtime.cuda.driver import CudaError, Executable
 from fusec.runtime.cuda.loop import RUN_AHEAD
-from fusec.runtime.cuda.workspace import Workspace
 from fusec.runtime.sampling import Sampling
 from tests.runtime.cuda import fake
-from tests.runtime.cuda.machine import CONTEXT, NEVER, Machine
+from tests.runtime.cuda.machine import CONTEXT, NEVER, Machine, compiled_for_a_gpu
 
 
 @pytest.fixture(scope="module")
 def compiled(tiny_model):
-    return driver.compile(tiny_model, context=CONTEXT)
+    return compiled_for_a_gpu(tiny_model)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +71,8 @@ def test_the_prompt_goes_to_the_device_once(compiled):
     machine.run([1], 1)
     copies = machine.api.log.count("cuMemcpyHtoDAsync")
     machine.run(list(range(1, 31)), 1)
-    assert machine.api.log.count("cuMemcpyHtoDAsync") - copies == 4  # none for each token
+    # tokens and settings, the step's tokens, positions and rows, and the last token's input
+    assert machine.api.log.count("cuMemcpyHtoDAsync") - copies == 2 + 3 + 2
 
 
 def test_tokens_cost_one_graph_launch_each(compiled):
@@ -98,7 +96,7 @@ def test_the_first_token_comes_before_the_last_is_enqueued(compiled):
     machine = Machine(compiled)
     stream = machine.loop.run([1, 2, 3], 40, Sampling(), NEVER)
     next(stream)
-    assert machine.api.log.count("cuGraphLaunch") == 2 + RUN_AHEAD
+    assert machine.api.log.count("cuGraphLaunch") == 1 + RUN_AHEAD
 
 
 def test_a_stop_token_ends_it_and_the_next_run_is_undisturbed(compiled, machine):
@@ -217,13 +215,21 @@ def test_a_closed_engine_says_so(compiled):
         list(stream)
 
 
-def test_plans_for_several_tokens_are_refused(compiled):
-    wide = dataclasses.replace(compiled.plan, tokens=4)
-    with pytest.raises(FusecError, match="one token at a time, found a plan for 4"):
-        Workspace(
-            Driver(fake.fake_for(compiled.plan)), (wide,), fake.executables(compiled.plan),
-            compiled.model.raw, fake.UNPACKED,
-        )  # fmt: skip
+def test_what_was_fed_can_be_waited_for(compiled):
+    machine = Machine(compiled)
+    engine = machine.engine()
+    machine.api.log.clear()
+    engine.feed([5, 6, 7])
+    assert "cuStreamSynchronize" not in machine.api.log
+    engine.wait()
+    assert machine.api.log[-1] == "cuStreamSynchronize"
+    machine.api.broken["cuStreamSynchronize"] = fake.Status.CUDA_ERROR_ILLEGAL_ADDRESS
+    with pytest.raises(CudaError):
+        engine.wait()
+    machine.api.broken.clear()
+    engine.close()
+    with pytest.raises(FusecError, match="closed"):
+        engine.wait()
 
 
 def test_device_times_are_read_from_the_right_slots(compiled, monkeypatch):

@@ -44,8 +44,9 @@ def weights() -> dict[str, np.ndarray]:
 def bound(
     plan: LaunchPlan, weights: dict[str, np.ndarray], packing: Packing, api: fake.FakeDriver
 ) -> Workspace:
+    kernels = fake.executables(plan)
     return Workspace(
-        Driver(api), (plan,), fake.executables(plan), weights.__getitem__, packing, "off"
+        Driver(api), (plan,), fake.by_name(kernels), kernels, weights.__getitem__, packing, "off"
     )
 
 

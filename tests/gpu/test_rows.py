@@ -1,0 +1,58 @@
+"""Steps of many rows on the GPU: the bytes of steps of one, however a prompt is cut."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fusec import driver
+from fusec.models.synth import PRESETS, synthesize
+
+pytestmark = pytest.mark.gpu
+
+IDS = [int(i) for i in np.random.default_rng(3).integers(0, 500, 300)]
+WIDTHS = (2, 5, 8, 16, 17, 64, 300)
+
+
+def check(path: Path, level: int = 3, kv: str = "f16", alone: int = 70) -> None:
+    """The first `alone` rows against single steps, all widths against each other."""
+    with driver.load(path, "native", level, 320, kv) as engine:
+        engine.reset()
+        wanted = np.stack([engine.step(token) for token in IDS[:alone]])
+        every = engine.logits(IDS)
+        assert every[:alone].tobytes() == wanted.tobytes(), f"-O{level}, {kv}"
+        for width in WIDTHS:
+            assert engine.logits(IDS[:width]).tobytes() == every[:width].tobytes(), width
+        for cut in (1, 37, 299):
+            engine.reset()
+            engine.feed(IDS[:cut])
+            engine.feed(IDS[cut:299])
+            assert engine.step(IDS[299]).tobytes() == every[299].tobytes(), cut
+
+
+@pytest.mark.parametrize("level", range(4))
+@pytest.mark.parametrize("kv", ["f16", "f32"])
+def test_a_row_has_the_bytes_of_a_step_of_its_own(tiny_model, level, kv):
+    check(tiny_model, level, kv)
+
+
+def test_heads_that_project_and_tiles_are_no_exception(projecting, tiled):
+    check(projecting)
+    check(tiled, alone=20)
+
+
+MIXES = (
+    *("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_1", "Q4_K_M", "Q6_K", "Q3_K_M", "Q2_K"),
+    *("IQ4_NL", "IQ4_XS", "IQ3_S", "IQ2_XS", "IQ1_S", "MXFP4"),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mix", MIXES)
+def test_formats(mix, tmp_path):
+    sizes = {"width": 256, "heads": 8, "kv_heads": 2, "head_dim": 32, "rope_dims": 32}
+    config = replace(PRESETS["tiny"], layers=1, context=320, ffn_width=512, **sizes)
+    check(synthesize(config, tmp_path / "model.gguf", mix), alone=20)
