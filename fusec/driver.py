@@ -60,14 +60,17 @@ def compile(
     stop_after: str | None = None,
     observe: Callable[[Stage], None] | None = None,
     tuning: Tuning | None = None,
+    width: int = 1,
 ) -> Compiled:
     """Compile the decode graph of a GGUF file, opened or not, or a graph built by hand.
 
     `level`: default 3 on a GPU, 2 on the CPU. `context`: positions of the KV cache (default: 512,
     or what the model was trained for if that is less); `kv`: its element type, f16 or f32; both are
-    for model files. `observe` is handed every stage as it is done. `tuning`: shapes of a GPU's
-    kernels; by default those that `fusec tune` chose for this machine's GPU, if `target` asks for
-    that one, or what FUSEC_TUNING says. Raises FusecError for whatever is wrong with the input.
+    for model files, as is `width`: how many rows a step takes, for stages and a plan to look at; an
+    engine makes its own for prompts. `observe` is handed every stage as it is done. `tuning`:
+    shapes of a GPU's kernels; by default those that `fusec tune` chose for this machine's GPU, if
+    `target` asks for that one, or what FUSEC_TUNING says. Raises FusecError for whatever is wrong
+    with the input.
     """
     options = options_of(target, level, rules, disable, stop_after, tuning)
     if isinstance(source, Graph):
@@ -75,6 +78,15 @@ def compile(
         return Compiled(options, stages, plan)
     model = source if isinstance(source, Model) else Model.open(Path(source))
     context = model.check_context(context, DEFAULT_CONTEXT)
+    if width != 1:
+        if not 1 <= width <= context:
+            raise FusecError(
+                f"width: expected rows from 1 to the context, {context}, found {width}"
+            )
+        stages, plan = compile_graph(
+            model.graph(tokens=width, context=context, kv=kv), options, observe
+        )
+        return Compiled(options, stages, plan, context=context, kv=kv)
     graphs = graphs_of(model, options, context, kv)
     return _compile_model(model, graphs, options, context, kv, observe)
 
@@ -170,7 +182,7 @@ def compile_graph(
     passes = passes_of(options.level, options.rules, options.disable)
     stages = run_passes(graph, passes, limits, stop_after=options.stop_after, observe=observe)
     final = stages[-1].graph
-    plan = lower(final, options.target, options.level, row_layers=limits.row_layers)
+    plan = lower(final, options.target, options.level, backend.rows)
     if options.level >= OVERLAPPED and limits.overlaps:
         plan = prefetch(overlap(plan))
     return stages, backend.sized(options.tuning.apply(plan))

@@ -130,9 +130,10 @@ def plan_line(data: dict[str, Any]) -> str:
     """The plan in one sentence."""
     dispatches = data["dispatches"]
     other = ", ".join(f"{n} {group}" for group, n in dispatches["other"].items())
+    step = "a token" if data["tokens"] == 1 else f"a step of {data['tokens']} rows"
     return (
         f"{data['name']} at -O{data['level']} for {data['target']}: "
-        f"{dispatches['forward']} dispatches a token, {dispatches['per_layer']} a layer"
+        f"{dispatches['forward']} dispatches {step}, {dispatches['per_layer']} a layer"
         f"{f' (+ {other})' if other else ''}; critical path {data['critical_path']}; "
         f"weights {mib(data['weights_bytes'])}, KV cache {mib(data['states_bytes'])}, "
         f"arena {mib(data['arena_bytes'])}"

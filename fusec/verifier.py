@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from fusec.ir.reference import Reference
 from fusec.models.model import Model
 from fusec.passes.pipeline import LEVELS
 from fusec.report import make_table
+from fusec.runtime.engine import Engine
 from fusec.runtime.sampling import MAX_SEED
 
 BOUNDS = {"f16": 1e-3, "f32": 1e-4}
@@ -23,12 +24,19 @@ BOUNDS = {"f16": 1e-3, "f32": 1e-4}
 
 DEFAULT_TOKENS = 24
 
+WIDTHS = {"cuda": (1, 2, 5, 8, 16, 17, 64, 512)}
+"""`Backend.family` -> widths of steps to compare: what is launched differs from one to the next.
+
+On the CPU it is the same for all, and `Verdict.chunked` is enough.
+"""
+
 
 @dataclass(frozen=True)
 class Verdict:
     """One level and KV type. `error`: norm of the difference over the norm, float64 reference.
 
     `same`: bytes equal to -O0's. `chunked`: bytes equal whether tokens go one by one or in chunks.
+    `widths`: the same for chunks of so many tokens, where WIDTHS has some for the target.
     `greedy`: the largest logit is the reference's wherever its top two are further apart than that.
     """
 
@@ -39,11 +47,13 @@ class Verdict:
     same: bool
     chunked: bool
     greedy: bool
+    widths: dict[int, bool] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
         """Whether all of it holds. An error that is not a number does not."""
-        return self.error <= self.bound and self.same and self.chunked and self.greedy
+        close = self.error <= self.bound and self.greedy
+        return close and self.same and self.chunked and all(self.widths.values())
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -54,8 +64,11 @@ class Verdict:
         told = ("differs", "same")
         greedy = "agrees" if self.greedy else "differs"
         numbers = (f"-O{self.level}", self.kv, f"{self.error:.2e}", f"{self.bound:.0e}")
-        flags = (told[self.same], told[self.chunked], greedy, "ok" if self.ok else "WRONG")
-        return (*numbers, *flags)
+        flags = [told[self.same], told[self.chunked]]
+        if self.widths:
+            wrong = ", ".join(str(width) for width, same in self.widths.items() if not same)
+            flags.append(f"differs: {wrong}" if wrong else "same")
+        return (*numbers, *flags, greedy, "ok" if self.ok else "WRONG")
 
 
 def check(
@@ -71,10 +84,11 @@ def check(
 ) -> list[Verdict]:
     """Verdicts for one level (beside -O0) or all, over a random prompt of `tokens` tokens.
 
-    The default is DEFAULT_TOKENS, or fewer where the context is shorter. Raises FusecError for
-    anything unknown or out of range, before it computes, and for logits that are not finite.
+    The default is DEFAULT_TOKENS, or fewer where the context is shorter. Widths are compared over
+    as many tokens as the widest takes. Raises FusecError for anything unknown or out of range,
+    before it computes, and for logits that are not finite.
     """
-    backends.get(target)
+    backend = backends.get(target)
     model = Model.open(path)
     context = model.check_context(context, driver.DEFAULT_CONTEXT)
     tokens = min(DEFAULT_TOKENS, context) if tokens is None else tokens
@@ -88,6 +102,10 @@ def check(
         raise FusecError(f"expected a seed from 0 to 2^128 - 1, found {seed}")
     random = np.random.default_rng(seed)
     ids = [int(i) for i in random.integers(0, model.config.vocab, tokens)]
+    widest = min(backend.prefill_tokens, context)
+    widths = [width for width in WIDTHS.get(backend.family, ()) if width <= widest]
+    more = max([0, *widths]) - tokens
+    longer = ids + [int(i) for i in random.integers(0, model.config.vocab, max(0, more))]
     note("reference")
     wanted = reference_logits(model, ids, context)
     levels = sorted(LEVELS) if level is None else sorted({0, level})
@@ -98,8 +116,8 @@ def check(
             note(f"-O{each} {kind}")
             with driver.load(path, target=target, level=each, context=context, kv=kind) as engine:
                 found = engine.logits(ids)
-                engine.reset()
-                single = np.stack([engine.step(i) for i in ids])
+                single = one_by_one(engine, longer)
+                same = {width: agrees(engine, longer, width, single) for width in widths}
             first = found if first is None else first
             verdicts.append(
                 Verdict(
@@ -108,8 +126,9 @@ def check(
                     relative_error(found, wanted),
                     BOUNDS[kind],
                     found.tobytes() == first.tobytes(),
-                    found.tobytes() == single.tobytes(),
+                    found.tobytes() == single[:tokens].tobytes(),
                     same_choice(found, wanted),
+                    same,
                 )
             )
     return verdicts
@@ -118,11 +137,38 @@ def check(
 def verdict_table(title: str, verdicts: list[Verdict]) -> Table:
     """The verdicts for people."""
     table = make_table(title)
-    for head in ("level", "kv", "relative error", "allowed", "as -O0", "chunked", "greedy", ""):
+    heads = ["level", "kv", "relative error", "allowed", "as -O0", "chunked", "greedy", ""]
+    widths = [width for verdict in verdicts[:1] for width in verdict.widths]
+    if widths:
+        heads.insert(6, "widths")
+        table.caption = f"widths: in steps of {', '.join(map(str, widths))} tokens"
+        table.caption_justify = "left"
+    for head in heads:
         table.add_column(head)
     for verdict in verdicts:
         table.add_row(*verdict.cells())
     return table
+
+
+def one_by_one(engine: Engine, ids: list[int]) -> np.ndarray[Any, Any]:
+    """float32[len(ids), vocabulary]: logits after each token, each a step of its own."""
+    engine.reset()
+    return np.stack([engine.step(i) for i in ids])
+
+
+def agrees(engine: Engine, ids: list[int], width: int, single: np.ndarray[Any, Any]) -> bool:
+    """Whether steps of `width` tokens give the bytes of `single`, those of `one_by_one`.
+
+    Steps that make logits for each token, and steps that only fill the cache, as a prompt does:
+    there, the logits after the last token tell.
+    """
+    if engine.logits(ids, width).tobytes() != single.tobytes():
+        return False
+    engine.reset()
+    prompt = ids[:-1]
+    for i in range(0, len(prompt), width):
+        engine.feed(prompt[i : i + width])
+    return engine.step(ids[-1]).tobytes() == single[-1].tobytes()
 
 
 def reference_logits(model: Model, ids: list[int], context: int) -> np.ndarray[Any, Any]:

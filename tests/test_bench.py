@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from fusec import bench, driver
-from fusec.bench import Plan, facts
+from fusec.bench import Plan, facts, tokens
 from fusec.bench import peers as bench_peers
 from fusec.bench.table import COLUMNS, lines, table
 from fusec.codegen.cuda import probe
@@ -20,12 +20,13 @@ from fusec.errors import FusecError
 from fusec.passes.pipeline import LEVELS
 from tests.codegen.cuda.kernels import needs_compiler
 from tests.command import fusec, refused
+from tests.gguf_edit import edited
 from tests.graphs import llama_graph
 
 
 @pytest.fixture(scope="module")
 def measured(tiny_model):
-    plan = Plan(lengths=(4, 6), levels=(0, 2), repeats=2, prompt=3, threads=1)
+    plan = Plan(lengths=(4, 6), levels=(0, 2), repeats=2, prompt=3, threads=1, pp=(1, 20))
     return bench.run(tiny_model, plan)
 
 
@@ -43,9 +44,74 @@ def test_a_row_for_each_level_and_length(measured, tiny_model):
         assert 0.5 < nbytes / tiny_model.stat().st_size < 1  # the file holds a vocabulary too
 
 
+def test_a_row_for_each_level_and_prompt(measured, tiny_model):
+    rows = measured["prompts"]
+    assert [(row["level"], row["prompt"]) for row in rows] == [(0, 1), (0, 20), (2, 1), (2, 20)]
+    for row in rows:
+        assert (row["model"], row["launch"], row["n"]) == (tiny_model.stem, "cpu", 0)
+        assert row["tok_s"] * row["us_per_token"] == pytest.approx(1e6)
+        assert row["spread"] >= 0
+        assert row["gb_s"] is row["dispatches"] is None  # those are of one token
+
+
+class Recorder:
+    """An engine whose calls take a second of a clock of its own, waiting for what was fed three."""
+
+    def __init__(self):
+        self.now, self.calls = 0.0, []
+
+    def reset(self):
+        self.now += 1
+        self.calls.append("reset")
+
+    def feed(self, ids):
+        self.now += 1
+        self.calls.append(len(ids))
+
+    def wait(self):
+        self.now += 3 if isinstance(self.calls[-1], int) else 1
+        self.calls.append("wait")
+
+
+def test_a_prompts_time_ends_with_the_devices_work(monkeypatch):
+    engine = Recorder()
+    monkeypatch.setattr(tokens.time, "perf_counter", lambda: engine.now)
+    assert tokens.seconds_of_prompt(engine, [5] * 7) == 4  # as to feed it and to wait for that
+    assert engine.calls == ["reset", "wait", 7, "wait"]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "pp", "wanted"),
+    [
+        ((128,), (), (None, None)),
+        ((128,), (16, 512), (None, None)),
+        ((128,), (16, 2048), (None, 2048)),
+        ((1000,), (16, 600), (1016, 1016)),
+        ((1000,), (2048,), (1016, 2048)),
+    ],
+)
+def test_new_tokens_have_no_longer_context_because_of_a_prompt(lengths, pp, wanted):
+    assert bench.contexts(Plan(lengths=lengths, pp=pp)) == wanted
+
+
+def test_a_prompt_may_need_an_engine_of_its_own(tiny_model, monkeypatch):
+    monkeypatch.setattr(driver, "DEFAULT_CONTEXT", 8)
+    plan = Plan(lengths=(2,), levels=(2,), prompt=3, repeats=1, threads=1, pp=(4, 40))
+    found = bench.run(tiny_model, plan)
+    assert [row["prompt"] for row in found["prompts"]] == [4, 40]
+    assert [row["n"] for row in found["results"]] == [2]
+
+
+def test_the_usual_prompt_is_no_longer_than_the_model_was_trained_for(tiny_model, tmp_path):
+    short = edited(tiny_model, tmp_path / "m.gguf", keys={"llama.context_length": 100})
+    for path, wanted in ((tiny_model, (128, 512)), (short, (100, 100))):
+        found = [bench.default_prompts(path, target) for target in ("cpu", "sm_90a")]
+        assert found == [(n,) for n in wanted]
+
+
 def test_the_json_says_where_the_numbers_come_from(measured):
     data = json.loads(json.dumps(measured))
-    assert {"gpu", "driver", "versions", "commit", "command", "results"} <= set(data)
+    assert {"gpu", "driver", "versions", "commit", "command", "prompts", "results"} <= set(data)
     assert data["gpu"] is None
     assert data["versions"]["python"].startswith("3.")
 
@@ -70,7 +136,9 @@ def test_the_table_shows_the_columns_that_have_values(measured):
     console = Console(width=200, record=True)
     console.print(table(measured))
     text = console.export_text()
-    assert "pp3+tg6" in text
+    shown = [line.split("off")[1].split() for line in text.splitlines() if " off " in line]
+    assert [" ".join(words[:3]) for words in shown[-2:]] == ["tg4 @ d3", "tg6 @ d3"]
+    assert [words[0] for words in shown[:4]] == ["pp1", "pp20"] * 2  # in front of them
     assert "-O2" in text
     assert "gap us" not in text  # nobody measured it on the CPU
     assert any("cores" in line for line in lines(measured))
@@ -90,6 +158,7 @@ def test_only_one_row_of_a_matrix_that_is_only_embedded_counts():
         ({"lengths": ()}, "expected -n from 2"),
         ({"prompt": 0}, "expected --prompt from 1"),
         ({"repeats": 0}, "expected --repeats from 1"),
+        ({"pp": (16, 0)}, "expected --pp from 1"),
         ({"levels": (7,)}, r"no level 7: there are \[0, 1, 2, 3\]"),
     ],
 )
@@ -101,6 +170,8 @@ def test_plans_that_measure_nothing(options, message):
 def test_more_tokens_than_the_model_was_trained_for(tiny_model):
     with pytest.raises(FusecError, match="expected a context from 1 to 512"):
         bench.run(tiny_model, Plan(lengths=(600,), levels=(2,)))
+    with pytest.raises(FusecError, match="expected a context from 1 to 512"):
+        bench.run(tiny_model, Plan(lengths=(2,), repeats=1, levels=(2,), pp=(513,)))
 
 
 def test_peers_that_are_not_installed_are_named(tiny_model, monkeypatch):
@@ -119,18 +190,32 @@ def test_the_command_measures_every_level(tiny_model, tmp_path):
     path = tmp_path / "bench.json"
     ran = fusec("bench", tiny_model, "-n", "2", "--repeats", 1, "--threads", 1, "--json", path)
     assert ran.code == 0, ran.err
-    assert [row["level"] for row in json.loads(path.read_text())["results"]] == list(LEVELS)
+    found = json.loads(path.read_text())
+    assert [row["level"] for row in found["results"]] == list(LEVELS)
+    assert [(row["level"], row["prompt"]) for row in found["prompts"]] == [(n, 128) for n in LEVELS]
 
 
 def test_the_command_writes_its_json(tiny_model, tmp_path):
     path = tmp_path / "bench.json"
     ran = fusec(
-        "bench", tiny_model, "-n", "4", "-O", "2", "--repeats", 1, "--threads", 1, "--json", path
+        *("bench", tiny_model, "-n", "4", "-O", "2", "--repeats", 1, "--threads", 1),
+        *("--pp", "16,24", "--json", path),
     )
     assert ran.code == 0, ran.err
-    assert "pp16+tg4" in ran.out
-    (row,) = json.loads(path.read_text())["results"]
+    assert "tg4 @ d16" in ran.out
+    assert "pp16 " in ran.out
+    found = json.loads(path.read_text())
+    (row,) = found["results"]
     assert (row["level"], row["n"], row["launch"]) == (2, 4, "cpu")
+    assert [(row["prompt"], row["n"]) for row in found["prompts"]] == [(16, 0), (24, 0)]
+
+
+@pytest.mark.parametrize("none", ["0", ""])
+def test_no_prompts_where_nobody_wants_any(tiny_model, none):
+    options = ("-n", "4", "-O", "2", "--repeats", 1, "--threads", 1)
+    ran = fusec("bench", tiny_model, *options, "--pp", none)
+    assert "tg4 @ d16" in ran.out
+    assert "pp128" not in ran.out
 
 
 @pytest.mark.parametrize(
@@ -138,6 +223,7 @@ def test_the_command_writes_its_json(tiny_model, tmp_path):
     [
         (("-n", "4,x"), "-n: expected numbers like 1,2, found 'x'"),
         (("-O", "-1"), "-O: expected numbers like 1,2, found '-1'"),
+        (("--pp", "512,x"), "--pp: expected numbers like 1,2, found 'x'"),
         (("--compare", "jax"), "unknown 'jax'"),
         (("--json", "/no/such/folder/b.json"), "cannot write here"),
     ],

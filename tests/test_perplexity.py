@@ -9,10 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fusec import driver, perplexity
+from fusec.backends.cpu import Cpu
 from fusec.ir import Reference
 from fusec.models.model import Model
 from fusec.passes.pipeline import LEVELS
-from fusec.perplexity import Perplexity, measure
+from fusec.perplexity import Perplexity, chunk_scores, measure
+from fusec.runtime.engine import Engine
 from tests.command import fusec, refused
 from tests.gguf_edit import edited
 
@@ -131,6 +134,56 @@ def test_a_base_with_another_vocabulary_is_refused(tiny_model: Path, tmp_path: P
 def test_levels_agree_to_the_last_bit(tiny_model: Path) -> None:
     values = {measure(tiny_model, TEXT, context=CONTEXT, level=level).value for level in LEVELS}
     assert len(values) == 1
+
+
+@pytest.mark.parametrize("vocabulary", [7, 600, perplexity.BLOCK + 1])
+def test_scores_are_those_of_float64(vocabulary: int) -> None:
+    """In blocks of many rows, of which the last is not full, and of one."""
+    random = np.random.default_rng(2)
+    length = 300 if vocabulary < 1000 else 6
+    ids = [int(i) for i in random.integers(0, vocabulary, length)]
+    model = 9 * random.standard_normal((length - 1 - length // 2, vocabulary), dtype=np.float32)
+    base = model + 0.05 * random.standard_normal(model.shape, dtype=np.float32)
+    p, q = (np.exp(x.astype(np.float64)) for x in (base, model))
+    p, q = (x / x.sum(axis=-1, keepdims=True) for x in (p, q))
+    losses, divergences, same = chunk_scores([model, base], ids)
+    wanted = [-math.log(row[i]) for row, i in zip(q, ids[length // 2 + 1 :], strict=True)]
+    assert losses == pytest.approx(wanted, rel=1e-6, abs=1e-6)
+    assert divergences == pytest.approx((p * np.log(p / q)).sum(axis=-1), rel=1e-4, abs=1e-7)
+    assert same.tolist() == [float(a == b) for a, b in zip(p.argmax(-1), q.argmax(-1), strict=True)]
+    assert chunk_scores([model], ids).tolist() == [losses.tolist()]
+
+
+def test_a_token_that_is_ruled_out() -> None:
+    logits = np.array([[0, -np.inf, 0, 0]], np.float32)
+    assert chunk_scores([logits], [0, 0, 0, 1]).tolist() == [[math.inf]]
+    assert chunk_scores([logits], [0, 0, 0, 2])[0] == pytest.approx(math.log(3))
+
+
+def test_a_chunk_is_one_step_where_it_can_be(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plan for as many tokens as a chunk has: no step of fewer, and none of decode's."""
+    load, taken = driver.load, []
+
+    def counted(*args: object, **options: object) -> Engine:
+        engine = load(*args, **options)  # type: ignore[arg-type]
+        for name in ("decode", "prefill", "absorb"):
+            session = getattr(engine, name)
+
+            def step(*, name=name, step=session.step, **inputs):
+                taken.append((name, len(inputs["token"])))
+                return step(**inputs)
+
+            session.step = step
+        return engine
+
+    wanted = measure(tiny_model, TEXT, context=CONTEXT).value
+    monkeypatch.setattr(Cpu, "prefill_tokens", CONTEXT)
+    monkeypatch.setattr(driver, "load", counted)
+    found = measure(tiny_model, TEXT, context=CONTEXT)
+    assert taken == [("prefill", CONTEXT)] * found.chunks
+    assert found.value == wanted
 
 
 def test_the_command(tiny_model: Path, tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_the_plan_s_line_and_tables_name_each_number():
          "refused": []},
     ]  # fmt: skip
     data = {
-        "name": "m", "level": 2, "target": "cpu", "critical_path": 55,
+        "name": "m", "level": 2, "target": "cpu", "tokens": 1, "critical_path": 55,
         "dispatches": {"forward": 61, "per_layer": 6, "other": {"embed": 1, "sample": 2}},
         "weights_bytes": 7 << 20, "states_bytes": 3 << 20, "arena_bytes": 5 << 10,
         "kernels": {"first": 30, "second": 1}, "tuned": {}, "sizes": {},
@@ -71,6 +71,8 @@ def test_the_plan_s_line_and_tables_name_each_number():
         "m at -O2 for cpu: 61 dispatches a token, 6 a layer (+ 1 embed, 2 sample); critical path "
         "55; weights 7.0 MiB, KV cache 3.0 MiB, arena 5.0 KiB"
     )
+    wide = report.plan_line(data | {"tokens": 40})
+    assert wide.startswith("m at -O2 for cpu: 61 dispatches a step of 40 rows, 6 a layer (+ 1 ")
     assert row_of(report.plan_table(data), "first") == {"kernel": "first", "launches": "30"}
     tuned = report.plan_table(data | {"tuned": {"second": "8 warps"}})
     assert [row_of(tuned, name)["tuned"] for name in ("first", "second")] == ["", "8 warps"]

@@ -1,4 +1,8 @@
-"""`fusec bench`: tokens a second at every level, beside what the machine's memory could give."""
+"""`fusec bench`: tokens a second at every level, beside what the machine's memory could give.
+
+New tokens behind a prompt, and tokens of prompts, in tests named as llama-bench does: `pp512`, a
+prompt of 512 tokens; `tg128 @ d16`, 128 new ones behind 16.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +15,13 @@ from typing import Any
 from fusec import backends, driver
 from fusec.bench.facts import machine
 from fusec.bench.instruments import instruments_of
-from fusec.bench.tokens import prompt_ids, seconds_per_token
+from fusec.bench.tokens import prompt_ids, seconds_of_prompt, seconds_per_token
 from fusec.driver import Compiled
 from fusec.errors import FusecError
 from fusec.ir.dtypes import dtype
 from fusec.ir.graph import Graph
 from fusec.ir.ops import op
+from fusec.models.model import Model
 from fusec.passes.pipeline import LEVELS
 from fusec.runtime.cuda.window import check_mode
 from fusec.runtime.engine import Engine
@@ -28,7 +33,9 @@ Note = Callable[[str], None]
 class Plan:
     """What to measure: every level with every L2 mode and every length, `repeats` times each.
 
-    `eager` adds the lowest level launched kernel by kernel, without a captured graph.
+    `lengths`: numbers of new tokens, behind a prompt of `prompt` tokens. `pp`: lengths of prompts
+    whose own time is measured. `eager` adds the lowest level launched kernel by kernel, without a
+    captured graph.
     """
 
     lengths: tuple[int, ...] = (128, 256)
@@ -39,12 +46,14 @@ class Plan:
     repeats: int = 5
     eager: bool = False
     threads: int = 0
+    pp: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for name, values, least in (
             ("-n", self.lengths, 2),
             ("--prompt", (self.prompt,), 1),
             ("--repeats", (self.repeats,), 1),
+            ("--pp", self.pp or (1,), 1),
         ):
             if not values or min(values) < least:
                 raise FusecError(f"bench: expected {name} from {least}, found {list(values)}")
@@ -56,10 +65,11 @@ class Plan:
 
 @dataclass(frozen=True)
 class Result:
-    """One row. `spread`: (fastest - slowest) / median; `gb_s`: weights read a token, over time.
+    """One row: `n` new tokens behind a prompt, or (n = 0) the tokens of the prompt itself.
 
-    `us_device` and `us_gap`: a token from its first kernel to its last, and from there to the next
-    token's first, by the GPU's clock; None where nobody measured them.
+    `spread`: (fastest - slowest) / median; `gb_s`: weights read a token, over time. `us_device` and
+    `us_gap`: a token from its first kernel to its last, and from there to the next token's first,
+    by the GPU's clock; None where nobody measured them.
     """
 
     model: str
@@ -87,36 +97,52 @@ def run(path: Path, plan: Plan, note: Note = lambda _: None) -> dict[str, Any]:
         cases.insert(0, (min(plan.levels), modes[0], True))
     bandwidth = read_bandwidth(plan, note)
     results: list[Result] = []
+    prompts: list[Result] = []
     residency: dict[str, Any] = {}
+    for_results, for_prompts = contexts(plan)
     for level, mode, eager in cases:
         note(f"-O{level} {'eager' if eager else mode}")
-        compiled = compile_for(path, plan, level)
-        engine = compiled.engine(threads=plan.threads, l2=mode, eager=eager)
-        try:
-            results += measure(engine, compiled, plan, mode, eager, bandwidth)
-            if engine.residency is not None:
-                residency[mode] = engine.residency
-        finally:
-            engine.close()
+        for context in dict.fromkeys((for_results, for_prompts)):
+            compiled = driver.compile(path, target=plan.target, level=level, context=context)
+            engine = compiled.engine(threads=plan.threads, l2=mode, eager=eager)
+            try:
+                if context == for_prompts:
+                    prompts += measure_prompts(engine, compiled, plan, mode, eager)
+                if context == for_results:
+                    results += measure(engine, compiled, plan, mode, eager, bandwidth)
+                if engine.residency is not None:
+                    residency[mode] = engine.residency
+            finally:
+                engine.close()
     return {
         **machine(backend),
         "bandwidth_gb_s": bandwidth,
         "l2": residency,
+        "prompts": [asdict(result) for result in prompts],
         "results": [asdict(result) for result in results],
     }
 
 
-def compile_for(path: Path, plan: Plan, level: int) -> Compiled:
-    """The model with just the context that the longest run needs, or the usual one."""
-    wanted = plan.prompt + max(plan.lengths)
-    context = wanted if wanted > driver.DEFAULT_CONTEXT else None
-    return driver.compile(path, target=plan.target, level=level, context=context)
+def default_prompts(path: Path, target: str) -> tuple[int, ...]:
+    """The prompt to read where nobody says which: what its target takes well, if the model can."""
+    usual = instruments_of(backends.get(target)).prompt
+    return (min(usual, Model.open(path).config.context),)
+
+
+def contexts(plan: Plan) -> tuple[int | None, int | None]:
+    """Positions to compile for, for new tokens and for prompts; None is the usual number.
+
+    New tokens do not get more because of a longer prompt: that might make them slower.
+    """
+    generation, longest = plan.prompt + max(plan.lengths), max(plan.pp, default=0)
+    first = generation if generation > driver.DEFAULT_CONTEXT else None
+    return first, longest if longest > max(generation, driver.DEFAULT_CONTEXT) else first
 
 
 def measure(
     engine: Engine, compiled: Compiled, plan: Plan, mode: str, eager: bool, bandwidth: float | None
 ) -> Iterator[Result]:
-    """A row for each length. A run before the first is not counted."""
+    """A row for each number of new tokens. A run before the first is not counted."""
     launch = compiled.backend.launches[eager]
     nbytes = weight_bytes_read(compiled.graph)
     engine.stop = frozenset()
@@ -128,11 +154,10 @@ def measure(
     for n in plan.lengths:
         seconds_per_token(engine, prompt, n)
         times = [seconds_per_token(engine, prompt, n) for _ in range(plan.repeats)]
-        row = summarize(compiled.plan.name, times, prompt=len(prompt), n=n)
+        row = summarize(model_name(compiled), times, prompt=len(prompt), n=n)
         gb_s = nbytes / row.us_per_token / 1e3
         yield replace(
             row,
-            model=Path(compiled.model.file.path).stem if compiled.model else row.model,
             level=compiled.plan.level,
             launch=launch,
             l2=mode,
@@ -142,6 +167,27 @@ def measure(
             us_device=device,
             us_gap=gap,
         )
+
+
+def measure_prompts(
+    engine: Engine, compiled: Compiled, plan: Plan, mode: str, eager: bool
+) -> Iterator[Result]:
+    """A row for each prompt. A run before the first is not counted."""
+    for tokens in plan.pp:
+        prompt = prompt_ids(engine.vocabulary, tokens)
+        seconds_of_prompt(engine, prompt)
+        times = [seconds_of_prompt(engine, prompt) / tokens for _ in range(plan.repeats)]
+        yield replace(
+            summarize(model_name(compiled), times, prompt=tokens, n=0),
+            level=compiled.plan.level,
+            launch=compiled.backend.launches[eager],
+            l2=mode,
+        )
+
+
+def model_name(compiled: Compiled) -> str:
+    """What a row calls the model: its file, or what the plan is called."""
+    return Path(compiled.model.file.path).stem if compiled.model else compiled.plan.name
 
 
 def summarize(model: str, times: Iterable[float], *, prompt: int, n: int) -> Result:

@@ -20,16 +20,18 @@ class Instruments:
 
     `read_bandwidth(target)`: GB/s from memory. `device_times(engine, prompt, count)`: microseconds
     of a token by the device's clock, and from there to the next. None where there is no such thing.
+    `prompt`: tokens of the prompt that `fusec bench` reads where nobody says how long one is.
     """
 
     experiments: Callable[[Compiled, int, int, Note], Generator[Measured, None, None]]
     read_bandwidth: Callable[[str], float] | None = None
     device_times: Callable[[Engine, list[int], int], tuple[float, float]] | None = None
+    prompt: int = 128
 
 
 INSTRUMENTS = {
     "cpu": Instruments(profile_cpu.measure),
-    "cuda": Instruments(profile_gpu.measure, gpu.read_bandwidth, gpu.device_times),
+    "cuda": Instruments(profile_gpu.measure, gpu.read_bandwidth, gpu.device_times, prompt=512),
 }
 """`Backend.family` -> instruments."""
 

@@ -16,7 +16,7 @@ COLUMNS: dict[str, Callable[[Row], str | None]] = {
     "level": lambda row: _shown("-O{}", row["level"]),
     "launch": lambda row: row["launch"],
     "l2": lambda row: row["l2"],
-    "test": lambda row: f"pp{row['prompt']}+tg{row['n']}",
+    "test": lambda row: test_name(row["prompt"], row["n"]),
     "t/s": lambda row: f"{row['tok_s']:,.1f} ± {50 * row['spread']:.1f}%",
     "us/token": lambda row: f"{row['us_per_token']:,.1f}",
     "gap us": lambda row: _shown("{:.2f}", row["us_gap"]),
@@ -28,9 +28,10 @@ COLUMNS: dict[str, Callable[[Row], str | None]] = {
 
 
 def table(data: dict[str, Any]) -> Table:
-    """One row a result; columns nobody measured are left out."""
-    found = make_table("decode, batch 1")
-    cells = {title: [show(row) for row in data["results"]] for title, show in COLUMNS.items()}
+    """One row a result, prompts first; columns nobody measured are left out."""
+    found = make_table("batch 1: prompts (pp), and new tokens (tg) behind one (@ d)")
+    rows = [*data["prompts"], *data["results"]]
+    cells = {title: [show(row) for row in rows] for title, show in COLUMNS.items()}
     shown = {title: column for title, column in cells.items() if any(column)}
     for title in shown:
         words = title in ("model", "level", "launch", "l2", "test")
@@ -38,6 +39,11 @@ def table(data: dict[str, Any]) -> Table:
     for row in zip(*shown.values(), strict=True):
         found.add_row(*(cell or "" for cell in row))
     return found
+
+
+def test_name(prompt: int, n: int) -> str:
+    """What llama-bench calls it: a prompt's own tokens, or n new ones at the depth of a prompt."""
+    return f"tg{n} @ d{prompt}" if n else f"pp{prompt}"
 
 
 def lines(data: dict[str, Any]) -> list[str]:

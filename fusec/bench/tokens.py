@@ -1,4 +1,4 @@
-"""Tokens to measure with, and the time that a generation takes for each."""
+"""Tokens to measure with, and the time that a generation and a prompt take."""
 
 from __future__ import annotations
 
@@ -17,6 +17,16 @@ def seconds_per_token(engine: Engine, prompt: list[int], n: int) -> float:
     made = sum(1 for _ in tokens)
     assert made == n - 1
     return (time.perf_counter() - start) / made
+
+
+def seconds_of_prompt(engine: Engine, prompt: list[int]) -> float:
+    """Time until the cache holds the tokens of a prompt, from an empty one; no logits are made."""
+    engine.reset()
+    engine.wait()
+    start = time.perf_counter()
+    engine.feed(prompt)
+    engine.wait()
+    return time.perf_counter() - start
 
 
 def prompt_ids(vocabulary: int, count: int) -> list[int]:

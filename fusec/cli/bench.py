@@ -37,6 +37,14 @@ def bench(
         str, typer.Option(help="cpu, native (the GPU of this machine), or its architecture.")
     ] = "cpu",
     prompt: Annotated[int, typer.Option(help="Tokens in front of them.")] = 16,
+    pp: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,...",
+            help="Also prompts of so many tokens, 0 for none. (default: 512 on a GPU, 128 on the "
+            "CPU)",
+        ),
+    ] = None,
     repeats: Annotated[int, typer.Option(help="Runs of each, after one to warm up.")] = 5,
     eager: Annotated[
         bool, typer.Option("--eager", help="Also the lowest level, launched kernel by kernel.")
@@ -51,7 +59,11 @@ def bench(
         Path | None, typer.Option("--json", metavar="FILE", help="Write the results there.")
     ] = None,
 ) -> None:
-    """Measure decoding: tokens a second, time a token, dispatches, bandwidth; at every level."""
+    """Measure prompts and new tokens: tokens a second, dispatches, bandwidth; at every level.
+
+    Tests have llama-bench's names. pp512: a prompt of 512 tokens, without logits.
+    tg128 @ d16: 128 new tokens behind a prompt of 16.
+    """
     from dataclasses import asdict
 
     from fusec import bench as measuring
@@ -67,6 +79,7 @@ def bench(
         repeats=repeats,
         eager=eager,
         threads=threads,
+        pp=prompts(pp) if pp is not None else measuring.default_prompts(model, target),
     )
     peers = tuple(words(compare))
     bench_peers.check(peers)
@@ -89,6 +102,11 @@ def bench(
 def words(text: str) -> list[str]:
     """The parts of a comma-separated list."""
     return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def prompts(text: str) -> tuple[int, ...]:
+    """The lengths that --pp lists; none for 0 or an empty text. Raises FusecError."""
+    return tuple(n for n in numbers("--pp", text.strip() or "0") if n)
 
 
 def numbers(option: str, text: str) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from fusec.cli.console import out, progress, show_report
-from fusec.cli.options import Context, Disable, Kv, MaybeLevel, ModelArg, Target
+from fusec.cli.options import Context, Disable, Kv, MaybeLevel, ModelArg, Target, Width
 from fusec.errors import FusecError
 from fusec.files import check_outputs, write_whole
 
@@ -34,6 +34,7 @@ def compile_command(
         str | None, typer.Option(metavar="PASS", help="Run no pass behind this one.")
     ] = None,
     disable: Disable = None,
+    width: Width = 1,
 ) -> None:
     """Compile a model: print what each pass merged, and the plan; build every kernel."""
     from fusec import artifact, driver, report
@@ -43,6 +44,10 @@ def compile_command(
     check_outputs([dot], model)
     if output is not None:  # before the long work, not after it
         artifact.check_target(output)
+        if width != 1:
+            raise FusecError(
+                "-o: a compiled folder has the plans for every width: leave --width out"
+            )
     compiled = driver.compile(
         model,
         target=target,
@@ -51,6 +56,7 @@ def compile_command(
         kv=kv,
         disable=disable or (),
         stop_after=stop_after,
+        width=width,
     )
     names = [stage.name for stage in compiled.stages]
     if dump_after not in (None, "all", *names):

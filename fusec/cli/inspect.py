@@ -12,7 +12,16 @@ from typing import Annotated
 import typer
 
 from fusec.cli.console import show_report
-from fusec.cli.options import AsJson, Context, Disable, MaybeKv, MaybeLevel, MaybeTarget, ModelOrDir
+from fusec.cli.options import (
+    AsJson,
+    Context,
+    Disable,
+    MaybeKv,
+    MaybeLevel,
+    MaybeTarget,
+    ModelOrDir,
+    Width,
+)
 from fusec.errors import FusecError
 from fusec.files import check_outputs, write_whole
 
@@ -45,6 +54,7 @@ def inspect(
         typer.Option(metavar="FILE", help="Show the times that fusec profile --json measured."),
     ] = None,
     disable: Disable = None,
+    width: Width = 1,
     as_json: AsJson = False,
 ) -> None:
     """Look at the graph at a stage, or at the plan, without compiling kernels."""
@@ -59,7 +69,10 @@ def inspect(
     picture: Callable[[], pictures.Subject]
     if model.is_dir():
         saved = artifact.Artifact.open(model)
-        saved.refuse(level=level, context=context, kv=kv, target=target, disable=disable)
+        rows = width if width != 1 else None
+        saved.refuse(
+            level=level, context=context, kv=kv, target=target, disable=disable, width=rows
+        )
         data, shown = saved.manifest["report"], saved.stage(stage)
         graph = parse("".join(x for x in shown.splitlines(True) if not x.startswith("#")))
         launches = saved.plan().launches if dot is not None else ()
@@ -72,6 +85,7 @@ def inspect(
             context=context,
             kv=kv or "f16",
             disable=disable or (),
+            width=width,
         )
         data = report.summary(compiled)
         found = pictures.find_stage(compiled.stages, stage, compiled.plan.level)

@@ -40,5 +40,8 @@ Disable = Annotated[
     list[str] | None,
     typer.Option(metavar="PASS", help="Leave a merge or another pass out; may be repeated."),
 ]
+Width = Annotated[
+    int, typer.Option(metavar="ROWS", help="Show a step of so many rows, as prompts take them.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Threads = Annotated[int, typer.Option(help="CPU threads; 0 takes the cores this process may use.")]

@@ -22,13 +22,14 @@ def verify(
         str, typer.Option(metavar="f16|f32|both", help="KV cache types to check.")
     ] = "both",
     tokens: Annotated[
-        int | None, typer.Option(help="Length of the random prompt. (default: 24)")
+        int | None,
+        typer.Option(help="Tokens of the random prompt that the reference computes. (default: 24)"),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the random prompt.")] = 0,
     target: Target = "cpu",
     as_json: AsJson = False,
 ) -> None:
-    """Check compiled logits: against the float64 reference, and between levels byte for byte."""
+    """Check logits: against the float64 reference; levels and chunks, byte for byte."""
     from fusec.verifier import check, verdict_table
 
     kinds = ("f16", "f32") if kv == "both" else (kv,)

@@ -62,7 +62,9 @@ def _line(subject: Subject) -> str:
 def _cards(subject: Subject) -> str:
     report, dispatches = subject.report, subject.report["dispatches"]
     cards = {
-        "dispatches a token": str(len(subject.plan.launches)),
+        f"dispatches a {'token' if report['tokens'] == 1 else 'step'}": str(
+            len(subject.plan.launches)
+        ),
         "of them a layer": str(dispatches["per_layer"]),
         "critical path": str(report["critical_path"]),
         "weights": size(report["weights_bytes"]),

@@ -26,7 +26,7 @@ class Subject:
     """A compilation. `registers`: of kernels that are compiled already.
 
     `report`: what `fusec inspect --json` prints. `profile`: what `fusec profile --json` wrote, or
-    None. `gpu`: whose constants predict; None for the CPU target.
+    None. `gpu`: whose constants predict; None for the CPU target, and for steps of several rows.
     """
 
     model: str
@@ -153,7 +153,7 @@ def of_compiled(compiled: Compilation, profile: Path | None = None) -> Subject:
         summary(compiled),
         {k.name: kernels[k.name].source for k in compiled.plan.kernels},
         compiled.backend.registers(kernels),
-        compiled.backend.limits.gpu,
+        compiled.backend.limits.gpu if compiled.plan.tokens == 1 else None,
         read_profile(profile, compiled.plan),
     )
 

@@ -97,16 +97,16 @@ OTHERS: dict[str, tuple[list[str], str]] = {
     "dump behind the stop": (
         ["compile", "MODEL", "--stop-after", "fuse-pairs", "--dump-after", "schedule"],
         "no pass 'schedule' at this level: it runs decode-graph, place-weights, factor-norms, "
-        "fuse-stack, fuse-prologue, fuse-pairs",
+        "fix-vectors, fuse-stack, fuse-chain-to-fixed, fuse-prologue, fuse-pairs",
     ),
     "stop": (["compile", "MODEL", "--stop-after", "last"], "no pass 'last' at this level: it runs"),
     "disable": (
         ["compile", "MODEL", "--disable", "magic"],
-        "no rule 'magic': known are chain, chain-to-store, ",
+        "no rule 'magic': known are chain, chain-to-fixed, ",
     ),
     "inspect disable": (
         ["inspect", "MODEL", "--disable", ""],
-        "no rule '': known are chain, chain-to-store, ",
+        "no rule '': known are chain, chain-to-fixed, ",
     ),
     "target": (["compile", "MODEL", "--target", "tpu"], "unknown target 'tpu': known are cpu"),
     "kv": (["compile", "MODEL", "--kv", "f64"], "unknown KV cache type 'f64': known are f16, f32"),

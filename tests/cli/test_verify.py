@@ -6,10 +6,11 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import fusec as library
-from fusec import verifier
+from fusec import backends, verifier
 from tests.command import fusec
 
 pytestmark = pytest.mark.xdist_group("cli")
@@ -59,3 +60,54 @@ def test_verify_fails_when_a_level_differs(
     assert re.search(r"-O1 .* same +same +agrees +ok", ran.out)
     assert re.search(r"-O2 .* differs +differs +agrees +WRONG", ran.out)
     assert [v["ok"] for v in json.loads(fusec(*options, "--json").out)] == [True, True, False, True]
+
+
+def test_the_widest_step_of_a_gpu_is_compared() -> None:
+    assert max(verifier.WIDTHS["cuda"]) == backends.get("sm_90a").prefill_tokens
+
+
+@pytest.fixture
+def widths_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than the CPU's steps take."""
+    monkeypatch.setattr(verifier, "WIDTHS", {"cpu": (1, 2, 5, 16, 17)})
+
+
+@pytest.mark.usefixtures("widths_on_the_cpu")
+def test_verify_compares_widths(tiny_model: Path) -> None:
+    options = ("verify", tiny_model, "-O2", "--kv", "f32", "--tokens", 3, "--context", 32)
+    ran = fusec(*options)
+    assert ran.code == 0
+    assert "widths: in steps of 1, 2, 5, 16 tokens" in ran.out
+    assert len(re.findall(r"-O\d +f32 .* same +same +same +agrees +ok", ran.out)) == 2
+    found = fusec(*options, "--json").json
+    assert [v["widths"] for v in found] == [{"1": True, "2": True, "5": True, "16": True}] * 2
+    short = fusec("verify", tiny_model, "-O0", "--kv", "f32", "--context", 4, "--json").json
+    assert [v["widths"] for v in short] == [{"1": True, "2": True}]  # what the context holds
+
+
+@pytest.mark.usefixtures("widths_on_the_cpu")
+@pytest.mark.parametrize("session", ["prefill", "absorb"])
+def test_verify_fails_where_a_width_differs(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, session: str
+) -> None:
+    """In steps that make logits, and in those that only fill the cache."""
+    load = verifier.driver.load
+
+    def wrong(*args: object, **options: object) -> library.Engine:
+        engine = load(*args, **options)
+        chosen = getattr(engine, session)
+        step = chosen.step
+
+        def steps(**inputs: np.ndarray) -> dict[str, np.ndarray]:
+            if len(inputs["token"]) == 5:  # its last token is taken for another
+                inputs["token"] = inputs["token"] ^ np.array([0, 0, 0, 0, 1], np.int32)
+            return step(**inputs)
+
+        chosen.step = steps
+        return engine
+
+    monkeypatch.setattr(verifier.driver, "load", wrong)
+    options = ("verify", tiny_model, "-O0", "--kv", "f32", "--tokens", 2, "--context", 32)
+    ran = fusec(*options)
+    assert ran.code == 1
+    assert re.search(r"-O0 .* same +same +differs: 5 +agrees +WRONG", ran.out)

@@ -1,0 +1,69 @@
+"""`import fusec` is quick: what only compiling needs is imported when somebody compiles."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fusec
+
+
+def imported(code: str) -> set[str]:
+    """The modules that a new process has behind some lines of Python."""
+    lines = f"{code}\nimport sys\nprint(*sorted(sys.modules))"
+    root = str(Path(fusec.__file__).parents[1])
+    ran = subprocess.run(
+        [sys.executable, "-c", lines], check=True, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": root},
+    )  # fmt: skip
+    return set(ran.stdout.split())
+
+
+def test_importing_fusec_imports_neither_passes_nor_pictures() -> None:
+    found = imported("import fusec")
+    assert "fusec.ir.graph" in found
+    heavy = ("networkx", "fusec.driver", "fusec.passes", "fusec.pictures", "numba", "llvmlite")
+    assert not found & {*heavy, "jinja2", "matplotlib", "cuda"}
+
+
+def test_a_name_imports_what_it_needs() -> None:
+    assert "fusec.runtime.sampling" in imported("import fusec; fusec.Sampling")
+    found = imported("from fusec import load")
+    assert "fusec.driver" in found
+    assert not found & {"networkx", "fusec.pictures", "fusec.passes.pipeline"}
+
+
+def test_a_model_that_was_loaded_before_runs_without_passes(tiny_model: Path) -> None:
+    load = f"import fusec; fusec.load({str(tiny_model)!r}, context=24).close()"
+    imported(load)  # now plans and kernels are there
+    found = imported(load)
+    assert "fusec.prepared" in found
+    assert not found & {"networkx", "fusec.pictures", "fusec.passes.pipeline", "fusec.passes.rule"}
+
+
+def test_every_public_name_is_there() -> None:
+    assert set(fusec.__all__) <= set(dir(fusec))
+    assert dir(fusec) == sorted(set(dir(fusec)))
+    for name in fusec.__all__:
+        assert getattr(fusec, name).__module__.startswith("fusec."), name
+        assert name in vars(fusec)  # found once, it is an attribute like any other
+    lazy = [name for names in fusec._MODULES.values() for name in names]
+    assert set(lazy) < set(fusec.__all__)
+
+
+def test_other_names_are_none() -> None:
+    with pytest.raises(AttributeError, match=r"^module 'fusec' has no attribute 'nothing'$"):
+        fusec.nothing  # noqa: B018
+    with pytest.raises(ImportError, match="cannot import name 'nothing' from 'fusec'"):
+        exec("from fusec import nothing")
+    assert not hasattr(fusec, "nothing")
+
+
+def test_a_notebook_still_shows_graphs() -> None:
+    b = fusec.Builder("toy")
+    graph = b.build(b.silu(b.input("x", (1, 64))))
+    assert graph._repr_svg_().startswith("<svg")
