@@ -27,6 +27,11 @@ class Arch:
         return self.shared // 2 - 1024
 
     @property
+    def block_shared(self) -> int:
+        """Bytes of shared memory that a block may have."""
+        return self.shared - 1024
+
+    @property
     def sms(self) -> int:
         """Multiprocessors of the GPU that stands for it (see `fusec.ir.gpus.for_arch`)."""
         gpu = gpus.for_arch(self.name)

@@ -17,7 +17,7 @@ from fusec.codegen.cuda.attention_project import ProjectedAttention
 from fusec.codegen.cuda.attention_rows import AttentionRows
 from fusec.codegen.cuda.defaults import default
 from fusec.codegen.cuda.elements import Elements, Indices
-from fusec.codegen.cuda.gemm import Gemm, gemm_geometry, is_gemm
+from fusec.codegen.cuda.gemm import Gemm, gemm_geometry, is_gemm, tilings_of
 from fusec.codegen.cuda.imports import format_functions, import_lines
 from fusec.codegen.cuda.matvec import Matvec
 from fusec.codegen.cuda.matvec_parts import SharedMatvec
@@ -30,6 +30,7 @@ from fusec.codegen.cuda.tiles import TiledMatvec
 from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.codegen.cuda.wrapper import Dependent, Launched, assemble
 from fusec.errors import FusecError
+from fusec.ir.graph import Graph
 from fusec.ir.plan import Kernel
 from fusec.ir.region import KernelShape, Segment, parameters
 from fusec.ir.target import layouts_apart
@@ -53,13 +54,7 @@ def emit(kernel: Kernel, arch: Arch = ARCHS["sm_90a"], sms: int | None = None) -
     if region.nodes and any(v.shape[0] != 1 for v in region.inputs):
         raise FusecError(f"kernel {kernel.name}: expected a canonical region, of one row")
     if is_gemm(region):
-        if not kernel.rows:
-            raise FusecError(
-                f"kernel {kernel.name}: expected a step of several rows for a product of a vector "
-                "in fixed point"
-            )
-        scope = Scope(region, gemm_geometry(shape, kernel.rows), kernel.overlaps, arch, kernel.rows)
-        return _Emitter(shape, scope).emit()
+        return _in_tiles(kernel, region, shape, arch)
     sms = arch.sms if sms is None else sms
     choice = kernel.choice or default(shape, sms, kernel.overlaps)
     if reason := why_not(shape, choice, sms):
@@ -80,14 +75,36 @@ def emit(kernel: Kernel, arch: Arch = ARCHS["sm_90a"], sms: int | None = None) -
     return _Emitter(shape, Scope(region, geometry, kernel.overlaps, arch, kernel.rows)).emit()
 
 
+def _in_tiles(kernel: Kernel, region: Graph, shape: KernelShape, arch: Arch) -> CudaKernel:
+    """A kernel of products of many rows, in the first of its tilings that fits a block's memory."""
+    if not kernel.rows:
+        raise FusecError(
+            f"kernel {kernel.name}: expected a step of several rows for a product of a vector in "
+            "fixed point"
+        )
+    needed = 0
+    for tiling in tilings_of(shape, kernel.rows):
+        scope = Scope(region, gemm_geometry(shape, tiling), kernel.overlaps, arch, kernel.rows)
+        gemm = Gemm(scope, shape, tiling)
+        needed = scope.dynamic + scope.shared_bytes
+        if needed <= arch.block_shared:
+            return _Emitter(shape, scope, gemm).emit()
+    raise FusecError(
+        f"kernel {kernel.name}: expected a block with at most {arch.block_shared:,} bytes of "
+        f"shared memory on {arch.name}, found {needed:,}"
+    )
+
+
 class _Emitter:
-    def __init__(self, shape: KernelShape, scope: Scope) -> None:
-        self.shape, self.scope = shape, scope
+    """`gemm`: of a kernel of products of many rows, what emits its body."""
+
+    def __init__(self, shape: KernelShape, scope: Scope, gemm: Gemm | None = None) -> None:
+        self.shape, self.scope, self.gemm = shape, scope, gemm
         self.region, self.geometry = scope.region, scope.geometry
 
     def emit(self) -> CudaKernel:
-        if is_gemm(self.region):
-            Gemm(self.scope, self.shape).emit()
+        if self.gemm is not None:
+            self.gemm.emit()
         else:
             self._one_row()
         wrapper = Dependent(self.geometry.release) if self.scope.overlaps else Launched()

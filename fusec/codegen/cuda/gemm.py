@@ -26,14 +26,20 @@ from fusec.ir.ops import op
 from fusec.ir.region import KernelShape, Segment
 
 TILINGS = {
-    WIDE: Tiling(2, 2, 2, 2, slab=4, beside=3),
-    NARROW: Tiling(1, 2, 1, 1, slab=4, beside=2, deep=4),
+    WIDE: (Tiling(2, 2, 2, 2, slab=4, beside=3), Tiling(1, 2, 2, 2, slab=4, beside=4)),
+    NARROW: (
+        Tiling(1, 2, 1, 1, slab=4, beside=2, deep=4),
+        Tiling(1, 2, 1, 1, slab=4, beside=4, deep=2),
+    ),
 }
-"""Rows of the step that a block takes -> how, for matrices by rows."""
+"""Rows of the step that a block takes -> how, for matrices by rows: the first that fits is best."""
 
 OF_TILES = {
-    WIDE: Tiling(2, 2, 2, 2, slab=4, beside=2),
-    NARROW: Tiling(1, 2, 1, 1, slab=4, beside=1, deep=4),
+    WIDE: (Tiling(2, 2, 2, 2, slab=4, beside=2), Tiling(1, 2, 2, 2, slab=4, beside=4)),
+    NARROW: (
+        Tiling(1, 2, 1, 1, slab=4, beside=1, deep=4),
+        Tiling(1, 2, 1, 1, slab=4, beside=2, deep=2),
+    ),
 }
 """The same for matrices in tiles, whose sums take more registers."""
 
@@ -43,14 +49,13 @@ def is_gemm(region: Graph) -> bool:
     return any(is_fixed(n) for n in region.nodes)
 
 
-def tiling_of(shape: KernelShape, rows: int) -> Tiling:
-    """How a block of a kernel takes so many rows of the step."""
+def tilings_of(shape: KernelShape, rows: int) -> tuple[Tiling, ...]:
+    """How a block of a kernel may take so many rows of the step; later ways need less memory."""
     return (OF_TILES if any(map(is_tiled, shape.segments)) else TILINGS)[rows]
 
 
-def gemm_geometry(shape: KernelShape, rows: int) -> Geometry:
+def gemm_geometry(shape: KernelShape, tiling: Tiling) -> Geometry:
     """The grid of a kernel of products, without its layers."""
-    tiling = tiling_of(shape, rows)
     counts = tuple(-(-units(s) // each(s, tiling)) for s in shape.segments)
     return Geometry(
         tiling.threads, tiling.beside, 1, 1, counts, sum(counts), "wait", 1, False, False
@@ -60,9 +65,8 @@ def gemm_geometry(shape: KernelShape, rows: int) -> Geometry:
 class Gemm:
     """Emits the whole kernel."""
 
-    def __init__(self, scope: Scope, shape: KernelShape) -> None:
-        self.scope, self.w, self.shape = scope, scope.w, shape
-        self.tiling = tiling_of(shape, scope.rows)
+    def __init__(self, scope: Scope, shape: KernelShape, tiling: Tiling) -> None:
+        self.scope, self.w, self.shape, self.tiling = scope, scope.w, shape, tiling
         scope.holds = False
         firsts = [sum(scope.geometry.blocks[:n]) for n in range(len(shape.segments))]
         self.members = list(zip(shape.segments, firsts, scope.geometry.blocks, strict=True))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 
+from fusec.codegen.cuda.arch import ARCHS, Arch
 from fusec.codegen.cuda.build import compile_many
 from fusec.codegen.cuda.emit import emit
 from fusec.codegen.cuda.gemm import OF_TILES, TILINGS, is_gemm
@@ -166,7 +168,30 @@ def gemms(graph: Graph, level: int = 3) -> list[CudaKernel]:
 
 def test_every_width_has_a_way_to_share_a_tile_out() -> None:
     for tilings in (TILINGS, OF_TILES):
-        assert {width: t.width for width, t in tilings.items()} == {n: n for n in (WIDE, NARROW)}
+        assert set(tilings) == {WIDE, NARROW}
+        for width, ways in tilings.items():
+            assert {tiling.width for tiling in ways} == {width}
+
+
+@pytest.mark.parametrize("arch", ARCHS.values(), ids=lambda arch: arch.name)
+@pytest.mark.parametrize(("matrix", "columns"), [("q2_k", 8192), ("q8_0", 14336), ("q4_k", 14336)])
+def test_a_block_has_the_memory_it_needs(arch: Arch, matrix: str, columns: int) -> None:
+    """On GPUs with little shared memory, another tiling is taken."""
+    for tokens in (16, 512):
+        graph = run_passes(product(tokens, matrix, columns, rows=2048), passes_of(3), HOPPER)[-1]
+        plan = lower(graph.graph, arch.name, 3, partial(rows_of_block, shared=arch.shared))
+        for kernel in plan.kernels:
+            made = emit(kernel, arch)
+            assert made.dynamic + made.shared <= arch.block_shared
+
+
+def test_what_fits_no_block_is_refused() -> None:
+    graph = run_passes(product(512, "q2_k", 8192, rows=2048), passes_of(3), HOPPER)[-1].graph
+    plan = lower(graph, "none", 3, partial(rows_of_block, shared=SHARED))
+    tiny = replace(ARCHS["sm_89"], shared=32 << 10)
+    (kernel,) = [k for k in plan.kernels if is_gemm(parse(k.region))]
+    with pytest.raises(FusecError, match=r"at most 31,744 bytes of shared memory on sm_89, found"):
+        emit(kernel, tiny)
 
 
 @pytest.mark.parametrize("columns", [2048, 8192, 28672])

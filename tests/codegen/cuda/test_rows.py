@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from fusec.ir import Graph
-from fusec.passes.pipeline import LEVELS
 from tests.codegen.cuda.twin_session import TwinSession, random_weights
-from tests.graphs import llama_graph
+from tests.graphs import Types, llama_graph
 from tests.targets import HOPPER
 
 SHAPE = {"width": 64, "ffn": 96, "heads": 4, "kv_heads": 2, "layers": 1, "context": 40}
@@ -21,19 +20,27 @@ def one_by_one(graph: Graph, weights: dict, ids: list[int], level: int) -> np.nd
     return np.concatenate([session.step(**inputs)["logits"] for inputs in given])
 
 
-@pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize(("kv", "matrix"), [("f16", "iq4_nl"), ("f32", "q6_k"), ("f16", "f32")])
-def test_rows_of_a_step_are_those_of_steps_of_one(level: int, kv: str, matrix: str) -> None:
-    from tests.codegen.cuda.test_emit import types
+CASES = {
+    "a layer a row, deep": (3, "f16", "iq4_nl", 5),
+    "a layer a row, naive": (0, "f32", "q8_0", 5),
+    "plain floats": (2, "f16", "f32", 12),
+    "in tiles, deep": (3, "f16", "iq4_nl", 20),
+    "in tiles, naive": (0, "f32", "q4_1", 20),
+}
 
-    shape = {**SHAPE, "width": 256, "ffn": 256} if matrix == "q6_k" else SHAPE
-    graphs = {t: llama_graph(**shape, kv=kv, types=types(matrix), tokens=t) for t in (1, 5)}
-    weights = random_weights(graphs[1])
-    ids = [3, 41, 7, 7, 60, 2, 9]
-    wanted = one_by_one(graphs[1], weights, ids, level)
-    session = TwinSession(graphs[5], weights, level, target=HOPPER)
-    for first, rows in ((0, 5), (5, 2)):
-        places = np.resize(np.arange(first, first + rows), 5)  # what lies behind them is not read
+
+@pytest.mark.parametrize(("level", "kv", "matrix", "tokens"), CASES.values(), ids=CASES)
+def test_rows_of_a_step_are_those_of_steps_of_one(
+    level: int, kv: str, matrix: str, tokens: int
+) -> None:
+    given = {"kv": kv, "types": Types(matrix, unused="f32")}
+    one, several = (llama_graph(**SHAPE, **given, tokens=t) for t in (1, tokens))
+    weights = random_weights(one)
+    ids = np.random.default_rng(2).integers(0, 64, tokens + 2)
+    wanted = one_by_one(one, weights, ids.tolist(), level)
+    session = TwinSession(several, weights, level, target=HOPPER)
+    for first, rows in ((0, tokens), (tokens, 2)):
+        places = np.resize(np.arange(first, first + rows), tokens)  # those behind are not read
         session.memory["rows"][:] = rows
-        found = session.step(token=np.array(ids)[places], pos=places)["logits"][:rows]
+        found = session.step(token=ids[places], pos=places)["logits"][:rows]
         assert found.tobytes() == wanted[first : first + rows].tobytes()
