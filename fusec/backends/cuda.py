@@ -195,7 +195,9 @@ class Cuda(Backend[CudaKernel, Executables]):
         """On the first GPU. `eager`: without captured graphs."""
         one, several = plans.decode, plans.prefill
         names = [kernel.name for kernel in one.kernels] + list(self.loop_kernels(one))
-        workspace = Workspace(Driver(), (one, several), kernels, names, model.raw, PACKING, l2)
+        workspace = Workspace(
+            Driver(), (one, several.only(set())), kernels, names, model.raw, PACKING, l2
+        )
 
         def session(plan: LaunchPlan, outputs: set[str]) -> CudaSession:
             variants = [one] if plan is one else [one, *self.variants(plan)]

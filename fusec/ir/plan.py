@@ -12,9 +12,12 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
+from fusec.ir.dtypes import dtype
 from fusec.ir.graph import Graph
+from fusec.ir.region import parameters
 from fusec.ir.text import parse
 
 VERSION = 6
@@ -54,7 +57,7 @@ class Size:
     layers: int = 1
 
     def __str__(self) -> str:
-        grid = f"{self.grid} x {self.layers}" if self.layers > 1 else str(self.grid)
+        grid = f"{self.grid} x {self.layers} layers" if self.layers > 1 else str(self.grid)
         words = [f"{grid} x {self.block} threads"]
         words += [f"clusters of {self.cluster}"] if self.cluster > 1 else []
         nbytes = self.shared + self.dynamic
@@ -209,6 +212,18 @@ class LaunchPlan:
     def region(self, launch: Launch) -> Graph:
         """What a launch computes."""
         return parse(next(k.region for k in self.kernels if k.name == launch.kernel))
+
+    @cached_property
+    def reach(self) -> int:
+        """Bytes of the arena up to the last that launches use: fewer where some were left out."""
+        parts = {kernel.name: parameters(parse(kernel.region)) for kernel in self.kernels}
+        ends = [
+            arg.offset + dtype(value.dtype).nbytes((self.tokens, *value.shape[1:]))
+            for launch in self.launches
+            for value, arg in zip(parts[launch.kernel], launch.args, strict=False)
+            if arg.kind == "arena"
+        ]
+        return max(ends, default=0)
 
     def only(self, outputs: set[str]) -> LaunchPlan:
         """The plan without the launches that feed none of `outputs` and no state.

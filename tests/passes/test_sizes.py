@@ -173,10 +173,10 @@ def test_each_layer_of_the_grid_has_its_rows(wide: driver.Compiled) -> None:
 
 
 def test_layers_are_shown() -> None:
-    assert str(Size(3, 96, layers=48)) == "3 x 48 x 96 threads"
+    assert str(Size(3, 96, layers=48)) == "3 x 48 layers x 96 threads"
     assert str(Size(3, 96, layers=1)) == "3 x 96 threads"
     size = Size(8, 512, cluster=2, shared=1024, layers=2)
-    assert str(size) == "8 x 2 x 512 threads, clusters of 2, 1,024 B shared"
+    assert str(size) == "8 x 2 layers x 512 threads, clusters of 2, 1,024 B shared"
 
 
 def test_rows_and_layers_go_through_json(wide: driver.Compiled) -> None:

@@ -46,7 +46,8 @@ class CudaSession(Closing):
             for name, tensor in plan.outputs.items()
             if plan.output_args[name].name in written
         }
-        self._bound: dict[int, list[_Bound]] = {}  # by the plan's place among the variants
+        self._arenas: dict[int, int] = {}  # by the plan's place among the variants
+        self._bound: dict[int, list[_Bound]] = {}  # the same
         self._graphs: dict[int, Handle] = {}  # by how many rows they are launched for
 
     def step(self, **inputs: Array) -> dict[str, Array]:
@@ -54,10 +55,11 @@ class CudaSession(Closing):
         with self.workspace.turns.take():
             self.workspace.enter()
             rows = self.begin(**inputs)
-            places = self._plans[self._variant(rows)].output_args
+            index = self._variant(rows)
+            places, arena = self._plans[index].output_args, self._arenas[index]
             return {
                 name[1:]: self.workspace.read(
-                    places[name], replace(tensor, shape=(rows, *tensor.shape[1:]))
+                    places[name], replace(tensor, shape=(rows, *tensor.shape[1:])), arena
                 )
                 for name, tensor in self._outputs.items()
             }
@@ -98,11 +100,12 @@ class CudaSession(Closing):
         index = self._variant(rows)
         if index not in self._bound:
             workspace, plan = self.workspace, self._plans[index]
+            arena = self._arenas[index] = workspace.arena(plan)
             workspace.need(dict.fromkeys(launch.kernel for launch in plan.launches))
             self._bound[index] = [
                 (
                     launch.kernel,
-                    tuple(workspace.address(arg) for arg in launch.args),
+                    tuple(workspace.address(arg, arena) for arg in launch.args),
                     launch.early,
                     workspace.stretches(launch.prefetch),
                 )

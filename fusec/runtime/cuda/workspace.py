@@ -36,7 +36,8 @@ class Workspace:
     """Memory and kernels for `plans`, which agree on inputs but for T, states and weights.
 
     `executables` gives the plans' kernels and whatever else is launched between them, which may
-    take long; those named `at_once` are needed at once.
+    take long; those named `at_once` are needed at once. A session may have a plan that needs more
+    room for activations than these (see `arena`).
     `weight` gives a tensor's raw bytes by its GGUF name. Raises FusecError where the GPU cannot run
     the kernels or has too little memory, and for weights that are not what the plans take; the
     driver is closed then.
@@ -66,7 +67,9 @@ class Workspace:
             wanted = l2 in ("prefetch", "auto") and first.prefetches
             self._prefetches = wanted and "prefetch" in self._functions
             weights = self._upload(first, weight, packing, l2)
-            self._arena = self.memory.empty(max(p.arena_bytes for p in plans), "the activations")
+            self._arena_bytes = max(plan.reach for plan in plans)
+            self._arena = self.memory.empty(self._arena_bytes, "the activations")
+            self._larger = (0, 0)
             context, widest = positions(first), max(plans, key=lambda plan: plan.tokens)
             self._places = {
                 "state": self._tensors(first.states, f"the KV cache for {context} positions"),
@@ -91,20 +94,31 @@ class Workspace:
         self.turns.check()
         self.driver.activate()
 
-    def address(self, arg: Arg) -> int:
-        """Where on the device a launch's argument lies."""
+    def arena(self, plan: LaunchPlan) -> int:
+        """Where a plan's activations lie: with the others', or apart if they need more room.
+
+        So memory for the logits of many rows is taken when somebody asks for them.
+        """
+        if plan.reach <= self._arena_bytes:
+            return self._arena
+        if plan.reach > self._larger[0]:
+            self._larger = plan.reach, self.memory.empty(plan.reach, "activations of many rows")
+        return self._larger[1]
+
+    def address(self, arg: Arg, arena: int | None = None) -> int:
+        """Where on the device a launch's argument lies. `arena`: the plan's, if it has its own."""
         if arg.kind == "arena":
-            return self._arena + arg.offset
+            return (self._arena if arena is None else arena) + arg.offset
         return self._places[arg.kind][arg.name]
 
     def write(self, arg: Arg, array: Array) -> None:
         """Copy an array to an argument's memory."""
         self.memory.write(self.address(arg), array)
 
-    def read(self, arg: Arg, tensor: Tensor) -> Array:
+    def read(self, arg: Arg, tensor: Tensor, arena: int | None = None) -> Array:
         """An argument's memory as a new array, once the stream has come this far."""
         plain = np.dtype(dtype(tensor.dtype).numpy)
-        return self.memory.read(self.address(arg), tensor.shape, plain)
+        return self.memory.read(self.address(arg, arena), tensor.shape, plain)
 
     def need(self, names: Iterable[str]) -> None:
         """Have kernels on the GPU. To be called before a graph is captured."""

@@ -257,3 +257,22 @@ def test_kernels_of_every_variant_are_compiled_into_a_folder(compiled):
     assert {k.removesuffix("_16") for k in wanted if k.endswith("_16")} > {
         k.removesuffix("_32") for k in wanted if k.endswith("_32")
     }
+
+
+def test_logits_of_many_rows_take_memory_when_they_are_asked_for(compiled, machine):
+    """Narrow and wide variants may have arenas of their own, which their graphs keep."""
+    before = machine.workspace.memory.nbytes
+    absorbed(machine, 70)
+    assert machine.workspace.memory.nbytes == before
+    engine = machine.engine()
+    few, many = engine.logits(IDS[:20]), engine.logits(IDS[:90])
+    plan = compiled.prefill
+    assert machine.workspace.memory.nbytes >= before + plan.outputs["%logits"].shape[0] * 4
+    assert engine.logits(IDS[:20]).tobytes() == few.tobytes() == many[:20].tobytes()
+
+
+def test_the_reach_of_a_plan(compiled):
+    plan = compiled.prefill
+    assert 0 <= plan.arena_bytes - plan.reach < 256  # whole lines
+    assert 0 < plan.only(set()).reach < plan.reach
+    assert 0 <= compiled.plan.arena_bytes - compiled.plan.reach < 256
