@@ -14,24 +14,24 @@ from tests.command import fusec, refused
 from tests.graphs import llama_graph
 
 pytestmark = pytest.mark.xdist_group("cli")
-GPU = ("--target", "sm_90a", "--context", 48)
+GPU = ("--target", "sm_90a", "--context", 80)
 
 
 def test_inspect_shows_the_plan_of_a_prompt(tiny_model: Path) -> None:
-    data = fusec("inspect", tiny_model, *GPU, "--width", 48, "--json").json
-    assert (data["tokens"], data["context"], data["kv"]) == (48, 48, "f16")
-    prefill = driver.compile(tiny_model, target="sm_90a", context=48).prefill
+    data = fusec("inspect", tiny_model, *GPU, "--width", 80, "--json").json
+    assert (data["tokens"], data["context"], data["kv"]) == (80, 80, "f16")
+    prefill = driver.compile(tiny_model, target="sm_90a", context=80).prefill
     assert prefill is not None
     assert set(data["kernels"]) == {kernel.name for kernel in prefill.kernels}
-    assert {size["layers"] for size in data["sizes"].values()} == {2, 3, 48}
+    assert {size["layers"] for size in data["sizes"].values()} == {3, 5, 80}
     hits = {stage["pass"]: stage["hits"] for stage in data["stages"]}
     assert hits["fix-vectors"] == 33 and hits["fuse-chain-to-fixed"] == 17
-    text = fusec("inspect", tiny_model, *GPU, "--width", 48).out
-    assert "dispatches a step of 48 rows, " in text.replace("\n", " ")
+    text = fusec("inspect", tiny_model, *GPU, "--width", 80).out
+    assert "dispatches a step of 80 rows, " in text.replace("\n", " ")
     assert "dispatches a token" in fusec("inspect", tiny_model, *GPU).out.replace("\n", " ")
 
 
-@pytest.mark.parametrize(("width", "fixed"), [(2, False), (8, False), (9, True), (48, True)])
+@pytest.mark.parametrize(("width", "fixed"), [(2, False), (8, False), (9, True), (80, True)])
 def test_a_stage_of_a_step_of_many_rows(tiny_model: Path, width: int, fixed: bool) -> None:
     shown = fusec("inspect", tiny_model, *GPU, "--width", width, "--stage", "fix-vectors").out
     graph = parse("".join(line for line in shown.splitlines(True) if line[0] != "#"))
@@ -57,10 +57,10 @@ def test_compile_shows_the_same(tiny_model: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["compile", "inspect"])
-@pytest.mark.parametrize("width", [0, -3, 49, 10**9])
+@pytest.mark.parametrize("width", [0, -3, 81, 10**9])
 def test_widths_that_no_step_has(tiny_model: Path, command: str, width: int) -> None:
     message = refused(command, tiny_model, *GPU, "--width", width)
-    assert message == f"width: expected rows from 1 to the context, 48, found {width}"
+    assert message == f"width: expected rows from 1 to the context, 80, found {width}"
 
 
 def test_a_folder_has_every_width_already(
