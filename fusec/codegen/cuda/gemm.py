@@ -173,7 +173,7 @@ class Gemm:
         for n, (segment, first, blocks) in enumerate(members):
             if any(self._tiles(s) for s, _, _ in members):
                 with branch(w, n, first + blocks, len(members)):
-                    w.line("copies = thread")  # a branch has a line
+                    w.line("copies = thread")  # so that no branch is empty
                     self._copy_tiles(segment, first)
 
     def _copy_tiles(self, segment: Segment, first: int) -> None:
@@ -238,7 +238,7 @@ class Gemm:
                     name = self.scope.pointers[value.name]
                     w.line(f"{name} = at(all_{name}, uint32(row * uint32({words(value)})))")
             for name in sorted(own & self.of_row.keys()):
-                if name != "" and self._is_position(name):
+                if self._is_position(name):
                     now = elements.positions[name] = f"now_{name[1:]}"
                     w.line(f"{now} = load_shared_u32(uint32({self.of_row[name]} + near * 4))")
             indices.emit(w)

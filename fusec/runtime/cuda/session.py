@@ -25,8 +25,8 @@ class CudaSession(Closing):
     """One plan bound to a workspace, which it shares with other plans of the model.
 
     `variants`: plans for fewer rows, the fewest first, and itself; without them it is the same for
-    any number. `eager` launches every kernel by itself instead of replaying a graph:
-    the slow way, to compare.
+    any number. `eager` launches every kernel by itself instead of replaying a graph: the slow way,
+    to compare.
     """
 
     def __init__(

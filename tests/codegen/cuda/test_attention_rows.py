@@ -222,9 +222,7 @@ def test_blocks_of_rows_assemble_without_spills(arch: str) -> None:
 @needs_compiler
 @pytest.mark.slow
 def test_heads_of_all_sizes_assemble_without_spills() -> None:
-    sizes = [(8, "f16", 16), (18, "f16", 16), (64, "f16", 32), (64, "f32", 16), (80, "f16", 16),
-             (128, "f16", 16), (128, "f32", 16), (250, "f16", 8), (256, "f16", 16),
-             (256, "f32", 8)]  # fmt: skip
+    sizes = [(18, "f16", 16), (64, "f32", 16), (80, "f16", 16), (128, "f16", 16), (256, "f32", 8)]
     assemble(sizes, "sm_90a")
 
 

@@ -44,6 +44,13 @@ def gated(tokens: int, name: str, columns: int, rows: int) -> Graph:
     return b.build(b.add(h, r, name="y"))
 
 
+def stacked(tokens: int, *names: str) -> Graph:
+    """Matrices of several formats that read one vector, in one kernel."""
+    b = Builder("stacked")
+    x = b.input("x", (tokens, 256))
+    return b.build(*(b.matvec(x, b.weight(f"w{name}", (64, 256), name)) for name in names))
+
+
 def turned(tokens: int, pairing: str) -> Graph:
     b = Builder("turned")
     x, pos = b.input("x", (tokens, 2048)), b.input("pos", (tokens,), "i32")
@@ -214,8 +221,8 @@ def test_what_tiles_combine_is_of_one_type() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("tokens", [16, 512])
 def test_they_assemble_without_spills(tokens: int) -> None:
-    graphs = [product(tokens, name, 8192, rows=2048) for name in ("q4_k", "q2_k")]
-    graphs += [gated(tokens, "q5_k", 2048, 2048), gated(tokens, "q4_k", 512, 1536)]
+    graphs = [product(tokens, "q2_k", 8192, rows=2048), gated(tokens, "q4_k", 512, 1536)]
+    graphs += [stacked(tokens, "q4_k", "iq4_xs", "q6_k")]
     kernels = {k.name: k for graph in graphs for k in gemms(graph)}
     for cubin in compile_many(list(kernels.values()), "sm_90a"):
         assert cubin.spill_stores == cubin.spill_loads == 0, cubin.name
