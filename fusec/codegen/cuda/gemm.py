@@ -75,8 +75,9 @@ class Gemm:
         out = 4 * self.tiling.width * (self.tiling.rows + OUT)
         self.behind = max(*sizes, out)  # bytes of shared memory in front of the operands' tiles
         most = max(each(s, self.tiling) for s in shape.segments)
+        self.tile_bytes = 4 * self.tiling.width * most  # of an operand
         tiles = max(len(self._tiles(s)) for s in shape.segments)
-        scope.dynamic = self.behind + 4 * self.tiling.width * most * tiles
+        scope.dynamic = self.behind + self.tile_bytes * tiles
         width = 4 * self.tiling.width
         self.of_row = {v.name: scope.shared("of_row", width) for v in self._scalars()}
 
@@ -194,8 +195,7 @@ class Gemm:
 
     def _tile(self, k: int) -> int:
         """Where the k-th tile of a segment's operands is."""
-        most = max(each(s, self.tiling) for s in self.shape.segments)
-        return self.behind + 4 * k * self.tiling.width * most
+        return self.behind + k * self.tile_bytes
 
     def _finish(self, members: Sequence[tuple[Segment, int, int]]) -> None:
         for n, (segment, first, blocks) in enumerate(members):
@@ -211,10 +211,9 @@ class Gemm:
         tiles = {v.name: k for k, v in enumerate(self._tiles(segment))}
 
         def source(value: Value) -> HasElements:
-            pointer = self.scope.pointers[value.name]
             if value.name in tiles:
                 return _Near(self._tile(tiles[value.name]), share)
-            return Memory(pointer, value.shape[-1])
+            return Memory(self.scope.pointers[value.name], value.shape[-1])
 
         elements = Elements(self.scope, segment, indices, "live", source)
         with w.block(f"for step in range({-(-count // threads)}):"):

@@ -18,7 +18,7 @@ Which leaves there are, and what a block adds to which sums, is said by the two 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -439,16 +439,14 @@ class Products(ABC):
 
     def _slab(self) -> None:
         """The slab's leaves of the tree: their branch, and what becomes of its sum."""
-        if self.turns == 1 and self.tiling.deep > 1 and self.blocks < self.leaves:
-            for m, n in self.fragments:
+        if self.turns == 1:
+            some_have_none = self.tiling.deep > 1 and self.blocks < self.leaves
+            for m, n in self.fragments if some_have_none else ():
                 self.w.line(f"sum_{m}{n} = nothing")
             first = f"own_depth * {self.own_leaves} + uint32(slab * {self.at_once})"
-            with self.w.block(f"if some(uint32({first}) < uint32({self.blocks})):"):
-                self._branch(self.at_once, 0)
-            self._carry("slab", 0)
-            return
-        if self.turns == 1:
-            self._branch(self.at_once, 0)
+            has_one = f"if some(uint32({first}) < uint32({self.blocks})):"
+            with self.w.block(has_one) if some_have_none else nullcontext():
+                self._tree(self.at_once, 0, self._leaf, "held")
             self._carry("slab", 0)
             return
         w = self.w
@@ -463,18 +461,20 @@ class Products(ABC):
             self._end(0)
             self._carry("now", 0)
 
-    def _branch(self, count: int, first: int) -> None:
-        """The sums over `count` leaves of the slab, from the `first` on."""
-        w = self.w
+    def _tree(self, count: int, first: int, leaf: Callable[[int], None], held: str) -> None:
+        """The sums over `count` leaves, from the `first` on, each of which `leaf` makes.
+
+        `held`: how the variables begin in which a sum waits for its neighbour.
+        """
         if count == 1:
-            self._leaf(first)
+            leaf(first)
             return
-        self._branch(count // 2, first)
+        self._tree(count // 2, first, leaf, held)
         for m, n in self.fragments:
-            w.line(f"held{count}_{m}{n} = sum_{m}{n}")
-        self._branch(count // 2, first + count // 2)
+            self.w.line(f"{held}{count}_{m}{n} = sum_{m}{n}")
+        self._tree(count // 2, first + count // 2, leaf, held)
         for m, n in self.fragments:
-            w.line(f"sum_{m}{n} = add_four(held{count}_{m}{n}, sum_{m}{n})")
+            self.w.line(f"sum_{m}{n} = add_four({held}{count}_{m}{n}, sum_{m}{n})")
 
     def _leaf(self, own: int) -> None:
         """The sum of a leaf, of each of its blocks in turn; zeros where it has none."""
@@ -530,9 +530,13 @@ class Products(ABC):
                 if not last:
                     self._carry(branch, level + 1)
         with nullcontext() if last and not self.is_full else w.block("else:"):
-            for m, n in self.fragments:
-                s = ", ".join(f"sum_{m}{n}[{k}]" for k in range(4))
-                w.line(f"store_shared_f32x4({self._place(level, m, n)}, {s})")
+            self._wait(level)
+
+    def _wait(self, level: int) -> None:
+        """Leave the sums where those of a level wait."""
+        for m, n in self.fragments:
+            s = ", ".join(f"sum_{m}{n}[{k}]" for k in range(4))
+            self.w.line(f"store_shared_f32x4({self._place(level, m, n)}, {s})")
 
     def _place(self, level: int, m: int, n: int) -> str:
         """Where sums of a level wait."""
@@ -555,34 +559,21 @@ class Products(ABC):
         row = 4 * (tiling.rows + OUT)
         first = f"if some(warp < uint32({self.flat})):"
         if tiling.deep > 1:
-            for m, n in self.fragments:
-                s = ", ".join(f"sum_{m}{n}[{k}]" for k in range(4))
-                w.line(f"store_shared_f32x4({self._place(0, m, n)}, {s})")
+            self._wait(0)
             w.line("barrier()")
         with w.block(first) if tiling.deep > 1 else nullcontext():
             if tiling.deep > 1:
                 behind = f"own_depth * {self.flat * WARP * 16}"  # all of them find the first's
                 w.line(f"branches = uint32(waiting - {behind})")
-                self._join(tiling.deep, 0)
+                self._tree(tiling.deep, 0, self._left, "joined")
             where = f"(warp_width + member * 2) * {row} + (warp_row + group) * 4"
             w.line(f"place = uint32(stage + {where})")
             for m, n in self.fragments:
                 w.line(f"store_four(uint32(place + {n * 8 * row + m * 64}), {row}, sum_{m}{n})")
         w.line("barrier()")
 
-    def _join(self, count: int, first: int) -> None:
-        """The sums over `count` branches, from the `first` on, which other warps have left."""
-        w = self.w
+    def _left(self, branch: int) -> None:
+        """The sums over a branch, as its warps have left them."""
         for m, n in self.fragments:
-            if count == 1:
-                number = (m * self.tiling.wide + n) * self.tiling.threads + first * self.flat * WARP
-                place = f"uint32(branches + {number * 16})"
-                w.line(f"sum_{m}{n} = load_shared_f32x4({place})")
-        if count == 1:
-            return
-        self._join(count // 2, first)
-        for m, n in self.fragments:
-            w.line(f"joined{count}_{m}{n} = sum_{m}{n}")
-        self._join(count // 2, first + count // 2)
-        for m, n in self.fragments:
-            w.line(f"sum_{m}{n} = add_four(joined{count}_{m}{n}, sum_{m}{n})")
+            number = (m * self.tiling.wide + n) * self.tiling.threads + branch * self.flat * WARP
+            self.w.line(f"sum_{m}{n} = load_shared_f32x4(uint32(branches + {number * 16}))")
