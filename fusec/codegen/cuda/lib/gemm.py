@@ -75,24 +75,46 @@ def load_three(place):
 
 
 @inline
-def products(a, x):
-    """A tile's products with a block of 32: of each digit, four sums."""
+def unsigned_digit(a, digit):
+    """A tile's products with a block of 32 of a digit that has no sign: four sums."""
     c = BIASED
-    return (
-        mma_su_16x8x32(a[0], a[1], a[2], a[3], x[0][0], x[0][1], c, c, c, c),
-        mma_su_16x8x32(a[0], a[1], a[2], a[3], x[1][0], x[1][1], c, c, c, c),
-        mma_s8_16x8x32(a[0], a[1], a[2], a[3], x[2][0], x[2][1], c, c, c, c),
-    )
+    return mma_su_16x8x32(a[0], a[1], a[2], a[3], digit[0], digit[1], c, c, c, c)
+
+
+@inline
+def signed_digit(a, digit):
+    """The same of a digit that has one."""
+    c = BIASED
+    return mma_s8_16x8x32(a[0], a[1], a[2], a[3], digit[0], digit[1], c, c, c, c)
+
+
+@inline
+def half_unsigned_digit(a, digit, half):
+    """`unsigned_digit` with half of a block."""
+    c = BIASED
+    return mma_su_16x8x16(a[2 * half], a[2 * half + 1], digit[half], c, c, c, c)
+
+
+@inline
+def half_signed_digit(a, digit, half):
+    """`signed_digit` with half of a block."""
+    c = BIASED
+    return mma_s8_16x8x16(a[2 * half], a[2 * half + 1], digit[half], c, c, c, c)
+
+
+@inline
+def products(a, x):
+    """A tile's products with a block of 32: of each digit, of which one is signed, four sums."""
+    return unsigned_digit(a, x[0]), unsigned_digit(a, x[1]), signed_digit(a, x[2])
 
 
 @inline
 def half_products(a, x, half):
     """The same with half of a block."""
-    c, u, v = BIASED, a[2 * half], a[2 * half + 1]
     return (
-        mma_su_16x8x16(u, v, x[0][half], c, c, c, c),
-        mma_su_16x8x16(u, v, x[1][half], c, c, c, c),
-        mma_s8_16x8x16(u, v, x[2][half], c, c, c, c),
+        half_unsigned_digit(a, x[0], half),
+        half_unsigned_digit(a, x[1], half),
+        half_signed_digit(a, x[2], half),
     )
 
 
@@ -136,22 +158,16 @@ def less_minima(s, upper, lower, first, second, one, two):
 @inline
 def signed_products(a, x):
     """`products` where all three digits are signed."""
-    c = BIASED
-    return (
-        mma_s8_16x8x32(a[0], a[1], a[2], a[3], x[0][0], x[0][1], c, c, c, c),
-        mma_s8_16x8x32(a[0], a[1], a[2], a[3], x[1][0], x[1][1], c, c, c, c),
-        mma_s8_16x8x32(a[0], a[1], a[2], a[3], x[2][0], x[2][1], c, c, c, c),
-    )
+    return signed_digit(a, x[0]), signed_digit(a, x[1]), signed_digit(a, x[2])
 
 
 @inline
 def half_signed_products(a, x, half):
     """The same with half of a block."""
-    c, u, v = BIASED, a[2 * half], a[2 * half + 1]
     return (
-        mma_s8_16x8x16(u, v, x[0][half], c, c, c, c),
-        mma_s8_16x8x16(u, v, x[1][half], c, c, c, c),
-        mma_s8_16x8x16(u, v, x[2][half], c, c, c, c),
+        half_signed_digit(a, x[0], half),
+        half_signed_digit(a, x[1], half),
+        half_signed_digit(a, x[2], half),
     )
 
 
