@@ -2,7 +2,7 @@
 
 fusec.json      what was compiled, from which model file, the report of `fusec inspect`, and the
                 SHA-256 of itself and of every other file
-plan.json       the launch plan of decode; prefill.json that of prompt steps
+plan.json       the launch plan of decode; prefill.json that of prompt steps, few.json of short ones
 plan.dot        the plan as a picture
 kernels/*.py    the kernels' sources; for a GPU beside each its machine code, *.cubin
 stages/*.ir     the graph after every pass
@@ -68,6 +68,7 @@ def _foreign(folder: Path) -> str:
         MANIFEST,
         "plan.json",
         "prefill.json",
+        "few.json",
         "plan.dot",
         "kernels/*.py",
         "kernels/*.cubin",
@@ -147,8 +148,10 @@ def _texts(compiled: Compilation) -> Iterator[tuple[str, str]]:
     for i, stage in enumerate(compiled.stages):
         yield f"stages/{i:02d}-{stage.name}.ir", stage_text(stage)
     yield "plan.json", compiled.plan.to_json()
-    if compiled.prefill is not None:
-        yield "prefill.json", compiled.prefill.to_json()
+    if compiled.plans is not None:
+        yield "prefill.json", compiled.plans.prefill.to_json()
+        if compiled.plans.few is not None:
+            yield "few.json", compiled.plans.few.to_json()
     yield "plan.dot", to_dot(compiled.graph, compiled.plan.launches)
 
 
@@ -266,7 +269,8 @@ class Artifact:
         model, decode = self.model(), self.plan()
         backend = self.backend
         wide = backend.prefill_tokens > 1
-        plans = Plans(decode, self.plan("prefill.json") if wide else decode)
+        few = self.plan("few.json") if "few.json" in self.manifest["files"] else None
+        plans = Plans(decode, self.plan("prefill.json") if wide else decode, few)
         try:
             return backend.engine(plans, self.kernels(), model, progress, threads, l2=l2)
         except NoGpu as error:

@@ -73,22 +73,27 @@ class Prepared:
 class Compilation:
     """A compiled graph: every stage it went through, its launch plan, its kernels' sources.
 
-    `plan` steps the graph's own T (1 for a model: decode). `make_prefill` gives the same pipeline's
-    plan for steps of several tokens; a graph built by hand has none.
+    `plan` steps the graph's own T (1 for a model: decode). `widen` gives the same pipeline's plans
+    for steps of several tokens beside it; a graph built by hand has none.
     """
 
     options: Options
     stages: tuple[Stage, ...]
     plan: LaunchPlan
-    make_prefill: Callable[[], LaunchPlan] | None = None
+    widen: Callable[[], Plans] | None = None
     model: Model | None = None
     context: int = 0
     kv: str = "f16"
 
     @cached_property
+    def plans(self) -> Plans | None:
+        """Those of all steps, made when they are first asked for; None of a graph."""
+        return None if self.widen is None else self.widen()
+
+    @property
     def prefill(self) -> LaunchPlan | None:
-        """The plan of a prompt's steps, made when it is first asked for; None of a graph."""
-        return None if self.make_prefill is None else self.make_prefill()
+        """The plan of a prompt's steps; None of a graph."""
+        return None if self.plans is None else self.plans.prefill
 
     @property
     def graph(self) -> Graph:
@@ -104,14 +109,10 @@ class Compilation:
     def kernels(self) -> dict[str, Any]:
         """Name -> source of every kernel of the plans, and of a GPU's token loop."""
         backend = self.backend
-        plans = [p for p in (self.plan, *self._prefills) if p is not None]
-        unique = {k.name: k for plan in plans for k in plan.kernels}
+        wider = () if self.plans is None else backend.variants(self.plans)
+        unique = {k.name: k for plan in (self.plan, *wider) for k in plan.kernels}
         found = {name: backend.emit(kernel) for name, kernel in unique.items()}
         return found | backend.loop_kernels(self.plan)
-
-    @property
-    def _prefills(self) -> tuple[LaunchPlan, ...]:
-        return () if self.prefill is None else self.backend.variants(self.prefill)
 
     def build(self, progress: Progress | None = None) -> Mapping[str, Code]:
         """Compile every kernel, or take it from the cache. Returns a CUDA target's cubins."""
@@ -150,9 +151,9 @@ class Compilation:
     @property
     def prepared(self) -> Prepared:
         """What an engine is made of. Raises FusecError for a graph that came without a model."""
-        if self.prefill is None:
+        if self.plans is None:
             raise self._no_model()
-        return Prepared(self.options.target, Plans(self.plan, self.prefill), self.kernels)
+        return Prepared(self.options.target, self.plans, self.kernels)
 
     def _no_model(self) -> FusecError:
         return FusecError(f"{self.plan.name} was compiled from a graph: use session(weights)")

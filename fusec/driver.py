@@ -7,13 +7,13 @@ without them.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusec import backends, prepared
-from fusec.backends.base import Progress
+from fusec.backends.base import Plans, Progress
 from fusec.codegen.cuda.tuning import Tuning
 from fusec.compiled import Compilation, Options
 from fusec.errors import FusecError
@@ -129,20 +129,21 @@ def load(
 
 def _compile_model(
     model: Model,
-    graphs: tuple[Graph, Graph],
+    graphs: Sequence[Graph],
     options: Options,
     context: int,
     kv: str,
     observe: Callable[[Stage], None] | None = None,
 ) -> Compiled:
     """A model compiled. `graphs`: see `graphs_of`."""
-    decode, prefill = graphs
+    decode, *wider = graphs
     stages, plan = compile_graph(decode, options, observe)
 
-    def make_prefill() -> LaunchPlan:
-        return plan if prefill is decode else compile_graph(prefill, options)[1]
+    def widen() -> Plans:
+        *few, prefill = [plan, *(compile_graph(graph, options)[1] for graph in wider)]
+        return Plans(plan, prefill, *few[1:])
 
-    return Compiled(options, stages, plan, make_prefill, model, context, kv)
+    return Compiled(options, stages, plan, widen, model, context, kv)
 
 
 def options_of(
@@ -161,11 +162,14 @@ def options_of(
     return Options(known.name, level, tuple(rules), tuple(disable), stop_after, tuning)
 
 
-def graphs_of(model: Model, options: Options, context: int, kv: str) -> tuple[Graph, Graph]:
-    """What a step of decode and one of a prompt compute; one graph where both take one token."""
-    decode = model.graph(tokens=1, context=context, kv=kv)
-    wide = min(backends.get(options.target).prefill_tokens, context)
-    return decode, model.graph(tokens=wide, context=context, kv=kv) if wide > 1 else decode
+def graphs_of(model: Model, options: Options, context: int, kv: str) -> tuple[Graph, ...]:
+    """What steps compute, those of the fewest tokens first: decode, of a few, of a prompt.
+
+    There is one graph for those that take as many tokens.
+    """
+    backend = backends.get(options.target)
+    widths = {min(tokens, context) for tokens in (1, backend.few_tokens, backend.prefill_tokens)}
+    return tuple(model.graph(tokens=t, context=context, kv=kv) for t in sorted(widths))
 
 
 def compile_graph(

@@ -45,10 +45,14 @@ class Code(Protocol):
 
 @dataclass(frozen=True)
 class Plans:
-    """A model's plans: `decode` steps one token, `prefill` several; they share states."""
+    """A model's plans, which share states: `decode` steps one token, `prefill` several.
+
+    `few`: what steps a few of them sooner, where there is such a plan.
+    """
 
     decode: LaunchPlan
     prefill: LaunchPlan
+    few: LaunchPlan | None = None
 
 
 Emitted = TypeVar("Emitted", bound=Source)
@@ -60,7 +64,8 @@ class Backend(ABC, Generic[Emitted, Ready]):
 
     `limits`: what passes have to know of it. The class says the rest: `family`: backends of one
     family are measured alike (`fusec.bench.instruments`); `level`: the one that is meant where none
-    is given; `prefill_tokens`: how many tokens of a prompt one step takes; `scalars`: what every
+    is given; `prefill_tokens`: how many tokens of a prompt one step takes; `few_tokens`: up to how
+    many have a plan of their own, if it is not 1; `scalars`: what every
     launch is passed beside pointers; `launches`: names of the ways to launch a plan, the second
     kernel by kernel where there is one; `l2_modes`: whether a generation can be asked how it uses
     the L2 cache; `has_choices`: whether a kernel's shape is a `Choice` that `fusec tune` measures;
@@ -70,6 +75,7 @@ class Backend(ABC, Generic[Emitted, Ready]):
     family: ClassVar[str]
     level: ClassVar[int]
     prefill_tokens: ClassVar[int] = 1
+    few_tokens: ClassVar[int] = 1
     scalars: ClassVar[tuple[str, ...]] = ()
     launches: ClassVar[tuple[str, ...]]
     l2_modes: ClassVar[bool] = False
@@ -101,9 +107,9 @@ class Backend(ABC, Generic[Emitted, Ready]):
         """
         return 0
 
-    def variants(self, plan: LaunchPlan) -> tuple[LaunchPlan, ...]:
-        """A plan as it is for fewer rows than its T, the fewest first, and then itself."""
-        return (plan,)
+    def variants(self, plans: Plans) -> tuple[LaunchPlan, ...]:
+        """The plans for steps of several rows, those for the fewest first."""
+        return (plans.prefill,)
 
     def size(self, _kernel: Kernel) -> Size | None:
         """How a launch of it is run, where that is the kernel's to say."""

@@ -16,7 +16,7 @@ from fusec.backends.base import Backend, Facts, Plans, Progress
 from fusec.codegen.cuda import tuning
 from fusec.codegen.cuda.arch import NATIVE, Arch, native_arch, native_name
 from fusec.codegen.cuda.build import cached, compile_many
-from fusec.codegen.cuda.rows import FIXED, MANY, narrowed, rows_of_block
+from fusec.codegen.cuda.rows import FIXED, MANY, TOGETHER, for_fewer, rows_of_block
 from fusec.codegen.cuda.shape import PARTS, SPAN, column_sums, tiles
 from fusec.codegen.cuda.toolchain import Cubin, CudaKernel
 from fusec.codegen.cuda.tuning import Tuning
@@ -54,6 +54,7 @@ class Cuda(Backend[CudaKernel, Executables]):
     family = "cuda"
     level = 3
     prefill_tokens = 512
+    few_tokens = TOGETHER
     launches = ("graph", "eager")
     l2_modes = True
     has_choices = True
@@ -84,12 +85,12 @@ class Cuda(Backend[CudaKernel, Executables]):
 
     def rows(self, region: Graph, tokens: int) -> int:
         """See `Backend`."""
-        return rows_of_block(region, tokens, self.arch.shared)
+        return rows_of_block(region, tokens, self.arch.shared, self.arch.sms)
 
-    def variants(self, plan: LaunchPlan) -> tuple[LaunchPlan, ...]:
+    def variants(self, plans: Plans) -> tuple[LaunchPlan, ...]:
         """See `Backend`."""
-        narrow = narrowed(plan)
-        return (plan,) if narrow is None else (narrow, plan)
+        several = [p for p in (plans.few, plans.prefill) if p is not None and p is not plans.decode]
+        return tuple(p for plan in several for p in (for_fewer(plan), plan) if p is not None)
 
     def source(self, facts: Facts) -> CudaKernel:
         """See `Backend`."""
@@ -193,20 +194,19 @@ class Cuda(Backend[CudaKernel, Executables]):
         eager: bool = False,
     ) -> CudaEngine:
         """On the first GPU. `eager`: without captured graphs."""
-        one, several = plans.decode, plans.prefill
+        one, several = plans.decode, self.variants(plans)
         names = [kernel.name for kernel in one.kernels] + list(self.loop_kernels(one))
         workspace = Workspace(
-            Driver(), (one, several.only(set())), kernels, names, model.raw, PACKING, l2
+            Driver(), (one, plans.prefill.only(set())), kernels, names, model.raw, PACKING, l2
         )
 
-        def session(plan: LaunchPlan, outputs: set[str]) -> CudaSession:
-            variants = [one] if plan is one else [one, *self.variants(plan)]
-            found = [variant.only(outputs) for variant in variants]
+        def session(outputs: set[str], *plans: LaunchPlan) -> CudaSession:
+            found = [plan.only(outputs) for plan in plans]
             return CudaSession(found[-1], workspace, variants=found, eager=eager)
 
         decode = CudaSession(one, workspace, eager=eager)
-        scores = session(one, {"%logits"})
-        prefill, absorb = session(several, {"%logits"}), session(several, set())
+        scores = session({"%logits"}, one)
+        prefill, absorb = session({"%logits"}, one, *several), session(set(), one, *several)
         context = positions(one)
         loop = TokenLoop(decode, scores, absorb, context)
         return CudaEngine(decode, prefill, absorb, loop, context=context, stop=model.stop_ids)

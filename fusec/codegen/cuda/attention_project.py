@@ -27,6 +27,7 @@ MOST = 80
 """Registers beside which an SM has room for 8 warps with 96 each, as the launch in front
 has them.
 """
+MOST_OF_ROWS = 64  # with which two blocks fit: those of two rows of a step
 
 
 class ProjectedAttention(Attention):
@@ -38,7 +39,7 @@ class ProjectedAttention(Attention):
         out = scope.pointers[node.name]
         self.projection = Projection(scope, weight, branch, spans, out, node.name)
         super().__init__(alike, node, alone, HELD - self.projection.registers)
-        self._leave_room(MOST, self.projection.registers)
+        self._leave_room(MOST_OF_ROWS if scope.rows else MOST, self.projection.registers)
         self.spans, self.quads = spans, self.head_dim // 4
         if self.spans > 1:
             self.values = scope.shared("values", 4 * self.spans * self.head_dim)

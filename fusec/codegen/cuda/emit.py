@@ -19,12 +19,13 @@ from fusec.codegen.cuda.defaults import default
 from fusec.codegen.cuda.elements import Elements, Indices
 from fusec.codegen.cuda.gemm import Gemm, gemm_geometry, is_gemm, tilings_of
 from fusec.codegen.cuda.imports import format_functions, import_lines
+from fusec.codegen.cuda.interleave import interleaved
 from fusec.codegen.cuda.matvec import Matvec
 from fusec.codegen.cuda.matvec_parts import SharedMatvec
 from fusec.codegen.cuda.matvecs import Matvecs
 from fusec.codegen.cuda.prologue import Prologue
-from fusec.codegen.cuda.scope import SHARED, Scope, begin_row
-from fusec.codegen.cuda.shape import is_tiled, plan, projections, units, why_not
+from fusec.codegen.cuda.scope import SHARED, Scope, begin_row, begin_rows
+from fusec.codegen.cuda.shape import has_heads, is_tiled, plan, projections, units, why_not
 from fusec.codegen.cuda.stages import Stage
 from fusec.codegen.cuda.tiles import TiledMatvec
 from fusec.codegen.cuda.toolchain import CudaKernel
@@ -72,7 +73,9 @@ def emit(kernel: Kernel, arch: Arch = ARCHS["sm_90a"], sms: int | None = None) -
     if reason := layouts_apart(shape):
         raise FusecError(f"kernel {kernel.name}: not one kernel: {reason}")
     geometry = plan(shape, choice, sms)
-    return _Emitter(shape, Scope(region, geometry, kernel.overlaps, arch, kernel.rows)).emit()
+    scope = Scope(region, geometry, kernel.overlaps, arch, kernel.rows)
+    scope.interleaves = kernel.rows > 1 and not has_heads(shape)
+    return _Emitter(shape, scope).emit()
 
 
 def _in_tiles(kernel: Kernel, region: Graph, shape: KernelShape, arch: Arch) -> CudaKernel:
@@ -135,16 +138,20 @@ class _Emitter:
         with kernel.block(f"def {self.region.name}({arguments}):"):
             for name, what in self.scope.arguments:
                 kernel.line(f"# {name}: {what}")
-            if self.scope.rows == 1:
+            own: list[str] = []
+            if self.scope.interleaves:
+                own = begin_rows(kernel, self.scope)
+            elif self.scope.rows == 1:
                 begin_row(kernel, self.scope)
             kernel.line(f"thread = below(thread_index(), {self.geometry.threads})")
             kernel.line("block = block_index()")
             kernel.line("lane, warp = uint32(thread & uint32(31)), uint32(thread >> uint32(5))")
             if self.geometry.paired:
                 kernel.line("half = uint32(block & uint32(1))", "of the columns: what is its own")
-            for line in (self.scope.declaration, *self.scope.places):
-                if line:
-                    kernel.line(line)
+            if self.scope.interleaves:
+                body = interleaved([*self.scope.places, *body], own, self.scope.rows)
+            else:
+                body = [*filter(None, [self.scope.declaration]), *self.scope.places, *body]
             for line in body:
                 kernel.line(line)
         geometry = self.geometry
@@ -166,7 +173,7 @@ class _Emitter:
             geometry.cluster,
             self.scope.registers,
             self.scope.dynamic_bytes,
-            self.scope.shared_bytes,
+            self.scope.shared_bytes * (self.scope.rows if self.scope.interleaves else 1),
             self.scope.rows,
         )
 

@@ -13,35 +13,17 @@ from dataclasses import dataclass
 
 from fusec.codegen.cuda.elements import Elements, HasElements, Indices, element_operands
 from fusec.codegen.cuda.gemm_orders import products_of
-from fusec.codegen.cuda.gemm_products import COPY, OUT, Tiling, branch, each, first_unit, groups
-from fusec.codegen.cuda.rows import NARROW, WIDE
+from fusec.codegen.cuda.gemm_products import COPY, OUT, branch, each, first_unit, groups
 from fusec.codegen.cuda.scope import Scope, identifier, words
 from fusec.codegen.cuda.shape import WARP, Geometry, anchors, is_tiled, units
 from fusec.codegen.cuda.sources import Memory
 from fusec.codegen.cuda.stages import Stage
+from fusec.codegen.cuda.tilings import OF_ROWS, OF_TILES, Tiling
 from fusec.errors import FusecError
 from fusec.ir.graph import Graph, Value
 from fusec.ir.op_matvec import inverse_of, is_fixed
 from fusec.ir.ops import op
 from fusec.ir.region import KernelShape, Segment
-
-TILINGS = {
-    WIDE: (Tiling(2, 2, 2, 2, slab=4, beside=3), Tiling(1, 2, 2, 2, slab=4, beside=4)),
-    NARROW: (
-        Tiling(1, 2, 1, 1, slab=4, beside=2, deep=4),
-        Tiling(1, 2, 1, 1, slab=4, beside=4, deep=2),
-    ),
-}
-"""Rows of the step that a block takes -> how, for matrices by rows: the first that fits is best."""
-
-OF_TILES = {
-    WIDE: (Tiling(2, 2, 2, 2, slab=4, beside=2), Tiling(1, 2, 2, 2, slab=4, beside=4)),
-    NARROW: (
-        Tiling(1, 2, 1, 1, slab=4, beside=1, deep=4),
-        Tiling(1, 2, 1, 1, slab=4, beside=2, deep=2),
-    ),
-}
-"""The same for matrices in tiles, whose sums take more registers."""
 
 
 def is_gemm(region: Graph) -> bool:
@@ -51,7 +33,7 @@ def is_gemm(region: Graph) -> bool:
 
 def tilings_of(shape: KernelShape, rows: int) -> tuple[Tiling, ...]:
     """How a block of a kernel may take so many rows of the step; later ways need less memory."""
-    return (OF_TILES if any(map(is_tiled, shape.segments)) else TILINGS)[rows]
+    return (OF_TILES if any(map(is_tiled, shape.segments)) else OF_ROWS)[rows]
 
 
 def gemm_geometry(shape: KernelShape, tiling: Tiling) -> Geometry:

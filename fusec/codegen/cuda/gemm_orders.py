@@ -5,9 +5,10 @@ An order is that of the one-row kernel of the same layout, operation by operatio
 
 from __future__ import annotations
 
-from fusec.codegen.cuda.gemm_products import Members, Products, Tiling
+from fusec.codegen.cuda.gemm_products import Members, Products
 from fusec.codegen.cuda.scope import Scope
 from fusec.codegen.cuda.shape import TILE_WARPS, anchors, column_parts
+from fusec.codegen.cuda.tilings import Tiling
 from fusec.codegen.formats.tiles import CHUNK
 from fusec.ir.target import TILES
 
@@ -42,6 +43,10 @@ class ByRows(Products):
     def _block_of(self, leaf: str, index: str) -> str:
         """See `Products`."""
         return leaf if self.share == 1 else f"uint32({leaf} + {index} * {LANES})"
+
+    def _blocks_of(self, leaf: int) -> int:
+        """See `Products`."""
+        return max(0, -(-(self.blocks - leaf) // LANES))
 
     def _begin(self) -> None:
         """See `Products`."""

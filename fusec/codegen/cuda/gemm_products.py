@@ -20,12 +20,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 
 from fusec.codegen import formats
 from fusec.codegen.cuda.elements import Indices
 from fusec.codegen.cuda.scope import Scope
 from fusec.codegen.cuda.shape import WARP, anchors, units
+from fusec.codegen.cuda.tilings import Tiling
 from fusec.codegen.formats import QuantFormat
 from fusec.ir.graph import Node
 from fusec.ir.op_fixed import BLOCK, DIGIT_BYTES, FACT_BYTES, GROUP, RECORD
@@ -39,41 +39,6 @@ FLOATS = {1: "f32", 2: "f32x2", 4: "f32x4"}  # how many -> the suffix of what lo
 
 Members = Sequence[tuple[Segment, int, int]]
 """Segments of a kernel, each with its first thread block and how many it has."""
-
-
-@dataclass(frozen=True)
-class Tiling:
-    """How a block shares a tile out: `across` x `along` warps, each of `high` x `wide` fragments.
-
-    A fragment is 16 rows of the matrix by 8 of the step. `deep` (a power of two) times as many
-    warps share the columns: each takes a branch of the tree of leaves. `slab`: blocks of 32 columns
-    that a warp takes at a time; `beside`: thread blocks that should fit one SM; `stages`: slabs in
-    shared memory, of which all but one are on their way there.
-    """
-
-    across: int
-    along: int
-    high: int
-    wide: int
-    slab: int = 4
-    beside: int = 1
-    stages: int = 2
-    deep: int = 1
-
-    @property
-    def rows(self) -> int:
-        """Rows of matrices."""
-        return 16 * self.across * self.high
-
-    @property
-    def width(self) -> int:
-        """Rows of the step."""
-        return 8 * self.along * self.wide
-
-    @property
-    def threads(self) -> int:
-        """In a block."""
-        return WARP * self.across * self.along * self.deep
 
 
 def groups(segment: Segment) -> list[tuple[Node, int]]:
@@ -151,6 +116,15 @@ class Products(ABC):
     @abstractmethod
     def _block_of(self, leaf: str, index: str) -> str:
         """Expression of the number of a leaf's `index`-th block; there may be no such block."""
+
+    def _blocks_of(self, _leaf: int) -> int:
+        """How many blocks a leaf has."""
+        return self.share
+
+    @property
+    def _full_leaves(self) -> int:
+        """How many leaves, the first ones, have as many blocks as any."""
+        return sum(self._blocks_of(leaf) == self.share for leaf in range(self.leaves))
 
     @abstractmethod
     def _begin(self) -> None:
@@ -443,10 +417,12 @@ class Products(ABC):
             some_have_none = self.tiling.deep > 1 and self.blocks < self.leaves
             for m, n in self.fragments if some_have_none else ():
                 self.w.line(f"sum_{m}{n} = nothing")
-            first = f"own_depth * {self.own_leaves} + uint32(slab * {self.at_once})"
+            first = f"uint32(slab * {self.at_once})"
+            if self.tiling.deep > 1:
+                first = f"own_depth * {self.own_leaves} + {first}"
             has_one = f"if some(uint32({first}) < uint32({self.blocks})):"
             with self.w.block(has_one) if some_have_none else nullcontext():
-                self._tree(self.at_once, 0, self._leaf, "held")
+                self._branch(first)
             self._carry("slab", 0)
             return
         w = self.w
@@ -460,6 +436,23 @@ class Products(ABC):
         with w.block(f"if turn == {self.turns - 1}:"):
             self._end(0)
             self._carry("now", 0)
+
+    def _branch(self, first: str) -> None:
+        """The tree over a slab's leaves from number `first` on; the last slabs have fewer blocks.
+
+        Where a slab has none there are zeros, which cost as much, so what no slab has behind the
+        full ones is left out in these.
+        """
+        full = self._full_leaves // self.at_once * self.at_once
+        if full >= min(self.blocks, self.leaves):
+            self._tree(self.at_once, 0, self._leaf, "held")
+            return
+        if full:
+            test = f"uint32({first}) < uint32({full})"
+            with self.w.block(f"if some({test}):" if self.tiling.deep > 1 else f"if {test}:"):
+                self._tree(self.at_once, 0, self._leaf, "held")
+        with self.w.block("else:") if full else nullcontext():
+            self._tree(self.at_once, 0, lambda own: self._leaf(own, full), "held")
 
     def _tree(self, count: int, first: int, leaf: Callable[[int], None], held: str) -> None:
         """The sums over `count` leaves, from the `first` on, each of which `leaf` makes.
@@ -476,10 +469,13 @@ class Products(ABC):
         for m, n in self.fragments:
             self.w.line(f"sum_{m}{n} = add_four({held}{count}_{m}{n}, sum_{m}{n})")
 
-    def _leaf(self, own: int) -> None:
-        """The sum of a leaf, of each of its blocks in turn; zeros where it has none."""
+    def _leaf(self, own: int, first: int = 0) -> None:
+        """The sum of a slab's leaf, of each of its blocks in turn; zeros where it has none.
+
+        `first`: the lowest number that the slab's first leaf has.
+        """
         self._begin()
-        for r in range(self.per):
+        for r in range(min(self.per, self._blocks_of(first + own))):
             self._block(own * self.per + r)
         self._end(own * self.per)
 

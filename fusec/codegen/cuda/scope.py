@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fusec.codegen.cuda.arch import Arch
+from fusec.codegen.cuda.interleave import of_row
 from fusec.codegen.cuda.shape import Geometry
 from fusec.codegen.cuda.stages import Staged
 from fusec.ir.graph import Graph, Value
@@ -19,7 +20,8 @@ POINTERS = {"f32": "f32*", "f16": "u16*", "i32": "u32*", **dict.fromkeys(WIDTHS,
 class Scope:
     """One emission. `pointers`: value name -> the variable that points to its memory.
 
-    `rows`: see `Kernel`. `registers`: as many as a thread may have; 0 leaves it to the geometry.
+    `rows`: see `Kernel`; where they are several, and each is computed as in a kernel for one, the
+    kernel `interleaves` them. `registers`: as many as a thread may have; 0: as the geometry says.
     `holds`: there are some for addresses that are used behind the wait. `shared_bytes` of shared
     memory are declared, a launch adds `dynamic`.
     """
@@ -51,7 +53,7 @@ class Scope:
             self.signature.append("u32*")
             self.arguments.append(("rows", "of this step"))
         self.registers = self.dynamic = 0
-        self.holds = True
+        self.holds, self.interleaves = True, False
         self.shared_bytes = 0
         self._shared: dict[str, int] = {}  # variable -> where in shared memory
 
@@ -86,10 +88,36 @@ def begin_row(w: Writer, scope: Scope) -> None:
         w.line("return")
     for value in rows_of(scope.region):
         name = scope.pointers[value.name]
-        if value.dtype in WIDTHS:
-            w.line(f"{name} = fixed_row({name}, row, {value.shape[-1] // BLOCK})")
-        else:
-            w.line(f"{name} = at({name}, uint32(row * uint32({words(value)})))")
+        w.line(f"{name} = {_at_row(name, 'row', value)}")
+
+
+def begin_rows(w: Writer, scope: Scope) -> list[str]:
+    """Emit the same for a layer's rows, which are interleaved; returns the names that are a row's.
+
+    A row that is not there is the last one again: it is computed twice, by the same threads.
+    """
+    w.line(f"first_row = uint32(block_index_y() * uint32({scope.rows}))")
+    w.line("there_are = uniform(load_u32(rows))")
+    with w.block("if first_row >= there_are:"):
+        w.line("return")
+    own = {scope.pointers[value.name]: value for value in rows_of(scope.region)}
+    for k in range(scope.rows):
+        w.line(f"row = min_u32(uint32(first_row + uint32({k})), uint32(there_are - uint32(1)))")
+        for name, value in own.items():
+            w.line(f"{of_row(name, k)} = {_at_row(name, 'row', value)}")
+    if not scope.declaration:
+        return [*own]
+    w.line(f"{SHARED} = shared_bytes({scope.shared_bytes * scope.rows})")
+    for k in range(scope.rows):
+        w.line(f"{of_row(SHARED, k)} = uint32({SHARED} + {k * scope.shared_bytes})")
+    return [*own, SHARED]
+
+
+def _at_row(name: str, row: str, value: Value) -> str:
+    """Expression of a pointer to a row of what `name` points to."""
+    if value.dtype in WIDTHS:
+        return f"fixed_row({name}, {row}, {value.shape[-1] // BLOCK})"
+    return f"at({name}, uint32({row} * uint32({words(value)})))"
 
 
 def rows_of(region: Graph) -> list[Value]:

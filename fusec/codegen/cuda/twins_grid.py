@@ -7,6 +7,7 @@ Python, which meet where the kernel waits for the cluster.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
@@ -64,12 +65,20 @@ def _rank_of(error: BaseException) -> int:
     return 0 if isinstance(error, RaceError) else 2 if isinstance(error, BrokenBarrierError) else 1
 
 
+def _local(mailbox: Any) -> int:
+    """Where in its block's memory the one mailbox is that all threads name, of whatever block."""
+    (place,) = set((np.asarray(mailbox, np.int64) % (1 << CLUSTER_SHIFT)).reshape(-1).tolist())
+    return int(place)
+
+
 class _Block:
     """One block of a cluster, which takes the place of such a block in all clusters in turn."""
 
     def __init__(self, kernel: CudaKernel, rank: int, barrier: Barrier) -> None:
         self.kernel, self.rank, self.barrier, self.lock = kernel, rank, barrier, Lock()
-        self.number = self.layer = self.wanted = self.received = 0
+        self.number = self.layer = 0
+        self.wanted: Counter[int] = Counter()  # bytes, by mailbox
+        self.received: Counter[int] = Counter()
         self.order = Order(kernel.name, kernel.source, kernel.threads, rank, kernel.cluster)
         self.launch = Launch(1, kernel.threads)
         self.launch.order = self.order
@@ -115,7 +124,7 @@ class _Block:
         self.number, self.layer = first + self.rank, layer
         self.launch.restart()
         self.order.begin(layer * self.kernel.grid + first, early, trace, alone=alone)
-        self.wanted = self.received = 0
+        self.wanted, self.received = Counter(), Counter()
 
     def _griddep_wait(self) -> None:
         self.launch.functions["griddep_wait"]()
@@ -125,17 +134,19 @@ class _Block:
         self.barrier.wait()
         self.order.cluster_wait(self.active)
 
-    def _open(self, _mailbox: Any, nbytes: Any, live: Any) -> None:
+    def _open(self, mailbox: Any, nbytes: Any, live: Any) -> None:
         opens = np.broadcast_to(live, (1, self.kernel.threads))[0] & self.active
-        self.order.open_mailbox(opens)
-        self.wanted += int(np.sum(np.where(opens, nbytes, 0)))
+        self.order.open_mailbox(opens, _local(mailbox))
+        self.wanted[_local(mailbox)] += int(np.sum(np.where(opens, nbytes, 0)))
 
-    def _wait(self, _mailbox: Any) -> None:
+    def _wait(self, mailbox: Any) -> None:
         """All blocks have sent what they send once they wait themselves."""
-        self.order.mailbox_wait(self.active)
+        place = _local(mailbox)
+        self.order.mailbox_wait(self.active, place)
         self.barrier.wait()
-        if self.received != self.wanted:
-            raise ValueError(f"a mailbox for {self.wanted} bytes was sent {self.received}")
+        wanted, received = self.wanted[place], self.received[place]
+        if received != wanted:
+            raise ValueError(f"a mailbox for {wanted} bytes was sent {received}")
 
     # --- the memory of the cluster's blocks ------------------------------------------------------
 
@@ -178,10 +189,11 @@ class _Block:
             floats = [np.asarray(value).astype(np.float32) for value in values]
             for block, live, local in self._reached(blocks, address, self.launch.active & wanted):
                 nbytes = 4 * len(floats)
-                self.order.send(block.order, self.order.of_shared(live[0], local[0], nbytes))
+                access = self.order.of_shared(live[0], local[0], nbytes)
+                self.order.send(block.order, access, _local(mailbox))
                 block.launch.put(local, floats, live)
                 with block.lock:
-                    block.received += nbytes * int(np.sum(live))
+                    block.received[_local(mailbox)] += nbytes * int(np.sum(live))
 
         return send
 

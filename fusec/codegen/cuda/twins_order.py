@@ -54,21 +54,20 @@ class Layout:
 
     ranks: int
     warps: int  # of a block
+    boxes: int  # mailboxes of a block
 
-    @property
-    def mail(self) -> int:
-        """Of the first block: what its mailbox was sent has arrived."""
-        return self.ranks * self.warps
+    def mail(self, rank: int = 0, box: int = 0) -> int:
+        """Of a block: what a mailbox of it was sent has arrived."""
+        return self.ranks * self.warps + box * self.ranks + rank
 
-    @property
-    def opened(self) -> int:
-        """Of the first block: its mailbox is open."""
-        return self.mail + self.ranks
+    def opened(self, rank: int = 0, box: int = 0) -> int:
+        """Of a block: a mailbox of it is open."""
+        return self.mail(rank, self.boxes + box)
 
     @property
     def begun(self) -> int:
         """Of the first block: it runs."""
-        return self.opened + self.ranks
+        return self.opened(box=self.boxes)
 
     @property
     def front(self) -> int:
@@ -123,7 +122,7 @@ class Order:
     def __init__(self, kernel: str, source: str, threads: int, rank: int, ranks: int) -> None:
         self.kernel, self.lines = kernel, Lines(source)
         self.threads, self.rank = threads, rank
-        self.layout = Layout(ranks, -(-threads // 32))
+        self.layout = Layout(ranks, -(-threads // 32), max(1, source.count("mailbox_open(")))
         self.rows = np.arange(threads)
         self.warp = rank * self.layout.warps + self.rows // 32  # columns
         self.agents = (self.warp * 64 + self.rows % 32).astype(np.int32)
@@ -141,6 +140,7 @@ class Order:
         self.shared = History(0, 4, layout.columns)
         self.arrivals: list[npt.NDArray[np.int32]] = []
         self.waited, self.left = 0, False
+        self.boxes: dict[int, int] = {}  # address -> number
 
     def history(self, memory: npt.NDArray[np.uint8], unit: int, name: str) -> History:
         """Of an array that is passed under that name."""
@@ -182,7 +182,7 @@ class Order:
             self._release(self.rows)
         clock = self.clock.max(axis=0)
         if relaxed:
-            once = slice(self.layout.opened, self.layout.front)
+            once = slice(self.layout.opened(), self.layout.front)
             shown = np.zeros_like(clock)
             shown[once] = clock[once]
             clock = shown
@@ -197,17 +197,25 @@ class Order:
             self.clock[rows] = np.maximum(self.clock[rows], other.arrivals[self.waited])
         self.waited += 1
 
-    def open_mailbox(self, live: npt.NDArray[np.bool_]) -> None:
+    def open_mailbox(self, live: npt.NDArray[np.bool_], address: int) -> None:
         """By the threads that are live."""
-        if np.any(self.clock[:, self.layout.opened + self.rank]):
+        if address in self.boxes:
             self.fail("the block opens a mailbox a second time")
-        self.clock[live, self.layout.opened + self.rank] = KNOWN
+        box = self.boxes[address] = len(self.boxes)
+        self.clock[live, self.layout.opened(self.rank, box)] = KNOWN
 
-    def mailbox_wait(self, active: npt.NDArray[np.bool_]) -> None:
+    def mailbox_wait(self, active: npt.NDArray[np.bool_], address: int) -> None:
         """What was sent is there for the threads that have waited."""
-        if not self.clock[active, self.layout.opened + self.rank].all():
+        box = self._box(address)
+        if not self.clock[active, self.layout.opened(self.rank, box)].all():
             self.fail("a wait for a mailbox that nothing orders behind its opening")
-        self.clock[active, self.layout.mail + self.rank] = KNOWN
+        self.clock[active, self.layout.mail(self.rank, box)] = KNOWN
+
+    def _box(self, address: int) -> int:
+        """Number of a mailbox, which is the same in all blocks of the cluster."""
+        if address not in self.boxes:
+            self.fail("a mailbox that the block has not opened")
+        return self.boxes[address]
 
     def griddep_wait(self, active: npt.NDArray[np.bool_]) -> None:
         """The launches in front are complete."""
@@ -267,14 +275,14 @@ class Order:
         with self.shared.lock:
             self.shared.land(Access(self, rows, units, 0))
 
-    def send(self, owner: Order, access: Access) -> None:
-        """Asynchronously, counted in that block's mailbox."""
-        layout = self.layout
+    def send(self, owner: Order, access: Access, mailbox: int) -> None:
+        """Asynchronously, counted in that block's mailbox of that address."""
+        layout, box = self.layout, self._box(mailbox)
         with owner.shared.lock:
             self._reach(owner, access, "sends to")
-            if not self.clock[access.rows, layout.opened + owner.rank].all():
+            if not self.clock[access.rows, layout.opened(owner.rank, box)].all():
                 self.fail(f"sends to block {owner.block}, whose mailbox may not be open")
-            agent = (layout.mail + owner.rank) * 64
+            agent = layout.mail(owner.rank, box) * 64
             found = owner.shared.write(access, epoch=1, agent=agent)
             self._judge(owner.shared, found, access, "sends to")
 
@@ -325,7 +333,7 @@ class Order:
         layout, column, lane = self.layout, agent >> 6, agent & 63
         if column == layout.front:
             return "a launch in front"
-        if column >= layout.mail:
+        if column >= layout.mail():
             return "a block of the cluster, by its mailbox"
         rank, warp = divmod(column, layout.warps)
         who = f"lanes of warp {warp}" if lane == MANY else f"thread {warp * 32 + lane}"

@@ -205,7 +205,7 @@ MAIL = (
 @pytest.mark.parametrize(
     ("missing", "message"),
     [
-        (1, "whose mailbox may not be open"),
+        (1, "a mailbox that the block has not opened"),
         (3, "the memory of block ., which may not have begun"),
         (2, "where nobody has arrived"),
         (7, "by its mailbox: nothing|which was read by|may have left|still be written"),
@@ -216,6 +216,33 @@ def test_what_is_sent_is_there_behind_the_wait_for_it(missing: int, message: str
     assert run(*MAIL, KEEP, **two)[[5, 69]].tolist() == [5, 5]
     with pytest.raises(RaceError, match=message):
         run(*MAIL[:missing], *MAIL[missing + 1 :], KEEP, **two)
+
+
+def test_mail_is_for_a_block_that_is_known_to_have_opened_its_mailbox() -> None:
+    late = MAIL[0], MAIL[2], MAIL[3], MAIL[1], *MAIL[4:]
+    with pytest.raises(RaceError, match="whose mailbox may not be open"):
+        run(*late, KEEP, grid=2, cluster=2)
+
+
+TWO = (
+    "second = shared_bytes(8)",
+    "mailbox_open(second, uint32(128), t == uint32(0))",
+    *MAIL[:6],
+    "to = map_shared(uint32(room + t * 4), other)",
+    "send_f32_if(to, float32(t), map_shared(box, other), t < uint32(64))",
+    "send_f32_if(map_shared(uint32(room + 256 + t * 4), other), float32(t), "
+    "map_shared(second, other), t < uint32(32))",
+    "mailbox_wait(box)",
+    "mailbox_wait(second)",
+    "v = f32_to_s32(load_shared_f32(uint32(room + 256 + uint32(t & uint32(31)) * 4)))",
+)
+
+
+def test_each_mailbox_orders_what_it_was_sent() -> None:
+    two = {"grid": 2, "cluster": 2}
+    assert run(*TWO, KEEP, **two)[[5, 69]].tolist() == [5, 5]
+    with pytest.raises(RaceError, match="by its mailbox"):
+        run(*(line for line in TWO if line != "mailbox_wait(second)"), KEEP, **two)
 
 
 def test_a_wait_for_mail_orders_the_threads_that_wait() -> None:

@@ -66,7 +66,10 @@ class TwinSession:
     ) -> None:
         self.graph = run_passes(graph, passes_of(level, rules), target)[-1].graph
         plan = lower(
-            self.graph, "cuda", level, partial(rows_of_block, shared=ARCHS["sm_90a"].shared)
+            self.graph,
+            "cuda",
+            level,
+            partial(rows_of_block, shared=ARCHS["sm_90a"].shared, sms=ARCHS["sm_90a"].sms),
         )
         self.plan = overlap(plan) if target.overlaps else plan
         self.kernels = {k.name: emit(replace(k, choice=choose(k))) for k in self.plan.kernels}

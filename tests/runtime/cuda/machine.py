@@ -10,7 +10,6 @@ import pytest
 
 from fusec import driver
 from fusec.backends import cuda
-from fusec.backends.base import Plans
 from fusec.runtime.cuda.driver import Driver
 from fusec.runtime.cuda.engine import CudaEngine
 from fusec.runtime.sampling import Sampling
@@ -33,8 +32,8 @@ class Machine:
     """
 
     def __init__(self, compiled, *, eager=False, l2="auto", weight=None, **options):
-        plans = Plans(compiled.plan, compiled.prefill)
-        every = (plans.decode, *compiled.backend.variants(plans.prefill))
+        plans = compiled.plans
+        every = (plans.decode, *compiled.backend.variants(plans))
         self.api = fake.fake_for(*every, **options)
         self.asked: list[list[str]] = []
         kernels = fake.by_name(fake.executables(*every), self.asked)

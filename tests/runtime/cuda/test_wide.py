@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from fusec import driver
-from fusec.backends.base import Plans
 from fusec.backends.cuda import Compiling
-from fusec.codegen.cuda.rows import FEW
+from fusec.codegen.cuda.rows import FEW, TOGETHER
+from fusec.codegen.cuda.tilings import MEDIUM, NARROW
 from fusec.errors import FusecError
 from fusec.ir.plan import ROWS, Arg
 from fusec.models.synth import PRESETS, synthesize
@@ -51,8 +51,8 @@ def names(plan) -> list[str]:
 
 
 def test_the_plans_are_those_of_the_engine(compiled, machine):
-    one, (narrow, wide) = compiled.plan, compiled.backend.variants(compiled.prefill)
-    assert (one.tokens, narrow.tokens, wide.tokens) == (1, FEW, CONTEXT)
+    one, (few, narrow, wide) = compiled.plan, compiled.backend.variants(compiled.plans)
+    assert (one.tokens, few.tokens, narrow.tokens, wide.tokens) == (1, TOGETHER, FEW, CONTEXT)
     for session in (machine.prefill, machine.absorb):
         assert session.plan.tokens == CONTEXT
     assert (machine.decode.plan, machine.engine().prefill) == (one, machine.prefill)
@@ -100,20 +100,34 @@ def test_a_width_is_captured_once(machine):
 
 
 def test_few_rows_take_the_narrow_plan_and_many_the_wide_one(compiled, machine):
-    narrow, wide = compiled.backend.variants(compiled.prefill)
+    few, narrow, wide = compiled.backend.variants(compiled.plans)
     assert absorbed(machine, 1) == names(compiled.plan)
-    assert absorbed(machine, 2) == names(narrow) == absorbed(machine, 64)
+    assert absorbed(machine, 2) == names(few) == absorbed(machine, 4)
+    assert absorbed(machine, 5) == names(narrow) == absorbed(machine, 64)
     assert absorbed(machine, 65) == names(wide)
-    assert names(narrow) != names(wide)
+    assert names(few) != names(narrow) != names(wide)
+
+
+def test_blocks_that_take_all_rows_have_a_plan_for_each_width(tiny_model):
+    """A feed-forward half in clusters: one kernel for two rows, one for four."""
+    compiled = driver.compile(tiny_model, target="sm_90a", context=CONTEXT)
+    variants = compiled.backend.variants(compiled.plans)
+    assert [plan.tokens for plan in variants] == [2, 4, FEW, CONTEXT]
+    for plan in variants[:2]:
+        taken = {kernel.rows for kernel in plan.kernels if "parts" in kernel.name}
+        assert taken == {plan.tokens}
+        assert {kernel.rows for kernel in plan.kernels if "parts" not in kernel.name} == {1}
+        assert len(plan.launches) == len(compiled.plan.launches)
 
 
 def test_kernels_are_wanted_when_a_step_needs_them_and_before_it_is_captured(compiled, machine):
-    narrow, wide = compiled.backend.variants(compiled.prefill)
+    few, narrow, wide = compiled.backend.variants(compiled.plans)
     control = set(compiled.backend.loop_kernels(compiled.plan))
     (first,) = machine.asked
     assert sorted(first) == sorted({k.name for k in compiled.plan.kernels} | control)
     have = set(first)
-    for rows, plan in ((9, narrow), (3, None), (70, wide), (90, None), (1, None)):
+    steps = {9: narrow, 6: None, 3: few, 2: None, 70: wide, 90: None, 1: None}
+    for rows, plan in steps.items():
         machine.asked.clear()
         machine.api.log.clear()
         absorbed(machine, rows)
@@ -126,7 +140,7 @@ def test_kernels_are_wanted_when_a_step_needs_them_and_before_it_is_captured(com
         assert len(loads) == len(wanted)
         assert all(i < log.index("cuStreamBeginCapture") for i in loads)
         have |= {*wanted}
-    assert {k.name for k in wide.kernels if k.rows == 32} & have
+    assert {k.name for k in wide.kernels if k.rows == MEDIUM} & have
 
 
 def test_each_row_has_the_logits_of_a_step_of_its_own(compiled, machine):
@@ -180,7 +194,7 @@ def test_short_contexts(tiny_model, context):
     """Where the whole context is a narrow step there is one plan for it, or none."""
     compiled = driver.compile(tiny_model, target="sm_90a", level=2, context=context)
     assert compiled.prefill.tokens == context
-    assert len(compiled.backend.variants(compiled.prefill)) == 1
+    assert len(compiled.backend.variants(compiled.plans)) == (context > 1) + (context > 4)
     engine = Machine(compiled).engine()
     wanted = np.stack([engine.step(token) for token in IDS[:context]])
     assert engine.logits(IDS[:context]).tobytes() == wanted.tobytes()
@@ -235,7 +249,7 @@ def test_kernels_are_compiled_when_they_are_wanted(compiled, monkeypatch):
     assert (found.name, found.data, found.rows) == (first, first.encode(), kernels[first].rows)
     assert list(compiling(others)) == others
     assert built == [([first], watch), (others, None)]
-    assert {name.rows for name in compiling(others).values()} == {0, 1, 16, 32}
+    assert {name.rows for name in compiling(others).values()} == {0, 1, NARROW, MEDIUM}
 
 
 def test_a_saved_kernel_keeps_its_rows(compiled):
@@ -250,12 +264,11 @@ def test_a_saved_kernel_keeps_its_rows(compiled):
 
 
 def test_kernels_of_every_variant_are_compiled_into_a_folder(compiled):
-    plans = Plans(compiled.plan, compiled.prefill)
-    variants = compiled.backend.variants(plans.prefill)
-    wanted = {k.name for plan in (plans.decode, *variants) for k in plan.kernels}
+    variants = compiled.backend.variants(compiled.plans)
+    wanted = {k.name for plan in (compiled.plan, *variants) for k in plan.kernels}
     assert wanted < set(compiled.kernels)
     assert {k.removesuffix("_16") for k in wanted if k.endswith("_16")} > {
-        k.removesuffix("_32") for k in wanted if k.endswith("_32")
+        k.removesuffix("_24") for k in wanted if k.endswith("_24")
     }
 
 
