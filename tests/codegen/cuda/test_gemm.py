@@ -12,8 +12,9 @@ import pytest
 from fusec.codegen.cuda.arch import ARCHS, Arch
 from fusec.codegen.cuda.build import compile_many
 from fusec.codegen.cuda.emit import emit
-from fusec.codegen.cuda.gemm import OF_TILES, TILINGS, is_gemm
-from fusec.codegen.cuda.rows import NARROW, WIDE, rows_of_block
+from fusec.codegen.cuda.gemm import is_gemm
+from fusec.codegen.cuda.rows import rows_of_block
+from fusec.codegen.cuda.tilings import MEDIUM, NARROW, OF_ROWS, OF_TILES, WIDE
 from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.errors import FusecError
 from fusec.ir import Builder, Graph
@@ -25,7 +26,7 @@ from tests.codegen.cuda.one_kernel import fused
 from tests.codegen.cuda.twin_session import TwinSession, random_weights
 from tests.targets import HOPPER
 
-SHARED = 228 << 10
+SHARED, SMS = 228 << 10, 132
 
 
 def product(tokens: int, name: str, columns: int, rows: int = 16) -> Graph:
@@ -103,9 +104,20 @@ def test_tiles(name: str) -> None:
     check(lambda tokens: product(tokens, name, 2048), 11, 12, "fixed23")
 
 
-def test_wide_tiles() -> None:
-    """Two layers of tiles, and a matrix whose rows do not fill a tile."""
+def test_several_layers_of_tiles() -> None:
+    """And a matrix whose rows do not fill a tile."""
     check(lambda tokens: product(tokens, "q4_k", 2048, rows=48), 35, 40, "fixed23")
+
+
+@pytest.mark.parametrize("width", [WIDE, MEDIUM])
+@pytest.mark.parametrize(
+    ("name", "columns", "kind"), [("q4_1", 1536, "fixed24"), ("q4_k", 2048, "fixed23")]
+)
+def test_tiles_of_long_steps(width: int, name: str, columns: int, kind: str, monkeypatch) -> None:
+    """The last layer is partly filled, and so is the last tile of rows of the matrix."""
+    monkeypatch.setattr("fusec.codegen.cuda.rows.FEW", 0)
+    monkeypatch.setattr("fusec.codegen.cuda.rows.tile_rows", lambda *_: width)
+    check(lambda tokens: product(tokens, name, columns, rows=48), 33, 40, kind)
 
 
 @pytest.mark.parametrize(
@@ -167,15 +179,15 @@ def test_infinity_and_nan_stay_in_their_row(bad: float) -> None:
 def gemms(graph: Graph, level: int = 3) -> list[CudaKernel]:
     """The kernels of products for many rows."""
     placed = run_passes(graph, passes_of(level), HOPPER)[-1].graph
-    plan = lower(placed, "sm_90a", level, lambda region, t: rows_of_block(region, t, SHARED))
+    plan = lower(placed, "sm_90a", level, partial(rows_of_block, shared=SHARED, sms=SMS))
     kernels = [replace(k, overlaps=True) for k in plan.kernels if is_gemm(parse(k.region))]
     assert kernels
     return [emit(kernel) for kernel in kernels]
 
 
 def test_every_width_has_a_way_to_share_a_tile_out() -> None:
-    for tilings in (TILINGS, OF_TILES):
-        assert set(tilings) == {WIDE, NARROW}
+    for tilings in (OF_ROWS, OF_TILES):
+        assert set(tilings) == {WIDE, MEDIUM, NARROW}
         for width, ways in tilings.items():
             assert {tiling.width for tiling in ways} == {width}
 
@@ -186,7 +198,8 @@ def test_a_block_has_the_memory_it_needs(arch: Arch, matrix: str, columns: int) 
     """On GPUs with little shared memory, another tiling is taken."""
     for tokens in (16, 512):
         graph = run_passes(product(tokens, matrix, columns, rows=2048), passes_of(3), HOPPER)[-1]
-        plan = lower(graph.graph, arch.name, 3, partial(rows_of_block, shared=arch.shared))
+        rows = partial(rows_of_block, shared=arch.shared, sms=arch.sms)
+        plan = lower(graph.graph, arch.name, 3, rows)
         for kernel in plan.kernels:
             made = emit(kernel, arch)
             assert made.dynamic + made.shared <= arch.block_shared
@@ -194,7 +207,7 @@ def test_a_block_has_the_memory_it_needs(arch: Arch, matrix: str, columns: int) 
 
 def test_what_fits_no_block_is_refused() -> None:
     graph = run_passes(product(512, "q2_k", 8192, rows=2048), passes_of(3), HOPPER)[-1].graph
-    plan = lower(graph, "none", 3, partial(rows_of_block, shared=SHARED))
+    plan = lower(graph, "none", 3, partial(rows_of_block, shared=SHARED, sms=SMS))
     tiny = replace(ARCHS["sm_89"], shared=32 << 10)
     (kernel,) = [k for k in plan.kernels if is_gemm(parse(k.region))]
     with pytest.raises(FusecError, match=r"at most 31,744 bytes of shared memory on sm_89, found"):
