@@ -24,7 +24,7 @@ from fusec.backends import get
 from fusec.runtime.cuda.engine import CudaEngine
 from fusec.runtime.cuda.session import CudaSession
 
-ROWS = (1, 2, 3, 4, 8, 16, 17, 32, 33, 64, 65, 128, 256, 511, 512)
+ROWS = (1, 2, 3, 4, 5, 8, 16, 17, 32, 33, 64, 65, 128, 256, 511, 512)
 ALONE = 80  # rows that are compared with steps of one
 REPEATS, LAUNCHES = 5, 20
 
@@ -51,8 +51,10 @@ def step_us(engine: CudaEngine, session: CudaSession, ids: list[int]) -> float:
     return median_us(engine, lambda: session.run(len(ids)), 10)
 
 
-def kernels_us(engine: CudaEngine, session: CudaSession, rows: int) -> dict[str, Any]:
-    """Name -> launches of a step, and microseconds of one, on what the last step left."""
+def kernels_us(engine: CudaEngine, session: CudaSession, ids: list[int]) -> dict[str, Any]:
+    """Name -> launches of a step of these tokens, and microseconds of one."""
+    rows = len(ids)
+    session.begin(token=np.array(ids, np.int32), pos=np.arange(rows, dtype=np.int32))
     launches = session._prepare(rows)
     counts = Counter(kernel for kernel, *_ in launches)
     pointers = {kernel: given for kernel, given, *_ in reversed(launches)}
@@ -93,7 +95,8 @@ def main() -> None:
     result["same_bytes"] = same_bytes(engine, ids)
     result["decode_us"] = round(step_us(engine, engine.decode, ids[:1]), 1)
     result["rows_us"] = {n: round(step_us(engine, engine.absorb, ids[:n]), 1) for n in rows}
-    result["kernels"] = {n: kernels_us(engine, engine.absorb, n) for n in rows if n in (16, 512)}
+    alone = [n for n in rows if n in (4, 16, 512)]
+    result["kernels"] = {n: kernels_us(engine, engine.absorb, ids[:n]) for n in alone}
     print(json.dumps(result, indent=1))
 
 

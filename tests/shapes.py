@@ -16,15 +16,20 @@ from fusec.models.synth import PRESETS
 
 @cache
 def graph_of(
-    preset: str, *, quant: str = "IQ4_XS", layers: int | None = None, context: int = 512
+    preset: str,
+    tokens: int = 1,
+    *,
+    quant: str = "IQ4_XS",
+    layers: int | None = None,
+    context: int = 512,
 ) -> Graph:
-    """One token of a preset, with the types of a mix; `layers`: only the first ones."""
+    """So many tokens of a preset, with the types of a mix; `layers`: only the first ones."""
     config = PRESETS[preset]
     mix = Mix(quant, config.layers, config.heads // config.kv_heads, config.tied)
     types = {name: mix.dtype(name, shape) for name, shape in config.tensor_shapes()}
     eps = float(np.float32(config.norm_eps))  # as a file keeps it: part of a kernel's name
     shown = replace(config, layers=config.layers if layers is None else layers, norm_eps=eps)
-    return decode_graph(shown, types, 1, context, "f16")
+    return decode_graph(shown, types, tokens, context, "f16")
 
 
 @cache

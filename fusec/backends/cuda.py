@@ -90,7 +90,7 @@ class Cuda(Backend[CudaKernel, Executables]):
     def variants(self, plans: Plans) -> tuple[LaunchPlan, ...]:
         """See `Backend`."""
         several = [p for p in (plans.few, plans.prefill) if p is not None and p is not plans.decode]
-        return tuple(p for plan in several for p in (for_fewer(plan), plan) if p is not None)
+        return tuple(p for plan in several for p in for_fewer(plan, self.arch.sms))
 
     def source(self, facts: Facts) -> CudaKernel:
         """See `Backend`."""

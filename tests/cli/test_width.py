@@ -23,7 +23,7 @@ def test_inspect_shows_the_plan_of_a_prompt(tiny_model: Path) -> None:
     prefill = driver.compile(tiny_model, target="sm_90a", context=80).prefill
     assert prefill is not None
     assert set(data["kernels"]) == {kernel.name for kernel in prefill.kernels}
-    assert {size["layers"] for size in data["sizes"].values()} == {4, 5, 80}
+    assert {size["layers"] for size in data["sizes"].values()} == {5, 10, 80}
     hits = {stage["pass"]: stage["hits"] for stage in data["stages"]}
     assert hits["fix-vectors"] == 33 and hits["fuse-chain-to-fixed"] == 17
     text = fusec("inspect", tiny_model, *GPU, "--width", 80).out

@@ -7,11 +7,10 @@ statement of the kernel for one row written once for each (see `interleave`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 from fusec.codegen.cuda.attention_rows import fits
-from fusec.codegen.cuda.tilings import MEDIUM, NARROW, WIDE, tile_rows
+from fusec.codegen.cuda.tilings import SLIM, tile_rows
 from fusec.ir.graph import Graph
 from fusec.ir.op_matvec import is_fixed
 from fusec.ir.ops import op
@@ -19,14 +18,11 @@ from fusec.ir.plan import LaunchPlan
 from fusec.ir.target import ROWS, TILES
 from fusec.ir.text import parse
 
-MANY = 9  # rows of a step from which products take them in tiles
-FEW = 64
-"""Rows up to which narrow tiles are quicker: there are more of them, and warps share their columns.
-A step of 64 takes 1.2 ms with narrow and 1.5 with wide ones, of 128 1.9 and 1.6 (135M, H200)."""
+MANY = 9  # rows of a step from which products take them in tiles, if it has a plan of its own
 TOGETHER = 4
 """Rows up to which a step goes through the kernels of a step of one, and blocks whose cluster makes
-partial sums take them all: of five, tiles take no longer. Other kernels have a layer of blocks for
-each row. Clusters find no room beside each other, and more rows than four no registers."""
+partial sums take them all. Other kernels have a layer of blocks for each row. Clusters find no room
+beside each other, and more rows than four no registers."""
 QUERIES = (16, 8)  # rows of the step that attend in one block, if they fit
 FIXED = {ROWS: "fixed24", TILES: "fixed23"}
 """Layout of a matrix -> the type of vectors that it is multiplied with in tiles."""
@@ -40,7 +36,7 @@ def rows_of_block(region: Graph, tokens: int, shared: int, sms: int) -> int:
     if tokens == 1:
         return 0
     if any(is_fixed(node) for node in region.nodes):
-        return tile_rows(region, tokens, sms) if tokens > FEW else NARROW
+        return tile_rows(region, tokens, sms)
     if tokens >= MANY and len(region.nodes) == 1 and region.nodes[0].op == "attention":
         return next((n for n in QUERIES if fits(region.nodes[0], n, shared)), 1)
     if tokens < MANY and any(op(node.op).role == "parts" for node in region.nodes):
@@ -48,26 +44,37 @@ def rows_of_block(region: Graph, tokens: int, shared: int, sms: int) -> int:
     return 1
 
 
-def for_fewer(plan: LaunchPlan) -> LaunchPlan | None:
-    """The same plan for fewer rows, of which blocks take fewer; None if all take as few already."""
-    if plan.tokens >= MANY:
-        return _with_rows(plan, FEW, {WIDE: NARROW, MEDIUM: NARROW})
-    return _with_rows(plan, 2, {TOGETHER: 2})
+def for_fewer(plan: LaunchPlan, sms: int) -> tuple[LaunchPlan, ...]:
+    """The same plan for fewer rows, whose blocks take others: the fewest rows first, and itself.
+
+    There are some for powers of two, each up to which kernels' blocks take the same.
+    """
+    found = [plan]
+    least = SLIM if plan.tokens >= MANY else 2
+    powers = (1 << n for n in reversed(range(plan.tokens.bit_length())))
+    for tokens in (t for t in powers if least <= t < plan.tokens):
+        fewer = _for(plan, tokens, sms)
+        if {k.name for k in fewer.kernels} != {k.name for k in found[-1].kernels}:
+            found.append(fewer)
+    return tuple(reversed(found))
 
 
-def _with_rows(plan: LaunchPlan, tokens: int, rows: Mapping[int, int]) -> LaunchPlan | None:
-    """The plan for so many tokens, with other `rows` of its kernels; None if none has others."""
+def _for(plan: LaunchPlan, tokens: int, sms: int) -> LaunchPlan:
+    """The plan for so many tokens."""
     names = {}
     kernels = list(plan.kernels)
     for i, kernel in enumerate(plan.kernels):
-        if kernel.rows in rows:
-            new = rows[kernel.rows]
-            name = f"{kernel.name.removesuffix(f'_{kernel.rows}')}_{new}"
-            region = replace(parse(kernel.region), name=name)
+        region = parse(kernel.region)
+        if any(map(is_fixed, region.nodes)):
+            rows = tile_rows(region, tokens, sms)
+        else:
+            rows = min(kernel.rows, tokens) if plan.tokens < MANY else kernel.rows
+        if rows != kernel.rows:
+            name = f"{kernel.name.removesuffix(f'_{kernel.rows}')}_{rows}"
             names[kernel.name] = name
-            kernels[i] = replace(kernel, name=name, region=str(region), rows=new)
-    if not names:
-        return None
+            kernels[i] = replace(
+                kernel, name=name, region=str(replace(region, name=name)), rows=rows
+            )
     launches = [
         replace(launch, kernel=names[launch.kernel], size=None)
         if launch.kernel in names

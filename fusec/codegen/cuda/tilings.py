@@ -48,13 +48,8 @@ class Tiling:
         """In a block."""
         return WARP * self.across * self.along * self.deep
 
-    @property
-    def area(self) -> int:
-        """Elements of a tile."""
-        return self.rows * self.width
 
-
-WIDE, MEDIUM, NARROW = 32, 24, 16  # rows of the step in a tile
+WIDE, MEDIUM, NARROW, SLIM = 32, 24, 16, 8  # rows of the step in a tile
 OF_ROWS = {
     WIDE: (Tiling(2, 2, 2, 2, slab=4, beside=3), Tiling(1, 2, 2, 2, slab=4, beside=4)),
     MEDIUM: (Tiling(2, 1, 1, 3, slab=4, beside=4),),
@@ -62,6 +57,7 @@ OF_ROWS = {
         Tiling(1, 2, 1, 1, slab=4, beside=2, deep=4),
         Tiling(1, 2, 1, 1, slab=4, beside=4, deep=2),
     ),
+    SLIM: (Tiling(1, 1, 1, 1, slab=4, beside=2, deep=4),),
 }
 """Rows of the step that a block takes -> how, for matrices by rows: the first that fits is best."""
 
@@ -72,21 +68,22 @@ OF_TILES = {
         Tiling(1, 2, 1, 1, slab=4, beside=1, deep=4),
         Tiling(1, 2, 1, 1, slab=4, beside=2, deep=2),
     ),
+    SLIM: (Tiling(1, 1, 1, 1, slab=4, beside=2, deep=4),),
 }
 """The same for matrices in tiles, whose sums take more registers."""
 
-DEARER = 1.15
-"""Time of an element in a `MEDIUM` tile, that of one in a `WIDE` tile being 1: 12.7 us for 11.4
-where there are equally many for all SMs (QKV of 512 rows, 135M, H200)."""
+PACE = {WIDE: (7.0, 4.1), MEDIUM: (5.0, 2.2), NARROW: (2.5, 1.85), SLIM: (2.0, 1.3)}
+"""How long a tile takes that is alone on an SM, and how long it keeps others waiting. Only ratios
+count: these are microseconds for rows of 576 on an H200, from `docs/performance-log.md`."""
 
 
 def tile_rows(region: Graph, tokens: int, sms: int) -> int:
     """Rows of the step in a tile of a kernel's products, for so many tokens and SMs."""
     rows = sum(n.inputs[1].shape[0] for n in region.nodes if is_fixed(n))
 
-    def cost(width: int) -> float:
-        tile = OF_ROWS[width][0]
-        tiles = -(-rows // tile.rows) * -(-tokens // width)
-        return -(-tiles // sms) * tile.area * (DEARER if width == MEDIUM else 1.0)
+    def time(width: int) -> float:
+        tiles = -(-rows // OF_ROWS[width][0].rows) * -(-tokens // width)
+        alone, each = PACE[width]
+        return max(alone, each * -(-tiles // sms))
 
-    return min((WIDE, MEDIUM), key=cost)
+    return min(PACE, key=time)

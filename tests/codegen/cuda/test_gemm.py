@@ -14,7 +14,7 @@ from fusec.codegen.cuda.build import compile_many
 from fusec.codegen.cuda.emit import emit
 from fusec.codegen.cuda.gemm import is_gemm
 from fusec.codegen.cuda.rows import rows_of_block
-from fusec.codegen.cuda.tilings import MEDIUM, NARROW, OF_ROWS, OF_TILES, WIDE
+from fusec.codegen.cuda.tilings import MEDIUM, NARROW, OF_ROWS, OF_TILES, SLIM, WIDE
 from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.errors import FusecError
 from fusec.ir import Builder, Graph
@@ -115,7 +115,6 @@ def test_several_layers_of_tiles() -> None:
 )
 def test_tiles_of_long_steps(width: int, name: str, columns: int, kind: str, monkeypatch) -> None:
     """The last layer is partly filled, and so is the last tile of rows of the matrix."""
-    monkeypatch.setattr("fusec.codegen.cuda.rows.FEW", 0)
     monkeypatch.setattr("fusec.codegen.cuda.rows.tile_rows", lambda *_: width)
     check(lambda tokens: product(tokens, name, columns, rows=48), 33, 40, kind)
 
@@ -187,7 +186,7 @@ def gemms(graph: Graph, level: int = 3) -> list[CudaKernel]:
 
 def test_every_width_has_a_way_to_share_a_tile_out() -> None:
     for tilings in (OF_ROWS, OF_TILES):
-        assert set(tilings) == {WIDE, MEDIUM, NARROW}
+        assert set(tilings) == {WIDE, MEDIUM, NARROW, SLIM}
         for width, ways in tilings.items():
             assert {tiling.width for tiling in ways} == {width}
 

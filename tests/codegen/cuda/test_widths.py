@@ -7,12 +7,13 @@ from dataclasses import replace
 import pytest
 
 from fusec import driver
-from fusec.codegen.cuda.rows import FEW, MANY, for_fewer, rows_of_block
-from fusec.codegen.cuda.tilings import MEDIUM, NARROW, WIDE
+from fusec.codegen.cuda.rows import MANY, for_fewer, rows_of_block
+from fusec.codegen.cuda.tilings import MEDIUM, NARROW, SLIM, WIDE
 from fusec.ir import Builder, Graph
 from fusec.ir.plan import LaunchPlan
 from fusec.ir.text import parse
 from tests.graphs import Types, llama_graph
+from tests.shapes import graph_of
 
 SHARED, SMS = 228 << 10, 132
 
@@ -46,11 +47,6 @@ def test_one_row_is_told_of_no_rows(make) -> None:
     assert rows_of_block(make(), 1, SHARED, SMS) == 0
 
 
-@pytest.mark.parametrize(("tokens", "rows"), [(9, 16), (16, 16), (64, 16), (65, 24), (512, 24)])
-def test_products_take_tiles_of_rows(tokens: int, rows: int) -> None:
-    assert rows_of_block(product(), tokens, SHARED, SMS) == rows
-
-
 @pytest.mark.parametrize(
     ("matrix", "tokens", "sms", "rows"),
     [
@@ -59,9 +55,14 @@ def test_products_take_tiles_of_rows(tokens: int, rows: int) -> None:
         (960, 512, 132, WIDE),
         (576, 512, 72, WIDE),  # two for every SM
         (576, 128, 132, MEDIUM),
+        (576, 64, 132, NARROW),
+        (3072, 16, 132, NARROW),  # 384 slim ones are three for each, which takes longer than two
+        (576, 16, 132, SLIM),  # half of the SMs have nothing to do: smaller ones end sooner
+        (3072, 8, 132, SLIM),
+        (32, 9, 132, SLIM),
     ],
 )
-def test_tiles_are_such_that_all_multiprocessors_have_as_many(matrix, tokens, sms, rows) -> None:
+def test_tiles_are_such_that_no_multiprocessor_has_long_to_do(matrix, tokens, sms, rows) -> None:
     assert rows_of_block(product(matrix), tokens, SHARED, sms) == rows
 
 
@@ -80,41 +81,45 @@ def test_attention_takes_as_many_as_fit_in_shared_memory() -> None:
 # --- fewer rows ----------------------------------------------------------------------------------
 
 
-def test_the_narrow_plan_is_the_wide_one_in_narrower_tiles() -> None:
-    wide = plan_of(128)
-    narrow = for_fewer(wide)
-    assert narrow is not None
-    assert narrow == replace(wide, tokens=FEW, kernels=narrow.kernels, launches=narrow.launches)
-    for one, other in zip(wide.kernels, narrow.kernels, strict=True):
-        if one.rows not in (WIDE, MEDIUM):
-            assert other == one
-            continue
-        assert (one.name[-3:], other.name) == (f"_{one.rows}", f"{one.name[:-3]}_16")
-        assert other.rows == NARROW
-        assert parse(other.region) == replace(parse(one.region), name=other.name)
-    for one, other in zip(wide.launches, narrow.launches, strict=True):
-        size = None if other.kernel != one.kernel else one.size  # only its emitter knows
-        assert other == replace(one, kernel=other.kernel, size=size)
-    names = {kernel.name for kernel in narrow.kernels}
-    assert {launch.kernel for launch in narrow.launches} == names
+def test_plans_for_fewer_rows_are_the_widest_with_other_tiles() -> None:
+    plan = driver.compile(graph_of("smollm2-135m", 512, layers=4), target="sm_90a").plan
+    found = for_fewer(plan, SMS)
+    assert found[-1] is plan
+    assert [p.tokens for p in found] == [8, 16, 64, 256, 512]
+    for fewer in found[:-1]:
+        assert fewer == replace(
+            plan, tokens=fewer.tokens, kernels=fewer.kernels, launches=fewer.launches
+        )
+        for one, other in zip(plan.kernels, fewer.kernels, strict=True):
+            region = parse(one.region)
+            rows = rows_of_block(region, fewer.tokens, SHARED, SMS)
+            if one.rows not in (WIDE, MEDIUM) or rows == one.rows:
+                assert other == one
+                continue
+            assert other.rows == rows
+            name = f"{one.name.removesuffix(f'_{one.rows}')}_{rows}"
+            assert (other.name, parse(other.region)) == (name, replace(region, name=name))
+        for one, other in zip(plan.launches, fewer.launches, strict=True):
+            size = None if other.kernel != one.kernel else one.size  # only its emitter knows
+            assert other == replace(one, kernel=other.kernel, size=size)
+        names = {kernel.name for kernel in fewer.kernels}
+        assert {launch.kernel for launch in fewer.launches} == names
 
 
-def test_kernels_of_narrow_steps_are_shared_between_contexts() -> None:
-    """Those of the narrow plan of 128 rows are those of a step of 20."""
-    narrow = for_fewer(plan_of(128))
-    assert narrow is not None
-    products = {k.name: k.region for k in narrow.kernels if "matvec" in k.name}
-    assert products == {k.name: k.region for k in plan_of(20).kernels if "matvec" in k.name}
+def test_kernels_of_short_steps_are_shared_between_contexts() -> None:
+    """Those of the plan for 32 rows of a context of 128 are those of a context of 32."""
+    plans = for_fewer(plan_of(128), SMS)
+    fewer = next(plan for plan in plans if plan.tokens >= 32)
+    products = {k.name: k.region for k in fewer.kernels if "matvec" in k.name}
+    assert products == {k.name: k.region for k in plan_of(32).kernels if "matvec" in k.name}
 
 
 @pytest.mark.parametrize(
-    ("tokens", "matrix"), [(1, "q8_0"), (2, "q8_0"), (8, "f16"), (32, "q8_0"), (64, "f16")]
+    ("tokens", "matrix"), [(1, "q8_0"), (2, "q8_0"), (8, "f16"), (16, "q8_0"), (64, "f16")]
 )
-def test_a_plan_without_wide_tiles_is_narrow_already(tokens: int, matrix: str) -> None:
+def test_a_plan_whose_blocks_take_as_few_as_can_be_is_the_only_one(tokens, matrix) -> None:
     plan = plan_of(tokens, matrix)
-    assert for_fewer(plan) is None
-    wide = for_fewer(plan_of(128))
-    assert wide is not None and for_fewer(wide) is None
+    assert for_fewer(plan, SMS) == (plan,)
 
 
 @pytest.mark.parametrize(("tokens", "rows"), [(2, 2), (3, 4), (4, 4), (8, 4)])
@@ -122,7 +127,6 @@ def test_blocks_that_make_partial_sums_take_some_rows(tokens: int, rows: int) ->
     plan = plan_of(tokens)
     found = {kernel.rows for kernel in plan.kernels if "parts" in kernel.name}
     assert found == {rows} and {kernel.rows for kernel in plan.kernels} == {1, rows}
-    fewer = for_fewer(plan)
-    assert (fewer is None) == (rows == 2)
-    if fewer is not None:
-        assert {kernel.rows for kernel in fewer.kernels} == {1, 2} and fewer.tokens == 2
+    for fewer in for_fewer(plan, SMS)[:-1]:
+        taken = {kernel.rows for kernel in fewer.kernels if "parts" in kernel.name}
+        assert taken == {fewer.tokens} == {2}

@@ -10,8 +10,8 @@ import pytest
 
 from fusec import driver
 from fusec.backends.cuda import Compiling
-from fusec.codegen.cuda.rows import FEW, TOGETHER
-from fusec.codegen.cuda.tilings import MEDIUM, NARROW
+from fusec.codegen.cuda.rows import TOGETHER
+from fusec.codegen.cuda.tilings import NARROW, SLIM
 from fusec.errors import FusecError
 from fusec.ir.plan import ROWS, Arg
 from fusec.models.synth import PRESETS, synthesize
@@ -19,6 +19,7 @@ from fusec.runtime.sampling import Sampling
 from tests.runtime.cuda import fake
 from tests.runtime.cuda.machine import CONTEXT, Machine, compiled_for_a_gpu
 
+SHORT = 32  # rows up to which this model's steps are of smaller tiles
 IDS = [int(i) for i in np.random.default_rng(4).integers(1, 500, CONTEXT)]
 
 
@@ -51,8 +52,8 @@ def names(plan) -> list[str]:
 
 
 def test_the_plans_are_those_of_the_engine(compiled, machine):
-    one, (few, narrow, wide) = compiled.plan, compiled.backend.variants(compiled.plans)
-    assert (one.tokens, few.tokens, narrow.tokens, wide.tokens) == (1, TOGETHER, FEW, CONTEXT)
+    one, variants = compiled.plan, compiled.backend.variants(compiled.plans)
+    assert (one.tokens, *(plan.tokens for plan in variants)) == (1, TOGETHER, SHORT, CONTEXT)
     for session in (machine.prefill, machine.absorb):
         assert session.plan.tokens == CONTEXT
     assert (machine.decode.plan, machine.engine().prefill) == (one, machine.prefill)
@@ -99,20 +100,20 @@ def test_a_width_is_captured_once(machine):
     assert set(machine.absorb._graphs) == {2, 4, 8}
 
 
-def test_few_rows_take_the_narrow_plan_and_many_the_wide_one(compiled, machine):
-    few, narrow, wide = compiled.backend.variants(compiled.plans)
+def test_a_step_takes_the_plan_for_so_many_rows(compiled, machine):
+    few, short, wide = compiled.backend.variants(compiled.plans)
     assert absorbed(machine, 1) == names(compiled.plan)
-    assert absorbed(machine, 2) == names(few) == absorbed(machine, 4)
-    assert absorbed(machine, 5) == names(narrow) == absorbed(machine, 64)
-    assert absorbed(machine, 65) == names(wide)
-    assert names(few) != names(narrow) != names(wide)
+    assert absorbed(machine, 2) == names(few) == absorbed(machine, TOGETHER)
+    assert absorbed(machine, TOGETHER + 1) == names(short) == absorbed(machine, SHORT)
+    assert absorbed(machine, SHORT + 1) == names(wide)
+    assert names(few) != names(short) != names(wide)
 
 
 def test_blocks_that_take_all_rows_have_a_plan_for_each_width(tiny_model):
     """A feed-forward half in clusters: one kernel for two rows, one for four."""
     compiled = driver.compile(tiny_model, target="sm_90a", context=CONTEXT)
     variants = compiled.backend.variants(compiled.plans)
-    assert [plan.tokens for plan in variants] == [2, 4, FEW, CONTEXT]
+    assert [plan.tokens for plan in variants] == [2, 4, SHORT, CONTEXT]
     for plan in variants[:2]:
         taken = {kernel.rows for kernel in plan.kernels if "parts" in kernel.name}
         assert taken == {plan.tokens}
@@ -121,12 +122,12 @@ def test_blocks_that_take_all_rows_have_a_plan_for_each_width(tiny_model):
 
 
 def test_kernels_are_wanted_when_a_step_needs_them_and_before_it_is_captured(compiled, machine):
-    few, narrow, wide = compiled.backend.variants(compiled.plans)
+    few, short, wide = compiled.backend.variants(compiled.plans)
     control = set(compiled.backend.loop_kernels(compiled.plan))
     (first,) = machine.asked
     assert sorted(first) == sorted({k.name for k in compiled.plan.kernels} | control)
     have = set(first)
-    steps = {9: narrow, 6: None, 3: few, 2: None, 70: wide, 90: None, 1: None}
+    steps = {9: short, 6: None, 3: few, 2: None, 70: wide, 90: None, 1: None}
     for rows, plan in steps.items():
         machine.asked.clear()
         machine.api.log.clear()
@@ -140,7 +141,7 @@ def test_kernels_are_wanted_when_a_step_needs_them_and_before_it_is_captured(com
         assert len(loads) == len(wanted)
         assert all(i < log.index("cuStreamBeginCapture") for i in loads)
         have |= {*wanted}
-    assert {k.name for k in wide.kernels if k.rows == MEDIUM} & have
+    assert {k.name for k in wide.kernels if k.rows == NARROW} & have
 
 
 def test_each_row_has_the_logits_of_a_step_of_its_own(compiled, machine):
@@ -249,7 +250,7 @@ def test_kernels_are_compiled_when_they_are_wanted(compiled, monkeypatch):
     assert (found.name, found.data, found.rows) == (first, first.encode(), kernels[first].rows)
     assert list(compiling(others)) == others
     assert built == [([first], watch), (others, None)]
-    assert {name.rows for name in compiling(others).values()} == {0, 1, NARROW, MEDIUM}
+    assert {name.rows for name in compiling(others).values()} == {0, 1, SLIM, NARROW}
 
 
 def test_a_saved_kernel_keeps_its_rows(compiled):
@@ -267,9 +268,11 @@ def test_kernels_of_every_variant_are_compiled_into_a_folder(compiled):
     variants = compiled.backend.variants(compiled.plans)
     wanted = {k.name for plan in (compiled.plan, *variants) for k in plan.kernels}
     assert wanted < set(compiled.kernels)
-    assert {k.removesuffix("_16") for k in wanted if k.endswith("_16")} > {
-        k.removesuffix("_24") for k in wanted if k.endswith("_24")
-    }
+    slim, narrow = (
+        {k.removesuffix(f"_{rows}") for k in wanted if "matvec" in k and k.endswith(f"_{rows}")}
+        for rows in (SLIM, NARROW)
+    )
+    assert slim > narrow > set()
 
 
 def test_logits_of_many_rows_take_memory_when_they_are_asked_for(compiled, machine):
