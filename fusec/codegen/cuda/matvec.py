@@ -284,25 +284,47 @@ class Matvec(Matvecs):
         late = self.prologue.late_of(self.anchors)
         for squares in late:
             w.line(f"{squares.factor} = {squares.of_lane}")
-        sums = [f"sum_{self._name(anchor, suffix)}" for anchor, _, suffix in self.rows]
-        together = [*sums, *(squares.factor for squares in late)]
-        if len(together) == 1:
-            w.line(f"{sums[0]} = warp_sum({sums[0]})")
-        for distance in (1, 2, 4, 8, 16) if len(together) > 1 else ():
-            for s in together:
-                w.line(f"{s} = add_across({s}, uint32({distance}))")
+        sums = [[f"sum_{self._name(a, suffix)}"] for a, _, suffix in self.rows]
+        if self.shares_lanes:
+            rows = range(self.at_once)
+            sums = [[f"sum_{self._name(a, str(g))}" for g in rows] for a in self.anchors]
+        every = [*sums, *([squares.factor] for squares in late)]
+        if len(every) == 1 and len(sums[0]) == 1:
+            w.line(f"{sums[0][0]} = warp_sum({sums[0][0]})")
+        else:
+            for distance in (1, 2, 4, 8, 16):
+                every = [self._add_rows(names, distance) for names in every]
         for squares in late:
             w.line(squares.made_of(squares.factor))
-        for (anchor, _, _), s in zip(self.rows, sums, strict=True):
+        for (anchor, _, _), (s, *_) in zip(self.rows, sums, strict=False):
             if factor := self.prologue.factor(anchor):
                 w.line(f"{s} = {s} * {factor}")
+
+    @property
+    def shares_lanes(self) -> bool:
+        """Whether a lane ends with the sum of one of the warp's rows, the one it goes on with.
+
+        Then only half as many sums are exchanged at every distance, until there is one.
+        """
+        several = self.at_once > 1 and self.at_once & (self.at_once - 1) == 0
+        return several and not self.segment.rope
+
+    def _add_rows(self, names: list[str], distance: int) -> list[str]:
+        """Sums of rows over one more distance: of two, each lane keeps the one that it wants."""
+        w = self.scope.w
+        if len(names) == 1:
+            w.line(f"{names[0]} = add_across({names[0]}, uint32({distance}))")
+            return names
+        for a, b in zip(names[::2], names[1::2], strict=True):
+            w.line(f"{a} = add_kept({a}, {b}, lane, uint32({distance}))")
+        return names[::2]
 
     def _mine(self, anchor: Node, i: str) -> str:
         """The sum of the row that is this lane's unit."""
         if self.segment.rope:
             return f"sum_{self._name(anchor, i[1:])}"
         mine = f"sum_{self._name(anchor, '0')}"
-        for g in range(1, self.at_once):
+        for g in range(1, self.at_once) if not self.shares_lanes else ():
             own = f"{self.own_row} == uint32({g})"
             mine = f"select_f32({own}, sum_{self._name(anchor, str(g))}, {mine})"
         return mine

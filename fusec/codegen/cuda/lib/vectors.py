@@ -128,6 +128,13 @@ def add_across(s, distance):
 
 
 @inline
+def add_kept(a, b, lane, distance):
+    """`add_across` of `a` where the lane's bit of `distance` is 0, of `b` in the lane beside it."""
+    is_one = uint32(lane & distance) != uint32(0)
+    return select_f32(is_one, b, a) + shuffle_xor_f32(select_f32(is_one, a, b), distance)
+
+
+@inline
 def warp_sum(s):
     """The sum over the warp's lanes, in every lane: distances 1, 2, 4, 8, 16."""
     s = add_across(add_across(s, uint32(1)), uint32(2))
