@@ -72,9 +72,9 @@ OF_TILES = {
 }
 """The same for matrices in tiles, whose sums take more registers."""
 
-PACE = {WIDE: (7.0, 4.1), MEDIUM: (5.0, 2.2), NARROW: (2.5, 1.85), SLIM: (2.0, 1.3)}
-"""How long a tile takes that is alone on an SM, and how long it keeps others waiting. Only ratios
-count: these are microseconds for rows of 576 on an H200, from `docs/performance-log.md`."""
+PACE = {WIDE: (2.9, 4.0), MEDIUM: (3.7, 1.83), NARROW: (1.9, 1.8), SLIM: (2.0, 1.22)}
+"""How long a launch takes: the first number, and the second for each tile of the SM that has most.
+Only ratios count: these are microseconds for rows of 576 on an H200 (`docs/performance-log.md`)."""
 
 
 def tile_rows(region: Graph, tokens: int, sms: int) -> int:
@@ -83,7 +83,7 @@ def tile_rows(region: Graph, tokens: int, sms: int) -> int:
 
     def time(width: int) -> float:
         tiles = -(-rows // OF_ROWS[width][0].rows) * -(-tokens // width)
-        alone, each = PACE[width]
-        return max(alone, each * -(-tiles // sms))
+        launch, tile = PACE[width]
+        return launch + tile * -(-tiles // sms)
 
     return min(PACE, key=time)

@@ -85,7 +85,7 @@ def test_plans_for_fewer_rows_are_the_widest_with_other_tiles() -> None:
     plan = driver.compile(graph_of("smollm2-135m", 512, layers=4), target="sm_90a").plan
     found = for_fewer(plan, SMS)
     assert found[-1] is plan
-    assert [p.tokens for p in found] == [8, 16, 64, 256, 512]
+    assert [p.tokens for p in found] == [8, 16, 64, 128, 256, 512]
     for fewer in found[:-1]:
         assert fewer == replace(
             plan, tokens=fewer.tokens, kernels=fewer.kernels, launches=fewer.launches
