@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from fusec.codegen.cuda.elements import Elements, HasElements, Indices, element_operands
 from fusec.codegen.cuda.gemm_orders import products_of
-from fusec.codegen.cuda.gemm_products import COPY, OUT, branch, each, first_unit, groups
+from fusec.codegen.cuda.gemm_products import OUT
+from fusec.codegen.cuda.gemm_slabs import COPY, branch, each, first_unit, groups
 from fusec.codegen.cuda.scope import Scope, identifier, words
 from fusec.codegen.cuda.shape import WARP, Geometry, anchors, is_tiled, units
 from fusec.codegen.cuda.sources import Memory

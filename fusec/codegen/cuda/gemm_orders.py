@@ -5,7 +5,8 @@ An order is that of the one-row kernel of the same layout, operation by operatio
 
 from __future__ import annotations
 
-from fusec.codegen.cuda.gemm_products import Members, Products
+from fusec.codegen.cuda.gemm_products import Products
+from fusec.codegen.cuda.gemm_slabs import Members
 from fusec.codegen.cuda.scope import Scope
 from fusec.codegen.cuda.shape import TILE_WARPS, anchors, column_parts
 from fusec.codegen.cuda.tilings import Tiling

@@ -1,15 +1,10 @@
 """The sums of a tile: rows of matrices times rows of the step, in the order of one row's kernel.
 
-A tile goes through the columns in slabs of a few blocks of 32. Of a slab, a thread block has in
-shared memory the levels of its matrix rows, decoded once, with their scales, and the digits of the
-step's rows (see `fusec.ir.op_fixed`). There are several such places: while the warps multiply one
-slab, a later one's weights are on their way to registers and its digits to a place that is free.
-
-The order of a row's sum is walked as a stream. In every order a row is a balanced tree over leaves,
-each the sum of some blocks: of a lane's (`matvec`) or of a warp's (`tiles`). Leaves come one after
-the other, each with its blocks in order. A sum waits in shared memory until its neighbour is there,
-then the sum of both waits for its own neighbour, and so on, as digits of a counter carry. A slab
-has one leaf, several that are a branch of the tree, or a part of one.
+The order of a row's sum is walked as a stream, slab after slab (`gemm_slabs`). In every order a row
+is a balanced tree over leaves, each the sum of some blocks: of a lane's (`matvec`) or of a warp's
+(`tiles`). Leaves come one after the other, each with its blocks in order. A sum waits in shared
+memory until its neighbour is there, then the sum of both waits for its own neighbour, and so on, as
+digits of a counter carry.
 
 Which leaves there are, and what a block adds to which sums, is said by the two orders in
 `gemm_orders`.
@@ -17,60 +12,21 @@ Which leaves there are, and what a block adds to which sums, is said by the two 
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from abc import abstractmethod
+from collections.abc import Callable
+from contextlib import nullcontext
 
-from fusec.codegen import formats
-from fusec.codegen.cuda.elements import Indices
-from fusec.codegen.cuda.scope import Scope
-from fusec.codegen.cuda.shape import WARP, anchors, units
-from fusec.codegen.cuda.tilings import Tiling
-from fusec.codegen.formats import QuantFormat
-from fusec.ir.graph import Node
+from fusec.codegen.cuda.gemm_slabs import Slabs
+from fusec.codegen.cuda.shape import WARP
 from fusec.ir.op_fixed import BLOCK, DIGIT_BYTES, FACT_BYTES, GROUP, RECORD
-from fusec.ir.region import Segment
-from fusec.writer import Writer
 
 OUT = 4  # floats between rows of sums
-MOST = 1 << 10  # rows of a tile, at most
-COPY = 16  # bytes
 FLOATS = {1: "f32", 2: "f32x2", 4: "f32x4"}  # how many -> the suffix of what loads them
 
-Members = Sequence[tuple[Segment, int, int]]
-"""Segments of a kernel, each with its first thread block and how many it has."""
 
-
-def groups(segment: Segment) -> list[tuple[Node, int]]:
-    """What a tile has for each unit of a segment: a row of each matrix, or both of a pair."""
-    return [(a, n) for a in anchors(segment) for n in range(2 if segment.rope else 1)]
-
-
-def each(segment: Segment, tiling: Tiling) -> int:
-    """Units of a segment in a tile."""
-    return tiling.rows // len(groups(segment))
-
-
-@contextmanager
-def branch(w: Writer, n: int, end: int, count: int) -> Iterator[None]:
-    """The body of the n-th of `count` branches, of blocks in front of `end`."""
-    head = "else:" if n == count - 1 else f"{'el' if n else ''}if block < {end}:"
-    with nullcontext() if count == 1 else w.block(head):
-        yield
-
-
-def first_unit(first: int, share: int) -> str:
-    """The first unit of a block."""
-    return f"(block - {first}) * {share}" if first else f"block * {share}"
-
-
-class Products(ABC):
+class Products(Slabs):
     """Emits the sums of one class of segments, from the first weights to where they lie."""
 
-    leaves: int
-    """Of the tree, if all of a row's columns are there: a power of two."""
-    share: int
-    """Blocks of a leaf, at most."""
     of_weights: int
     """Floats that a block's products need to know of a row of the matrix: the first of `facts`."""
     of_vector: int
@@ -78,44 +34,7 @@ class Products(ABC):
     product: str
     """The function that multiplies digits by levels."""
 
-    def __init__(self, scope: Scope, tiling: Tiling, members: Members) -> None:
-        self.scope, self.w, self.members = scope, scope.w, members
-        anchor = anchors(members[0][0])[0]
-        self.x, self.weight = anchor.inputs[:2]
-        fmt = formats.get(self.weight.dtype)
-        assert isinstance(fmt, QuantFormat)
-        self.fmt, self.tiling = fmt, tiling
-        self.blocks = self.weight.shape[1] // BLOCK
-        self._find_order()
-        self.per = self.share if self.share <= tiling.slab else self._part_of_leaf(tiling.slab)
-        self.turns = -(-self.share // self.per)  # slabs of a leaf
-        most = max(1, tiling.slab // self.per) if self.turns == 1 else 1
-        self.own_leaves = self.leaves // tiling.deep  # of a warp
-        # leaves that a warp takes of a slab, a branch of the tree
-        self.at_once = min(1 << most.bit_length() - 1, self.own_leaves)
-        self.own = self.at_once * self.per  # blocks that a warp takes of it
-        self.slab = self.own * tiling.deep
-        self.branches = -(-min(self.blocks, self.own_leaves) // self.at_once)
-        self.slabs = self.branches * self.turns
-        self.row = self.slab * RECORD  # of eight rows of the step
-        self.facts = self.halves * (2 if fmt.has_min else 1)  # floats of a block of weights
-        self.scales = self.slab * tiling.rows * BLOCK
-        self.digits = self.scales + self.slab * tiling.rows * self.facts * 4
-        self.stage = self.digits + tiling.width // GROUP * self.row
-
     # --- what an order says ----------------------------------------------------------------------
-
-    @abstractmethod
-    def _find_order(self) -> None:
-        """Set what is declared above."""
-
-    @abstractmethod
-    def _part_of_leaf(self, most: int) -> int:
-        """Blocks of a slab that has a part of a leaf, if it may have so many."""
-
-    @abstractmethod
-    def _block_of(self, leaf: str, index: str) -> str:
-        """Expression of the number of a leaf's `index`-th block; there may be no such block."""
 
     def _blocks_of(self, _leaf: int) -> int:
         """How many blocks a leaf has."""
@@ -142,22 +61,7 @@ class Products(ABC):
     def _end_part(self) -> None:
         """What to keep of a slab that has a part of a leaf."""
 
-    @property
-    def fetch(self) -> str:
-        """The function that loads weights."""
-        return f"fetch_{self.fmt.name}"
-
     # --- sizes -----------------------------------------------------------------------------------
-
-    @property
-    def halves(self) -> int:
-        """Groups of a block with a scale of their own."""
-        return BLOCK // self.fmt.group
-
-    @property
-    def is_ragged(self) -> bool:
-        """Whether some slabs have fewer blocks."""
-        return self.slabs * self.slab != self.blocks
 
     @property
     def nbytes(self) -> int:
@@ -169,161 +73,6 @@ class Products(ABC):
     def waiting(self) -> int:
         """Where a thread's sums wait for their neighbours: behind the stages."""
         return self.tiling.stages * self.stage
-
-    @property
-    def ahead(self) -> range:
-        """Slabs that are on their way before the first is multiplied."""
-        return range(min(self.tiling.stages - 1, self.slabs))
-
-    @property
-    def items(self) -> range:
-        """Pairs of blocks of weights that a thread decodes of a slab, one after the other.
-
-        Those of rows g and g + 8 of a fragment: what a lane multiplies of them lies side by side.
-        """
-        return range(-(-self.tiling.rows // 2 * self.slab // self.tiling.threads))
-
-    # --- which weights are a thread's ------------------------------------------------------------
-
-    def begin(self) -> None:
-        """A thread's rows of the matrices, and the first weights."""
-        w, tiling = self.w, self.tiling
-        w.line("stage = dynamic_shared()")
-        for k in self.items:
-            w.line(f"place = uint32(thread + {k * tiling.threads})" if k else "place = thread")
-            w.line(f"pair = uint32(place // uint32({self.slab}))")
-            w.line(f"part{k} = uint32(place - pair * {self.slab})")
-            w.line(f"slot{k} = uint32(pair + (pair & uint32({MOST - 8})))")
-        for n, (segment, first, blocks) in enumerate(self.members):
-            with branch(w, n, first + blocks, len(self.members)):
-                for k in self.items:
-                    for half in (0, 1):
-                        self._row_of(segment, first, k, half)
-        for k in self.items:
-            for ahead in self.ahead:
-                self._fetch(k, str(ahead), ahead)
-
-    def _row_of(self, segment: Segment, first: int, k: int, half: int) -> None:
-        """Which row of which matrix is in `slot{k}`, or eight slots behind."""
-        w, share = self.w, each(segment, self.tiling)
-        indices = Indices(segment, "unit", units(segment))
-        slot = f"uint32(slot{k} + {8 * half})" if half else f"slot{k}"
-        w.line(f"unit = uint32({first_unit(first, share)} + uint32({slot} & uint32({share - 1})))")
-        indices.emit(w)
-        found = groups(segment)
-        row, matrix = indices.names[found[0][1]], self._pointer(found[0][0])
-        for g, (anchor, n) in enumerate(found[1:], 1):
-            behind = f"{slot} >= uint32({g * share})"
-            if indices.names[n] != row:
-                row = f"select_u32({behind}, {indices.names[n]}, {row})"
-            if self._pointer(anchor) not in matrix:
-                matrix = f"select_pointer({behind}, {self._pointer(anchor)}, {matrix})"
-        w.line(f"row{k}_{half} = {row}")
-        w.line(f"matrix{k}_{half} = {matrix}")
-        w.line(f"of_rows = uint32({found[0][0].inputs[1].shape[0]})")
-
-    def _pointer(self, anchor: Node) -> str:
-        return self.scope.pointers[anchor.inputs[1].name]
-
-    def _loaded(self, k: int, half: int, ahead: int) -> str:
-        """The variable of a thread's weights: another one for every format, as their types are."""
-        return f"{self.fmt.name}_{ahead}_{k}_{half}"
-
-    def _fetch(self, k: int, slab: str, ahead: int = 0) -> None:
-        """A thread's weights of a slab on their way to registers."""
-        w = self.w
-        self._find_leaf(slab)
-        inside = self._column(f"part{k}")
-        if self.is_ragged:
-            inside = f"min_u32({inside}, uint32({self.blocks - 1}))"
-        w.line(f"column = {inside}")
-        for half in (0, 1):
-            given = f"matrix{k}_{half}, of_rows, {self.blocks}, row{k}_{half}, column"
-            w.line(f"{self._loaded(k, half, ahead)} = {self.fetch}({given})")
-
-    def _decode(self, k: int, stage: str, ahead: int = 0) -> None:
-        """These weights' levels and scales in shared memory."""
-        w, fmt, tiling = self.w, self.fmt, self.tiling
-        pairs = tiling.rows // 2 * self.slab
-        mine = f"if some(uint32(thread + {k * tiling.threads}) < uint32({pairs})):"
-        with w.block(mine) if (k + 1) * tiling.threads > pairs else nullcontext():
-            w.line(f"cell = uint32(part{k} * {tiling.rows} + slot{k})")
-            loaded = [self._loaded(k, half, ahead) for half in (0, 1)]
-            levels = ", ".join(f"levels_{fmt.name}({each_of})" for each_of in loaded)
-            w.line(f"store_blocks({levels}, uint32({stage} + cell * {BLOCK}), slot{k})")
-            width = f"x{self.facts}" if self.facts > 1 else ""
-            for half in (0, 1):
-                values = []
-                for what in ("scale", "min") if fmt.has_min else ("scale",):
-                    w.line(f"{what} = {what}_{fmt.name}({loaded[half]})")
-                    values += [f"{what}[0]", f"{what}[1]"] if fmt.group == 16 else [what]
-                more = f" + {8 * half}" if half else ""
-                place = f"uint32({stage} + {self.scales} + (cell{more}) * {4 * self.facts})"
-                guard = f"{place}, {', '.join(values)}"
-                if (k + 1) * tiling.threads > pairs:
-                    live = f"uint32(thread + {k * tiling.threads}) < uint32({pairs})"
-                    w.line(f"store_shared_f32{width}_if({guard}, {live})")
-                else:
-                    w.line(f"store_shared_f32{width}({guard})")
-
-    def _copy(self, slab: str, stage: str) -> None:
-        """The records of a slab on their way to shared memory, each by a warp.
-
-        Blocks behind the last are zeros: so is their power of two, and what they add to the sums.
-        """
-        w, tiling = self.w, self.tiling
-        warps, pieces = tiling.threads // WARP, RECORD // COPY
-        records = tiling.width // GROUP * self.slab
-        of_group = self.blocks * RECORD // 4  # words
-        self._find_leaf(slab)
-        for first in range(0, records, warps):
-            w.line(f"record = uint32(warp + {first})" if first else "record = warp")
-            if first + warps > records:
-                w.line(f"record = min_u32(record, uint32({records - 1}))", "some copy the same")
-            w.line(f"eight = uint32(record // uint32({self.slab}))")
-            w.line(f"part = uint32(record - eight * {self.slab})")
-            w.line(f"its = {self._column('part')}")
-            last = f"min_u32(its, uint32({self.blocks - 1}))" if self.is_ragged else "its"
-            w.line("eights = min_u32(uint32(first_eight + eight), last_eight)")
-            inside = f"eights * {of_group} + {last} * {RECORD // 4} + lane * {COPY // 4}"
-            w.line(f"source = at({self.scope.pointers[self.x.name]}, uint32({inside}))")
-            w.line(f"target = uint32({stage} + {self.digits} + record * {RECORD} + lane * {COPY})")
-            there = f"its < uint32({self.blocks})"
-            for k in range(0, pieces, WARP):
-                to, start = f"uint32(target + {k * COPY})", f"at(source, uint32({k * COPY // 4}))"
-                to, start = ("target", "source") if k == 0 else (to, start)
-                mine = f"lane < uint32({pieces - k})"
-                if k + WARP <= pieces and self.is_ragged:
-                    w.line(f"copy_async_16_or_zeros({to}, {start}, {there})")
-                elif k + WARP <= pieces:
-                    w.line(f"copy_async_16({to}, {start})")
-                elif self.is_ragged:
-                    with w.block(f"if some({mine}):"):
-                        w.line(f"copy_async_16_or_zeros({to}, {start}, {there})")
-                else:
-                    w.line(f"copy_async_16_if({to}, {start}, {mine})")
-        w.line("copy_async_commit()")
-
-    def _find_leaf(self, slab: str) -> None:
-        """A slab's first leaf, and where in it the slab begins."""
-        if self.turns == 1:
-            self.w.line(f"first_leaf = uint32({slab} * {self.at_once})")
-            return
-        self.w.line(f"first_leaf = uint32(uint32({slab}) // uint32({self.turns}))")
-        self.w.line(f"begun = uint32(({slab} - first_leaf * {self.turns}) * {self.per})")
-
-    def _column(self, part: str) -> str:
-        """Expression of the block of columns that is a part of the slab (see `_find_leaf`)."""
-        w = self.w
-        w.line(f"leaf = uint32({part} // uint32({self.per}))")
-        w.line(f"index = uint32({part} - leaf * {self.per})")
-        if self.turns > 1:
-            w.line("index = uint32(index + begun)")
-        if self.tiling.deep > 1:
-            w.line(f"depth = uint32(leaf // uint32({self.at_once}))", "whose branch it is of")
-            w.line(f"leaf = uint32(leaf + depth * {self.own_leaves - self.at_once})")
-        w.line("leaf = uint32(leaf + first_leaf)")
-        return self._block_of("leaf", "index")
 
     # --- products --------------------------------------------------------------------------------
 
@@ -391,10 +140,6 @@ class Products(ABC):
                         self._decode(k, "there")
         w.line("barrier()")
         self._store()
-
-    def _stage(self, ahead: int) -> str:
-        """Where a slab that is multiplied later goes first."""
-        return f"uint32(stage + {ahead * self.stage})" if ahead else "stage"
 
     @property
     def levels(self) -> int:
