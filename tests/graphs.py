@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fusec.codegen.formats import FORMATS
 from fusec.ir import Builder, Graph, Value
-from fusec.models.llama import LlamaConfig, decode_graph
+from fusec.models.decoder import DecoderConfig, decode_graph
 from fusec.models.quantize import quantize
 
 
@@ -30,7 +30,7 @@ def llama_graph(
     layers=2, width=64, ffn=96, heads=4, kv_heads=2, vocab=64, *, tokens=1, context=32, kv="f16",
     types=None, rope_factors=False, rope_dims=None, rope_scale=1.0, head_dim=None, tied=True,
 ) -> Graph:  # fmt: skip
-    config = LlamaConfig(
+    config = DecoderConfig(
         layers=layers,
         width=width,
         ffn_width=ffn,

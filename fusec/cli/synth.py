@@ -9,11 +9,16 @@ import typer
 
 from fusec.cli.console import out, progress
 
+PRESETS = (
+    "smollm2-135m, smollm2-360m, smollm2-1.7b, llama3.2-1b, qwen2.5-0.5b, qwen3-0.6b, gemma3-270m "
+    "or tiny."
+)
+
 
 def synth(
     preset: Annotated[
         str,
-        typer.Argument(metavar="PRESET", help="smollm2-135m, smollm2-360m, smollm2-1.7b or tiny."),
+        typer.Argument(metavar="PRESET", help=PRESETS),
     ],
     output: Annotated[Path, typer.Option("-o", metavar="FILE", help="The GGUF file to write.")],
     quant: Annotated[

@@ -8,18 +8,23 @@ from typing import Any
 
 from fusec.errors import FusecError
 from fusec.ir import Graph
-from fusec.models import llama
+from fusec.models import decoder
+from fusec.models.architectures import CONFIGS
 from fusec.models.gguf_file import GGUFFile, open_gguf
 from fusec.models.hyperparameters import Hyperparameters
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What there is to know about one `general.architecture`."""
+    """What there is to know about one `general.architecture`.
 
-    config_of: Callable[[Hyperparameters], Any]  # reads all keys that it knows, see read_config
-    check_tensors: Callable[[GGUFFile, Any], None]  # refuses missing, misshapen and unused tensors
-    decode_graph: Callable[[Any, Mapping[str, str], int, int, str], Graph]  # see llama.decode_graph
+    `config_of` reads all keys that it knows; `check_tensors` refuses missing, misshapen and unused
+    tensors; `decode_graph` writes a step. See `fusec.models.decoder` for those that most have.
+    """
+
+    config_of: Callable[[Hyperparameters], Any]
+    check_tensors: Callable[[GGUFFile, Any], None] = decoder.check_tensors
+    decode_graph: Callable[[Any, Mapping[str, str], int, int, str], Graph] = decoder.decode_graph
 
     def read_config(self, file: GGUFFile) -> Any:
         """The hyperparameters in the metadata.
@@ -33,9 +38,7 @@ class Architecture:
         return config
 
 
-ARCHITECTURES = {
-    "llama": Architecture(llama.LlamaConfig.of, llama.check_tensors, llama.decode_graph)
-}
+ARCHITECTURES = {name: Architecture(config_of) for name, config_of in CONFIGS.items()}
 
 
 def architecture_of(file: GGUFFile) -> Architecture:

@@ -4,7 +4,7 @@ A key that is silently ignored may change what the model computes. So an archite
 hyperparameters through `Hyperparameters`, which remembers their names, and says in one of three
 ways what it knows of a key:
 
-- it reads it: `count`, `per_layer`, `real`, `text`;
+- it reads it: `count`, `per_layer`, `real`, `flag`, `text`;
 - the key changes nothing, whatever it says: `ignore`;
 - the key changes nothing while it says what the graph does anyway: `only`.
 
@@ -73,6 +73,10 @@ class Hyperparameters:
         if not math.isfinite(value):
             raise self._fail(f"{self.key(name)} is {value}, expected a finite number")
         return value
+
+    def flag(self, name: str, default: bool) -> bool:
+        """True or false."""
+        return self.file.get(self._reading(name), bool, default)
 
     def text(self, name: str, default: str = MISSING) -> str:
         """A string."""

@@ -13,16 +13,16 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from gguf import GGML_QUANT_VERSION, GGUFWriter
 
 from fusec.cores import cores
 from fusec.errors import FusecError
+from fusec.models.decoder import DecoderConfig
 from fusec.models.encode_tables import NVFP4_MAX
 from fusec.models.gguf_write import Planned, Progress, gguf_file, write_tensors
-from fusec.models.llama import LlamaConfig
+from fusec.models.presets import PRESETS
 from fusec.models.quant_bytes import Bytes
 from fusec.models.quant_mix import Mix, factor_name
 from fusec.models.quantize import quantize
@@ -32,39 +32,8 @@ CHUNK = 1 << 22  # weights generated at a time
 FARTHEST = 6  # standard deviations that a matrix's factor leaves room for
 
 
-def _preset(layers: int, width: int, ffn: int, heads: tuple[int, int], **other: Any) -> LlamaConfig:
-    """SmolLM2's settings for everything not given; `heads` are query and key/value heads."""
-    config = LlamaConfig(
-        layers=layers,
-        width=width,
-        ffn_width=ffn,
-        heads=heads[0],
-        kv_heads=heads[1],
-        head_dim=width // heads[0],
-        vocab=49152,
-        context=8192,
-        norm_eps=1e-5,
-        rope_base=100000.0,
-        rope_dims=width // heads[0],
-        rope_scale=1.0,
-        rope_factors=False,
-        tied=True,
-    )
-    return replace(config, **other)
-
-
-# In `tiny` rows of 96 are not whole blocks of 256 and rows of 256 are, and eight layers are the
-# fewest of which llama.cpp's rules raise one: its IQ4_XS mix holds every type of the large ones.
-PRESETS = {
-    "smollm2-135m": _preset(30, 576, 1536, (9, 3)),
-    "smollm2-360m": _preset(32, 960, 2560, (15, 5)),
-    "smollm2-1.7b": _preset(24, 2048, 8192, (32, 32), rope_base=130000.0),
-    "tiny": _preset(8, 96, 256, (6, 2), vocab=512, context=512, rope_base=10000.0),
-}
-
-
 def synthesize(
-    preset: str | LlamaConfig,
+    preset: str | DecoderConfig,
     path: str | Path,
     quant: str = "IQ4_XS",
     seed: int = 0,
@@ -91,7 +60,7 @@ def synthesize(
     vocabulary = padded(vocabulary, config.vocab)
     config = replace(config, vocab=len(vocabulary["tokenizer.ggml.tokens"]))
     path = Path(path)
-    with gguf_file(path, "llama") as (writer, part):
+    with gguf_file(path, config.architecture) as (writer, part):
         _add_metadata(writer, f"{name} synthetic {mix.name} seed {seed}", config, mix)
         _add_vocabulary(writer, vocabulary)
         tensors = list(_tensors(config, mix, seed))
@@ -99,13 +68,13 @@ def synthesize(
     return path
 
 
-def _known(preset: str) -> LlamaConfig:
+def _known(preset: str) -> DecoderConfig:
     if preset not in PRESETS:
         raise FusecError(f"unknown preset '{preset}', known: {', '.join(PRESETS)}")
     return PRESETS[preset]
 
 
-def _add_metadata(writer: GGUFWriter, name: str, config: LlamaConfig, mix: Mix) -> None:
+def _add_metadata(writer: GGUFWriter, name: str, config: DecoderConfig, mix: Mix) -> None:
     writer.add_type("model")
     writer.add_name(name)
     writer.add_file_type(mix.file_type)
@@ -122,6 +91,13 @@ def _add_metadata(writer: GGUFWriter, name: str, config: LlamaConfig, mix: Mix) 
     writer.add_layer_norm_rms_eps(config.norm_eps)
     writer.add_rope_freq_base(config.rope_base)
     writer.add_rope_dimension_count(config.rope_dims)
+    if config.window:
+        writer.add_sliding_window(config.window)
+    if config.architecture == "granite":
+        writer.add_embedding_scale(config.embedding_scale)
+        writer.add_residual_scale(config.residual_scale)
+        writer.add_logit_scale(1 / config.logit_scale)
+        writer.add_attention_scale(config.attention_scale)
 
 
 def _add_vocabulary(writer: GGUFWriter, vocabulary: Vocabulary) -> None:
@@ -137,7 +113,7 @@ def _add_vocabulary(writer: GGUFWriter, vocabulary: Vocabulary) -> None:
                 writer.add_array(key, value)
 
 
-def _tensors(config: LlamaConfig, mix: Mix, seed: int) -> Iterator[Planned]:
+def _tensors(config: DecoderConfig, mix: Mix, seed: int) -> Iterator[Planned]:
     for name, shape in config.tensor_shapes():
         dtype = mix.dtype(name, shape)
         factor = mix.factor(dtype, _spread(name, shape, config.layers) * FARTHEST)
@@ -168,13 +144,14 @@ def _weights(
 
     Matrices have standard deviation 1 / sqrt(cols), which keeps a normalised input at unit size;
     those that write to the residual stream are damped so that all layers together add unit size.
-    Norm weights scatter around 1.
+    Norm weights scatter around 1, biases around 0.
     """
     key = hashlib.sha256(f"{seed}:{name}".encode()).digest()[:16]
     random = np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
     if len(shape) == 1:
-        norm = 1 + 0.1 * random.standard_normal(shape, np.float32)
-        return norm.astype(np.float32).view(np.uint8)
+        found = 0.1 * random.standard_normal(shape, np.float32)
+        found += np.float32(not name.endswith(".bias"))
+        return found.astype(np.float32).view(np.uint8)
     rows, cols = shape
     spread = _spread(name, shape, layers)
     step = max(CHUNK // cols, 1)

@@ -9,8 +9,8 @@ from gguf import GGUFWriter
 
 from fusec.errors import FusecError
 from fusec.models import architecture_of
+from fusec.models.decoder import DecoderConfig, check_tensors
 from fusec.models.gguf_file import GGUFFile, open_gguf
-from fusec.models.llama import LlamaConfig, check_tensors
 
 COUNTS = {
     "llama.block_count": 1,
@@ -37,9 +37,9 @@ SHAPES = {
 Make = Callable[..., GGUFFile]
 
 
-def config_of(file: GGUFFile) -> LlamaConfig:
+def config_of(file: GGUFFile) -> DecoderConfig:
     config = architecture_of(file).read_config(file)
-    assert isinstance(config, LlamaConfig)
+    assert isinstance(config, DecoderConfig)
     return config
 
 
@@ -158,13 +158,31 @@ def test_missing_tensor_and_wrong_shape(make: Make, name: str) -> None:
         check_tensors(file, config_of(file))
 
 
+def test_biases_are_taken_where_they_are(make: Make) -> None:
+    file = make(shapes={"blk.0.attn_q.bias": (8,), "blk.0.ffn_down.bias": (8,)})
+    config = config_of(file)
+    assert config.biased == {"blk.0.attn_q", "blk.0.ffn_down"}
+    check_tensors(file, config)
+    wrong = make(shapes={"blk.0.ffn_down.bias": (12,)})
+    with pytest.raises(FusecError, match=r"'blk\.0\.ffn_down\.bias' should have shape \(8,\)"):
+        check_tensors(wrong, config_of(wrong))
+
+
+def test_a_context_is_no_longer_than_a_window(make: Make) -> None:
+    """Within it, the window hides nothing."""
+    config = config_of(make({"llama.attention.sliding_window": 40}))
+    assert (config.context, config.window, config.longest) == (64, 40, 40)
+    assert config_of(make({"llama.attention.sliding_window": 64})).longest == 64
+
+
 def test_other_tensors(make: Make) -> None:
     file = make(half=("blk.0.ffn_norm.weight", "blk.0.attn_q.weight"))
     with pytest.raises(FusecError, match=r"ffn_norm\.weight' should be f32, found f16"):
         check_tensors(file, config_of(file))
-    file = make(shapes={"blk.0.attn_q.bias": (8,)})
-    with pytest.raises(FusecError, match=r"'blk\.0\.attn_q\.bias' is not part of a llama model"):
-        check_tensors(file, config_of(file))
+    for name in ("blk.0.attn_q_norm.weight", "blk.0.attn_norm.bias", "blk.0.attn_rot.bias"):
+        file = make(shapes={name: (8,)})
+        with pytest.raises(FusecError, match=rf"'{name}' is not part of a llama model"):
+            check_tensors(file, config_of(file))
     file = make(shapes={"rope_freqs.weight": (7,)})
     with pytest.raises(FusecError, match=r"'rope_freqs\.weight' should have shape \(2,\)"):
         check_tensors(file, config_of(file))

@@ -15,7 +15,7 @@ from fusec.codegen.cuda.emit import emit
 from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.ir import Builder
 from fusec.ir.plan import Choice
-from fusec.models.llama import LlamaConfig, decode_graph
+from fusec.models.decoder import DecoderConfig, decode_graph
 from fusec.models.quant_mix import Mix
 from fusec.models.synth import PRESETS
 from fusec.passes.pipeline import LEVELS
@@ -48,7 +48,7 @@ SMALL_TYPES = {
 
 
 def kernels_of(
-    config: LlamaConfig, quant: str, other: dict[str, str], levels: Iterable[int]
+    config: DecoderConfig, quant: str, other: dict[str, str], levels: Iterable[int]
 ) -> list[CudaKernel]:
     """Every kernel of the levels; `other` replaces some of the mix's types."""
     mix = Mix(quant, config.layers, config.heads // config.kv_heads, config.tied)
@@ -74,7 +74,7 @@ def kernels_of(
     ids=["stories260k", "tiny", "smollm2-135m", "mixed", "small types"],
 )
 def test_kernels_assemble_without_spills(
-    config: LlamaConfig, quant: str, other: dict[str, str], levels: Iterable[int]
+    config: DecoderConfig, quant: str, other: dict[str, str], levels: Iterable[int]
 ) -> None:
     kernels = kernels_of(config, quant, other, levels)
     for cubin in compile_many(kernels, "sm_90a"):

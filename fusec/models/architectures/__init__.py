@@ -1,0 +1,22 @@
+"""One function for each `general.architecture`: what it has of its own, read from a file's keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fusec.models.architectures import gemma, granite, llama, olmo, qwen
+from fusec.models.decoder import DecoderConfig
+from fusec.models.hyperparameters import Hyperparameters
+
+CONFIGS: dict[str, Callable[[Hyperparameters], DecoderConfig]] = {
+    "llama": llama.llama,
+    "ernie4_5": llama.ernie,
+    "smollm3": llama.smollm3,
+    "qwen2": qwen.qwen2,
+    "qwen3": qwen.qwen3,
+    "gemma": gemma.gemma,
+    "gemma3": gemma.gemma3,
+    "granite": granite.granite,
+    "olmo2": olmo.olmo2,
+    "exaone4": olmo.exaone4,
+}

@@ -1,0 +1,24 @@
+"""`olmo2` and `exaone4`: norms behind attention and feed-forward instead of in front of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fusec.models.decoder import DecoderConfig
+from fusec.models.decoder_keys import read
+from fusec.models.hyperparameters import Hyperparameters
+
+BEHIND: dict[str, Any] = {"pairing": "halves", "pre_norms": False, "post_norms": True}
+OLMO2 = BEHIND | {"qk_norms": "whole"}
+EXAONE4 = BEHIND | {"qk_norms": "heads"}
+
+
+def olmo2(keys: Hyperparameters) -> DecoderConfig:
+    """Queries and keys are normed as whole vectors."""
+    return read(keys, **OLMO2)
+
+
+def exaone4(keys: Hyperparameters) -> DecoderConfig:
+    """Heads of queries and keys are normed each by itself. The 32B has windows, and is refused."""
+    keys.only("attention.sliding_window", 0)
+    return read(keys, **EXAONE4)

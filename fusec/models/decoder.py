@@ -1,0 +1,264 @@
+"""Decoder-only models of every architecture: one config, the tensors they need, and a step's graph.
+
+A layer is x += attention(norm(x)); x += down(act(gate(n)) * up(n)) with n = norm(x). What differs
+from that is a field of the config; an architecture (`architectures/`) says which of them it has,
+and reads the rest from its file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from fusec.errors import FusecError
+from fusec.ir import Builder, Graph, Value
+from fusec.models.gguf_file import GGUFFile
+
+# Tables that some converters leave in the file and that the metadata already determines, and
+# factors for rounding activations to four bits, which are kept in f32 here.
+IGNORED_SUFFIXES = ("rotary_emb.inv_freq", "attn_rot_embd.weight", ".input_scale")
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """The hyperparameters of a model, as its GGUF metadata and tensors give them."""
+
+    layers: int
+    width: int  # embedding length
+    ffn_width: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    context: int  # tokens the model was trained for
+    norm_eps: float
+    rope_base: float
+    rope_dims: int  # leading elements of each head that are turned, in pairs
+    rope_scale: float  # positions are multiplied by this (1 / linear scaling factor)
+    rope_factors: bool  # rope_freqs.weight divides each pair's frequency
+    tied: bool  # token_embd.weight is the output matrix too
+    scaled: frozenset[str] = frozenset()  # matrices M.weight beside which lies a factor M.scale
+    biased: frozenset[str] = frozenset()  # those beside which lies M.bias
+    architecture: str = "llama"
+    pairing: str = "adjacent"  # elements that RoPE turns together, or "halves"
+    activation: str = "silu"  # or "gelu"
+    pre_norms: bool = True  # in front of attention and feed-forward
+    post_norms: bool = False  # behind them, before what they make is added
+    qk_norms: str = ""  # of queries and keys before RoPE: of "heads", or of the "whole" vector
+    attention_scale: float = 0.0  # of scores; 0 is 1 / sqrt(head_dim)
+    embedding_scale: float = 1.0
+    residual_scale: float = 1.0  # of what a half of a layer adds
+    logit_scale: float = 1.0
+    logit_cap: float = 0.0  # c * tanh(logit / c); 0 is none
+    unrotated: int = 0  # every so many layers, one has no RoPE; 0: all have it
+    window: int = 0  # positions that window layers attend to, the query's own among them; 0: all
+    window_pattern: int = 0  # every so many layers, one has no window; 0: all have it
+    window_base: float = 0.0  # RoPE's base in window layers, whose positions are not scaled
+
+    @property
+    def attention_width(self) -> int:
+        """Elements of one token's queries, all heads."""
+        return self.heads * self.head_dim
+
+    @property
+    def kv_width(self) -> int:
+        """Elements of one token's keys (or values), all key/value heads."""
+        return self.kv_heads * self.head_dim
+
+    @property
+    def longest(self) -> int:
+        """The longest context that can be compiled: within it, a window hides nothing."""
+        return min(self.context, self.window or self.context)
+
+    def angles(self, layer: int) -> dict[str, float] | None:
+        """RoPE's base and scale in a layer; None if it has no RoPE."""
+        if self.unrotated and (layer + 1) % self.unrotated == 0:
+            return None
+        full = self.window_pattern and (layer + 1) % self.window_pattern == 0
+        if self.window_base and not full:
+            return {"base": self.window_base, "scale": 1.0}
+        return {"base": self.rope_base, "scale": self.rope_scale}
+
+    def with_factor(self, matrix: str) -> str | None:
+        """The name of the tensor with the factor of matrix `M.weight`, `M.scale`, if it has one."""
+        stem = matrix.removesuffix(".weight")
+        return f"{stem}.scale" if stem in self.scaled else None
+
+    def with_bias(self, matrix: str) -> str | None:
+        """The same of what is added to its products, `M.bias`."""
+        stem = matrix.removesuffix(".weight")
+        return f"{stem}.bias" if stem in self.biased else None
+
+    def tensor_shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """(name, NumPy shape) of every tensor the model needs, in the order of computation."""
+        for name, shape in self._matrices_and_norms():
+            yield name, shape
+            if factor := self.with_factor(name):
+                yield factor, (1,)
+            if bias := self.with_bias(name):
+                yield bias, shape[:1]
+
+    def _matrices_and_norms(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        yield "token_embd.weight", (self.vocab, self.width)
+        if self.rope_factors:
+            yield "rope_freqs.weight", (self.rope_dims // 2,)
+        for layer in range(self.layers):
+            for name, shape in self._layer():
+                yield f"blk.{layer}.{name}.weight", shape
+        yield "output_norm.weight", (self.width,)
+        if not self.tied:
+            yield "output.weight", (self.vocab, self.width)
+
+    def _layer(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        if self.pre_norms:
+            yield "attn_norm", (self.width,)
+        yield "attn_q", (self.attention_width, self.width)
+        yield "attn_k", (self.kv_width, self.width)
+        yield "attn_v", (self.kv_width, self.width)
+        if self.qk_norms:
+            whole = self.qk_norms == "whole"
+            yield "attn_q_norm", (self.attention_width if whole else self.head_dim,)
+            yield "attn_k_norm", (self.kv_width if whole else self.head_dim,)
+        yield "attn_output", (self.width, self.attention_width)
+        if self.post_norms:
+            yield "post_attention_norm", (self.width,)
+        if self.pre_norms:
+            yield "ffn_norm", (self.width,)
+        yield "ffn_gate", (self.ffn_width, self.width)
+        yield "ffn_up", (self.ffn_width, self.width)
+        yield "ffn_down", (self.width, self.ffn_width)
+        if self.post_norms:
+            yield "post_ffw_norm", (self.width,)
+
+
+def check_tensors(file: GGUFFile, config: DecoderConfig) -> None:
+    """Refuse a file whose tensors are not exactly those of the model.
+
+    Raises FusecError for a missing tensor, a wrong shape, a vector that is not f32, and a tensor
+    this architecture would leave unused, because leaving it out would change the results.
+    """
+    needed = set()
+    for name, shape in config.tensor_shapes():  # a damaged number of layers ends at the first
+        needed.add(name)
+        found = file.tensor(name, shape)
+        if len(shape) == 1 and found.dtype != "f32":
+            raise FusecError(f"{file.path}: tensor {name!r} should be f32, found {found.dtype}")
+    for name in file.tensors:
+        if name not in needed and not name.endswith(IGNORED_SUFFIXES):
+            raise FusecError(
+                f"{file.path}: tensor {name!r} is not part of a {config.architecture} model"
+            )
+
+
+def decode_graph(
+    config: DecoderConfig, types: Mapping[str, str], tokens: int, context: int, kv: str
+) -> Graph:
+    """One step over `tokens` tokens: ids and positions in, logits and the greedy choice out.
+
+    `types` gives each tensor's dtype, `kv` that of the cache of `context` positions.
+    """
+    return _Step(config, types, tokens, context, kv).build()
+
+
+class _Step:
+    """The graph, as it is written."""
+
+    def __init__(
+        self, config: DecoderConfig, types: Mapping[str, str], tokens: int, context: int, kv: str
+    ) -> None:
+        self.config, self.types, self.kv = config, types, kv
+        self.shapes = dict(config.tensor_shapes())
+        self.cache = (context, config.kv_heads, config.head_dim)
+        self.b = Builder(f"{config.architecture}_decode")
+        self.token = self.b.input("token", (tokens,), "i32")
+        self.pos = self.b.input("pos", (tokens,), "i32")
+
+    def build(self) -> Graph:
+        """From the embedding to the greedy choice."""
+        b, config = self.b, self.config
+        x = b.embed(self.token, self._weight("token_embd.weight"), name="embed")
+        x = self._scaled(x, config.embedding_scale, "scaled_embed")
+        for layer in range(config.layers):
+            at = f"blk.{layer}"
+            o = self._attention(self._pre_norm(x, f"{at}.attn_norm"), layer)
+            x = self._added(x, o, f"{at}.post_attention_norm", f"{at}.attn_residual")
+            down = self._feed_forward(self._pre_norm(x, f"{at}.ffn_norm"), at)
+            x = self._added(x, down, f"{at}.post_ffw_norm", f"{at}.ffn_residual")
+        n = self._norm(x, "output_norm.weight", "norm")
+        head = "token_embd.weight" if config.tied else "output.weight"
+        later: list[tuple[str, dict[str, float]]] = []
+        if config.logit_scale != 1.0:
+            later.append(("scale", {"factor": config.logit_scale}))
+        if config.logit_cap:
+            later.append(("softcap", {"cap": config.logit_cap}))
+        logits = self._matvec(n, head, "products" if later else "logits")
+        for op, given in later:
+            name = "logits" if op == later[-1][0] else "scaled_logits"
+            logits = b.op(op, logits, name=name, **given)
+        return b.build(logits, b.argmax(logits, name="next"))
+
+    def _attention(self, n: Value, layer: int) -> Value:
+        """A layer's first half, without what it is added to."""
+        b, config, at = self.b, self.config, f"blk.{layer}"
+        k_cache, v_cache = (b.state(f"{at}.{part}", self.cache, self.kv) for part in "kv")
+        q, k, v = (self._matvec(n, f"{at}.attn_{p}.weight", f"{at}.{p}") for p in "qkv")
+        q, k = (self._turned(x, p, layer) for x, p in ((q, "q"), (k, "k")))
+        keys, values = b.kv_append(k_cache, k, self.pos), b.kv_append(v_cache, v, self.pos)
+        groups = {"heads": config.heads, "kv_heads": config.kv_heads}
+        scale = config.attention_scale or config.head_dim**-0.5
+        a = b.attention(q, keys, values, self.pos, scale=scale, name=f"{at}.attn", **groups)
+        return self._matvec(a, f"{at}.attn_output.weight", f"{at}.attn_output")
+
+    def _turned(self, x: Value, part: str, layer: int) -> Value:
+        """Queries or keys, normed and turned if the layer does so."""
+        b, config, at = self.b, self.config, f"blk.{layer}"
+        if config.qk_norms:
+            weight, name = self._weight(f"{at}.attn_{part}_norm.weight"), f"{at}.{part}_norm"
+            head = {} if config.qk_norms == "whole" else {"head_dim": config.head_dim}
+            norm = b.head_norm if head else b.rms_norm
+            x = norm(x, weight, eps=config.norm_eps, name=name, **head)
+        angles = config.angles(layer)
+        if angles is None:
+            return x
+        factors = (self._weight("rope_freqs.weight"),) if config.rope_factors else ()
+        given = {"dims": config.rope_dims, "pairing": config.pairing, **angles}
+        name = f"{at}.{part}_rope"
+        return b.rope(x, self.pos, *factors, head_dim=config.head_dim, name=name, **given)
+
+    def _feed_forward(self, n: Value, at: str) -> Value:
+        """A layer's second half, the same."""
+        b, act = self.b, self.config.activation
+        gate, up = (self._matvec(n, f"{at}.ffn_{p}.weight", f"{at}.{p}") for p in ("gate", "up"))
+        h = b.mul(b.op(act, gate, name=f"{at}.{act}"), up, name=f"{at}.{GATED[act]}")
+        return self._matvec(h, f"{at}.ffn_down.weight", f"{at}.down")
+
+    # --- parts -----------------------------------------------------------------------------------
+
+    def _weight(self, name: str) -> Value:
+        return self.b.weight(name, self.shapes[name], self.types[name])
+
+    def _matvec(self, x: Value, tensor: str, name: str) -> Value:
+        factor, bias = self.config.with_factor(tensor), self.config.with_bias(tensor)
+        operands = (x, self._weight(tensor), *([self._weight(factor)] if factor else ()))
+        y = self.b.matvec(*operands, name=f"{name}_product" if bias else name)
+        return self.b.add(y, self._weight(bias), name=name) if bias else y
+
+    def _norm(self, x: Value, tensor: str, name: str) -> Value:
+        return self.b.rms_norm(x, self._weight(tensor), eps=self.config.norm_eps, name=name)
+
+    def _pre_norm(self, x: Value, name: str) -> Value:
+        return self._norm(x, f"{name}.weight", name) if self.config.pre_norms else x
+
+    def _added(self, x: Value, more: Value, norm: str, name: str) -> Value:
+        """The residual with what a half of a layer made."""
+        if self.config.post_norms:
+            more = self._norm(more, f"{norm}.weight", norm)
+        more = self._scaled(more, self.config.residual_scale, f"{name}_scaled")
+        return self.b.add(x, more, name=name)
+
+    def _scaled(self, x: Value, factor: float, name: str) -> Value:
+        return x if factor == 1.0 else self.b.scale(x, factor=factor, name=name)
+
+
+GATED = {"silu": "swiglu", "gelu": "geglu"}
+"""Activation -> what the feed-forward of a gate and an `up` is called with it."""

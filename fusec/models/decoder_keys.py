@@ -1,0 +1,166 @@
+"""The hyperparameters that decoder models have in common, read from a file's metadata.
+
+An architecture calls `read` with what it has of its own (`architectures/`). Keys that change what
+is computed in no architecture, or while they say what all do, are known here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fusec.errors import FusecError
+from fusec.models.decoder import DecoderConfig
+from fusec.models.gguf_file import GGUFFile
+from fusec.models.hyperparameters import Hyperparameters
+
+# Keys that change no logits, whatever they say; llama.cpp's `llama` graph reads none of them.
+CHANGE_NOTHING = (
+    "rope.scaling.finetuned",  # that the model was trained with the scaling
+    # only YaRN and LongRoPE read these, and their types are refused
+    "rope.scaling.original_context_length",
+    *(f"rope.scaling.yarn_{name}" for name in ("ext_factor", "attn_factor", "log_multiplier")),
+    *(f"rope.scaling.yarn_beta_{name}" for name in ("fast", "slow")),
+    "attention.layer_norm_epsilon",  # of LayerNorm, which a llama has nowhere
+    "pooling_type",  # how embeddings are pooled, not logits
+    # of experts, of which there are none: `expert_count` is refused
+    *(f"expert_{name}feed_forward_length" for name in ("", "shared_", "chunk_")),
+    *(f"expert_{name}" for name in ("gating_func", "weights_norm", "weights_scale", "group_scale")),
+    *("expert_shared_count", "expert_group_used_count", "experts_per_group"),
+    *("moe_every_n_layers", "interleave_moe_layer_step", "leading_dense_block_count"),
+)
+
+# Keys that change nothing while they have one of these values, which is off or what a llama does.
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "attention.causal": (True,),
+    "hidden_activation": ("silu",),
+    "rope.scaling.attn_factor": (1.0,),  # llama.cpp multiplies cos and sin by it
+    # the rows of Q and K are permuted in every llama file, named so or not
+    "tensor_data_layout": ("reference", "Meta AI original pth"),
+    **dict.fromkeys(("attn_logit_softcapping", "final_logit_softcapping"), (0.0,)),
+    **dict.fromkeys(("logit_scale", "embedding_scale", "residual_scale"), (0.0, 1.0)),
+    **dict.fromkeys(("attention.clamp_kqv", "attention.max_alibi_bias"), (0.0,)),
+    **dict.fromkeys(("expert_used_count", "expert_group_count"), (0,)),
+    **dict.fromkeys(("nextn_predict_layers", "use_parallel_residual", "swin_norm"), (0,)),
+}
+
+WINDOW = "attention.sliding_window"
+
+
+def read(keys: Hyperparameters, reads: Sequence[str] = (), **traits: Any) -> DecoderConfig:
+    """Read and cross-check the metadata. Raises FusecError naming the key at fault.
+
+    `traits`: fields of the config that the architecture sets; `reads`: keys of `NEUTRAL` that it
+    reads itself, so that they may have any value.
+    """
+    file = keys.file
+    layers = keys.count("block_count")
+    heads = keys.per_layer("attention.head_count", layers)
+    kv_heads = keys.per_layer("attention.head_count_kv", layers, heads)
+    width = keys.count("embedding_length")
+    if width % heads and not keys.has("attention.key_length"):
+        raise FusecError(
+            f"{file.path}: embedding length {width} is not a multiple of {heads} heads"
+        )
+    head_dim = keys.count("attention.key_length", max(width // heads, 1))
+    context, window = keys.count("context_length"), keys.count(WINDOW, 0, least=0)
+    given: dict[str, Any] = {
+        "layers": layers,
+        "width": width,
+        "ffn_width": keys.per_layer("feed_forward_length", layers),
+        "heads": heads,
+        "kv_heads": kv_heads,
+        "head_dim": head_dim,
+        "vocab": _vocab(keys),
+        "context": context,
+        "norm_eps": keys.real("attention.layer_norm_rms_epsilon"),
+        "rope_base": keys.real("rope.freq_base", 10000.0),
+        "rope_dims": keys.count("rope.dimension_count", head_dim),
+        "rope_scale": 1.0 / _linear_factor(keys),
+        "rope_factors": "rope_freqs.weight" in file.tensors,
+        "tied": "output.weight" not in file.tensors,
+        "scaled": _beside(file, "scale"),
+        "biased": _beside(file, "bias"),
+        "window": window if window < context else 0,  # else it hides nothing
+        "architecture": file.architecture,
+    }
+    config = DecoderConfig(**(given | traits))
+    _check(keys, config)
+    _know(keys, config, reads)
+    return config
+
+
+def _vocab(keys: Hyperparameters) -> int:
+    """The rows of the embedding; in a file without tensors what the metadata says."""
+    file = keys.file
+    keys.ignore(["vocab_size"])
+    if embedding := file.tensors.get("token_embd.weight"):
+        return embedding.shape[0]
+    if keys.has("vocab_size"):
+        return keys.count("vocab_size")
+    return len(file.get("tokenizer.ggml.tokens", list))
+
+
+def _beside(file: GGUFFile, what: str) -> frozenset[str]:
+    """Matrices with a `scale` (as NVFP4 files have) or a `bias` beside them, without `.weight`."""
+    stems = {name.removesuffix(".weight") for name, t in file.tensors.items() if len(t.shape) == 2}
+    return frozenset(s for s in stems - {"token_embd"} if f"{s}.{what}" in file.tensors)
+
+
+def _linear_factor(keys: Hyperparameters) -> float:
+    """How many times the trained positions are stretched.
+
+    As llama.cpp has it: a factor without a type is linear, and so is that of the key of 2023,
+    `rope.scale_linear`, which the newer one overrules; the type `none` switches either off.
+    """
+    kind = keys.text("rope.scaling.type", "linear")
+    keys.ignore(["rope.scaling.factor", "rope.scale_linear"])
+    if kind not in ("none", "linear"):
+        raise FusecError(
+            f"{keys.file.path}: {keys.key('rope.scaling.type')} {kind!r} is not supported, "
+            "expected 'none' or 'linear'"
+        )
+    if kind == "none":
+        return 1.0
+    name = "rope.scaling.factor"
+    if not keys.has(name) and keys.has("rope.scale_linear"):
+        name = "rope.scale_linear"
+    factor = keys.real(name, 1.0)
+    if not factor > 0:
+        raise FusecError(f"{keys.file.path}: {keys.key(name)} is {factor}, expected above 0")
+    return factor
+
+
+def _know(keys: Hyperparameters, config: DecoderConfig, reads: Sequence[str]) -> None:
+    """Keys that files have and that change nothing here; others are refused."""
+    keys.ignore(CHANGE_NOTHING)
+    for name, values in NEUTRAL.items():
+        if name not in reads:
+            keys.only(name, *values)
+    keys.only("embedding_length_out", config.width)
+    if "attention.scale" not in reads:
+        keys.only("attention.scale", 0, config.head_dim**-0.5)
+
+
+def _check(keys: Hyperparameters, config: DecoderConfig) -> None:
+    """Refuse metadata that contradicts itself or asks for what is not here."""
+    values = keys.count("attention.value_length", config.head_dim)
+    problem = None
+    if config.heads % config.kv_heads:
+        problem = f"{config.heads} heads cannot share {config.kv_heads} key/value heads"
+    elif config.rope_dims % 2 or config.rope_dims > config.head_dim:
+        problem = (
+            f"{keys.key('rope.dimension_count')} is {config.rope_dims}, expected an even number "
+            f"up to the head size {config.head_dim}"
+        )
+    elif values != config.head_dim:
+        problem = f"values of {values} elements beside keys of {config.head_dim} are not supported"
+    elif not config.norm_eps > 0 or not config.rope_base > 0:
+        problem = (
+            f"layer_norm_rms_epsilon {config.norm_eps} and rope.freq_base {config.rope_base} "
+            "should be above 0"
+        )
+    elif keys.count("expert_count", 0, least=0):
+        problem = f"{keys.key('expert_count')}: mixture-of-experts models are not supported"
+    if problem:
+        raise FusecError(f"{keys.file.path}: {problem}")

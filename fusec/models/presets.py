@@ -1,0 +1,85 @@
+"""Shapes of known models, which `fusec synth` fills with random weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from fusec.models.architectures import gemma, qwen
+from fusec.models.decoder import DecoderConfig
+
+
+def _preset(
+    layers: int, width: int, ffn: int, heads: tuple[int, int], **other: Any
+) -> DecoderConfig:
+    """SmolLM2's settings for everything not given; `heads` are query and key/value heads."""
+    head_dim = other.get("head_dim", width // heads[0])
+    config = DecoderConfig(
+        layers=layers,
+        width=width,
+        ffn_width=ffn,
+        heads=heads[0],
+        kv_heads=heads[1],
+        head_dim=head_dim,
+        vocab=49152,
+        context=8192,
+        norm_eps=1e-5,
+        rope_base=100000.0,
+        rope_dims=head_dim,
+        rope_scale=1.0,
+        rope_factors=False,
+        tied=True,
+    )
+    return replace(config, **other)
+
+
+def _biases(layers: int) -> frozenset[str]:
+    """Matrices that have one in a qwen2."""
+    return frozenset(f"blk.{layer}.attn_{part}" for layer in range(layers) for part in "qkv")
+
+
+# In `tiny` rows of 96 are not whole blocks of 256 and rows of 256 are, and eight layers are the
+# fewest of which llama.cpp's rules raise one: its IQ4_XS mix holds every type of the large ones.
+PRESETS = {
+    "smollm2-135m": _preset(30, 576, 1536, (9, 3)),
+    "smollm2-360m": _preset(32, 960, 2560, (15, 5)),
+    "smollm2-1.7b": _preset(24, 2048, 8192, (32, 32), rope_base=130000.0),
+    "llama3.2-1b": _preset(
+        16, 2048, 8192, (32, 8), vocab=128256, context=131072, rope_base=5e5, rope_factors=True
+    ),
+    "qwen2.5-0.5b": _preset(
+        *(24, 896, 4864, (14, 2)),
+        vocab=151936,
+        context=32768,
+        norm_eps=1e-6,
+        rope_base=1e6,
+        architecture="qwen2",
+        biased=_biases(24),
+        **qwen.QWEN2,
+    ),
+    "qwen3-0.6b": _preset(
+        *(28, 1024, 3072, (16, 8)),
+        head_dim=128,
+        vocab=151936,
+        context=40960,
+        norm_eps=1e-6,
+        rope_base=1e6,
+        architecture="qwen3",
+        **qwen.QWEN3,
+    ),
+    "gemma3-270m": _preset(
+        *(18, 640, 2048, (4, 1)),
+        head_dim=256,
+        vocab=262144,
+        context=32768,
+        norm_eps=1e-6,
+        rope_base=1e6,
+        architecture="gemma3",
+        embedding_scale=640**0.5,
+        window=512,
+        window_pattern=gemma.PATTERN,
+        window_base=gemma.WINDOW_BASE,
+        **gemma.GEMMA3,
+    ),
+    "tiny": _preset(8, 96, 256, (6, 2), vocab=512, context=512, rope_base=10000.0),
+}

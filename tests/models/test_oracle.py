@@ -1,0 +1,67 @@
+"""Models of several architectures beside llama.cpp's logits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fusec import driver
+from fusec.errors import FusecError
+from fusec.models.model import Model
+
+ORACLE = Path(__file__).parents[3] / "shared" / "oracle"
+BOUND = 5e-5  # of the norm of the logits
+MODELS = (
+    *("llama-bias", "qwen2-untied", "qwen3-tied", "gemma-plain", "granite-untied", "ernie4_5-tied"),
+    *("exaone4-freqs", "smollm3-nope4", "gemma3-pattern6"),
+)
+
+
+def oracle(name: str) -> tuple[Path, np.ndarray, np.ndarray]:
+    """The model, ids, and logits [ids, vocabulary]."""
+    path = ORACLE / f"{name}.gguf"
+    if not path.exists():
+        pytest.skip(f"no {path}")
+    with np.load(path.with_suffix(".npz")) as given:
+        return path, given["ids"], given["logits"]
+
+
+def distance(found: np.ndarray, wanted: np.ndarray) -> float:
+    return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_logits_are_those_of_llama_cpp(name: str) -> None:
+    path, ids, wanted = oracle(name)
+    with driver.load(path, "cpu", kv="f32") as engine:
+        there = min(len(ids), engine.context)
+        single = np.stack([engine.step(int(token)) for token in ids[:there]])
+        assert distance(single, wanted[:there]) < BOUND
+        assert engine.logits(ids[:there].tolist()).tobytes() == single.tobytes()
+
+
+def test_a_window_bounds_the_context() -> None:
+    path, _, _ = oracle("gemma3-pattern6")
+    model = Model.open(path)
+    assert (model.config.window, model.check_context(None, 512)) == (16, 16)
+    with pytest.raises(FusecError, match="expected a context from 1 to 16, which its layers' wind"):
+        model.check_context(17, 512)
+    with pytest.raises(FusecError, match="from 1 to 512, which the model was trained for, found 5"):
+        model.check_context(513, 512)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("llama-moe", "llama.expert_count: mixture-of-experts models are not supported"),
+        ("llama-packed", r"'blk.0.attn_q.weight' is missing"),
+        ("llama-yarn", "llama.rope.scaling.type 'yarn' is not supported"),
+        ("gemma2-caps", "architecture 'gemma2' is not supported, known: ernie4_5, exaone4"),
+    ],
+)
+def test_what_is_not_there_yet_is_refused(name: str, reason: str) -> None:
+    path, _, _ = oracle(name)
+    with pytest.raises(FusecError, match=reason):
+        Model.open(path)
