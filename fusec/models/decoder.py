@@ -7,12 +7,15 @@ and reads the rest from its file.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from fusec.errors import FusecError
 from fusec.ir import Builder, Graph, Value
-from fusec.models.gguf_file import GGUFFile
+from fusec.models.gguf_file import GGUFFile, Tensor
+
+IN_A_LAYER = re.compile(r"(?P<layer>blk\.\d+)\.(?P<name>\w+)\.(?P<kind>\w+)")
 
 # Tables that some converters leave in the file and that the metadata already determines, and
 # factors for rounding activations to four bits, which are kept in f32 here.
@@ -39,6 +42,7 @@ class DecoderConfig:
     tied: bool  # token_embd.weight is the output matrix too
     scaled: frozenset[str] = frozenset()  # matrices M.weight beside which lies a factor M.scale
     biased: frozenset[str] = frozenset()  # those beside which lies M.bias
+    packed: frozenset[str] = frozenset()  # of a layer: attn_qkv, and ffn_up if it has the gate too
     architecture: str = "llama"
     pairing: str = "adjacent"  # elements that RoPE turns together, or "halves"
     activation: str = "silu"  # or "gelu"
@@ -89,6 +93,13 @@ class DecoderConfig:
         stem = matrix.removesuffix(".weight")
         return f"{stem}.bias" if stem in self.biased else None
 
+    def parts_of(self, packed: str) -> tuple[tuple[str, int], ...]:
+        """What the rows of a packed matrix of a layer are, in order: of which matrices, how many."""
+        if packed == "attn_qkv":
+            queries = ("attn_q", self.attention_width)
+            return queries, ("attn_k", self.kv_width), ("attn_v", self.kv_width)
+        return ("ffn_gate", self.ffn_width), ("ffn_up", self.ffn_width)
+
     def tensor_shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """(name, NumPy shape) of every tensor the model needs, in the order of computation."""
         for name, shape in self._matrices_and_norms():
@@ -129,6 +140,33 @@ class DecoderConfig:
         yield "ffn_down", (self.width, self.ffn_width)
         if self.post_norms:
             yield "post_ffw_norm", (self.width,)
+
+
+def unpacked(file: GGUFFile, config: DecoderConfig) -> GGUFFile:
+    """The file with the parts of packed matrices and biases in their place: rows of them.
+
+    Raises FusecError where there are more or fewer rows.
+    """
+    if not config.packed:
+        return file
+    found: dict[str, Tensor] = {}
+    for name, tensor in file.tensors.items():
+        match = IN_A_LAYER.fullmatch(name)
+        if match is None or match["name"] not in config.packed:
+            found[name] = tensor
+            continue
+        parts = config.parts_of(match["name"])
+        if tensor.shape[0] != (rows := sum(count for _, count in parts)):
+            raise FusecError(
+                f"{file.path}: tensor {name!r} should have {rows} rows, of "
+                f"{', '.join(part for part, _ in parts)}, found {tensor.shape[0]}"
+            )
+        first = 0
+        for part, count in parts:
+            own = f"{match['layer']}.{part}.{match['kind']}"
+            found[own] = tensor.rows(own, first, count)
+            first += count
+    return file.with_tensors(found)
 
 
 def check_tensors(file: GGUFFile, config: DecoderConfig) -> None:

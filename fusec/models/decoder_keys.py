@@ -6,7 +6,8 @@ is computed in no architecture, or while they say what all do, are known here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from fusec.errors import FusecError
@@ -81,10 +82,13 @@ def read(keys: Hyperparameters, reads: Sequence[str] = (), **traits: Any) -> Dec
         "tied": "output.weight" not in file.tensors,
         "scaled": _beside(file, "scale"),
         "biased": _beside(file, "bias"),
+        "packed": frozenset({"attn_qkv"} if "blk.0.attn_qkv.weight" in file.tensors else ()),
         "window": window if window < context else 0,  # else it hides nothing
         "architecture": file.architecture,
     }
     config = DecoderConfig(**(given | traits))
+    if config.packed:
+        config = replace(config, biased=frozenset(_parts(config.biased, config)))
     _check(keys, config)
     _know(keys, config, reads)
     return config
@@ -105,6 +109,16 @@ def _beside(file: GGUFFile, what: str) -> frozenset[str]:
     """Matrices with a `scale` (as NVFP4 files have) or a `bias` beside them, without `.weight`."""
     stems = {name.removesuffix(".weight") for name, t in file.tensors.items() if len(t.shape) == 2}
     return frozenset(s for s in stems - {"token_embd"} if f"{s}.{what}" in file.tensors)
+
+
+def _parts(stems: Iterable[str], config: DecoderConfig) -> Iterator[str]:
+    """Matrices, packed ones by their parts."""
+    for stem in stems:
+        block, _, name = stem.rpartition(".")
+        if name in config.packed:
+            yield from (f"{block}.{part}" for part, _ in config.parts_of(name))
+        else:
+            yield stem
 
 
 def _linear_factor(keys: Hyperparameters) -> float:

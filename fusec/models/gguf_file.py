@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +33,14 @@ class Tensor:
     shape: tuple[int, ...]
     data: Bytes = field(repr=False)
     offset: int
+
+    def rows(self, name: str, first: int, count: int) -> Tensor:
+        """Some rows of it, or elements of a vector, under another name."""
+        size = self.data.size // self.shape[0]
+        data = self.data.reshape(self.shape[0], size)[first : first + count]
+        shape = (count, *self.shape[1:])
+        data = data.reshape(*shape[:-1], -1)
+        return Tensor(name, self.dtype, shape, data, self.offset + first * size)
 
 
 class GGUFFile:
@@ -90,6 +99,12 @@ class GGUFFile:
     def get(self, key: str, kind: type[Kind], default: Kind = MISSING) -> Kind:
         """The metadata value `key` as `kind`: see `Metadata.typed`."""
         return self.metadata.typed(key, kind, default)
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> GGUFFile:
+        """The same file, of whose weights these are views."""
+        file = copy(self)
+        file.tensors = dict(tensors)
+        return file
 
     def tensor(self, name: str, shape: tuple[int, ...] | None = None) -> Tensor:
         """The tensor of that name; with `shape`, checked to have it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,16 @@ import pytest
 
 from fusec import driver
 from fusec.cli.synth import PRESETS as NAMED
+from fusec.errors import FusecError
 from fusec.models import ARCHITECTURES
-from fusec.models.architectures import gemma, llama, olmo, qwen
+from fusec.models.architectures import gemma, llama, olmo, phi, qwen
 from fusec.models.decoder import DecoderConfig
+from fusec.models.gguf_file import open_gguf
 from fusec.models.model import Model
 from fusec.models.presets import PRESETS
 from fusec.models.synth import synthesize
 from fusec.verifier import reference_logits
+from tests.gguf_edit import edited
 
 LAYERS = 3
 BIASED = frozenset(f"blk.{n}.attn_{part}" for n in range(LAYERS) for part in "qkv")
@@ -42,6 +46,8 @@ TRAITS: dict[str, dict[str, Any]] = {
     },
     "olmo2": {**olmo.OLMO2},
     "exaone4": {"rope_factors": True, **olmo.EXAONE4},
+    "phi3": {**phi.PHI3},
+    "glm4": {"biased": BIASED, "rope_dims": 8, **phi.GLM4},
 }
 
 
@@ -71,6 +77,47 @@ def test_a_model_is_read_as_it_was_written_and_agrees_with_the_reference(
     with driver.load(model, "cpu", context=24, kv="f32") as engine:
         found = engine.logits(ids)
     assert np.linalg.norm(found - wanted) < 1e-5 * np.linalg.norm(wanted)
+
+
+PARTS = {"attn_qkv": ("attn_q", "attn_k", "attn_v"), "ffn_up": ("ffn_gate", "ffn_up")}
+
+
+def packed(plain: Path, path: Path, names: list[str]) -> Path:
+    """The same model with queries, keys and values in one matrix, or gate and up."""
+    file = open_gguf(plain)
+    changes: dict[str, np.ndarray | None] = {}
+    for layer in range(LAYERS):
+        for name, kind in product(names, ("weight", "bias")):
+            parts = [f"blk.{layer}.{part}.{kind}" for part in PARTS[name]]
+            if parts[0] in file.tensors:
+                found = [file.tensors[part] for part in parts]
+                rows = [t.data.view(np.float32).reshape(t.shape) for t in found]
+                changes |= dict.fromkeys(parts)
+                changes[f"blk.{layer}.{name}.{kind}"] = np.concatenate(rows)
+    return edited(plain, path, {"general.architecture": file.architecture}, changes)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "names"),
+    [("llama", ["attn_qkv"]), ("qwen2", ["attn_qkv"]), ("phi3", ["attn_qkv", "ffn_up"])],
+)
+def test_packed_matrices_are_taken_apart(architecture: str, names: list[str], tmp_path) -> None:
+    plain = synthesize(config_of(architecture), tmp_path / "plain.gguf", "F32")
+    whole = packed(plain, tmp_path / "packed.gguf", names)
+    assert "blk.0.attn_q.weight" not in open_gguf(whole).tensors
+    with driver.load(plain, "cpu", context=24) as one, driver.load(whole, "cpu", context=24) as two:
+        assert one.logits([1, 5, 9]).tobytes() == two.logits([1, 5, 9]).tobytes()
+
+
+def test_a_packed_matrix_of_other_rows_is_refused(tmp_path: Path) -> None:
+    config = replace(config_of("phi3"), layers=1)
+    plain = synthesize(config, tmp_path / "plain.gguf", "F32")
+    wrong = {"blk.0.ffn_gate.weight": None, "blk.0.ffn_up.weight": np.zeros((300, 96), np.float32)}
+    keys = {"general.architecture": "phi3"}
+    path = edited(plain, tmp_path / "wrong.gguf", keys, wrong)
+    message = r"'blk.0.ffn_up.weight' should have 512 rows, of ffn_gate, ffn_up, found 300"
+    with pytest.raises(FusecError, match=message):
+        Model.open(path)
 
 
 def test_the_command_names_all_presets() -> None:

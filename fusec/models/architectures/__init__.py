@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fusec.models.architectures import gemma, granite, llama, olmo, qwen
+from fusec.models.architectures import gemma, granite, llama, olmo, phi, qwen
 from fusec.models.decoder import DecoderConfig
 from fusec.models.hyperparameters import Hyperparameters
 
@@ -19,4 +19,6 @@ CONFIGS: dict[str, Callable[[Hyperparameters], DecoderConfig]] = {
     "granite": granite.granite,
     "olmo2": olmo.olmo2,
     "exaone4": olmo.exaone4,
+    "phi3": phi.phi3,
+    "glm4": phi.glm4,
 }
