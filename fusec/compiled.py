@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -73,17 +73,22 @@ class Prepared:
 class Compilation:
     """A compiled graph: every stage it went through, its launch plan, its kernels' sources.
 
-    `plan` steps the graph's own T (1 for a model: decode). For a model, `prefill` is the same
-    pipeline's plan for steps of several tokens; for a graph built by hand it is None.
+    `plan` steps the graph's own T (1 for a model: decode). `make_prefill` gives the same pipeline's
+    plan for steps of several tokens; a graph built by hand has none.
     """
 
     options: Options
     stages: tuple[Stage, ...]
     plan: LaunchPlan
-    prefill: LaunchPlan | None = None
+    make_prefill: Callable[[], LaunchPlan] | None = None
     model: Model | None = None
     context: int = 0
     kv: str = "f16"
+
+    @cached_property
+    def prefill(self) -> LaunchPlan | None:
+        """The plan of a prompt's steps, made when it is first asked for; None of a graph."""
+        return None if self.make_prefill is None else self.make_prefill()
 
     @property
     def graph(self) -> Graph:

@@ -138,8 +138,11 @@ def _compile_model(
     """A model compiled. `graphs`: see `graphs_of`."""
     decode, prefill = graphs
     stages, plan = compile_graph(decode, options, observe)
-    prefill_plan = plan if prefill is decode else compile_graph(prefill, options)[1]
-    return Compiled(options, stages, plan, prefill_plan, model, context, kv)
+
+    def make_prefill() -> LaunchPlan:
+        return plan if prefill is decode else compile_graph(prefill, options)[1]
+
+    return Compiled(options, stages, plan, make_prefill, model, context, kv)
 
 
 def options_of(
