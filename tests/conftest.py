@@ -1,10 +1,12 @@
 """Fixtures shared by all tests."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from fusec.codegen import pool
 from fusec.models.synth import synthesize
 
 SHARED_DATA = Path(
@@ -26,6 +28,20 @@ def kernel_cache(pytestconfig: pytest.Config) -> Path:
     folder = pytestconfig.rootpath / ".pytest_cache" / "fusec"
     os.environ.setdefault("FUSEC_CACHE_DIR", str(folder))
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilers() -> Iterator[None]:
+    """Compiler processes wait from one test to the next: starting one takes as long as a kernel."""
+    with pool.kept():
+        yield
+
+
+@pytest.fixture
+def own_compilers() -> Iterator[None]:
+    """For tests of the processes themselves: fresh ones, which end with the kernels."""
+    with pool.not_kept():
+        yield
 
 
 @pytest.fixture(scope="session")
