@@ -256,7 +256,9 @@ class _Crew:
         try:
             with writing():
                 (staging / f"{task.name}.py").write_text(task.source, encoding="utf-8")
-            line = _ask(compiler.process, task.request | {"folder": str(staging), "name": task.name})
+            line = _ask(
+                compiler.process, task.request | {"folder": str(staging), "name": task.name}
+            )
             answer = json.loads(line) if line else {}
             if answer is None:
                 publish(staging, task.entry)
