@@ -1,8 +1,9 @@
 """Fixtures shared by all tests."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -32,8 +33,15 @@ def kernel_cache(pytestconfig: pytest.Config) -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def compilers() -> Iterator[None]:
-    """Compiler processes wait from one test to the next: starting one takes as long as a kernel."""
-    with pool.kept():
+    """Compiler processes wait from one test to the next: starting one takes as long as a kernel.
+
+    pytest puts the test's name into the environment, and one of another environment is not taken.
+    """
+
+    def environment(given: Callable[[], dict[str, str]] = pool.environment) -> dict[str, str]:
+        return {name: value for name, value in given().items() if name != "PYTEST_CURRENT_TEST"}
+
+    with pool.kept(), mock.patch.object(pool, "environment", environment):
         yield
 
 
