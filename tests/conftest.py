@@ -1,6 +1,7 @@
 """Fixtures shared by all tests."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest import mock
@@ -50,6 +51,22 @@ def own_compilers() -> Iterator[None]:
     """For tests of the processes themselves: fresh ones, which end with the kernels."""
     with pool.not_kept():
         yield
+
+
+@pytest.fixture
+def signals_heard() -> Iterator[None]:
+    """For tests that send signals to processes, which inherit what is ignored here.
+
+    A job in the background ignores interrupts, one under nohup that its terminal is gone.
+    """
+    before = {}
+    for name, heard in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_IGN:
+            before[number] = signal.signal(number, heard)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

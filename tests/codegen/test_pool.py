@@ -197,6 +197,7 @@ def processes_of(cache: Path) -> list[int]:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
+@pytest.mark.usefixtures("signals_heard")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_whatever_ends_it_ends_its_processes(entries: Path, number: signal.Signals) -> None:
     """Also those that a compiler started, as ptxas is."""
