@@ -206,9 +206,11 @@ def test_a_model_goes_through_the_passes_once_a_width(
 
     monkeypatch.setattr(pipeline, "run_passes", counted)
     compiled = driver.compile(tiny_model, target=target, context=64)
-    assert seen == [1, tokens]
-    assert compiled.prefill is not None
-    assert compiled.prefill.tokens == tokens
+    assert seen == [1]  # the wider plan is made for who asks for it
+    for _ in range(2):
+        assert compiled.prefill is not None
+        assert compiled.prefill.tokens == tokens
+        assert seen == [1, tokens]
 
 
 def test_a_context_of_one_position_needs_one_plan(tiny_model) -> None:
