@@ -11,6 +11,7 @@ import numpy as np
 from rich.table import Table
 
 from fusec import backends, driver
+from fusec.codegen import pool
 from fusec.errors import FusecError
 from fusec.ir.reference import Reference
 from fusec.models.model import Model
@@ -71,6 +72,7 @@ class Verdict:
         return (*numbers, *flags, greedy, "ok" if self.ok else "WRONG")
 
 
+@pool.kept()
 def check(
     path: Path,
     *,

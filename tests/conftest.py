@@ -1,10 +1,14 @@
 """Fixtures shared by all tests."""
 
 import os
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
+from fusec.codegen import pool
 from fusec.models.synth import synthesize
 
 SHARED_DATA = Path(
@@ -26,6 +30,43 @@ def kernel_cache(pytestconfig: pytest.Config) -> Path:
     folder = pytestconfig.rootpath / ".pytest_cache" / "fusec"
     os.environ.setdefault("FUSEC_CACHE_DIR", str(folder))
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilers() -> Iterator[None]:
+    """Compiler processes wait from one test to the next: starting one takes as long as a kernel.
+
+    pytest puts the test's name into the environment, and one of another environment is not taken.
+    """
+
+    def environment(given: Callable[[], dict[str, str]] = pool.environment) -> dict[str, str]:
+        return {name: value for name, value in given().items() if name != "PYTEST_CURRENT_TEST"}
+
+    with pool.kept(), mock.patch.object(pool, "environment", environment):
+        yield
+
+
+@pytest.fixture
+def own_compilers() -> Iterator[None]:
+    """For tests of the processes themselves: fresh ones, which end with the kernels."""
+    with pool.not_kept():
+        yield
+
+
+@pytest.fixture
+def signals_heard() -> Iterator[None]:
+    """For tests that send signals to processes, which inherit what is ignored here.
+
+    A job in the background ignores interrupts, one under nohup that its terminal is gone.
+    """
+    before = {}
+    for name, heard in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_IGN:
+            before[number] = signal.signal(number, heard)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

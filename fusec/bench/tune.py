@@ -16,6 +16,7 @@ from fusec.backends.cuda import executable
 from fusec.bench.facts import machine
 from fusec.bench.search import Choices, Found, Subject, gain, search, turns
 from fusec.bench.tune_gpu import TokenBench
+from fusec.codegen import pool
 from fusec.codegen.cuda import tuning as tunings
 from fusec.codegen.cuda.arch import find_arch
 from fusec.codegen.cuda.build import compile_many
@@ -116,6 +117,7 @@ def count_of(compiled: Compiled) -> int:
     return len(compiled.kernels) + sum(len(variants(k, arch)) for k in kernels)
 
 
+@pool.kept()
 def build(compiled: Compiled, note: Note | None = None) -> Variants:
     """Every variant of every kernel of a greedy token, compiled or from the cache.
 

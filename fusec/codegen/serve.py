@@ -7,6 +7,7 @@ not compile, or `{"unwritable": reason}` for a folder that cannot be written.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import queue
@@ -26,6 +27,8 @@ def serve(compile_one: Callable[[Request], None]) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever the compiler prints must not be taken for an answer
     requests: queue.SimpleQueue[str] = queue.SimpleQueue()
+    # a compiler's trees are many small objects: looking for garbage so often takes a tenth of it
+    gc.set_threshold(50_000, 20, 100)
     threading.Thread(target=_read, args=(requests,), daemon=True).start()
     while True:
         request = json.loads(requests.get())

@@ -102,6 +102,7 @@ def test_a_reader_that_goes_away_ends_it_quietly(tiny_model: Path) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
+@pytest.mark.usefixtures("signals_heard")
 def test_an_interrupt_ends_it_quietly(tiny_model: Path) -> None:
     running = process("run", tiny_model, "--chat", "-n", 4)
     assert running.stdin

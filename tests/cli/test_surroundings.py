@@ -61,14 +61,13 @@ def test_readers_that_go_away_early(tiny_model: Path) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
+@pytest.mark.usefixtures("signals_heard")
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 )
 def test_signals_end_it_quietly_while_kernels_compile(
     tiny_model: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
-    if signal.getsignal(number) is signal.SIG_IGN:
-        pytest.skip("the tests run where this signal is ignored, as under nohup")
     running = subprocess.Popen(
         [sys.executable, "-m", "fusec.cli", "compile", tiny_model, "-o", tmp_path / "out"],
         stdout=subprocess.PIPE,

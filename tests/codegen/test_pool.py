@@ -19,6 +19,8 @@ from fusec.errors import FusecError
 
 HERE = "tests.codegen.test_pool"
 
+pytestmark = pytest.mark.usefixtures("own_compilers")
+
 
 @pytest.fixture
 def entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -72,6 +74,73 @@ def test_a_failure_ends_everything_and_leaves_nothing(
     assert reason in str(refused.value)
     assert time.monotonic() - start < 30
     assert list(entries.iterdir()) == []
+
+
+def note_process(entries: Path) -> list[str]:
+    """Who compiled each of two kernels, one after the other."""
+    note = "import os; (folder / 'pid').write_text(str(os.getpid()))"
+    for task in tasks(entries, note, note):
+        compile_all(HERE, [task], 1)
+    return [path.read_text() for path in sorted(entries.glob("*/pid"))]
+
+
+def alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_a_process_ends_with_its_kernels(entries: Path) -> None:
+    first, second = note_process(entries)
+    assert first != second
+    assert not alive(first) and not alive(second)
+
+
+def test_a_process_that_is_kept_compiles_what_comes_next_and_ends_at_last(entries: Path) -> None:
+    with pool.kept():
+        first, second = note_process(entries)
+        assert first == second
+        with pool.kept():
+            pass
+        assert alive(first)
+    assert not alive(first)
+
+
+def test_a_kept_process_has_the_environment_of_the_call(
+    entries: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note = "import os; (folder / 'x').write_text(os.environ.get('LD_LIBRARY_PATH', ''))"
+    first, second = tasks(entries, note, note)
+    with pool.kept():
+        compile_all(HERE, [first], 1)
+        monkeypatch.setenv("LD_LIBRARY_PATH", "elsewhere")
+        compile_all(HERE, [second], 1)
+    assert (second.entry / "x").read_text() == "elsewhere"
+
+
+def test_a_kept_process_that_died_is_replaced_and_one_that_failed_is_not_kept(
+    entries: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note = "import os; (folder / 'pid').write_text(str(os.getpid()))"
+    several = tasks(entries, note, note, "raise KeyError", note, note)
+    pids = []
+    monkeypatch.setattr(pool, "MOST_SERVED", 2)
+    with pool.kept():
+        for task in several:
+            if "raise" in task.source:
+                with pytest.raises(FusecError, match="died: KeyError"):
+                    compile_all(HERE, [task], 1)
+                continue
+            compile_all(HERE, [task], 1)
+            pids.append((task.entry / "pid").read_text())
+            if len(pids) == 1:
+                os.kill(int(pids[0]), signal.SIGKILL)
+                os.waitid(os.P_PID, int(pids[0]), os.WEXITED | os.WNOWAIT)
+        assert len(set(pids)) == 3
+        assert pids[2] == pids[3]
+        assert not alive(pids[3])  # it has had as many as one may
 
 
 def test_a_source_that_was_refused_can_be_looked_at_until_the_next_time(entries: Path) -> None:
@@ -128,6 +197,7 @@ def processes_of(cache: Path) -> list[int]:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
+@pytest.mark.usefixtures("signals_heard")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_whatever_ends_it_ends_its_processes(entries: Path, number: signal.Signals) -> None:
     """Also those that a compiler started, as ptxas is."""

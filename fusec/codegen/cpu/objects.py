@@ -61,6 +61,27 @@ def _llvm_type(numba_type: Any) -> str:
     return {types.void: "void", types.int32: "i32", types.int64: "i64"}[numba_type]
 
 
+def leave_unloaded() -> None:
+    """From now on `numba.cfunc` optimises what it compiles, and makes no machine code of it.
+
+    Numba's own is for this process to call; `emit_object` makes that of a compiler process.
+    """
+    from numba.core.ccallback import CFunc
+    from numba.core.compiler_lock import global_compiler_lock
+
+    @global_compiler_lock
+    def compile_only(function: Any) -> None:
+        result = function._compile_uncached()
+        library = function._library = result.library
+        function._wrapper_name = result.fndesc.llvm_cfunc_wrapper_name
+        if not library._finalized:
+            library._finalize_final_module = lambda: None
+            library.finalize()
+            library._finalized = True
+
+    CFunc.compile = compile_only  # type: ignore[method-assign]
+
+
 def load_object(path: Path) -> int:
     """Address of the ENTRY of an object file, loaded into this process for good.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from numba.core.ccallback import CFunc
 
-from fusec.codegen.cpu.objects import emit_object
+from fusec.codegen.cpu.objects import emit_object, leave_unloaded
 from fusec.codegen.serve import Request, serve
 from fusec.errors import FusecError
 
@@ -43,4 +43,5 @@ def compile_one(request: Request) -> None:
 
 def main() -> None:
     """Serve until standard input closes."""
+    leave_unloaded()
     serve(compile_one)

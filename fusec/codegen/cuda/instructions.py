@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 
 TABLE: dict[str, Instruction] = {}
 MOST_COPIES = 8  # groups of asynchronous copies that a thread has on their way
@@ -33,7 +34,7 @@ class Instruction:
     memory: bool
     since: int  # lowest compute capability, 90 for 9.0
 
-    @property
+    @cached_property
     def mnemonic(self) -> str:
         """The instruction's own name: what must be found in the PTX."""
         statements = [part.strip() for part in self.asm.strip("{} ").split(";") if part.strip()]

@@ -15,16 +15,16 @@ import numpy.typing as npt
 Lanes = npt.NDArray[Any]
 
 
-def _u32(value: Any) -> Lanes:
-    return np.asarray(value).astype(np.uint32)
+def _as(kind: type[np.generic], value: Any) -> Lanes:
+    """The value as it is where it is of that kind: who gives it on has to copy it."""
+    if type(value) is np.ndarray and value.dtype == kind:
+        return value
+    return np.asarray(value).astype(kind)
 
 
-def _s32(value: Any) -> Lanes:
-    return np.asarray(value).astype(np.int32)
-
-
-def _f32(value: Any) -> Lanes:
-    return np.asarray(value).astype(np.float32)
+_u32 = partial(_as, np.uint32)
+_s32 = partial(_as, np.int32)
+_f32 = partial(_as, np.float32)
 
 
 def fma(a: Any, b: Any, c: Any) -> Lanes:
@@ -43,18 +43,19 @@ def fma(a: Any, b: Any, c: Any) -> Lanes:
     return np.where(np.isfinite(total) & (error != 0) & even, nudged, total).astype(np.float32)
 
 
+_NIBBLES = np.arange(0, 16, 4, dtype=np.uint32)
+
+
 def prmt(a: Any, b: Any, selector: Any) -> Lanes:
     """Each nibble of the selector picks one of eight bytes; its top bit asks for the sign alone."""
-    pool = _u32(a).astype(np.uint64) | (_u32(b).astype(np.uint64) << np.uint64(32))
-    result: Any = np.uint32(0)
-    for n in range(4):
-        nibble = (_u32(selector) >> np.uint32(4 * n)) & np.uint32(15)
-        place = ((nibble & np.uint32(7)) * np.uint32(8)).astype(np.uint64)
-        byte = ((pool >> place) & np.uint64(255)).astype(np.uint32)
-        sign = np.where(byte >> np.uint32(7) != 0, np.uint32(255), np.uint32(0))
-        byte = np.where(nibble >> np.uint32(3) != 0, sign, byte)
-        result = result | (byte << np.uint32(8 * n))
-    return _u32(result)
+    low, high, selector = np.broadcast_arrays(_u32(a), _u32(b), _u32(selector))
+    pool = np.stack([low, high], axis=-1).astype("<u4", copy=False).view(np.uint8)
+    nibbles = selector[..., None] >> _NIBBLES
+    found = np.take_along_axis(pool, (nibbles & np.uint32(7)).astype(np.intp), axis=-1)
+    signs = (nibbles & np.uint32(8)) != 0
+    if signs.any():
+        found = np.where(signs, (found.view(np.int8) >> 7).view(np.uint8), found)
+    return np.ascontiguousarray(found).view("<u4")[..., 0].astype(np.uint32)
 
 
 def _bytes(word: Any, kind: type[np.generic]) -> Lanes:
@@ -188,8 +189,8 @@ ARITHMETIC: dict[str, Callable[..., Any]] = {
     "mad_s32": lambda a, b, c: _s32(_s32(a).astype(np.int64) * _s32(b) + _s32(c)),
     "s32_to_f32": lambda a: _f32(_s32(a)),
     "f32_to_s32": _to_s32,
-    "bits_f32": lambda a: _u32(a).view(np.float32),
-    "bits_u32": lambda a: _f32(a).view(np.uint32),
+    "bits_f32": lambda a: _u32(a).view(np.float32).copy(),
+    "bits_u32": lambda a: _f32(a).view(np.uint32).copy(),
     "half_to_f32": lambda a: _half(_u32(a) & np.uint32(0xFFFF)),
     "high_half_to_f32": lambda a: _half(_u32(a) >> np.uint32(16)),
     "f32_to_half": _half_bits,

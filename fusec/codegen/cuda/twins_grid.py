@@ -2,7 +2,9 @@
 
 A block is a launch of its own (see `twins`), so its number, and what `uniform` gives, are plain
 numbers that a kernel may branch on and count loops by. The blocks of a cluster are threads of
-Python, which meet where the kernel waits for the cluster.
+Python, which meet where the kernel waits for the cluster. One of them runs at a time, up to there:
+they would only take the interpreter from each other, and which comes first hides no race, because
+a `History` knows of each access what it comes after.
 """
 
 from __future__ import annotations
@@ -41,23 +43,23 @@ def run_grid(
     wait for what it needs of them; left out, it is whether the kernel waits. `layers`: of the grid.
     """
     early = "griddep_wait()" in kernel.source if early is None else early
-    barrier = Barrier(kernel.cluster, timeout=PATIENCE)
-    blocks = [_Block(kernel, rank, barrier) for rank in range(kernel.cluster)]
+    barrier, turn = Barrier(kernel.cluster, timeout=PATIENCE), Lock()
+    blocks = [_Block(kernel, rank, barrier, turn) for rank in range(kernel.cluster)]
     for block in blocks:
         block.meet(blocks)
     trace = Trace() if trace is None else trace
     trace.begin(early, blocks[0].order.layout)
-    for layer, first in product(range(layers), range(0, kernel.grid, kernel.cluster)):
-        for block in blocks:
-            block.begin(first, layer, early, trace, alone=kernel.grid * layers == 1)
-        if len(blocks) == 1:
-            blocks[0].run(*arguments)
-            continue
-        with ThreadPoolExecutor(len(blocks)) as pool:
+    with ThreadPoolExecutor(len(blocks)) as pool:
+        for layer, first in product(range(layers), range(0, kernel.grid, kernel.cluster)):
+            for block in blocks:
+                block.begin(first, layer, early, trace, alone=kernel.grid * layers == 1)
+            if len(blocks) == 1:
+                blocks[0].run(*arguments)
+                continue
             found = [pool.submit(block.run, *arguments) for block in blocks]
-        errors = [e for e in (future.exception() for future in found) if e is not None]
-        for error in sorted(errors, key=_rank_of):
-            raise error
+            errors = [e for e in (future.exception() for future in found) if e is not None]
+            for error in sorted(errors, key=_rank_of):
+                raise error
 
 
 def _rank_of(error: BaseException) -> int:
@@ -74,8 +76,9 @@ def _local(mailbox: Any) -> int:
 class _Block:
     """One block of a cluster, which takes the place of such a block in all clusters in turn."""
 
-    def __init__(self, kernel: CudaKernel, rank: int, barrier: Barrier) -> None:
+    def __init__(self, kernel: CudaKernel, rank: int, barrier: Barrier, turn: Lock) -> None:
         self.kernel, self.rank, self.barrier, self.lock = kernel, rank, barrier, Lock()
+        self.turn = turn  # held by the block that runs
         self.number = self.layer = 0
         self.wanted: Counter[int] = Counter()  # bytes, by mailbox
         self.received: Counter[int] = Counter()
@@ -130,8 +133,16 @@ class _Block:
         self.launch.functions["griddep_wait"]()
         self.order.griddep_wait(self.active)
 
+    def _all_come(self) -> None:
+        """Let the other blocks run until they are here."""
+        self.turn.release()
+        try:
+            self.barrier.wait()
+        finally:
+            self.turn.acquire()
+
     def _cluster_wait(self) -> None:
-        self.barrier.wait()
+        self._all_come()
         self.order.cluster_wait(self.active)
 
     def _open(self, mailbox: Any, nbytes: Any, live: Any) -> None:
@@ -143,7 +154,7 @@ class _Block:
         """All blocks have sent what they send once they wait themselves."""
         place = _local(mailbox)
         self.order.mailbox_wait(self.active, place)
-        self.barrier.wait()
+        self._all_come()
         wanted, received = self.wanted[place], self.received[place]
         if received != wanted:
             raise ValueError(f"a mailbox for {wanted} bytes was sent {received}")
@@ -200,8 +211,9 @@ class _Block:
     def run(self, *arguments: Any) -> None:
         """Execute the block."""
         try:
-            self.launch._call(self.function, self.kernel, arguments)
-            self.order.end()
+            with self.turn:
+                self.launch._call(self.function, self.kernel, arguments)
+                self.order.end()
         except BaseException:
             self.barrier.abort()
             raise

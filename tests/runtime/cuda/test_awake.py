@@ -30,9 +30,10 @@ def held(api: FakeDriver) -> int:
 
 @pytest.mark.parametrize("target", [*NATIVE, *ARCHS])
 def test_a_gpu_is_open_until_the_work_is_done(api: FakeDriver, target: str) -> None:
+    others = threading.enumerate()
     with awake(target):
         for thread in threading.enumerate():
-            if thread is not threading.main_thread() and thread.daemon:
+            if thread not in others:
                 thread.join(10)
         assert held(api) == 1
     assert "cuDevicePrimaryCtxRetain" in api.log
