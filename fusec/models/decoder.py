@@ -94,7 +94,7 @@ class DecoderConfig:
         return f"{stem}.bias" if stem in self.biased else None
 
     def parts_of(self, packed: str) -> tuple[tuple[str, int], ...]:
-        """What the rows of a packed matrix of a layer are, in order: of which matrices, how many."""
+        """Of which matrices the rows of a packed one are, in order, and how many of each."""
         if packed == "attn_qkv":
             queries = ("attn_q", self.attention_width)
             return queries, ("attn_k", self.kv_width), ("attn_v", self.kv_width)
