@@ -18,13 +18,13 @@ from fusec.models.hyperparameters import Hyperparameters
 class Architecture:
     """What there is to know about one `general.architecture`.
 
-    `config_of` reads all keys that it knows; `unpacked` gives a file whose tensors are those of the
+    `config_of` reads all keys that it knows; `weights_of` gives a file with the tensors of the
     graph; `check_tensors` refuses missing, misshapen and unused ones; `decode_graph` writes a step.
     See `fusec.models.decoder` for those that most have.
     """
 
     config_of: Callable[[Hyperparameters], Any]
-    unpacked: Callable[[GGUFFile, Any], GGUFFile] = decoder.unpacked
+    weights_of: Callable[[GGUFFile, Any], GGUFFile] = decoder.weights_of
     check_tensors: Callable[[GGUFFile, Any], None] = decoder.check_tensors
     decode_graph: Callable[[Any, Mapping[str, str], int, int, str], Graph] = decoder.decode_graph
 

@@ -7,9 +7,13 @@ and reads the rest from its file.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from fusec.errors import FusecError
 from fusec.ir import Builder, Graph, Value
@@ -20,6 +24,40 @@ IN_A_LAYER = re.compile(r"(?P<layer>blk\.\d+)\.(?P<name>\w+)\.(?P<kind>\w+)")
 # Tables that some converters leave in the file and that the metadata already determines, and
 # factors for rounding activations to four bits, which are kept in f32 here.
 IGNORED_SUFFIXES = ("rotary_emb.inv_freq", "attn_rot_embd.weight", ".input_scale")
+
+
+YARN = "rope_yarn.weight"  # in no file
+SHORT = "rope_factors_short.weight"
+
+
+@dataclass(frozen=True)
+class Yarn:
+    """Positions that are scaled for slow pairs and not for quick ones (YaRN, Peng et al. 2023).
+
+    `factor` times the `original` context; a pair that turns more than `fast` times within that is
+    left alone, one that turns less than `slow` times is scaled wholly.
+    """
+
+    factor: float
+    original: int
+    fast: float = 32.0
+    slow: float = 1.0
+
+    def factors(self, dims: int, base: float) -> np.ndarray[Any, Any]:
+        """What divides the frequency of each pair, f32[dims / 2]."""
+
+        def pair(turns: float) -> float:
+            return dims * math.log(self.original / (turns * 2 * math.pi)) / (2 * math.log(base))
+
+        low, high = max(0, math.floor(pair(self.fast))), min(dims - 1, math.ceil(pair(self.slow)))
+        place = (np.arange(dims // 2) - low) / max(0.001, high - low)
+        kept = 1 - np.clip(place, 0, 1)
+        return (1 / ((1 - kept) / self.factor + kept)).astype(np.float32)
+
+    @property
+    def magnitude(self) -> float:
+        """Of turned queries and keys."""
+        return 1 + 0.1 * math.log(self.factor)
 
 
 @dataclass(frozen=True)
@@ -38,7 +76,7 @@ class DecoderConfig:
     rope_base: float
     rope_dims: int  # leading elements of each head that are turned, in pairs
     rope_scale: float  # positions are multiplied by this (1 / linear scaling factor)
-    rope_factors: bool  # rope_freqs.weight divides each pair's frequency
+    rope_factors: bool  # rope_freqs.weight divides each pair's frequency; see also `factors_of`
     tied: bool  # token_embd.weight is the output matrix too
     scaled: frozenset[str] = frozenset()  # matrices M.weight beside which lies a factor M.scale
     biased: frozenset[str] = frozenset()  # those beside which lies M.bias
@@ -55,6 +93,9 @@ class DecoderConfig:
     logit_scale: float = 1.0
     logit_cap: float = 0.0  # c * tanh(logit / c); 0 is none
     unrotated: int = 0  # every so many layers, one has no RoPE; 0: all have it
+    yarn: Yarn | None = None  # what divides the frequencies, computed
+    original: int = 0  # context up to which LongRoPE has its short factors; 0 is no LongRoPE
+    magnitude: float = 1.0  # of turned queries and keys (YaRN, LongRoPE)
     window: int = 0  # positions that window layers attend to, the query's own among them; 0: all
     window_pattern: int = 0  # every so many layers, one has no window; 0: all have it
     window_base: float = 0.0  # RoPE's base in window layers, whose positions are not scaled
@@ -73,6 +114,14 @@ class DecoderConfig:
     def longest(self) -> int:
         """The longest context that can be compiled: within it, a window hides nothing."""
         return min(self.context, self.window or self.context)
+
+    def factors_of(self, context: int) -> str | None:
+        """The vector that divides RoPE's frequencies in such a context, if there is one."""
+        if self.original:
+            return "rope_factors_long.weight" if context > self.original else SHORT
+        if self.yarn:
+            return YARN
+        return "rope_freqs.weight" if self.rope_factors else None
 
     def angles(self, layer: int) -> dict[str, float] | None:
         """RoPE's base and scale in a layer; None if it has no RoPE."""
@@ -111,8 +160,9 @@ class DecoderConfig:
 
     def _matrices_and_norms(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield "token_embd.weight", (self.vocab, self.width)
-        if self.rope_factors:
-            yield "rope_freqs.weight", (self.rope_dims // 2,)
+        factors = {name for name in map(self.factors_of, (1, 1 << 62)) if name is not None}
+        for name in sorted(factors):  # of any context
+            yield name, (self.rope_dims // 2,)
         for layer in range(self.layers):
             for name, shape in self._layer():
                 yield f"blk.{layer}.{name}.weight", shape
@@ -142,13 +192,11 @@ class DecoderConfig:
             yield "post_ffw_norm", (self.width,)
 
 
-def unpacked(file: GGUFFile, config: DecoderConfig) -> GGUFFile:
-    """The file with the parts of packed matrices and biases in their place: rows of them.
+def weights_of(file: GGUFFile, config: DecoderConfig) -> GGUFFile:
+    """The file with the tensors that the graph reads: parts of packed matrices, YaRN's factors.
 
-    Raises FusecError where there are more or fewer rows.
+    Parts are rows of what is in the file. Raises FusecError where there are more or fewer of them.
     """
-    if not config.packed:
-        return file
     found: dict[str, Tensor] = {}
     for name, tensor in file.tensors.items():
         match = IN_A_LAYER.fullmatch(name)
@@ -166,6 +214,9 @@ def unpacked(file: GGUFFile, config: DecoderConfig) -> GGUFFile:
             own = f"{match['layer']}.{part}.{match['kind']}"
             found[own] = tensor.rows(own, first, count)
             first += count
+    if config.yarn:
+        factors = config.yarn.factors(config.rope_dims, config.rope_base)
+        found[YARN] = Tensor(YARN, "f32", factors.shape, factors.view(np.uint8), 0)
     return file.with_tensors(found)
 
 
@@ -207,6 +258,7 @@ class _Step:
         self.config, self.types, self.kv = config, types, kv
         self.shapes = dict(config.tensor_shapes())
         self.cache = (context, config.kv_heads, config.head_dim)
+        self.factors = config.factors_of(context)
         self.b = Builder(f"{config.architecture}_decode")
         self.token = self.b.input("token", (tokens,), "i32")
         self.pos = self.b.input("pos", (tokens,), "i32")
@@ -244,6 +296,7 @@ class _Step:
         keys, values = b.kv_append(k_cache, k, self.pos), b.kv_append(v_cache, v, self.pos)
         groups = {"heads": config.heads, "kv_heads": config.kv_heads}
         scale = config.attention_scale or config.head_dim**-0.5
+        scale *= config.magnitude**2  # of queries and of keys
         a = b.attention(q, keys, values, self.pos, scale=scale, name=f"{at}.attn", **groups)
         return self._matvec(a, f"{at}.attn_output.weight", f"{at}.attn_output")
 
@@ -258,7 +311,7 @@ class _Step:
         angles = config.angles(layer)
         if angles is None:
             return x
-        factors = (self._weight("rope_freqs.weight"),) if config.rope_factors else ()
+        factors = (self._weight(self.factors),) if self.factors else ()
         given = {"dims": config.rope_dims, "pairing": config.pairing, **angles}
         name = f"{at}.{part}_rope"
         return b.rope(x, self.pos, *factors, head_dim=config.head_dim, name=name, **given)

@@ -11,15 +11,14 @@ from dataclasses import replace
 from typing import Any
 
 from fusec.errors import FusecError
-from fusec.models.decoder import DecoderConfig
+from fusec.models.decoder import DecoderConfig, Yarn
 from fusec.models.gguf_file import GGUFFile
 from fusec.models.hyperparameters import Hyperparameters
 
 # Keys that change no logits, whatever they say; llama.cpp's `llama` graph reads none of them.
 CHANGE_NOTHING = (
     "rope.scaling.finetuned",  # that the model was trained with the scaling
-    # only YaRN and LongRoPE read these, and their types are refused
-    "rope.scaling.original_context_length",
+    # in llama.cpp, few architectures read these of YaRN, none of them here
     *(f"rope.scaling.yarn_{name}" for name in ("ext_factor", "attn_factor", "log_multiplier")),
     *(f"rope.scaling.yarn_beta_{name}" for name in ("fast", "slow")),
     "attention.layer_norm_epsilon",  # of LayerNorm, which a llama has nowhere
@@ -46,6 +45,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 
 WINDOW = "attention.sliding_window"
+ORIGINAL = "rope.scaling.original_context_length"
 
 
 def read(keys: Hyperparameters, reads: Sequence[str] = (), **traits: Any) -> DecoderConfig:
@@ -77,7 +77,7 @@ def read(keys: Hyperparameters, reads: Sequence[str] = (), **traits: Any) -> Dec
         "norm_eps": keys.real("attention.layer_norm_rms_epsilon"),
         "rope_base": keys.real("rope.freq_base", 10000.0),
         "rope_dims": keys.count("rope.dimension_count", head_dim),
-        "rope_scale": 1.0 / _linear_factor(keys),
+        "rope_scale": 1.0,
         "rope_factors": "rope_freqs.weight" in file.tensors,
         "tied": "output.weight" not in file.tensors,
         "scaled": _beside(file, "scale"),
@@ -86,7 +86,8 @@ def read(keys: Hyperparameters, reads: Sequence[str] = (), **traits: Any) -> Dec
         "window": window if window < context else 0,  # else it hides nothing
         "architecture": file.architecture,
     }
-    config = DecoderConfig(**(given | traits))
+    scaling = _scaling(keys, context)
+    config = DecoderConfig(**(given | scaling | traits))
     if config.packed:
         config = replace(config, biased=frozenset(_parts(config.biased, config)))
     _check(keys, config)
@@ -121,33 +122,43 @@ def _parts(stems: Iterable[str], config: DecoderConfig) -> Iterator[str]:
             yield stem
 
 
-def _linear_factor(keys: Hyperparameters) -> float:
-    """How many times the trained positions are stretched.
+def _scaling(keys: Hyperparameters, context: int) -> dict[str, Any]:
+    """How the trained positions are stretched: fields of the config.
 
     As llama.cpp has it: a factor without a type is linear, and so is that of the key of 2023,
     `rope.scale_linear`, which the newer one overrules; the type `none` switches either off.
     """
     kind = keys.text("rope.scaling.type", "linear")
-    keys.ignore(["rope.scaling.factor", "rope.scale_linear"])
-    if kind not in ("none", "linear"):
+    keys.ignore(["rope.scaling.factor", "rope.scale_linear", ORIGINAL])
+    known = ("none", "linear", "yarn", "longrope")
+    if kind not in known:
         raise FusecError(
             f"{keys.file.path}: {keys.key('rope.scaling.type')} {kind!r} is not supported, "
-            "expected 'none' or 'linear'"
+            f"expected {', '.join(map(repr, known))}"
         )
     if kind == "none":
-        return 1.0
+        return {}
     name = "rope.scaling.factor"
     if not keys.has(name) and keys.has("rope.scale_linear"):
         name = "rope.scale_linear"
     factor = keys.real(name, 1.0)
     if not factor > 0:
         raise FusecError(f"{keys.file.path}: {keys.key(name)} is {factor}, expected above 0")
-    return factor
+    if kind == "linear":
+        return {"rope_scale": 1.0 / factor}
+    magnitude = keys.real("rope.scaling.attn_factor", 1.0)
+    original = keys.count(ORIGINAL, context)
+    if kind == "longrope":
+        return {"original": original, "magnitude": magnitude, "rope_scale": 1.0 / factor}
+    yarn = Yarn(factor, original)
+    return {"yarn": yarn, "magnitude": magnitude * yarn.magnitude}
 
 
 def _know(keys: Hyperparameters, config: DecoderConfig, reads: Sequence[str]) -> None:
     """Keys that files have and that change nothing here; others are refused."""
     keys.ignore(CHANGE_NOTHING)
+    if config.magnitude != 1.0:
+        reads = (*reads, "rope.scaling.attn_factor")
     for name, values in NEUTRAL.items():
         if name not in reads:
             keys.only(name, *values)
@@ -174,6 +185,13 @@ def _check(keys: Hyperparameters, config: DecoderConfig) -> None:
             f"layer_norm_rms_epsilon {config.norm_eps} and rope.freq_base {config.rope_base} "
             "should be above 0"
         )
+    elif config.magnitude != 1.0 and config.rope_dims != config.head_dim:
+        problem = (
+            f"{keys.key('rope.dimension_count')} is {config.rope_dims} of {config.head_dim}, which "
+            "is not supported with YaRN and LongRoPE"
+        )
+    elif config.yarn and (config.rope_factors or config.window):
+        problem = "YaRN beside windows, or beside rope_freqs.weight, is not supported"
     elif keys.count("expert_count", 0, least=0):
         problem = f"{keys.key('expert_count')}: mixture-of-experts models are not supported"
     if problem:

@@ -33,7 +33,7 @@ class Model:
         file = open_gguf(path)
         architecture = architecture_of(file)
         config = architecture.read_config(file)
-        file = architecture.unpacked(file, config)
+        file = architecture.weights_of(file, config)
         architecture.check_tensors(file, config)
         tokens = file.metadata.array_length("tokenizer.ggml.tokens")
         if tokens not in (0, config.vocab):

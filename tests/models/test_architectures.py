@@ -15,7 +15,7 @@ from fusec.cli.synth import PRESETS as NAMED
 from fusec.errors import FusecError
 from fusec.models import ARCHITECTURES
 from fusec.models.architectures import gemma, llama, olmo, phi, qwen
-from fusec.models.decoder import DecoderConfig
+from fusec.models.decoder import DecoderConfig, Yarn, decode_graph
 from fusec.models.gguf_file import open_gguf
 from fusec.models.model import Model
 from fusec.models.presets import PRESETS
@@ -118,6 +118,26 @@ def test_a_packed_matrix_of_other_rows_is_refused(tmp_path: Path) -> None:
     message = r"'blk.0.ffn_up.weight' should have 512 rows, of ffn_gate, ffn_up, found 300"
     with pytest.raises(FusecError, match=message):
         Model.open(path)
+
+
+def test_yarn_leaves_quick_pairs_alone_and_scales_slow_ones() -> None:
+    """For Qwen 2.5 at four times its 32,768 tokens: 23 pairs of 64 are left, from 40 on all."""
+    factors = Yarn(4.0, 32768).factors(128, 1e6)
+    assert factors.dtype == np.float32 and len(factors) == 64
+    assert (factors[:24] == 1).all() and (factors[40:] == 4).all()
+    between = factors[24:40]
+    assert (np.diff(between) > 0).all() and between[0] > 1 and between[-1] < 4
+    assert Yarn(4.0, 32768).magnitude == pytest.approx(1.1386294)
+
+
+def test_longrope_has_factors_for_short_and_for_long_contexts() -> None:
+    config = replace(config_of("phi3"), original=32)
+    names = {"rope_factors_short.weight", "rope_factors_long.weight"}
+    assert names <= dict(config.tensor_shapes()).keys()
+    for context, name in ((32, "rope_factors_short.weight"), (33, "rope_factors_long.weight")):
+        types = {name: "f32" for name, _ in config.tensor_shapes()}
+        graph = decode_graph(config, types, 1, context, "f32")
+        assert {w.name[1:] for w in graph.weights} & names == {name}
 
 
 def test_the_command_names_all_presets() -> None:

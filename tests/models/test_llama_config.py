@@ -133,7 +133,7 @@ def test_missing_key(make: Make, key: str) -> None:
         ({"llama.attention.head_count_kv": 3}, "2 heads cannot share 3 key/value heads"),
         ({"llama.rope.dimension_count": 3}, "dimension_count is 3, expected an even number"),
         ({"llama.rope.dimension_count": 6}, "up to the head size 4"),
-        ({"llama.rope.scaling.type": "yarn"}, "'yarn' is not supported"),
+        ({"llama.rope.scaling.type": "dynamic"}, "'dynamic' is not supported, expected 'none'"),
         (
             {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 0.0},
             "factor is 0.0, expected above 0",

@@ -16,7 +16,7 @@ BOUND = 5e-5  # of the norm of the logits
 MODELS = (
     *("llama-bias", "qwen2-untied", "qwen3-tied", "gemma-plain", "granite-untied", "ernie4_5-tied"),
     *("exaone4-freqs", "smollm3-nope4", "gemma3-pattern6", "llama-packed", "phi3-packed"),
-    "glm4-bias",
+    *("glm4-bias", "llama-yarn", "llama-longrope", "phi3-long"),
 )
 
 
@@ -57,8 +57,7 @@ def test_a_window_bounds_the_context() -> None:
     ("name", "reason"),
     [
         ("llama-moe", "llama.expert_count: mixture-of-experts models are not supported"),
-        ("phi3-long", "phi3.rope.scaling.type 'longrope' is not supported"),
-        ("llama-yarn", "llama.rope.scaling.type 'yarn' is not supported"),
+        ("olmo2-window", "YaRN beside windows, or beside rope_freqs.weight, is not supported"),
         ("gemma2-caps", "architecture 'gemma2' is not supported, known: ernie4_5, exaone4"),
     ],
 )
