@@ -25,7 +25,6 @@ IN_A_LAYER = re.compile(r"(?P<layer>blk\.\d+)\.(?P<name>\w+)\.(?P<kind>\w+)")
 # factors for rounding activations to four bits, which are kept in f32 here.
 IGNORED_SUFFIXES = ("rotary_emb.inv_freq", "attn_rot_embd.weight", ".input_scale")
 
-
 YARN = "rope_yarn.weight"  # in no file
 SHORT = "rope_factors_short.weight"
 
@@ -296,7 +295,8 @@ class _Step:
         keys, values = b.kv_append(k_cache, k, self.pos), b.kv_append(v_cache, v, self.pos)
         groups = {"heads": config.heads, "kv_heads": config.kv_heads}
         scale = config.attention_scale or config.head_dim**-0.5
-        scale *= config.magnitude**2  # of queries and of keys
+        if config.angles(layer) is not None:
+            scale *= config.magnitude**2  # of queries and of keys
         a = b.attention(q, keys, values, self.pos, scale=scale, name=f"{at}.attn", **groups)
         return self._matvec(a, f"{at}.attn_output.weight", f"{at}.attn_output")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,7 @@ from fusec.codegen.formats import FORMATS
 from fusec.errors import FusecError
 from fusec.ir.graph import Graph
 from fusec.models import Architecture, architecture_of
-from fusec.models.gguf_file import GGUFFile, open_gguf
+from fusec.models.gguf_file import GGUFFile, Tensor, open_gguf
 from fusec.models.tokenizer import Tokenizer, Vocabulary
 
 KV_TYPES = ("f16", "f32")
@@ -21,11 +22,15 @@ KV_TYPES = ("f16", "f32")
 
 @dataclass(frozen=True)
 class Model:
-    """A GGUF file whose metadata and tensors have been checked. `config` is the architecture's."""
+    """A GGUF file whose metadata and tensors have been checked. `config` is the architecture's.
+
+    `tensors`: those that the graph reads; of a packed matrix in the file they are the parts.
+    """
 
     file: GGUFFile
     architecture: Architecture
     config: Any
+    tensors: Mapping[str, Tensor]
 
     @classmethod
     def open(cls, path: Path) -> Model:
@@ -33,8 +38,8 @@ class Model:
         file = open_gguf(path)
         architecture = architecture_of(file)
         config = architecture.read_config(file)
-        file = architecture.weights_of(file, config)
-        architecture.check_tensors(file, config)
+        weights = architecture.weights_of(file, config)
+        architecture.check_tensors(weights, config)
         tokens = file.metadata.array_length("tokenizer.ggml.tokens")
         if tokens not in (0, config.vocab):
             raise FusecError(
@@ -47,22 +52,22 @@ class Model:
                     f"{path}: tensor {tensor.name!r} is {tensor.dtype}; "
                     f"supported are {', '.join(sorted(FORMATS))}"
                 )
-        return cls(file, architecture, config)
+        return cls(file, architecture, config, weights.tensors)
 
     def graph(self, *, tokens: int, context: int, kv: str = "f16") -> Graph:
         """The decode graph for steps of `tokens` tokens and a KV cache of `context` positions."""
         if kv not in KV_TYPES:
             raise FusecError(f"unknown KV cache type '{kv}': known are {', '.join(KV_TYPES)}")
-        types = {name: tensor.dtype for name, tensor in self.file.tensors.items()}
+        types = {name: tensor.dtype for name, tensor in self.tensors.items()}
         return self.architecture.decode_graph(self.config, types, tokens, context, kv)
 
     def raw(self, name: str) -> np.ndarray[Any, Any]:
         """A tensor's bytes as they lie in the mapped file."""
-        return self.file.tensors[name].data
+        return self.tensors[name].data
 
     def floats(self, name: str) -> np.ndarray[Any, Any]:
         """A tensor decoded to float32, in its shape. For references and tables, not for speed."""
-        tensor = self.file.tensors[name]
+        tensor = self.tensors[name]
         rows = int(np.prod(tensor.shape[:-1], dtype=np.int64))
         return FORMATS[tensor.dtype].decode(tensor.data.reshape(rows, -1)).reshape(tensor.shape)
 

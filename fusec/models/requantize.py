@@ -109,7 +109,7 @@ class _Matrix:
         return self.model.floats(factor)[0] if factor in self.model.file.tensors else None
 
     def _pieces(self) -> Iterator[Bytes]:
-        data = self.model.raw(self.name)
+        data = self.model.file.tensors[self.name].data
         step = max(AT_ONCE // self.model.file.tensors[self.name].shape[-1], 1)
         for start in range(0, len(data), step):
             yield data[start : start + step]

@@ -19,6 +19,7 @@ from fusec.models.decoder import DecoderConfig, Yarn, decode_graph
 from fusec.models.gguf_file import open_gguf
 from fusec.models.model import Model
 from fusec.models.presets import PRESETS
+from fusec.models.requantize import requantize
 from fusec.models.synth import synthesize
 from fusec.verifier import reference_logits
 from tests.gguf_edit import edited
@@ -82,11 +83,11 @@ def test_a_model_is_read_as_it_was_written_and_agrees_with_the_reference(
 PARTS = {"attn_qkv": ("attn_q", "attn_k", "attn_v"), "ffn_up": ("ffn_gate", "ffn_up")}
 
 
-def packed(plain: Path, path: Path, names: list[str]) -> Path:
+def packed(plain: Path, path: Path, names: list[str], layers: int = LAYERS) -> Path:
     """The same model with queries, keys and values in one matrix, or gate and up."""
     file = open_gguf(plain)
     changes: dict[str, np.ndarray | None] = {}
-    for layer in range(LAYERS):
+    for layer in range(layers):
         for name, kind in product(names, ("weight", "bias")):
             parts = [f"blk.{layer}.{part}.{kind}" for part in PARTS[name]]
             if parts[0] in file.tensors:
@@ -107,6 +108,18 @@ def test_packed_matrices_are_taken_apart(architecture: str, names: list[str], tm
     assert "blk.0.attn_q.weight" not in open_gguf(whole).tensors
     with driver.load(plain, "cpu", context=24) as one, driver.load(whole, "cpu", context=24) as two:
         assert one.logits([1, 5, 9]).tobytes() == two.logits([1, 5, 9]).tobytes()
+
+
+def test_a_packed_model_stays_packed_when_it_is_quantised(tmp_path: Path) -> None:
+    config = replace(config_of("phi3"), layers=1)
+    plain = synthesize(config, tmp_path / "plain.gguf", "F32")
+    whole = packed(plain, tmp_path / "packed.gguf", ["attn_qkv", "ffn_up"], layers=1)
+    small = requantize(whole, tmp_path / "small.gguf", "Q8_0")
+    assert open_gguf(small).tensors.keys() == open_gguf(whole).tensors.keys()
+    assert Model.open(small).tensors["blk.0.ffn_gate.weight"].dtype == "q8_0"
+    with driver.load(whole, "cpu", context=24) as one, driver.load(small, "cpu", context=24) as two:
+        wanted = one.logits([1, 5, 9])
+        assert np.linalg.norm(two.logits([1, 5, 9]) - wanted) < 0.02 * np.linalg.norm(wanted)
 
 
 def test_a_packed_matrix_of_other_rows_is_refused(tmp_path: Path) -> None:
