@@ -92,12 +92,12 @@ FILES: dict[str, tuple[Damage, str]] = {
         "tensor 'blk.3.ffn_up.weight' should have shape (256, 96), found (4, 4)",
     ),
     "tensor too many": (
-        changed(tensors={"blk.0.attn_q.bias": ONES[0]}),
-        "tensor 'blk.0.attn_q.bias' is not part of a llama model",
+        changed(tensors={"blk.0.attn_q.gain": ONES[0]}),
+        "tensor 'blk.0.attn_q.gain' is not part of a llama model",
     ),
     "unknown architecture": (
         changed(keys={"general.architecture": "mamba"}),
-        "architecture 'mamba' is not supported, known: llama",
+        "architecture 'mamba' is not supported, known: ernie4_5",
     ),
     "fewer tokens than rows": (
         changed(

@@ -26,8 +26,8 @@ CASES = {
     "interleaved by two": (3, "f16", "q4_1", 2),
     "interleaved by four, of which one is not there": (3, "f32", "q5_0", 3),
     "plain floats": (2, "f16", "f32", 12),
-    "in tiles, deep": (3, "f16", "iq4_nl", 20),
-    "in tiles, naive": (0, "f32", "q4_1", 20),
+    "in tiles, deep": (3, "f16", "iq4_nl", 12),
+    "in tiles, naive": (0, "f32", "q4_1", 12),
 }
 
 
