@@ -7,7 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fusec.models.decoder import decode_graph
+from fusec import driver
+from fusec.codegen.cuda.build import compile_many
+from fusec.models.decoder import DecoderConfig, decode_graph
+from fusec.models.presets import PRESETS
+from fusec.models.quant_mix import Mix
+from tests.codegen.cuda.kernels import needs_compiler
 from tests.codegen.cuda.twin_session import TwinSession, random_weights, reference
 from tests.models.test_architectures import config_of
 from tests.targets import HOPPER
@@ -31,3 +36,25 @@ def test_levels_agree_and_with_the_reference(architecture: str) -> None:
         found.append(np.concatenate([session.step(**step)["logits"] for step in steps]))
     assert found[0].tobytes() == found[1].tobytes()
     assert np.linalg.norm(found[0] - near) < 1e-4 * np.linalg.norm(near)
+
+
+def of_a_real_shape(preset: str, layers: int) -> driver.Compiled:
+    """The first layers of a preset in Q4_K_M, for an H100 or H200."""
+    config: DecoderConfig = replace(PRESETS[preset], layers=layers)
+    config = replace(config, biased=config.biased & {n[:-7] for n, _ in config.tensor_shapes()})
+    mix = Mix("Q4_K_M", layers, config.heads // config.kv_heads, config.tied)
+    types = {name: mix.dtype(name, shape) for name, shape in config.tensor_shapes()}
+    return driver.compile(decode_graph(config, types, 1, 512, "f16"), target="sm_90a")
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("preset", "layers", "launches"),
+    [("llama3.2-1b", 2, 5), ("qwen2.5-0.5b", 2, 4), ("qwen3-0.6b", 2, 6), ("gemma3-270m", 6, 6)],
+)
+def test_real_shapes_assemble_without_spills(preset: str, layers: int, launches: int) -> None:
+    compiled = of_a_real_shape(preset, layers)
+    assert sum(launch.layer == 1 for launch in compiled.plan.launches) == launches
+    kernels = [compiled.backend.emit(kernel) for kernel in compiled.plan.kernels]
+    for cubin in compile_many(kernels, "sm_90a"):
+        assert cubin.spill_stores == cubin.spill_loads == 0
