@@ -10,6 +10,7 @@ import pytest
 
 from fusec import driver
 from fusec.models.synth import PRESETS, synthesize
+from tests.models.test_architectures import config_of
 
 pytestmark = pytest.mark.gpu
 
@@ -56,3 +57,10 @@ def test_formats(mix, tmp_path):
     sizes = {"width": 256, "heads": 8, "kv_heads": 2, "head_dim": 32, "rope_dims": 32}
     config = replace(PRESETS["tiny"], layers=1, context=320, ffn_width=512, **sizes)
     check(synthesize(config, tmp_path / "model.gguf", mix), alone=20)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["qwen2", "qwen3", "gemma3", "granite", "olmo2", "glm4"])
+def test_architectures(architecture, tmp_path):
+    config = replace(config_of(architecture), vocab=512, context=320, window=0)
+    check(synthesize(config, tmp_path / "model.gguf"), alone=20)
