@@ -140,8 +140,9 @@ def _compile_model(
     stages, plan = compile_graph(decode, options, observe)
 
     def widen() -> Plans:
-        *few, prefill = [plan, *(compile_graph(graph, options)[1] for graph in wider)]
-        return Plans(plan, prefill, *few[1:])
+        several = [compile_graph(graph, options)[1] for graph in wider]
+        few = several[0] if len(several) > 1 else None
+        return Plans(plan, several[-1] if several else plan, few)
 
     return Compiled(options, stages, plan, widen, model, context, kv)
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from fusec.codegen.formats import FORMATS
 from fusec.ir import Builder, Graph, Value
-from fusec.models.decoder import DecoderConfig, decode_graph
+from fusec.models.decoder import DecoderConfig
+from fusec.models.decoder_graph import decode_graph
 from fusec.models.quantize import quantize
 
 

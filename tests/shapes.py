@@ -9,7 +9,7 @@ import numpy as np
 
 from fusec import driver
 from fusec.ir import Graph
-from fusec.models.decoder import decode_graph
+from fusec.models.decoder_graph import decode_graph
 from fusec.models.quant_mix import Mix
 from fusec.models.synth import PRESETS
 

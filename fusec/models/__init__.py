@@ -8,7 +8,7 @@ from typing import Any
 
 from fusec.errors import FusecError
 from fusec.ir import Graph
-from fusec.models import decoder
+from fusec.models import decoder, decoder_graph
 from fusec.models.architectures import CONFIGS
 from fusec.models.gguf_file import GGUFFile, open_gguf
 from fusec.models.hyperparameters import Hyperparameters
@@ -20,13 +20,15 @@ class Architecture:
 
     `config_of` reads all keys that it knows; `weights_of` gives a file with the tensors of the
     graph; `check_tensors` refuses missing, misshapen and unused ones; `decode_graph` writes a step.
-    See `fusec.models.decoder` for those that most have.
+    See `fusec.models.decoder` and `decoder_graph` for those that most have.
     """
 
     config_of: Callable[[Hyperparameters], Any]
     weights_of: Callable[[GGUFFile, Any], GGUFFile] = decoder.weights_of
     check_tensors: Callable[[GGUFFile, Any], None] = decoder.check_tensors
-    decode_graph: Callable[[Any, Mapping[str, str], int, int, str], Graph] = decoder.decode_graph
+    decode_graph: Callable[[Any, Mapping[str, str], int, int, str], Graph] = (
+        decoder_graph.decode_graph
+    )
 
     def read_config(self, file: GGUFFile) -> Any:
         """The hyperparameters in the metadata.

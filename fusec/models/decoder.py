@@ -1,4 +1,4 @@
-"""Decoder-only models of every architecture: one config, the tensors they need, and a step's graph.
+"""Decoder-only models of every architecture: one config, and the tensors it asks for.
 
 A layer is x += attention(norm(x)); x += down(act(gate(n)) * up(n)) with n = norm(x). What differs
 from that is a field of the config; an architecture (`architectures/`) says which of them it has,
@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from fusec.errors import FusecError
-from fusec.ir import Builder, Graph, Value
 from fusec.models.gguf_file import GGUFFile, Tensor
 
 IN_A_LAYER = re.compile(r"(?P<layer>blk\.\d+)\.(?P<name>\w+)\.(?P<kind>\w+)")
@@ -236,120 +235,3 @@ def check_tensors(file: GGUFFile, config: DecoderConfig) -> None:
             raise FusecError(
                 f"{file.path}: tensor {name!r} is not part of a {config.architecture} model"
             )
-
-
-def decode_graph(
-    config: DecoderConfig, types: Mapping[str, str], tokens: int, context: int, kv: str
-) -> Graph:
-    """One step over `tokens` tokens: ids and positions in, logits and the greedy choice out.
-
-    `types` gives each tensor's dtype, `kv` that of the cache of `context` positions.
-    """
-    return _Step(config, types, tokens, context, kv).build()
-
-
-class _Step:
-    """The graph, as it is written."""
-
-    def __init__(
-        self, config: DecoderConfig, types: Mapping[str, str], tokens: int, context: int, kv: str
-    ) -> None:
-        self.config, self.types, self.kv = config, types, kv
-        self.shapes = dict(config.tensor_shapes())
-        self.cache = (context, config.kv_heads, config.head_dim)
-        self.factors = config.factors_of(context)
-        self.b = Builder(f"{config.architecture}_decode")
-        self.token = self.b.input("token", (tokens,), "i32")
-        self.pos = self.b.input("pos", (tokens,), "i32")
-
-    def build(self) -> Graph:
-        """From the embedding to the greedy choice."""
-        b, config = self.b, self.config
-        x = b.embed(self.token, self._weight("token_embd.weight"), name="embed")
-        x = self._scaled(x, config.embedding_scale, "scaled_embed")
-        for layer in range(config.layers):
-            at = f"blk.{layer}"
-            o = self._attention(self._pre_norm(x, f"{at}.attn_norm"), layer)
-            x = self._added(x, o, f"{at}.post_attention_norm", f"{at}.attn_residual")
-            down = self._feed_forward(self._pre_norm(x, f"{at}.ffn_norm"), at)
-            x = self._added(x, down, f"{at}.post_ffw_norm", f"{at}.ffn_residual")
-        n = self._norm(x, "output_norm.weight", "norm")
-        head = "token_embd.weight" if config.tied else "output.weight"
-        later: list[tuple[str, dict[str, float]]] = []
-        if config.logit_scale != 1.0:
-            later.append(("scale", {"factor": config.logit_scale}))
-        if config.logit_cap:
-            later.append(("softcap", {"cap": config.logit_cap}))
-        logits = self._matvec(n, head, "products" if later else "logits")
-        for op, given in later:
-            name = "logits" if op == later[-1][0] else "scaled_logits"
-            logits = b.op(op, logits, name=name, **given)
-        return b.build(logits, b.argmax(logits, name="next"))
-
-    def _attention(self, n: Value, layer: int) -> Value:
-        """A layer's first half, without what it is added to."""
-        b, config, at = self.b, self.config, f"blk.{layer}"
-        k_cache, v_cache = (b.state(f"{at}.{part}", self.cache, self.kv) for part in "kv")
-        q, k, v = (self._matvec(n, f"{at}.attn_{p}.weight", f"{at}.{p}") for p in "qkv")
-        q, k = (self._turned(x, p, layer) for x, p in ((q, "q"), (k, "k")))
-        keys, values = b.kv_append(k_cache, k, self.pos), b.kv_append(v_cache, v, self.pos)
-        groups = {"heads": config.heads, "kv_heads": config.kv_heads}
-        scale = config.attention_scale or config.head_dim**-0.5
-        if config.angles(layer) is not None:
-            scale *= config.magnitude**2  # of queries and of keys
-        a = b.attention(q, keys, values, self.pos, scale=scale, name=f"{at}.attn", **groups)
-        return self._matvec(a, f"{at}.attn_output.weight", f"{at}.attn_output")
-
-    def _turned(self, x: Value, part: str, layer: int) -> Value:
-        """Queries or keys, normed and turned if the layer does so."""
-        b, config, at = self.b, self.config, f"blk.{layer}"
-        if config.qk_norms:
-            weight, name = self._weight(f"{at}.attn_{part}_norm.weight"), f"{at}.{part}_norm"
-            head = {} if config.qk_norms == "whole" else {"head_dim": config.head_dim}
-            norm = b.head_norm if head else b.rms_norm
-            x = norm(x, weight, eps=config.norm_eps, name=name, **head)
-        angles = config.angles(layer)
-        if angles is None:
-            return x
-        factors = (self._weight(self.factors),) if self.factors else ()
-        given = {"dims": config.rope_dims, "pairing": config.pairing, **angles}
-        name = f"{at}.{part}_rope"
-        return b.rope(x, self.pos, *factors, head_dim=config.head_dim, name=name, **given)
-
-    def _feed_forward(self, n: Value, at: str) -> Value:
-        """A layer's second half, the same."""
-        b, act = self.b, self.config.activation
-        gate, up = (self._matvec(n, f"{at}.ffn_{p}.weight", f"{at}.{p}") for p in ("gate", "up"))
-        h = b.mul(b.op(act, gate, name=f"{at}.{act}"), up, name=f"{at}.{GATED[act]}")
-        return self._matvec(h, f"{at}.ffn_down.weight", f"{at}.down")
-
-    # --- parts -----------------------------------------------------------------------------------
-
-    def _weight(self, name: str) -> Value:
-        return self.b.weight(name, self.shapes[name], self.types[name])
-
-    def _matvec(self, x: Value, tensor: str, name: str) -> Value:
-        factor, bias = self.config.with_factor(tensor), self.config.with_bias(tensor)
-        operands = (x, self._weight(tensor), *([self._weight(factor)] if factor else ()))
-        y = self.b.matvec(*operands, name=f"{name}_product" if bias else name)
-        return self.b.add(y, self._weight(bias), name=name) if bias else y
-
-    def _norm(self, x: Value, tensor: str, name: str) -> Value:
-        return self.b.rms_norm(x, self._weight(tensor), eps=self.config.norm_eps, name=name)
-
-    def _pre_norm(self, x: Value, name: str) -> Value:
-        return self._norm(x, f"{name}.weight", name) if self.config.pre_norms else x
-
-    def _added(self, x: Value, more: Value, norm: str, name: str) -> Value:
-        """The residual with what a half of a layer made."""
-        if self.config.post_norms:
-            more = self._norm(more, f"{norm}.weight", norm)
-        more = self._scaled(more, self.config.residual_scale, f"{name}_scaled")
-        return self.b.add(x, more, name=name)
-
-    def _scaled(self, x: Value, factor: float, name: str) -> Value:
-        return x if factor == 1.0 else self.b.scale(x, factor=factor, name=name)
-
-
-GATED = {"silu": "swiglu", "gelu": "geglu"}
-"""Activation -> what the feed-forward of a gate and an `up` is called with it."""

@@ -48,11 +48,14 @@ WINDOW = "attention.sliding_window"
 ORIGINAL = "rope.scaling.original_context_length"
 
 
-def read(keys: Hyperparameters, reads: Sequence[str] = (), **traits: Any) -> DecoderConfig:
+def read(
+    keys: Hyperparameters, reads: Sequence[str] = (), *, packs_gate: bool = False, **traits: Any
+) -> DecoderConfig:
     """Read and cross-check the metadata. Raises FusecError naming the key at fault.
 
     `traits`: fields of the config that the architecture sets; `reads`: keys of `NEUTRAL` that it
-    reads itself, so that they may have any value.
+    reads itself, so that they may have any value. `packs_gate`: its files have gate and up in one
+    matrix, unless they have been taken apart.
     """
     file = keys.file
     layers = keys.count("block_count")
@@ -82,7 +85,7 @@ def read(keys: Hyperparameters, reads: Sequence[str] = (), **traits: Any) -> Dec
         "tied": "output.weight" not in file.tensors,
         "scaled": _beside(file, "scale"),
         "biased": _beside(file, "bias"),
-        "packed": frozenset({"attn_qkv"} if "blk.0.attn_qkv.weight" in file.tensors else ()),
+        "packed": frozenset(_packed(file, packs_gate)),
         "window": window if window < context else 0,  # else it hides nothing
         "architecture": file.architecture,
     }
@@ -110,6 +113,14 @@ def _beside(file: GGUFFile, what: str) -> frozenset[str]:
     """Matrices with a `scale` (as NVFP4 files have) or a `bias` beside them, without `.weight`."""
     stems = {name.removesuffix(".weight") for name, t in file.tensors.items() if len(t.shape) == 2}
     return frozenset(s for s in stems - {"token_embd"} if f"{s}.{what}" in file.tensors)
+
+
+def _packed(file: GGUFFile, packs_gate: bool) -> Iterator[str]:
+    """Matrices of a layer that are several in one."""
+    if "blk.0.attn_qkv.weight" in file.tensors:
+        yield "attn_qkv"
+    if packs_gate and "blk.0.ffn_gate.weight" not in file.tensors:
+        yield "ffn_up"
 
 
 def _parts(stems: Iterable[str], config: DecoderConfig) -> Iterator[str]:

@@ -15,7 +15,8 @@ from fusec.cli.synth import PRESETS as NAMED
 from fusec.errors import FusecError
 from fusec.models import ARCHITECTURES
 from fusec.models.architectures import gemma, llama, olmo, phi, qwen
-from fusec.models.decoder import DecoderConfig, Yarn, decode_graph
+from fusec.models.decoder import DecoderConfig, Yarn
+from fusec.models.decoder_graph import decode_graph
 from fusec.models.gguf_file import open_gguf
 from fusec.models.model import Model
 from fusec.models.presets import PRESETS

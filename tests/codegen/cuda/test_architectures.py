@@ -9,7 +9,8 @@ import pytest
 
 from fusec import driver
 from fusec.codegen.cuda.build import compile_many
-from fusec.models.decoder import DecoderConfig, decode_graph
+from fusec.models.decoder import DecoderConfig
+from fusec.models.decoder_graph import decode_graph
 from fusec.models.presets import PRESETS
 from fusec.models.quant_mix import Mix
 from tests.codegen.cuda.kernels import needs_compiler

@@ -15,7 +15,8 @@ from fusec.codegen.cuda.emit import emit
 from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.ir import Builder
 from fusec.ir.plan import Choice
-from fusec.models.decoder import DecoderConfig, decode_graph
+from fusec.models.decoder import DecoderConfig
+from fusec.models.decoder_graph import decode_graph
 from fusec.models.quant_mix import Mix
 from fusec.models.synth import PRESETS
 from fusec.passes.pipeline import LEVELS

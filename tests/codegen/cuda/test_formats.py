@@ -12,7 +12,7 @@ from fusec.codegen.cuda.build import compile_many
 from fusec.codegen.cuda.emit import emit
 from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.ir import Builder, Graph
-from fusec.models.decoder import decode_graph
+from fusec.models.decoder_graph import decode_graph
 from fusec.models.synth import PRESETS
 from fusec.passes.lower import lower
 from fusec.passes.pipeline import passes_of, run_passes
