@@ -203,6 +203,8 @@ def _check(keys: Hyperparameters, config: DecoderConfig) -> None:
         )
     elif config.yarn and (config.rope_factors or config.window):
         problem = "YaRN beside windows, or beside rope_freqs.weight, is not supported"
+    elif config.window_base and (config.yarn or config.original or config.rope_factors):
+        problem = "factors of RoPE beside layers that have a base of their own are not supported"
     elif config.yarn and not config.rope_base > 1:
         problem = f"{keys.key('rope.freq_base')} is {config.rope_base}, expected above 1 for YaRN"
     elif keys.count("expert_count", 0, least=0):

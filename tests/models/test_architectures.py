@@ -144,6 +144,19 @@ def test_yarn_leaves_quick_pairs_alone_and_scales_slow_ones() -> None:
     assert Yarn(4.0, 32768).magnitude == pytest.approx(1.1386294)
 
 
+@pytest.mark.parametrize("kind", ["yarn", "longrope"])
+def test_factors_of_rope_are_refused_where_window_layers_have_a_base_of_their_own(
+    kind: str, tmp_path: Path
+) -> None:
+    """Though no window is shorter than the context: those layers would be given the factors too."""
+    config = replace(config_of("gemma3"), window=0)
+    plain = synthesize(config, tmp_path / "plain.gguf", "F32")
+    scaling = {"gemma3.rope.scaling.type": kind, "gemma3.rope.scaling.factor": 4.0}
+    keys = {"general.architecture": "gemma3", **scaling}
+    with pytest.raises(FusecError, match="factors of RoPE beside layers that have a base of their"):
+        Model.open(edited(plain, tmp_path / "model.gguf", keys))
+
+
 def test_longrope_has_factors_for_short_and_for_long_contexts() -> None:
     config = replace(config_of("phi3"), original=32)
     names = {"rope_factors_short.weight", "rope_factors_long.weight"}
