@@ -8,8 +8,9 @@ from typing import Any
 
 from fusec.errors import FusecError
 from fusec.ir import Graph
-from fusec.models import decoder, decoder_graph
 from fusec.models.architectures import CONFIGS
+from fusec.models.decoder import check_tensors, weights_of
+from fusec.models.decoder_graph import decode_graph
 from fusec.models.gguf_file import GGUFFile, open_gguf
 from fusec.models.hyperparameters import Hyperparameters
 
@@ -24,11 +25,9 @@ class Architecture:
     """
 
     config_of: Callable[[Hyperparameters], Any]
-    weights_of: Callable[[GGUFFile, Any], GGUFFile] = decoder.weights_of
-    check_tensors: Callable[[GGUFFile, Any], None] = decoder.check_tensors
-    decode_graph: Callable[[Any, Mapping[str, str], int, int, str], Graph] = (
-        decoder_graph.decode_graph
-    )
+    weights_of: Callable[[GGUFFile, Any], GGUFFile] = weights_of
+    check_tensors: Callable[[GGUFFile, Any], None] = check_tensors
+    decode_graph: Callable[[Any, Mapping[str, str], int, int, str], Graph] = decode_graph
 
     def read_config(self, file: GGUFFile) -> Any:
         """The hyperparameters in the metadata.

@@ -198,12 +198,10 @@ class Engine(Closing):
         most = self.prefill.plan.tokens
         if width is None:
             return most
-        try:
-            width = operator.index(width)
-        except TypeError as error:
-            raise FusecError(f"expected a width from 1 to {most}: {error}") from None
-        if not 1 <= width <= most:
-            raise FusecError(f"expected a width from 1 to {most}, found {width}")
+        wanted = f"a width from 1 to {most}"
+        width = _whole(width, wanted, 1)
+        if width > most:
+            raise FusecError(f"expected {wanted}, found {width}")
         return width
 
     def check(self, ids: Sequence[int]) -> list[int]:
@@ -261,15 +259,21 @@ def new_tokens(prompt: int, wanted: int | None, context: int) -> int:
     room = context - prompt + 1  # the last new token is never fed back
     if wanted is None:
         return room
-    try:
-        wanted = operator.index(wanted)
-    except TypeError as error:
-        raise FusecError(f"expected a number of new tokens from 0 to {room}: {error}") from None
-    if wanted < 0:
-        raise FusecError(f"expected a number of new tokens from 0 to {room}, found {wanted}")
+    wanted = _whole(wanted, f"a number of new tokens from 0 to {room}", 0)
     if wanted > room:
         raise FusecError(
             f"{prompt} prompt tokens and {wanted} new ones do not fit a context of {context}: "
             f"ask for at most {room} new tokens or a larger context"
         )
     return wanted
+
+
+def _whole(value: int, wanted: str, least: int) -> int:
+    """A whole number of at least so much. Raises FusecError that says what was `wanted`."""
+    try:
+        value = operator.index(value)
+    except TypeError as error:
+        raise FusecError(f"expected {wanted}: {error}") from None
+    if value < least:
+        raise FusecError(f"expected {wanted}, found {value}")
+    return value

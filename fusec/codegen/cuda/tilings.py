@@ -1,7 +1,7 @@
 """How products of many rows are shared out to thread blocks: the tiles, and which to take when.
 
 A launch takes as long as the SM with the most tiles. So where tiles are few, their size is chosen
-such that every SM has as many: with 144 tiles on 132 SMs, most would wait half of the time.
+such that every SM has as many: with a few tiles more than SMs, most would wait half of the time.
 """
 
 from __future__ import annotations
