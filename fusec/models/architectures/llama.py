@@ -1,6 +1,6 @@
 """`llama` and what differs from it by a word: `ernie4_5` and `smollm3`.
 
-Llama 1 to 3, Mistral 7B, SmolLM2, TinyStories models and many others are `llama`.
+Llama 1 to 3, SmolLM2, TinyStories models and many others are `llama`.
 GGUF stores the query and key rows of these permuted so that RoPE turns adjacent pairs of elements.
 """
 
