@@ -7,6 +7,7 @@ statement of the kernel for one row written once for each (see `interleave`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from fusec.codegen.cuda.attention_rows import fits
@@ -50,21 +51,21 @@ def for_fewer(plan: LaunchPlan, sms: int) -> tuple[LaunchPlan, ...]:
     There are some for powers of two, each up to which kernels' blocks take the same.
     """
     found = [plan]
+    regions = [parse(kernel.region) for kernel in plan.kernels]
     least = SLIM if plan.tokens >= MANY else 2
     powers = (1 << n for n in reversed(range(plan.tokens.bit_length())))
     for tokens in (t for t in powers if least <= t < plan.tokens):
-        fewer = _for(plan, tokens, sms)
+        fewer = _for(plan, regions, tokens, sms)
         if {k.name for k in fewer.kernels} != {k.name for k in found[-1].kernels}:
             found.append(fewer)
     return tuple(reversed(found))
 
 
-def _for(plan: LaunchPlan, tokens: int, sms: int) -> LaunchPlan:
-    """The plan for so many tokens."""
+def _for(plan: LaunchPlan, regions: Sequence[Graph], tokens: int, sms: int) -> LaunchPlan:
+    """The plan for so many tokens. `regions`: what its kernels compute."""
     names = {}
     kernels = list(plan.kernels)
-    for i, kernel in enumerate(plan.kernels):
-        region = parse(kernel.region)
+    for i, (kernel, region) in enumerate(zip(plan.kernels, regions, strict=True)):
         if any(map(is_fixed, region.nodes)):
             rows = tile_rows(region, tokens, sms)
         else:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fusec.codegen.cuda.shape import WARP
 from fusec.ir.graph import Graph
 from fusec.ir.op_matvec import is_fixed
-
-WARP = 32
 
 
 @dataclass(frozen=True)
