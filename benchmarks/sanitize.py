@@ -32,10 +32,11 @@ EXCHANGES = "smollm2-135m"  # the shape whose blocks of attention exchange
 HIGHEST = 3
 SPAN = 256  # positions
 CONTEXT = 704
+WIDTHS = (2, 8, 16, 512)  # rows of a step
 
 
-def decode(model: Path, level: int, far: bool) -> None:
-    """What is checked: graphs of the prompt, of greedy and of sampled tokens, and single steps."""
+def decode(model: Path, level: int, far: bool, wide: bool) -> None:
+    """What is checked: graphs of the prompt and of tokens, single steps, and steps of rows."""
     engine = load(model, "native", level, context=CONTEXT)
     greedy = list(engine.generate([1, 2, 3, 4], 4))
     sampled = list(engine.generate([1, 2, 3, 4], 4, Sampling(temperature=1.0)))
@@ -43,6 +44,8 @@ def decode(model: Path, level: int, far: bool) -> None:
         engine.position = SPAN - 2  # the rows in front are zeros
         for token in (5, 6, 7, 8):
             engine.step(token)
+    for width in WIDTHS if wide else WIDTHS[:-1]:
+        engine.logits([1 + i % 500 for i in range(width)])
     engine.close()
     print(f"-O{level}: {greedy} {sampled}", flush=True)
 
@@ -73,7 +76,7 @@ def main() -> None:
     levels = [int(level) for level in options.levels.split(",")]
     if options.model:
         for level in levels:
-            decode(options.model, level, far=not options.near)
+            decode(options.model, level, not options.near, not options.near)
         return
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(cores()) as pool:
         runs = []
@@ -82,7 +85,7 @@ def main() -> None:
             model = synthesize(shape, Path(folder) / f"{preset}.gguf")
             runs += [(model, level) for level in given]
         for model, level in runs:  # kernels compiled before the tools slow everything down
-            decode(model, level, far=True)
+            decode(model, level, far=True, wide=True)
         tools = options.tools.split(",")
         clean = list(pool.map(lambda run: check(*run), [(t, *run) for t in tools for run in runs]))
     print("clean" if all(clean) else f"{clean.count(False)} of {len(clean)} found something")
