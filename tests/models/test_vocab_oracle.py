@@ -1,34 +1,42 @@
 """llama.cpp's own vocabularies, with the ids that it expects for some fifty texts each.
 
-They are in its repository and in the source distribution of llama-cpp-python, in llama.cpp's folder
-`models`: ggml-vocab-*.gguf with texts in .inp and ids in .out. FUSEC_LLAMA_VOCABS names the folder;
-without it these tests are skipped.
+They are in the source distribution of llama-cpp-python, in llama.cpp's folder `models`:
+ggml-vocab-*.gguf with texts in .inp and ids in .out.
 """
 
-import os
 from pathlib import Path
 
 import pytest
 
+from fusec.errors import FusecError
 from fusec.models.gguf_file import open_gguf
 from fusec.models.tokenizer import Tokenizer
-from fusec.models.tokenizer.tokenizer import KINDS
+from tests.package_index import from_source
 
-FOLDER = Path(os.environ.get("FUSEC_LLAMA_VOCABS") or "none")
-FILES = sorted(FOLDER.glob("ggml-vocab-*.gguf"))
+NAMES = (
+    *("command-r", "deepseek-coder", "deepseek-llm", "falcon", "gemma-4", "gpt-2", "llama-bpe"),
+    *("llama-spm", "mpt", "phi-3", "qwen2", "qwen35", "refact", "starcoder"),
+)
 
-pytestmark = pytest.mark.skipif(not FILES, reason="FUSEC_LLAMA_VOCABS names no vocabularies")
+pytestmark = pytest.mark.xdist_group("llama.cpp's vocabularies")  # one process fetches them
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem.removeprefix("ggml-vocab-"))
-def test_the_ids_are_llama_cpps(path: Path) -> None:
-    file = open_gguf(path)
-    if file.get("tokenizer.ggml.model", str) not in KINDS:
-        pytest.skip("a vocabulary of another kind")
-    tokenizer = Tokenizer.from_gguf(file)
+@pytest.fixture(scope="module")
+def vocabularies() -> Path:
+    """Their folder."""
+    return from_source(
+        "llama-cpp-python==0.3.36",
+        "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e",
+        "*/vendor/llama.cpp/models/ggml-vocab-*",
+        "llama.cpp-0.3.36-vocabularies",
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_ids_are_llama_cpps(name: str, vocabularies: Path) -> None:
+    path = vocabularies / f"ggml-vocab-{name}.gguf"
+    tokenizer = Tokenizer.from_gguf(open_gguf(path))
     given, wanted = (path.with_name(f"{path.name}.{end}") for end in ("inp", "out"))
-    if not given.exists():
-        pytest.skip("a vocabulary without texts")
     texts = given.read_bytes().decode().split("\n__ggml_vocab_test__\n")
     lines = wanted.read_text().splitlines()
     assert len(texts) >= len(lines) > 40
@@ -36,3 +44,17 @@ def test_the_ids_are_llama_cpps(path: Path) -> None:
         ids = [int(word) for word in line.split()]
         assert tokenizer.encode(text, bos=False, special=False) == ids, repr(text)
         assert tokenizer.decode(ids, skip_special=False) == text
+
+
+def test_no_vocabulary_with_expected_ids_is_left_out(vocabularies: Path) -> None:
+    found = {p.name.split(".")[0].removeprefix("ggml-vocab-") for p in vocabularies.glob("*.out")}
+    assert found == {*NAMES, "bert-bge"}
+
+
+@pytest.mark.parametrize(("name", "kind"), [("bert-bge", "bert"), ("nomic-bert-moe", "t5")])
+def test_vocabularies_of_models_that_do_not_write_are_refused(
+    name: str, kind: str, vocabularies: Path
+) -> None:
+    path = vocabularies / f"ggml-vocab-{name}.gguf"
+    with pytest.raises(FusecError, match=rf"{name}.gguf: tokenizer model '{kind}' is not suppor"):
+        Tokenizer.from_gguf(open_gguf(path))
