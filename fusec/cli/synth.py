@@ -10,15 +10,15 @@ import typer
 from fusec.cli.console import out, progress
 
 PRESETS = (
-    "smollm2-135m, smollm2-360m, smollm2-1.7b, llama3.2-1b, qwen2.5-0.5b, qwen3-0.6b, gemma3-270m "
-    "or tiny."
+    "smollm2-135m, smollm2-360m, smollm2-1.7b, llama3.2-1b, qwen2.5-0.5b, qwen3-0.6b, qwen3-8b, "
+    "gemma3-270m, gemma3-1b or tiny."
 )
 
 
 def synth(
     preset: Annotated[
         str,
-        typer.Argument(metavar="PRESET", help=PRESETS),
+        typer.Argument(metavar="PRESET", help=f"{PRESETS} Or an architecture, for a small one."),
     ],
     output: Annotated[Path, typer.Option("-o", metavar="FILE", help="The GGUF file to write.")],
     quant: Annotated[

@@ -38,6 +38,22 @@ def _biases(layers: int) -> frozenset[str]:
     return frozenset(f"blk.{layer}.attn_{part}" for layer in range(layers) for part in "qkv")
 
 
+def _qwen3(
+    layers: int, width: int, ffn: int, heads: tuple[int, int], **other: Any
+) -> DecoderConfig:
+    given = {"vocab": 151936, "context": 40960, "norm_eps": 1e-6, "rope_base": 1e6, **qwen.QWEN3}
+    given |= {"architecture": "qwen3", "head_dim": 128, **other}
+    return _preset(layers, width, ffn, heads, **given)
+
+
+def _gemma3(layers: int, width: int, ffn: int) -> DecoderConfig:
+    """One with a window of 512 tokens in five layers of six."""
+    given = {"vocab": 262144, "context": 32768, "norm_eps": 1e-6, "rope_base": 1e6, **gemma.GEMMA3}
+    given |= {"architecture": "gemma3", "head_dim": 256, "embedding_scale": width**0.5}
+    given |= {"window_pattern": gemma.PATTERN, "window_base": gemma.WINDOW_BASE}
+    return _preset(layers, width, ffn, (4, 1), window=512, **given)
+
+
 # In `tiny` rows of 96 are not whole blocks of 256 and rows of 256 are, and eight layers are the
 # fewest of which llama.cpp's rules raise one: its IQ4_XS mix holds every type of the large ones.
 PRESETS = {
@@ -57,29 +73,9 @@ PRESETS = {
         biased=_biases(24),
         **qwen.QWEN2,
     ),
-    "qwen3-0.6b": _preset(
-        *(28, 1024, 3072, (16, 8)),
-        head_dim=128,
-        vocab=151936,
-        context=40960,
-        norm_eps=1e-6,
-        rope_base=1e6,
-        architecture="qwen3",
-        **qwen.QWEN3,
-    ),
-    "gemma3-270m": _preset(
-        *(18, 640, 2048, (4, 1)),
-        head_dim=256,
-        vocab=262144,
-        context=32768,
-        norm_eps=1e-6,
-        rope_base=1e6,
-        architecture="gemma3",
-        embedding_scale=640**0.5,
-        window=512,
-        window_pattern=gemma.PATTERN,
-        window_base=gemma.WINDOW_BASE,
-        **gemma.GEMMA3,
-    ),
+    "qwen3-0.6b": _qwen3(28, 1024, 3072, (16, 8)),
+    "qwen3-8b": _qwen3(36, 4096, 12288, (32, 8), tied=False),
+    "gemma3-270m": _gemma3(18, 640, 2048),
+    "gemma3-1b": _gemma3(26, 1152, 6912),
     "tiny": _preset(8, 96, 256, (6, 2), vocab=512, context=512, rope_base=10000.0),
 }

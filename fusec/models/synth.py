@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from gguf import GGML_QUANT_VERSION, GGUFWriter
 
 from fusec.cores import cores
 from fusec.errors import FusecError
-from fusec.models.decoder import DecoderConfig
+from fusec.models import small
+from fusec.models.decoder import IN_A_LAYER, DecoderConfig
 from fusec.models.encode_tables import NVFP4_MAX
 from fusec.models.gguf_write import Planned, Progress, gguf_file, write_tensors
 from fusec.models.presets import PRESETS
@@ -44,10 +47,11 @@ def synthesize(
 ) -> Path:
     """Write a model of random weights to `path` and return it.
 
-    `preset` is a name in PRESETS or a shape of your own. `tokenizer` is a tokenizer.json or a GGUF
-    file to take the vocabulary from; without one it is byte-level. A vocabulary smaller than the
-    model's is padded, and a larger one enlarges the model. `context` replaces the trained context.
-    Nothing is left behind if writing fails. Raises FusecError for unknown names and unusable paths.
+    `preset` is a name in PRESETS, that of an architecture, which stands for the small model of it
+    in `models/small.py`, or a shape of your own. `tokenizer` is a tokenizer.json or a GGUF file to
+    take the vocabulary from; without one it is byte-level. A vocabulary smaller than the model's is
+    padded, and a larger one enlarges the model. `context` replaces the trained context. Nothing is
+    left behind if writing fails. Raises FusecError for unknown names and unusable paths.
     """
     name = preset if isinstance(preset, str) else "custom"
     config = _known(preset) if isinstance(preset, str) else preset
@@ -59,6 +63,8 @@ def synthesize(
     vocabulary = read_vocabulary(Path(tokenizer)) if tokenizer else byte_vocabulary(config.vocab)
     vocabulary = padded(vocabulary, config.vocab)
     config = replace(config, vocab=len(vocabulary["tokenizer.ggml.tokens"]))
+    if mix.name == "NVFP4":  # whose factors are of whole matrices
+        config = replace(config, packed=frozenset())
     path = Path(path)
     with gguf_file(path, config.architecture) as (writer, part):
         _add_metadata(writer, f"{name} synthetic {mix.name} seed {seed}", config, mix)
@@ -68,10 +74,15 @@ def synthesize(
     return path
 
 
-def _known(preset: str) -> DecoderConfig:
-    if preset not in PRESETS:
-        raise FusecError(f"unknown preset '{preset}', known: {', '.join(PRESETS)}")
-    return PRESETS[preset]
+def _known(name: str) -> DecoderConfig:
+    if name in PRESETS:
+        return PRESETS[name]
+    if name in small.TRAITS:
+        return small.config_of(name)
+    raise FusecError(
+        f"unknown preset '{name}', known: {', '.join(PRESETS)}, "
+        f"and small models of {', '.join(small.TRAITS)}"
+    )
 
 
 def _add_metadata(writer: GGUFWriter, name: str, config: DecoderConfig, mix: Mix) -> None:
@@ -114,14 +125,34 @@ def _add_vocabulary(writer: GGUFWriter, vocabulary: Vocabulary) -> None:
 
 
 def _tensors(config: DecoderConfig, mix: Mix, seed: int) -> Iterator[Planned]:
+    """Every tensor of the file. A packed one has the rows that its parts have by themselves."""
+    parts: dict[str, list[tuple[str, tuple[int, ...]]]] = defaultdict(list)
     for name, shape in config.tensor_shapes():
-        dtype = mix.dtype(name, shape)
-        factor = mix.factor(dtype, _spread(name, shape, config.layers) * FARTHEST)
-        make = partial(_weights, name, shape, dtype, config.layers, seed, factor)
-        yield Planned(name, dtype, shape, make)
+        parts[_place(name, config)].append((name, shape))
+    for place, found in parts.items():
+        (_, shape), *_ = found
+        shape = (sum(rows for _, (rows, *_) in found), *shape[1:])
+        dtype = mix.dtype(place, shape)
+        factor = mix.factor(dtype, _spread(place, shape, config.layers) * FARTHEST)
+        make = partial(_joined, found, dtype, config.layers, seed, factor)
+        yield Planned(place, dtype, shape, make)
         if factor is not None:
             stored = np.array([factor], np.float32).view(np.uint8)
-            yield Planned(factor_name(name), "f32", (1,), partial(np.copy, stored))
+            yield Planned(factor_name(place), "f32", (1,), partial(np.copy, stored))
+
+
+def _place(tensor: str, config: DecoderConfig) -> str:
+    """The tensor of the file that holds one of the graph's."""
+    found = IN_A_LAYER.fullmatch(tensor)
+    for packed in config.packed if found else ():
+        if found and found["name"] in dict(config.parts_of(packed)):
+            return f"{found['layer']}.{packed}.{found['kind']}"
+    return tensor
+
+
+def _joined(parts: Sequence[tuple[str, tuple[int, ...]]], *given: Any) -> Bytes:
+    """The encoded rows of tensors, one below the other."""
+    return np.concatenate([_weights(name, shape, *given) for name, shape in parts])
 
 
 def _spread(name: str, shape: tuple[int, ...], layers: int) -> float:

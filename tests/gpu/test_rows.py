@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from fusec import driver
+from fusec.models.small import config_of
 from fusec.models.synth import PRESETS, synthesize
-from tests.models.test_architectures import config_of
 
 pytestmark = pytest.mark.gpu
 

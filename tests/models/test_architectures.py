@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,48 +12,16 @@ from fusec import driver
 from fusec.cli.synth import PRESETS as NAMED
 from fusec.errors import FusecError
 from fusec.models import ARCHITECTURES
-from fusec.models.architectures import gemma, llama, olmo, phi, qwen
-from fusec.models.decoder import DecoderConfig, Yarn
+from fusec.models.decoder import Yarn
 from fusec.models.decoder_graph import decode_graph
 from fusec.models.gguf_file import open_gguf
 from fusec.models.model import Model
 from fusec.models.presets import PRESETS
 from fusec.models.requantize import requantize
+from fusec.models.small import TRAITS, config_of
 from fusec.models.synth import synthesize
 from fusec.verifier import reference_logits
 from tests.gguf_edit import edited
-
-LAYERS = 3
-BIASED = frozenset(f"blk.{n}.attn_{part}" for n in range(LAYERS) for part in "qkv")
-TRAITS: dict[str, dict[str, Any]] = {
-    "llama": {
-        "biased": frozenset({"blk.1.ffn_down", "blk.2.attn_output", "output"}),
-        "tied": False,
-    },
-    "ernie4_5": {},
-    "smollm3": {"layers": 4, **llama.SMOLLM3},
-    "qwen2": {"biased": BIASED, **qwen.QWEN2},
-    "qwen3": {"head_dim": 32, "rope_dims": 32, **qwen.QWEN3},
-    "gemma": {"embedding_scale": 96**0.5, **gemma.GEMMA},
-    "gemma3": {
-        **{"embedding_scale": 96**0.5, "window": 24, "window_pattern": gemma.PATTERN},
-        **{"window_base": gemma.WINDOW_BASE, "layers": 7, "rope_base": 1e6},
-        **gemma.GEMMA3,
-    },
-    "granite": {
-        **{"embedding_scale": 12.0, "residual_scale": 0.25, "logit_scale": 0.125},
-        "attention_scale": 0.0625,
-    },
-    "olmo2": {**olmo.OLMO2},
-    "exaone4": {"rope_factors": True, **olmo.EXAONE4},
-    "phi3": {**phi.PHI3},
-    "glm4": {"biased": BIASED, "rope_dims": 8, **phi.GLM4},
-}
-
-
-def config_of(architecture: str) -> DecoderConfig:
-    given = {"layers": LAYERS, "vocab": 320, "context": 64, "architecture": architecture}
-    return replace(PRESETS["tiny"], **(given | TRAITS[architecture]))
 
 
 def test_there_is_a_model_of_each() -> None:
@@ -67,7 +33,7 @@ def test_a_model_is_read_as_it_was_written_and_agrees_with_the_reference(
     architecture: str, tmp_path: Path
 ) -> None:
     config = config_of(architecture)
-    path = synthesize(config, tmp_path / "model.gguf", "F32")
+    path = synthesize(architecture, tmp_path / "model.gguf", "F32")
     model = Model.open(path)
     rounded = {  # f32 in the file
         name: pytest.approx(getattr(config, name), rel=1e-6)
@@ -81,40 +47,23 @@ def test_a_model_is_read_as_it_was_written_and_agrees_with_the_reference(
     assert np.linalg.norm(found - wanted) < 1e-5 * np.linalg.norm(wanted)
 
 
-PARTS = {"attn_qkv": ("attn_q", "attn_k", "attn_v"), "ffn_up": ("ffn_gate", "ffn_up")}
-
-
-def packed(plain: Path, path: Path, names: list[str], layers: int = LAYERS) -> Path:
-    """The same model with queries, keys and values in one matrix, or gate and up."""
-    file = open_gguf(plain)
-    changes: dict[str, np.ndarray | None] = {}
-    for layer in range(layers):
-        for name, kind in product(names, ("weight", "bias")):
-            parts = [f"blk.{layer}.{part}.{kind}" for part in PARTS[name]]
-            if parts[0] in file.tensors:
-                found = [file.tensors[part] for part in parts]
-                rows = [t.data.view(np.float32).reshape(t.shape) for t in found]
-                changes |= dict.fromkeys(parts)
-                changes[f"blk.{layer}.{name}.{kind}"] = np.concatenate(rows)
-    return edited(plain, path, {"general.architecture": file.architecture}, changes)
-
-
 @pytest.mark.parametrize(
-    ("architecture", "names"),
-    [("llama", ["attn_qkv"]), ("qwen2", ["attn_qkv"]), ("phi3", ["attn_qkv", "ffn_up"])],
+    ("architecture", "packed"),
+    [("llama", {"attn_qkv"}), ("qwen2", {"attn_qkv"}), ("phi3", {"attn_qkv", "ffn_up"})],
 )
-def test_packed_matrices_are_taken_apart(architecture: str, names: list[str], tmp_path) -> None:
-    plain = synthesize(config_of(architecture), tmp_path / "plain.gguf", "F32")
-    whole = packed(plain, tmp_path / "packed.gguf", names)
+def test_packed_matrices_are_taken_apart(architecture: str, packed: set[str], tmp_path) -> None:
+    apart = replace(config_of(architecture), packed=frozenset())
+    plain = synthesize(apart, tmp_path / "plain.gguf", "F32")
+    config = replace(apart, packed=frozenset(packed))
+    whole = synthesize(config, tmp_path / "packed.gguf", "F32")
     assert "blk.0.attn_q.weight" not in open_gguf(whole).tensors
+    assert Model.open(whole).config.packed == packed
     with driver.load(plain, "cpu", context=24) as one, driver.load(whole, "cpu", context=24) as two:
         assert one.logits([1, 5, 9]).tobytes() == two.logits([1, 5, 9]).tobytes()
 
 
 def test_a_packed_model_stays_packed_when_it_is_quantised(tmp_path: Path) -> None:
-    config = replace(config_of("phi3"), layers=1)
-    plain = synthesize(config, tmp_path / "plain.gguf", "F32")
-    whole = packed(plain, tmp_path / "packed.gguf", ["attn_qkv", "ffn_up"], layers=1)
+    whole = synthesize(replace(config_of("phi3"), layers=1), tmp_path / "packed.gguf", "F32")
     small = requantize(whole, tmp_path / "small.gguf", "Q8_0")
     assert open_gguf(small).tensors.keys() == open_gguf(whole).tensors.keys()
     assert Model.open(small).tensors["blk.0.ffn_gate.weight"].dtype == "q8_0"
@@ -123,10 +72,15 @@ def test_a_packed_model_stays_packed_when_it_is_quantised(tmp_path: Path) -> Non
         assert np.linalg.norm(two.logits([1, 5, 9]) - wanted) < 0.02 * np.linalg.norm(wanted)
 
 
+def test_no_matrices_are_packed_where_each_has_a_factor(tmp_path: Path) -> None:
+    config = replace(config_of("phi3"), layers=1, width=128, heads=8)
+    model = Model.open(synthesize(config, tmp_path / "model.gguf", "NVFP4"))
+    assert not model.config.packed and "blk.0.attn_k" in model.config.scaled
+
+
 def test_a_packed_matrix_of_other_rows_is_refused(tmp_path: Path) -> None:
-    config = replace(config_of("phi3"), layers=1)
-    plain = synthesize(config, tmp_path / "plain.gguf", "F32")
-    wrong = {"blk.0.ffn_gate.weight": None, "blk.0.ffn_up.weight": np.zeros((300, 96), np.float32)}
+    plain = synthesize(replace(config_of("phi3"), layers=1), tmp_path / "plain.gguf", "F32")
+    wrong = {"blk.0.ffn_up.weight": np.zeros((300, 96), np.float32)}
     keys = {"general.architecture": "phi3"}
     path = edited(plain, tmp_path / "wrong.gguf", keys, wrong)
     message = r"'blk.0.ffn_up.weight' should have 512 rows, of ffn_gate, ffn_up, found 300"

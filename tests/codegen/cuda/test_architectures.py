@@ -13,9 +13,9 @@ from fusec.models.decoder import DecoderConfig
 from fusec.models.decoder_graph import decode_graph
 from fusec.models.presets import PRESETS
 from fusec.models.quant_mix import Mix
+from fusec.models.small import config_of
 from tests.codegen.cuda.kernels import needs_compiler
 from tests.codegen.cuda.twin_session import TwinSession, random_weights, reference
-from tests.models.test_architectures import config_of
 from tests.targets import HOPPER
 
 SIZES = {"layers": 1, "width": 64, "ffn_width": 96, "heads": 4, "kv_heads": 2, "head_dim": 32}

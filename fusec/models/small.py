@@ -1,0 +1,55 @@
+"""A small model of every architecture, for `fusec synth ARCH` and for tests.
+
+Each has what its architecture does that others do not, within some tokens: a new architecture is a
+line here. Rows are no whole blocks of 256, but for `ffn_down`'s.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from fusec.models.architectures import gemma, llama, olmo, phi, qwen
+from fusec.models.decoder import DecoderConfig
+from fusec.models.presets import PRESETS
+
+LAYERS = 3
+SIZES = {"layers": LAYERS, "vocab": 320, "context": 64}
+
+
+def matrices(*names: str) -> frozenset[str]:
+    """Those of all layers, as `biased` wants them."""
+    return frozenset(f"blk.{layer}.{name}" for layer in range(LAYERS) for name in names)
+
+
+QKV = matrices("attn_q", "attn_k", "attn_v")
+ROOT = 96**0.5  # of the width
+SCALES = {"embedding_scale": 12.0, "residual_scale": 0.25, "logit_scale": 0.125}
+
+TRAITS: dict[str, dict[str, Any]] = {
+    "llama": {
+        "biased": frozenset({"blk.1.ffn_down", "blk.2.attn_output", "output"}),
+        "tied": False,
+    },
+    "ernie4_5": {},
+    "smollm3": {"layers": 4, **llama.SMOLLM3},
+    "qwen2": {"biased": QKV, **qwen.QWEN2},
+    "qwen3": {"head_dim": 32, "rope_dims": 32, **qwen.QWEN3},
+    "gemma": {"embedding_scale": ROOT, **gemma.GEMMA},
+    "gemma3": {
+        **{"embedding_scale": ROOT, "window": 24, "window_pattern": gemma.PATTERN},
+        **{"window_base": gemma.WINDOW_BASE, "layers": 7, "rope_base": 1e6},
+        **gemma.GEMMA3,
+    },
+    "granite": {"attention_scale": 0.0625, **SCALES},
+    "olmo2": {"tied": False, **olmo.OLMO2},
+    "exaone4": {"rope_factors": True, **olmo.EXAONE4},
+    "phi3": {"packed": frozenset({"attn_qkv", "ffn_up"}), **phi.PHI3},
+    "glm4": {"packed": frozenset({"ffn_up"}), "biased": QKV, "rope_dims": 8, **phi.GLM4},
+}
+
+
+def config_of(architecture: str) -> DecoderConfig:
+    """The small model of an architecture."""
+    given = SIZES | {"architecture": architecture} | TRAITS[architecture]
+    return replace(PRESETS["tiny"], **given)
