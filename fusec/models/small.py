@@ -1,7 +1,7 @@
 """A small model of every architecture, for `fusec synth ARCH` and for tests.
 
-Each has what its architecture does that others do not, within some tokens: a new architecture is a
-line here. Rows are no whole blocks of 256, but for `ffn_down`'s.
+Each has what its architecture does that others do not, and llama.cpp loads it: a new architecture
+is a line here. `tests/golden/make_logits.py` writes what llama.cpp makes of it.
 """
 
 from __future__ import annotations
@@ -27,13 +27,10 @@ ROOT = 96**0.5  # of the width
 SCALES = {"embedding_scale": 12.0, "residual_scale": 0.25, "logit_scale": 0.125}
 
 TRAITS: dict[str, dict[str, Any]] = {
-    "llama": {
-        "biased": frozenset({"blk.1.ffn_down", "blk.2.attn_output", "output"}),
-        "tied": False,
-    },
+    "llama": {"biased": frozenset({"blk.1.ffn_down", "blk.2.attn_output"}), "tied": False},
     "ernie4_5": {},
     "smollm3": {"layers": 4, **llama.SMOLLM3},
-    "qwen2": {"biased": QKV, **qwen.QWEN2},
+    "qwen2": {"biased": QKV | {"output"}, "tied": False, **qwen.QWEN2},
     "qwen3": {"head_dim": 32, "rope_dims": 32, **qwen.QWEN3},
     "gemma": {"embedding_scale": ROOT, **gemma.GEMMA},
     "gemma3": {

@@ -53,7 +53,8 @@ def synthesize(
     padded, and a larger one enlarges the model. `context` replaces the trained context. Nothing is
     left behind if writing fails. Raises FusecError for unknown names and unusable paths.
     """
-    name = preset if isinstance(preset, str) else "custom"
+    # No name of an architecture: "phi3" in it changes how vocabularies are read.
+    name = preset if isinstance(preset, str) and preset in PRESETS else "custom"
     config = _known(preset) if isinstance(preset, str) else preset
     mix = Mix(quant.upper(), config.layers, config.heads // config.kv_heads, config.tied)
     if context is not None:
