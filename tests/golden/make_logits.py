@@ -4,7 +4,7 @@
 
 rewrites `logits/ARCH.npz` where llama-cpp-python of VERSION is installed, which no part of fusec
 needs. Each file has `ids`, `logits` (float32[ids, columns], every fifth of the vocabulary), the
-SHA-256 `model` of the tensors and keys it is of, and `version`.
+SHA-256 `model` of the tensors it is of, and `version`.
 """
 
 from __future__ import annotations
@@ -32,10 +32,8 @@ def small_model(architecture: str, folder: Path) -> Path:
 
 
 def digest(file: GGUFFile) -> str:
-    """What logits depend on: the architecture's keys and the tensors, as SHA-256."""
+    """The SHA-256 of all tensors."""
     found = hashlib.sha256()
-    own = {k: v for k, v in file.metadata.items() if k.startswith(f"{file.architecture}.")}
-    found.update(repr(sorted(own.items())).encode())
     for name, tensor in sorted(file.tensors.items()):
         found.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
         found.update(tensor.data.tobytes())
