@@ -25,7 +25,7 @@ from fusec.ir import gpus
 from fusec.ir.choosing import final_choice
 from fusec.ir.graph import Graph
 from fusec.ir.plan import Kernel, LaunchPlan, Size, Tensor
-from fusec.ir.target import Target
+from fusec.ir.target import WIDEST, Target
 from fusec.models.model import Model
 from fusec.runtime.cuda.driver import Driver, Executable
 from fusec.runtime.cuda.engine import CudaEngine
@@ -53,7 +53,7 @@ class Cuda(Backend[CudaKernel, Executables]):
 
     family = "cuda"
     level = 3
-    prefill_tokens = 512
+    prefill_tokens = WIDEST
     few_tokens = TOGETHER
     launches = ("graph", "eager")
     l2_modes = True

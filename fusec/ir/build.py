@@ -15,11 +15,12 @@ class Builder:
     """Collects nodes in order; every op of the table is a method, `b.rms_norm(x, w, eps=1e-5)`.
 
     Types are inferred, so a mistake shows at the line that makes it. `name=` names the result
-    (default: a running number); an attribute left out takes the op table's default.
+    (default: a running number); an attribute left out takes the op table's default. `context`: how
+    many positions a sequence may have, if states are used as rings.
     """
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, context: int = 0) -> None:
+        self.name, self.context = name, context
         self._inputs: list[Value] = []
         self._states: dict[str, Value] = {}
         self._nodes: list[Node] = []
@@ -61,7 +62,8 @@ class Builder:
     def build(self, *outputs: Value) -> Graph:
         """The finished, verified graph."""
         states = tuple(self._states.values())
-        graph = Graph(self.name, tuple(self._inputs), states, tuple(self._nodes), outputs)
+        inputs, nodes = tuple(self._inputs), tuple(self._nodes)
+        graph = Graph(self.name, inputs, states, nodes, outputs, self.context)
         verify(graph)
         return graph
 

@@ -2,7 +2,7 @@
 
 The printed form, `str(graph)`, which `fusec.ir.text` reads back:
 
-    graph    := 'graph' NAME '(' values ')' '{' state* node* 'return' names '}'
+    graph    := 'graph' NAME '(' values ')' '{' ['context' INT] state* node* 'return' names '}'
     state    := 'state' value
     node     := values '=' op
     op       := OPNAME '(' operands ')' [attrs]
@@ -114,6 +114,11 @@ class Node:
         return tuple(v for v in self.inputs if v.is_weight)
 
     @property
+    def matrices(self) -> tuple[Value, ...]:
+        """Those that are no vectors."""
+        return tuple(v for v in self.weights if len(v.shape) > 1)
+
+    @property
     def region(self) -> Graph:
         """This node as a graph of its own: what a kernel computes, what the reference runs."""
         inputs = tuple(v for v in self.inputs if not (v.is_weight or v.is_state))
@@ -127,8 +132,7 @@ class Node:
         Where there are matrices, it is theirs: a fused node may begin with the sum that ends the
         layer in front.
         """
-        matrices = tuple(v for v in self.weights if len(v.shape) > 1)
-        for value in matrices or (*self.outputs, *self.weights):
+        for value in self.matrices or (*self.outputs, *self.weights):
             if found := LAYER.search(value.name):
                 return int(found[1])
         return None
@@ -154,13 +158,17 @@ def outside(
 
 @dataclass(frozen=True)
 class Graph:
-    """Nodes in a topological order between inputs and outputs; `states` are read and appended."""
+    """Nodes in a topological order between inputs and outputs; `states` are read and appended.
+
+    `context`: how many positions a sequence may have; 0: as many as the smallest state has rows.
+    """
 
     name: str
     inputs: tuple[Value, ...]
     states: tuple[Value, ...]
     nodes: tuple[Node, ...]
     outputs: tuple[Value, ...]
+    context: int = 0
 
     _repr_svg_: ClassVar[Callable[[Graph], str]]
     """What a notebook shows. `fusec` puts it here, since drawing stands above the graph."""
@@ -247,6 +255,7 @@ class Graph:
 
     def __str__(self) -> str:
         lines = [f"graph {self.name}({_typed(self.inputs)}) {{"]
+        lines += [f"  context {self.context}"] if self.context else []
         lines += [f"  state {v.name}: {v.type}" for v in self.states]
         for node in self.nodes:
             lines += _lines(node, "  ")

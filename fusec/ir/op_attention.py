@@ -1,15 +1,27 @@
-"""The ops around the KV cache: append, attention, and attention by spans of the context."""
+"""The ops around the KV cache: append, attention, and attention by spans of the context.
+
+What attention may have besides, each 0 (or left out) where there is none:
+
+- `window`: a token sees so many positions, its own among them (Mistral, Gemma 2).
+- `ring`: rows of a state that is used again and again: position p is in row p % ring. A layer with
+  a window needs no more rows than the window and a step have positions.
+- `cap`: scores are cap * tanh(score / cap) (Gemma 2).
+- `sinks`, an operand: a logit of each head that takes part in the softmax and has no value
+  (gpt-oss; Xiao et al. 2023, "Efficient streaming language models with attention sinks").
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from fusec.ir.graph import Node
+from fusec.ir.graph import Node, Value
 from fusec.ir.op import Op, bound_by_positions
 from fusec.ir.op_checks import Array, Type, activation, elements_of, matrix, per_token, want
+from fusec.ir.op_elementwise import softcap
 
 
 def infer_kv_append(node: Node) -> list[Type]:
@@ -18,22 +30,30 @@ def infer_kv_append(node: Node) -> list[Type]:
     want(
         state.is_state and len(state.shape) == 3, "state: [context, kv_heads, head_dim]", state.type
     )
+    _check_ring(node, state)
     tokens, n = activation(x)
     want(n == math.prod(state.shape[1:]), f"x: f32[T, {math.prod(state.shape[1:])}]", x.type)
     per_token(pos, tokens, "pos")
     return [(state.dtype, state.shape)]
 
 
-def kv_append(state: Array, x: Array, pos: Array) -> Array:
+def kv_append(state: Array, x: Array, pos: Array, *, ring: int = 0) -> Array:
     """Rows `pos` of a copy of the state become x."""
     out = state.copy()
-    out[pos] = x.reshape(len(x), *state.shape[1:])
+    out[pos % ring if ring else pos] = x.reshape(len(x), *state.shape[1:])
     return out
+
+
+def _check_ring(node: Node, state: Value) -> None:
+    """A state that is used as a ring has its rows; in a region that kernels share it has one."""
+    ring = int(node["ring"])
+    want(ring >= 0, "ring: 0, or the rows of a state", ring)
+    want(not ring or state.shape[0] in (1, ring), f"state: [{ring}, ...], the ring", state.type)
 
 
 def infer_attention(node: Node) -> list[Type]:
     """f32[T, n], as the query."""
-    q, k, v, pos = node.inputs
+    q, k, v, pos = node.inputs[:4]
     tokens, n = activation(q, "q")
     heads, kv_heads = int(node["heads"]), int(node["kv_heads"])
     want(min(heads, kv_heads) > 0, "heads and kv_heads of at least 1", f"{heads} and {kv_heads}")
@@ -45,36 +65,95 @@ def infer_attention(node: Node) -> list[Type]:
             f"state [context, {wanted[0]}, {wanted[1]}]",
             cache.type,
         )
+        _check_ring(node, cache)
     want(n % heads == 0, f"q: f32[T, {heads} heads]", q.type)
     per_token(pos, tokens, "pos")
+    window, ring, cap = int(node["window"]), int(node["ring"]), float(node["cap"])
+    want(window >= 0 and (window > 0 or not ring), "a window where there is a ring", window)
+    want(window <= ring or not ring, f"a window of at most the {ring} rows of the ring", window)
+    want(math.isfinite(cap) and cap >= 0, "a cap of at least 0", cap)
+    if len(node.inputs) > 4:
+        _check_sinks(node.inputs[4], heads)
     return [("f32", (tokens, n))]
 
 
+def _check_sinks(sinks: Value, heads: int) -> None:
+    wanted = f"f32[{heads}]"
+    want(sinks.is_weight and sinks.type == wanted, f"sinks: weight {wanted}", sinks.type)
+
+
 def attention(
-    q: Array, k: Array, v: Array, pos: Array, *, heads: int, kv_heads: int, scale: float
+    q: Array,
+    k: Array,
+    v: Array,
+    pos: Array,
+    sinks: Array | None = None,
+    *,
+    heads: int,
+    kv_heads: int,
+    scale: float,
+    window: int = 0,
+    ring: int = 0,
+    cap: float = 0.0,
 ) -> Array:
     """Causal grouped-query attention (Ainslie et al. 2023): token t sees positions 0..pos[t]."""
     head_dim = q.shape[1] // heads
     out = np.empty_like(q).reshape(len(q), heads, head_dim)
     grouped = q.reshape(len(q), kv_heads, heads // kv_heads, head_dim)
     for t, last in enumerate(pos):
-        keys, values = k[: last + 1], v[: last + 1]
-        scores = np.einsum("hgd,phd->hgp", grouped[t], keys) * q.dtype.type(scale)
-        weights = np.exp(scores - scores.max(-1, keepdims=True))
-        weights /= weights.sum(-1, keepdims=True)
-        out[t] = np.einsum("hgp,phd->hgd", weights, values).reshape(heads, head_dim)
+        rows = _rows(_first(last, window), last + 1, ring)
+        scores = _capped(np.einsum("hgd,phd->hgp", grouped[t], k[rows]), scale, cap)
+        top = scores.max(-1, keepdims=True)
+        if sinks is not None:
+            top = np.maximum(top, sinks.reshape(kv_heads, -1, 1))
+        weights = np.exp(scores - top)
+        total = weights.sum(-1, keepdims=True)
+        if sinks is not None:
+            total += np.exp(sinks.reshape(kv_heads, -1, 1) - top)
+        weights /= total
+        out[t] = np.einsum("hgp,phd->hgd", weights, v[rows]).reshape(heads, head_dim)
     return out.reshape(q.shape)
 
 
+def _first(last: int, window: int) -> int:
+    """The first position that is seen from `last`."""
+    return max(0, last + 1 - window) if window else 0
+
+
+def _rows(first: int, end: int, ring: int) -> Array:
+    """Where positions lie in a state."""
+    positions = np.arange(first, end)
+    return positions % ring if ring else positions
+
+
+def _capped(products: Array, scale: float, cap: float) -> Array:
+    """Scores."""
+    scores = products * products.dtype.type(scale)
+    return softcap(scores, cap=cap) if cap else scores
+
+
 def attention_bytes(node: Node) -> int:
-    """Both caches whole: the most one step can read."""
-    return sum(v.nbytes for v in (*node.inputs, *node.outputs))
+    """As many rows of both caches as one step can read."""
+    positions, rows = positions_seen(node), node.inputs[1].shape[0]
+    cache = sum(v.nbytes for v in node.inputs[1:3])
+    others = (node.inputs[0], *node.inputs[3:], *node.outputs)
+    return cache * positions // rows + sum(v.nbytes for v in others)
 
 
 def attention_flops(node: Node) -> int:
-    """Of the whole context: what a step costs at the end of it."""
-    context = node.inputs[1].shape[0]
-    return 4 * context * elements_of(node)
+    """Of the whole context, or the window: what a step costs at the end of it."""
+    return 4 * positions_seen(node) * elements_of(node)
+
+
+def seen_at(node: Node, position: int) -> int:
+    """Positions that the token at `position` sees."""
+    return position + 1 - _first(position, int(node["window"]))
+
+
+def positions_seen(node: Node) -> int:
+    """Positions that one token sees at the most."""
+    rows = node.inputs[1].shape[0]
+    return min(rows, int(node["window"]) or rows)
 
 
 # --- attention split over the context ------------------------------------------------------------
@@ -84,9 +163,17 @@ def infer_attention_spans(node: Node) -> list[Type]:
     """Values, and (top, sum of weights) of each head, for every span."""
     ((_, (tokens, n)),) = infer_attention(node)
     heads, span, spans = (int(node[key]) for key in ("heads", "span", "spans"))
-    context = node.inputs[1].shape[0]
-    want(span > 0 and spans * span >= context, f"spans that hold {context} positions", spans)
+    positions = positions_seen(node)
+    want(span > 0 and spans >= 0, "spans of at least one position", f"{spans} of {span}")
+    enough = spans >= spans_seen(node.inputs[1].shape[0], int(node["window"]), span)
+    want(enough, f"spans that hold {positions} positions", spans)
     return [("f32", (tokens, spans * n)), ("f32", (tokens, spans * 2 * heads))]
+
+
+def spans_seen(rows: int, window: int, span: int) -> int:
+    """Spans in which the positions lie that one token sees, of a cache with so many rows."""
+    every = -(-rows // span)
+    return min(every, (window + span - 2) // span + 1) if window else every
 
 
 def attention_spans(
@@ -100,23 +187,27 @@ def attention_spans(
     scale: float,
     span: int,
     spans: int,
+    window: int = 0,
+    ring: int = 0,
+    cap: float = 0.0,
 ) -> tuple[Array, Array]:
     """Attention over each `span` positions, not divided by the sum of weights yet.
 
     The first result is [spans, heads * head_dim] sums of weighted values, the second
     [spans, heads, 2] exponents and sums of weights: a weight is exp(score) / 2**exponent, with the
     exponent of the span's largest score to the base of 2, rounded. A span behind the position is
-    zeros.
+    zeros. With a window, the spans begin with that of the first position that is seen.
     """
     head_dim = q.shape[1] // heads
     values = np.zeros((len(q), spans, heads, head_dim), q.dtype)
     sums = np.zeros((len(q), spans, heads, 2), q.dtype)
     query = q.reshape(len(q), heads, head_dim)
     for t, last in enumerate(pos):
-        for s in range(last // span + 1):
-            part = slice(s * span, min((s + 1) * span, last + 1))
+        first = _first(last, window)
+        for s, begin in enumerate(range(first // span * span, last + 1, span)):
+            part = _rows(max(begin, first), min(begin + span, last + 1), ring)
             keys, rows = (np.repeat(x[part], heads // kv_heads, axis=1) for x in (k, v))
-            scores = np.einsum("hd,phd->hp", query[t], keys) * q.dtype.type(scale)
+            scores = _capped(np.einsum("hd,phd->hp", query[t], keys), scale, cap)
             top = np.rint(scores.max(-1) / q.dtype.type(math.log(2)))
             weights = np.exp(scores - top[:, None] * q.dtype.type(math.log(2)))
             values[t, s] = np.einsum("hp,phd->hd", weights, rows)
@@ -126,7 +217,7 @@ def attention_spans(
 
 def infer_attention_combine(node: Node) -> list[Type]:
     """f32[T, n], as the attention itself."""
-    values, sums, pos = node.inputs
+    values, sums, pos = node.inputs[:3]
     tokens, n = activation(values, "values")
     heads, span, spans = (int(node[key]) for key in ("heads", "span", "spans"))
     sizes = f"{heads} heads, {spans} spans of {span}"
@@ -135,11 +226,21 @@ def infer_attention_combine(node: Node) -> list[Type]:
     pairs = f"f32[{tokens}, {2 * spans * heads}]"
     want(sums.type == pairs, f"sums: {pairs}", sums.type)
     per_token(pos, tokens, "pos")
+    if len(node.inputs) > 3:
+        _check_sinks(node.inputs[3], heads)
     return [("f32", (tokens, n // spans))]
 
 
 def attention_combine(
-    values: Array, sums: Array, pos: Array, *, heads: int, span: int, spans: int
+    values: Array,
+    sums: Array,
+    pos: Array,
+    sinks: Array | None = None,
+    *,
+    heads: int,
+    span: int,
+    spans: int,
+    window: int = 0,
 ) -> Array:
     """The attention that the partial results of `attention_spans` add up to."""
     tokens = len(values)
@@ -147,12 +248,20 @@ def attention_combine(
     values = values.reshape(tokens, spans, heads, -1)
     out = np.empty_like(values[:, 0])
     for t, last in enumerate(pos):
-        live = slice(last // span + 1)
+        live = slice(last // span - _first(last, window) // span + 1)
         top, total = sums[t, live, :, 0], sums[t, live, :, 1]
-        weights = np.exp2(top - top.max(0))
-        out[t] = np.einsum("sh,shd->hd", weights, values[t, live])
-        out[t] /= (weights * total).sum(0)[:, None]
+        most = top.max(0)
+        weights = np.exp2(top - most)
+        whole = (weights * total).sum(0)
+        if sinks is not None:
+            whole += np.exp(sinks - most * whole.dtype.type(math.log(2)))
+        out[t] = np.einsum("sh,shd->hd", weights, values[t, live]) / whole[:, None]
     return out.reshape(tokens, -1)
+
+
+def _bound_by_spans(node: Node) -> int | None:
+    """Without a window the spans there are to combine bound the position."""
+    return None if node["window"] else int(node["span"]) * int(node["spans"])
 
 
 # --- attention and its output projection, head by head -------------------------------------------
@@ -160,7 +269,7 @@ def attention_combine(
 
 def infer_attention_project(node: Node) -> list[Type]:
     """As many parts of the projection as there are heads."""
-    infer_attention_spans(replace(node, inputs=node.inputs[:4]))
+    infer_attention_spans(replace(node, inputs=(*node.inputs[:4], *node.inputs[5:])))
     tokens, n = activation(node.inputs[0], "q")
     rows, columns = matrix(node.inputs[4])
     want(columns == n, f"w: [rows, {n}]", node.inputs[4].type)
@@ -173,54 +282,57 @@ def attention_project(
     v: Array,
     pos: Array,
     w: Array,
+    sinks: Array | None = None,
     *,
     heads: int,
     kv_heads: int,
-    scale: float,
     span: int,
     spans: int,
+    **given: Any,
 ) -> Array:
     """Each head's attention times its columns of w: [T, heads, rows], head after head.
 
     The sum over the heads is w @ attention, because a product is linear in its vector.
     """
-    a = attention(q, k, v, pos, heads=heads, kv_heads=kv_heads, scale=scale)
+    a = attention(q, k, v, pos, sinks, heads=heads, kv_heads=kv_heads, **given)
     columns = w.reshape(len(w), heads, -1)
     parts = np.einsum("thd,rhd->thr", a.reshape(len(q), heads, -1), columns)
     return parts.reshape(len(q), -1)
 
 
 def attention_project_flops(node: Node) -> int:
-    """Attention to the whole context, then every weight once."""
-    context, tokens = node.inputs[1].shape[0], node.inputs[0].shape[0]
-    return 4 * context * math.prod(node.inputs[0].shape) + 2 * tokens * math.prod(
-        node.inputs[4].shape
-    )
+    """Attention to all that is seen, then every weight once."""
+    q, weight = node.inputs[0], node.inputs[4]
+    attended = 4 * positions_seen(node) * math.prod(q.shape)
+    return attended + 2 * q.shape[0] * math.prod(weight.shape)
 
 
 COMBINE, COMBINE_TURN = 60, 250  # instructions to combine one span, and each four more
 
 
 def _combine_work(node: Node, threads: int, position: int) -> float:
-    more = -(-(position // int(node["span"])) // 4)
+    span = int(node["span"])
+    more = -(-(position // span - _first(position, int(node["window"])) // span) // 4)
     quads = -(-node.outputs[0].shape[-1] // (4 * threads))
     return (COMBINE + COMBINE_TURN * more) * quads
 
 
 _CACHE = "q: f32[T, n], k: state, v: state, pos: i32[T]"
-_SPANS = {"heads": int, "kv_heads": int, "scale": float, "span": int, "spans": int}
+_SINKS = "sinks: weight f32[heads]"
+_ATTENTION = {"heads": int, "kv_heads": int, "scale": float, "window": 0, "ring": 0, "cap": 0.0}
+_SPANS = _ATTENTION | {"span": int, "spans": int}
 
 OPS = (
     Op(
         "kv_append", "store",
         "state: state[context, kv_heads, head_dim], x: f32[T, n], pos: i32[T]",
-        (3, 3), infer_kv_append, kv_append, lambda n: 0, bytes=lambda n: 2 * n.inputs[1].nbytes,
+        (3, 3), infer_kv_append, kv_append, lambda n: 0, {"ring": 0},
+        bytes=lambda n: 2 * n.inputs[1].nbytes,
         indices={2: bound_by_positions}, label="kv", work=10, loads=1,
     ),
     Op(
-        "attention", "heads", _CACHE, (4, 4), infer_attention, attention, attention_flops,
-        {"heads": int, "kv_heads": int, "scale": float}, bytes=attention_bytes,
-        indices={3: bound_by_positions},
+        "attention", "heads", f"{_CACHE}, {_SINKS}", (4, 5), infer_attention, attention,
+        attention_flops, _ATTENTION, bytes=attention_bytes, indices={3: bound_by_positions},
     ),
     Op(
         "attention_spans", "heads", _CACHE, (4, 4), infer_attention_spans, attention_spans,
@@ -229,15 +341,14 @@ OPS = (
     ),
     Op(
         "attention_combine", "vector",
-        "values: f32[T, spans * n], sums: f32[T, spans * 2 heads], pos: i32[T]", (3, 3),
+        f"values: f32[T, spans * n], sums: f32[T, spans * 2 heads], pos: i32[T], {_SINKS}", (3, 4),
         infer_attention_combine, attention_combine,
         lambda n: 2 * int(n["spans"]) * elements_of(n),
-        {"heads": int, "span": int, "spans": int},
-        indices={2: lambda n: int(n["span"]) * int(n["spans"])}, label="combine",
-        work_whole=_combine_work,
+        {"heads": int, "span": int, "spans": int, "window": 0},
+        indices={2: _bound_by_spans}, label="combine", work_whole=_combine_work,
     ),
     Op(
-        "attention_project", "heads", f"{_CACHE}, w: weight[rows, n]", (5, 5),
+        "attention_project", "heads", f"{_CACHE}, w: weight[rows, n], {_SINKS}", (5, 6),
         infer_attention_project, attention_project, attention_project_flops, _SPANS,
         bytes=attention_bytes, indices={3: bound_by_positions},
     ),

@@ -20,7 +20,7 @@ from fusec.ir.graph import Graph
 from fusec.ir.region import parameters
 from fusec.ir.text import parse
 
-VERSION = 6
+VERSION = 7
 RELEASES = ("wait", "barrier", "load", "read", "begin")
 """Where a kernel lets the next launch begin: `wait`, right behind its own wait; `barrier`, behind
 the barrier that ends the prologue; `load`, in front of the wait, when its weights are asked for;
@@ -175,6 +175,7 @@ class LaunchPlan:
     launches: tuple[Launch, ...]
     arena_bytes: int
     weights_bytes: int
+    context: int = 0  # positions of a sequence; 0: as many as the smallest state has rows
     version: int = VERSION
 
     @property

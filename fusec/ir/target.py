@@ -68,6 +68,10 @@ class ColumnSums:
     cluster: int
 
 
+WIDEST = 512
+"""Tokens of the widest step of any target: as many rows a cache has besides a window's."""
+
+
 @dataclass(frozen=True)
 class Target:
     """The machine, as passes see it.

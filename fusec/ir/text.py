@@ -37,6 +37,10 @@ class _Parser:
         self.expect("(")
         inputs = self.values(until=")")
         self.expect("{")
+        context = 0
+        if self.peek() == "context":
+            self.expect("context")
+            context = int(self.take("number"))
         states: list[Value] = []
         while self.peek() == "state":
             self.expect("state")
@@ -50,7 +54,7 @@ class _Parser:
         self.expect("}")
         if self.text[self.at :].strip():
             self.fail("the end of the text")
-        return Graph(name, inputs, tuple(states), nodes, tuple(outputs))
+        return Graph(name, inputs, tuple(states), nodes, tuple(outputs), context)
 
     def nodes(self, until: str) -> tuple[Node, ...]:
         found = []

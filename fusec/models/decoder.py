@@ -24,6 +24,8 @@ IN_A_LAYER = re.compile(r"(?P<layer>blk\.\d+)\.(?P<name>\w+)\.(?P<kind>\w+)")
 # factors for rounding activations to four bits, which are kept in f32 here.
 IGNORED_SUFFIXES = ("rotary_emb.inv_freq", "attn_rot_embd.weight", ".input_scale")
 
+ROWS = 64  # of a cache that is used as a ring there is a multiple: chunks of attention are whole
+
 YARN = "rope_yarn.weight"  # in no file
 SHORT = "rope_factors_short.weight"
 
@@ -95,8 +97,10 @@ class DecoderConfig:
     original: int = 0  # context up to which LongRoPE has its short factors; 0 is no LongRoPE
     magnitude: float = 1.0  # of turned queries and keys (YaRN, LongRoPE)
     window: int = 0  # positions that window layers attend to, the query's own among them; 0: all
-    window_pattern: int = 0  # every so many layers, one has no window; 0: all have it
+    full_layers: frozenset[int] = frozenset()  # that have no window where others do
     window_base: float = 0.0  # RoPE's base in window layers, whose positions are not scaled
+    score_cap: float = 0.0  # c * tanh(score / c); 0 is none
+    sinks: bool = False  # a logit of each head that has no value
 
     @property
     def attention_width(self) -> int:
@@ -108,10 +112,19 @@ class DecoderConfig:
         """Elements of one token's keys (or values), all key/value heads."""
         return self.kv_heads * self.head_dim
 
-    @property
-    def longest(self) -> int:
-        """The longest context that can be compiled: within it, a window hides nothing."""
-        return min(self.context, self.window or self.context)
+    def window_of(self, layer: int) -> int:
+        """The positions that a layer attends to, the query's own among them; 0: all."""
+        return 0 if layer in self.full_layers else self.window
+
+    def cache_rows(self, layer: int, context: int, widest: int) -> int:
+        """Rows of a layer's keys and values, for steps of up to `widest` tokens.
+
+        Those of a layer with a window are used again and again, if the context has more: whole
+        chunks that hold the window of a step's first token and the rest of the step.
+        """
+        window = self.window_of(layer)
+        rows = -(-(window - 1 + widest) // ROWS) * ROWS
+        return min(context, rows) if window else context
 
     def factors_of(self, context: int) -> str | None:
         """The vector that divides RoPE's frequencies in such a context, if there is one."""
@@ -125,8 +138,7 @@ class DecoderConfig:
         """RoPE's base and scale in a layer; None if it has no RoPE."""
         if self.unrotated and (layer + 1) % self.unrotated == 0:
             return None
-        full = self.window_pattern and (layer + 1) % self.window_pattern == 0
-        if self.window_base and not full:
+        if self.window_base and layer not in self.full_layers:
             return {"base": self.window_base, "scale": 1.0}
         return {"base": self.rope_base, "scale": self.rope_scale}
 
@@ -178,6 +190,8 @@ class DecoderConfig:
             whole = self.qk_norms == "whole"
             yield "attn_q_norm", (self.attention_width if whole else self.head_dim,)
             yield "attn_k_norm", (self.kv_width if whole else self.head_dim,)
+        if self.sinks:
+            yield "attn_sinks", (self.heads,)
         yield "attn_output", (self.width, self.attention_width)
         if self.post_norms:
             yield "post_attention_norm", (self.width,)
@@ -188,6 +202,11 @@ class DecoderConfig:
         yield "ffn_down", (self.width, self.ffn_width)
         if self.post_norms:
             yield "post_ffw_norm", (self.width,)
+
+
+def last_of(pattern: int, layers: int) -> frozenset[int]:
+    """The last of every `pattern` layers, of so many; none if that is 0."""
+    return frozenset(range(pattern - 1, layers, pattern)) if pattern else frozenset()
 
 
 def weights_of(file: GGUFFile, config: DecoderConfig) -> GGUFFile:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fusec.ir import Builder, Graph, Value
+from fusec.ir.target import WIDEST
 from fusec.models.decoder import DecoderConfig
 
 
@@ -26,9 +27,11 @@ class _Step:
     ) -> None:
         self.config, self.types, self.kv = config, types, kv
         self.shapes = dict(config.tensor_shapes())
-        self.cache = (context, config.kv_heads, config.head_dim)
+        self.context, self.widest = context, max(tokens, WIDEST)
         self.factors = config.factors_of(context)
-        self.b = Builder(f"{config.architecture}_decode")
+        rows = [config.cache_rows(n, context, self.widest) for n in range(config.layers)]
+        rings = context if min(rows, default=context) < context else 0
+        self.b = Builder(f"{config.architecture}_decode", rings)
         self.token = self.b.input("token", (tokens,), "i32")
         self.pos = self.b.input("pos", (tokens,), "i32")
 
@@ -59,15 +62,22 @@ class _Step:
     def _attention(self, n: Value, layer: int) -> Value:
         """A layer's first half, without what it is added to."""
         b, config, at = self.b, self.config, f"blk.{layer}"
-        k_cache, v_cache = (b.state(f"{at}.{part}", self.cache, self.kv) for part in "kv")
+        rows = config.cache_rows(layer, self.context, self.widest)
+        cache = (rows, config.kv_heads, config.head_dim)
+        k_cache, v_cache = (b.state(f"{at}.{part}", cache, self.kv) for part in "kv")
+        ring = rows if rows < self.context else 0
         q, k, v = (self._matvec(n, f"{at}.attn_{p}.weight", f"{at}.{p}") for p in "qkv")
         q, k = (self._turned(x, p, layer) for x, p in ((q, "q"), (k, "k")))
-        keys, values = b.kv_append(k_cache, k, self.pos), b.kv_append(v_cache, v, self.pos)
+        keys = b.kv_append(k_cache, k, self.pos, ring=ring)
+        values = b.kv_append(v_cache, v, self.pos, ring=ring)
         groups = {"heads": config.heads, "kv_heads": config.kv_heads}
+        seen = {"window": config.window_of(layer), "ring": ring, "cap": config.score_cap}
+        sinks = (self._weight(f"{at}.attn_sinks.weight"),) if config.sinks else ()
         scale = config.attention_scale or config.head_dim**-0.5
         if config.angles(layer) is not None:
             scale *= config.magnitude**2  # of queries and of keys
-        a = b.attention(q, keys, values, self.pos, scale=scale, name=f"{at}.attn", **groups)
+        given = {"scale": scale, **groups, **seen}
+        a = b.attention(q, keys, values, self.pos, *sinks, name=f"{at}.attn", **given)
         return self._matvec(a, f"{at}.attn_output.weight", f"{at}.attn_output")
 
     def _turned(self, x: Value, part: str, layer: int) -> Value:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from fusec.errors import FusecError
-from fusec.models.decoder import DecoderConfig, Yarn
+from fusec.models.decoder import DecoderConfig, Yarn, last_of
 from fusec.models.gguf_file import GGUFFile
 from fusec.models.hyperparameters import Hyperparameters
 
@@ -49,13 +49,19 @@ ORIGINAL = "rope.scaling.original_context_length"
 
 
 def read(
-    keys: Hyperparameters, reads: Sequence[str] = (), *, packs_gate: bool = False, **traits: Any
+    keys: Hyperparameters,
+    reads: Sequence[str] = (),
+    *,
+    packs_gate: bool = False,
+    pattern: int = 0,
+    **traits: Any,
 ) -> DecoderConfig:
     """Read and cross-check the metadata. Raises FusecError naming the key at fault.
 
     `traits`: fields of the config that the architecture sets; `reads`: keys of `NEUTRAL` that it
     reads itself, so that they may have any value. `packs_gate`: its files have gate and up in one
-    matrix, unless they have been taken apart.
+    matrix, unless they have been taken apart. `pattern`: of so many layers the last has no window,
+    where the file does not say which; 0: all have one.
     """
     file = keys.file
     layers = keys.count("block_count")
@@ -87,6 +93,7 @@ def read(
         "biased": _beside(file, "bias"),
         "packed": frozenset(_packed(file, packs_gate)),
         "window": window if window < context else 0,  # else it hides nothing
+        "full_layers": _full_layers(keys, layers, pattern) if window < context else frozenset(),
         "architecture": file.architecture,
     }
     scaling = _scaling(keys, context)
@@ -96,6 +103,15 @@ def read(
     _check(keys, config)
     _know(keys, config, reads)
     return config
+
+
+def _full_layers(keys: Hyperparameters, layers: int, pattern: int) -> frozenset[int]:
+    """Those without a window. A file says it layer by layer, or as a pattern."""
+    name = "attention.sliding_window_pattern"
+    if isinstance(keys.file.metadata.get(keys.key(name)), list):
+        return frozenset(n for n, windowed in enumerate(keys.flags(name, layers)) if not windowed)
+    pattern = keys.count(name, pattern, least=0)
+    return last_of(pattern, layers)
 
 
 def _vocab(keys: Hyperparameters) -> int:

@@ -78,6 +78,16 @@ class Hyperparameters:
         """True or false."""
         return self.file.get(self._reading(name), bool, default)
 
+    def flags(self, name: str, layers: int) -> list[bool]:
+        """True or false for each of so many layers."""
+        found = self.file.get(self._reading(name), list)
+        if len(found) != layers or not all(type(item) in (bool, int) for item in found):
+            raise self._fail(
+                f"{self.key(name)} should be true or false for each of {layers} layers, "
+                f"found {_short(found)}"
+            )
+        return [bool(item) for item in found]
+
     def text(self, name: str, default: str = MISSING) -> str:
         """A string."""
         return self.file.get(self._reading(name), str, default)

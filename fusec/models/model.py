@@ -93,16 +93,10 @@ class Model:
     def check_context(self, wanted: int | None, default: int) -> int:
         """The context to compile for. Raises FusecError for one longer than trained."""
         if wanted is None:
-            return min(default, self.config.longest)
+            return min(default, self.config.context)
         if not 1 <= wanted <= self.config.context:
             raise FusecError(
                 f"{self.file.path}: expected a context from 1 to {self.config.context}, which the "
                 f"model was trained for, found {wanted}"
-            )
-        if wanted > self.config.longest:
-            raise FusecError(
-                f"{self.file.path}: expected a context from 1 to {self.config.longest}, which its "
-                "layers' window has room for (longer ones are not supported yet in models with "
-                f"windows), found {wanted}"
             )
         return wanted

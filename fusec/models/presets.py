@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from fusec.models.architectures import gemma, qwen
-from fusec.models.decoder import DecoderConfig
+from fusec.models.decoder import DecoderConfig, last_of
 
 
 def _preset(

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from fusec.models.architectures import gemma, llama, olmo, phi, qwen
-from fusec.models.decoder import DecoderConfig
+from fusec.models.decoder import DecoderConfig, last_of
 from fusec.models.presets import PRESETS
 
 LAYERS = 3
@@ -33,8 +33,13 @@ TRAITS: dict[str, dict[str, Any]] = {
     "qwen2": {"biased": QKV | {"output"}, "tied": False, **qwen.QWEN2},
     "qwen3": {"head_dim": 32, "rope_dims": 32, **qwen.QWEN3},
     "gemma": {"embedding_scale": ROOT, **gemma.GEMMA},
+    "gemma2": {
+        **{"embedding_scale": ROOT, "window": 24, "full_layers": last_of(gemma.PATTERN2, LAYERS)},
+        **{"score_cap": 2.0, "logit_cap": 3.0},
+        **gemma.GEMMA2,
+    },
     "gemma3": {
-        **{"embedding_scale": ROOT, "window": 24, "window_pattern": gemma.PATTERN},
+        **{"embedding_scale": ROOT, "window": 24, "full_layers": last_of(gemma.PATTERN, 7)},
         **{"window_base": gemma.WINDOW_BASE, "layers": 7, "rope_base": 1e6},
         **gemma.GEMMA3,
     },

@@ -105,6 +105,13 @@ def _add_metadata(writer: GGUFWriter, name: str, config: DecoderConfig, mix: Mix
     writer.add_rope_dimension_count(config.rope_dims)
     if config.window:
         writer.add_sliding_window(config.window)
+        windowed = [config.window_of(layer) > 0 for layer in range(config.layers)]
+        if not all(windowed):
+            writer.add_sliding_window_pattern(windowed)
+    if config.score_cap:
+        writer.add_attn_logit_softcapping(config.score_cap)
+    if config.logit_cap:
+        writer.add_final_logit_softcapping(config.logit_cap)
     if config.architecture == "granite":
         writer.add_embedding_scale(config.embedding_scale)
         writer.add_residual_scale(config.residual_scale)

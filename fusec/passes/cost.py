@@ -22,7 +22,7 @@ from fusec.ir.dtypes import dtype
 from fusec.ir.gpu import Gpu
 from fusec.ir.graph import Graph, Node, Value
 from fusec.ir.op import INDEX
-from fusec.ir.op_attention import COMBINE, COMBINE_TURN
+from fusec.ir.op_attention import COMBINE, COMBINE_TURN, seen_at
 from fusec.ir.ops import op
 from fusec.ir.plan import LaunchPlan
 from fusec.ir.region import KernelShape, Segment, analyse
@@ -183,7 +183,7 @@ def moved(region: Graph | Node, position: int = POSITION) -> int:
         for weight in node.weights:
             row = dtype(weight.dtype).nbytes(weight.shape[1:]) if op(node.op).gathers else 0
             rows[weight.name] = max(row or weight.nbytes, rows.get(weight.name, 0))
-        positions = {"heads": 2 * (position + 1), "store": 1}.get(op(node.op).role, 0)
+        positions = {"heads": 2 * seen_at(node, position), "store": 1}.get(op(node.op).role, 0)
         if positions:
             state = next(v for v in node.inputs if v.is_state)
             count += positions * dtype(state.dtype).nbytes(state.shape[1:])
@@ -295,21 +295,23 @@ def _heads(segment: Segment, position: int) -> Work:
     """Attention, a block a head or a span of one: chunks by its warps in turn, then folded."""
     (node,) = segment.nodes
     work = _attention(node, position)
-    return _projected(node, work) if node.weights else work
+    return _projected(node, work) if node.matrices else work
 
 
 def _attention(node: Node, position: int) -> Work:
     heads, state = int(node["heads"]), node.inputs[1]
+    seen = seen_at(node, position)
     span = int(node.get("span", position + 1))
-    blocks = heads * (position // span + 1)
-    chunks = min(span, position + 1) // POSITIONS + 1
+    first = position + 1 - seen
+    blocks = heads * (position // span - first // span + 1)
+    chunks = min(span, seen) // POSITIONS + 1
     turns = -(-chunks // HEAD_WARPS)
     width = max(1.0, node.inputs[0].shape[-1] / heads / 64)  # in heads of 64 elements
     instructions = BASE + turns * POSITION_CHUNK * width + chunks * FOLD
     a_position = 2 * dtype(state.dtype).nbytes(state.shape[1:])
     # the keys wait for the position; a chunk is summed up twice, and once more with the others
     return Work(
-        instructions, min(chunks, HEAD_WARPS), blocks, (position + 1) * a_position,
+        instructions, min(chunks, HEAD_WARPS), blocks, seen * a_position,
         2 * node.outputs[0].nbytes, turns, 2, 2,
     )  # fmt: skip
 

@@ -56,6 +56,7 @@ def lower(
         launches=tuple(launches),
         arena_bytes=arena_bytes(slots),
         weights_bytes=sum(v.nbytes for v in graph.weights),
+        context=graph.context,
     )
 
 

@@ -43,7 +43,7 @@ class ProjectHeads:
                 refused.append(Refusal(self.equation, (node.name,), product))
                 continue
             spans = graph.producers[node.inputs[0].name]
-            parts, total = project(spans, product)
+            parts, total = project(spans, product, node.inputs[3:])
             last = graph.producers[product.total.name]
             made |= {spans.name: (parts,), node.name: (), last.name: (total,)}
         nodes = [new for node in graph.nodes for new in made.get(node.name, (node,))]
@@ -70,9 +70,9 @@ def why_not(graph: Graph, combine: Node, target: Target) -> Product | str:
     )
 
 
-def project(spans: Node, product: Product) -> tuple[Node, Node]:
+def project(spans: Node, product: Product, sinks: tuple[Value, ...]) -> tuple[Node, Node]:
     """Attention with its projection, and the sum under the name it had."""
-    inputs = (*spans.inputs, product.weight)
+    inputs = (*spans.inputs, product.weight, *sinks)
     made = make("attention_project", inputs, parts_name(product.total), spans.attrs)
     return made, Node("add_parts", (*made.outputs, product.residual), (product.total,))
 

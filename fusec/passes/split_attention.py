@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from fusec.ir.graph import Graph, Node, attrs
+from fusec.ir.op_attention import spans_seen
 from fusec.ir.ops import make
 from fusec.ir.target import Target
 from fusec.passes.fuse import Refusal
@@ -46,12 +47,13 @@ def why_not(graph: Graph, node: Node, target: Target) -> str | None:
 
 def split(node: Node, span: int) -> tuple[Node, Node]:
     """An attention as two nodes, the second under its name."""
-    context, given = node.inputs[1].shape[0], dict(node.attrs)
-    sizes = {"span": span, "spans": -(-context // span)}
-    first = make("attention_spans", node.inputs, _partials(node), attrs(**given, **sizes))
-    heads = attrs(heads=given["heads"], **sizes)
-    combined = (*first.outputs, node.inputs[3])
-    return first, Node("attention_combine", combined, node.outputs, heads)
+    given, sinks = dict(node.attrs), node.inputs[4:]
+    window = int(node["window"])
+    sizes = {"span": span, "spans": spans_seen(node.inputs[1].shape[0], window, span)}
+    first = make("attention_spans", node.inputs[:4], _partials(node), attrs(**given, **sizes))
+    combined = (*first.outputs, node.inputs[3], *sinks)
+    of_heads = attrs(heads=given["heads"], window=window, **sizes)
+    return first, Node("attention_combine", combined, node.outputs, of_heads)
 
 
 def _partials(node: Node) -> str:

@@ -49,8 +49,11 @@ class Session(Protocol):
 
 
 def positions(plan: LaunchPlan) -> int:
-    """How many positions a plan can be run for: what its smallest state holds."""
-    return min((state.shape[0] for state in plan.states.values()), default=STATELESS_POSITIONS)
+    """How many positions a plan can be run for: what its smallest state holds, if it says no more.
+
+    A state that is used as a ring holds any number.
+    """
+    return plan.context or min((state.shape[0] for state in plan.states.values()), default=STATELESS_POSITIONS)
 
 
 def limits(plan: LaunchPlan) -> dict[str, int]:

@@ -25,7 +25,8 @@ from fusec.ir.tables import tables_of
 from fusec.writer import Writer
 
 HEADER_ARGS = 3  # tokens, scratch address, scratch stride
-CHUNK_BYTES = 4 * 64  # room for the scores of one attention chunk
+ATTENDED = 64  # positions of a chunk of attention
+CHUNK_BYTES = 4 * ATTENDED  # room for its scores
 LINE = 64  # bytes of a cache line: scratch vectors start on one
 
 POINTER = {"f32": "ptr_f32", "f16": "ptr_u16", "i32": "ptr_i32"}
@@ -285,31 +286,40 @@ class _Emitter:
         """Write element i of a key or value at token t's position."""
         state, x, pos = node.inputs
         value = f"f32_to_f16_bits({element})" if state.dtype == "f16" else element
-        at = f"{self.vectors[pos.name]}[t] * {x.shape[-1]} + {i}"
+        row = f"{self.vectors[pos.name]}[t]" + (f" % {node['ring']}" if node["ring"] else "")
+        at = f"{row} * {x.shape[-1]} + {i}"
         self.w.line(f"{self.vectors[state.name]}[{at}] = {value}")
 
     def heads(self, segment: Segment) -> None:
         """Attention, one head of one token at a time."""
         (node,) = segment.nodes
-        _refuse_unless(not node.weights and node.get("spans", 0) == 0, node)
-        q, k, v, pos = node.inputs
+        _refuse_unless(node.get("spans", 0) == 0, node)
+        q, k, v, pos = node.inputs[:4]
         out, heads, kv_heads = node.outputs[0], int(node["heads"]), int(node["kv_heads"])
-        head_dim = segment.size // heads
+        head_dim, window, ring = segment.size // heads, int(node["window"]), int(node["ring"])
+        if ring % ATTENDED:
+            raise FusecError(
+                f"{node.op} making {node.name}: expected a ring of whole chunks of {ATTENDED} "
+                f"positions, found {ring}"
+            )
         self.w.line(f"scores = ptr_f32({self.room(CHUNK_BYTES)})")
         self.w.line(f"low, high = share(tokens * {heads}, thread, threads)", node.name)
         with self.w.block("for unit in range(low, high):"):
             self.w.line(f"t, head = unit // {heads}, unit % {heads}")
             self.w.line(f"kv = head // {heads // kv_heads} * {head_dim}")
+            self.w.line(f"end = int64({self.vectors[pos.name]}[t]) + 1")
+            sink = "".join(f"{self.vectors[v.name]}[head]" for v in node.weights)
             with self.w.block(f"attention_{k.dtype}("):
                 for vector in (out, q):
                     at = f"t * {segment.size} + head * {head_dim}"
                     self.w.line(f"advance({self.vectors[vector.name]}, {at}),")
                 for cache in (k, v):
                     self.w.line(f"advance({self.vectors[cache.name]}, kv),")
-                self.w.line(f"{kv_heads * head_dim},")
-                self.w.line(f"{head_dim},")
-                self.w.line(f"{self.vectors[pos.name]}[t] + 1,")
-                self.w.line(f"float32({node['scale']!r}),")
+                self.w.line(f"{kv_heads * head_dim}, {head_dim},")
+                self.w.line(f"max(end - {window}, 0), end," if window else "int64(0), end,")
+                self.w.line(f"{ring},")
+                self.w.line(f"float32({node['scale']!r}), float32({node['cap']!r}),")
+                self.w.line(f"{bool(sink)}, {sink or 'float32(0)'},")
                 self.w.line("scores,")
             self.w.line(")")
 

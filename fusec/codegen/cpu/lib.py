@@ -99,36 +99,53 @@ def _attention(dot_rows: Any, axpy_rows: Any) -> Any:
         v: Pointer,
         stride: int,
         head_dim: int,
-        positions: int,
+        first: int,
+        end: int,
+        ring: int,
         scale: float,
+        cap: float,
+        has_sink: bool,
+        sink: float,
         scores: Pointer,
     ) -> None:
-        """One head of one token over `positions` cached keys and values, `stride` elements apart.
+        """One head of one token over cached keys and values `first` to `end - 1`.
 
-        Online softmax (Milakov & Gimelshein 2018) over chunks of CHUNK positions, in order.
-        `scores` is room for CHUNK floats.
+        Online softmax (Milakov & Gimelshein 2018) over chunks of CHUNK positions, in order, of
+        which the first may begin with some that are not seen. Rows are `stride` elements apart; of
+        a `ring` of so many, row p % ring has position p. `cap`: of scores, or 0. `sink`: a logit
+        without a value, if there is one. `scores` is room for CHUNK floats.
         """
         top = float32(-math.inf)
         total = float32(0)
         for d in range(head_dim):
             out[d] = float32(0)
-        for start in range(0, positions, CHUNK):
-            count = min(CHUNK, positions - start)
-            dot_rows(scores, advance(k, start * stride), stride, count, q, head_dim)
+        for chunk in range(first // CHUNK, (end + CHUNK - 1) // CHUNK):
+            start = max(chunk * CHUNK, first)
+            count = min((chunk + 1) * CHUNK, end) - start
+            row = (start % ring if ring else start) * stride
+            dot_rows(scores, advance(k, row), stride, count, q, head_dim)
             high = top
             for j in range(count):
                 scores[j] *= scale
+                if cap:
+                    scores[j] = softcap(scores[j], cap)
                 high = max(high, scores[j])
             fade = exp_f32(top - high)
             for d in range(head_dim):
                 out[d] *= fade
             exp_row(scores, high, count)
-            axpy_rows(out, advance(v, start * stride), stride, count, scores, head_dim)
+            axpy_rows(out, advance(v, row), stride, count, scores, head_dim)
             part = float32(0)
             for j in range(count):
                 part += scores[j]
             total = total * fade + part
             top = high
+        if has_sink:
+            high = max(top, sink)
+            fade = exp_f32(top - high)
+            for d in range(head_dim):
+                out[d] *= fade
+            total = total * fade + exp_f32(sink - high)
         for d in range(head_dim):
             out[d] /= total
 

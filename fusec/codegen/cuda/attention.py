@@ -8,6 +8,9 @@ its weighted sum of values in shared memory, where one thread for each element c
 block of its own and keeps the results for `attention_combine` (split-KV); the sums and their order
 are the same. `attention_project` has a block for each span too (see the module of that name).
 
+With a window, spans begin with that of the first position seen. Positions in front of it weigh
+nothing, and stand for the first; chunks of nothing else change no sum.
+
 A block needs only two things that the launch right in front of it made: the query, and the newest
 row of the caches. A block that starts early reads the older rows, waits, and then reads these two.
 """
@@ -18,6 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from fusec.codegen.cuda.alike import Alike
+from fusec.codegen.cuda.elements import row_of
 from fusec.codegen.cuda.shape import CHUNK, CHUNKS, SPAN, WARP
 from fusec.codegen.cuda.stages import Stage
 from fusec.errors import FusecError
@@ -45,6 +49,8 @@ class Attention:
         self.q, self.k, self.v, self.pos = node.inputs[:4]
         self.heads, self.kv_heads = int(node["heads"]), int(node["kv_heads"])
         self.head_dim = self.q.shape[-1] // self.heads
+        self.window = int(node["window"])
+        self.sinks = next((v for v in node.weights if len(v.shape) == 1), None)
         self.split = node.get("spans", 0) != 0
         self._check()
         self.piece = next(n for n in (8, 4, 2) if self.head_dim % n == 0)
@@ -54,7 +60,7 @@ class Attention:
         words = self.piece if self.v.dtype == "f32" else self.piece // 2
         self.rows_held = 2 * self.parts * ROWS * words
         self.held = self.rows_held <= held
-        if scope.overlaps and self.split and not node.weights:
+        if scope.overlaps and self.split and not node.matrices:
             self._leave_room(SHARED_BY_TWO)
             scope.holds = False
         # the launch in front has appended the other rows of the step, which may be older ones
@@ -88,6 +94,8 @@ class Attention:
         with self.alike.at(Stage.LOAD):
             w.line(f"unit = uint32(block - {first})" if first != "0" else "unit = block")
             w.line(f"n = uint32(load_u32({self.scope.pointers[self.pos.name]}) + uint32(1))")
+            if self.window:
+                w.line(f"first = uint32(max_u32(n, uint32({self.window})) - uint32({self.window}))")
         if self.split:
             self._span_of_block()
         else:
@@ -99,8 +107,9 @@ class Attention:
         w = self.w
         live, mine = f"if some(uint32(span * {SPAN}) < n):", "if some(warp < uint32(turns * 4)):"
         with self.alike.at(Stage.LOAD):
-            w.line(f"span = uint32(unit // uint32({self.heads}))")
-            w.line(f"head = uint32(unit - span * {self.heads})")
+            w.line(f"part = uint32(unit // uint32({self.heads}))")
+            w.line(f"head = uint32(unit - part * {self.heads})")
+            w.line(f"span = {self._plus_first('part')}")
             with w.block(live):
                 self._place()
                 self._extent_of_span()
@@ -112,7 +121,7 @@ class Attention:
             w.line("barrier()")
         with self.alike.at(Stage.COMPUTE, apart=True), w.block(live), self._folded():
             where = ", ".join(self.scope.pointers[v.name] for v in self.node.outputs)
-            place = f"{where}, span, head, {self.heads}, element, {self.head_dim}"
+            place = f"{where}, part, head, {self.heads}, element, {self.head_dim}"
             w.line(f"store_span({place}, found, thread)")
 
     def _all_spans(self) -> None:
@@ -121,7 +130,11 @@ class Attention:
         w.line("head = unit")
         self._place()
         w.line("state = (float32(-(1 << 30)), float32(0), float32(0))", "of no span")
-        with w.block(f"for span in range(uniform({quotient('n', SPAN)})):"):
+        count = quotient("n", SPAN)
+        if self.window:
+            w.line(f"spans = uint32({count} - uint32(first // uint32({SPAN})))")
+        with w.block(f"for part in range(uniform({'spans' if self.window else count})):"):
+            w.line(f"span = {self._plus_first('part')}")
             self._extent_of_span()
             with w.block("if some(warp < uint32(turns * 4)):"):
                 self._older_rows()
@@ -130,8 +143,21 @@ class Attention:
             with self._folded():
                 w.line("state = fold_span(state, found)")
             w.line("barrier()")
+        self._sink("fold_sink")
         out = f"{self.scope.pointers[self.node.name]}, uint32(head * {self.head_dim} + element)"
         w.line(f"store_result({out}, state, thread < uint32({self.head_dim}))")
+
+    def _plus_first(self, part: str) -> str:
+        """The number of a span, of which the one with the first position seen is part 0."""
+        if not self.window:
+            return f"uint32({part})"
+        return f"uint32(uint32({part}) + uint32(first // uint32({SPAN})))"
+
+    def _sink(self, fold: str) -> None:
+        """The head's logit without a value takes part in `state`, if it has one."""
+        if self.sinks is not None:
+            sink = f"load_f32(at({self.scope.pointers[self.sinks.name]}, head))"
+            self.w.line(f"state = {fold}(state, {sink})")
 
     def _place(self) -> None:
         """Which elements of a row this lane has."""
@@ -199,6 +225,10 @@ class Attention:
                 before = f"d{t}" if c else ZEROS[2]
                 w.line(f"d{t} = dot_{self.piece}({before}, {self._floats('k', t, c)}, q{c})")
         self._weights()
+        if not self.held:
+            w.line("group = uint32(uint32(thread_again() & uint32(31)) >> uint32(3))")
+            w.line("here = uint32(start + group)", "anew: no register has the rows meanwhile")
+            self._rows()
         for c in parts:
             if not self.held:
                 w.line("warp_barrier()", "no more loads at once than there are registers")
@@ -220,7 +250,10 @@ class Attention:
     def _rows(self) -> None:
         """Where the group's rows begin; those behind `last` are `last`."""
         for t in range(ROWS):
-            position = f"min_u32(uint32(here + uint32({4 * t})), last)"
+            position = f"uint32(here + uint32({4 * t}))"
+            if self.window:
+                position = f"max_u32({position}, first)"
+            position = row_of(self.node, f"min_u32({position}, last)")
             row = f"({position} * {self.kv_heads} + kv_head) * {self.head_dim}"
             self.w.line(f"row{t} = uint32({row})")
 
@@ -248,13 +281,20 @@ class Attention:
         """The positions' weights p0, p1, ...; their exponent and sum go to shared memory."""
         w = self.w
         scores = ", ".join(f"d{t}[0] + d{t}[1]" for t in range(ROWS))
-        w.line(f"score = score_of_lane(({scores}), lane) * float32({self.node['scale']!r})")
+        w.line(f"score = {scaled(self.node, f'score_of_lane(({scores}), lane)')}")
         w.line("position = uint32(here + uint32(member >> uint32(1)) * 4)")
-        w.line("p, top = weigh(score, position <= last)")
+        seen = "(position >= first) & (position <= last)" if self.window else "position <= last"
+        w.line(f"p, top = weigh(score, {seen})")
         for t in range(ROWS):
             w.line(f"p{t} = weight_of(p, lane, {t})")
         total = " + ".join(f"p{t}" for t in range(ROWS))
         w.line(f"store_weights(top, {total}, {self.maxima}, {self.sums}, warp, lane)")
+
+
+def scaled(node: Node, product: str) -> str:
+    """A score, of the product of query and key."""
+    score = f"{product} * float32({node['scale']!r})"
+    return f"softcap({score}, float32({node['cap']!r}))" if node["cap"] else score
 
 
 def quotient(value: str, divisor: int) -> str:

@@ -76,10 +76,14 @@ class ProjectedAttention(Attention):
     def _extent(self) -> None:
         """How many positions the span has, if any, and where this warp's chunk of them begins."""
         w = self.w
-        w.line(f"begin = uint32(span * {SPAN})")
+        w.line(f"begin = uint32({self._plus_first('span')} * {SPAN})")
         if self.spans > 1:
-            w.line(f"alone = n <= uint32({SPAN})", "the first span is the only one: all make it")
-            w.line("begin = select_u32(alone, uint32(0), begin)")
+            start, end = "uint32(0)", f"uint32({SPAN})"
+            if self.window:
+                w.line(f"start = uint32(uint32(first // uint32({SPAN})) * {SPAN})")
+                start, end = "start", f"uint32(start + uint32({SPAN}))"
+            w.line(f"alone = n <= {end}", "the first span is the only one: all make it")
+            w.line(f"begin = select_u32(alone, {start}, begin)")
         w.line("live = begin < n")
         w.line(f"left = select_u32(live, min_u32(uint32(n - begin), uint32({SPAN})), uint32(0))")
         w.line(f"turns = {quotient('left', 4 * CHUNK)}")
@@ -108,7 +112,10 @@ class ProjectedAttention(Attention):
         w.line("cluster_wait()", "all mailboxes are open")
         w.line(f"give_span({given}, {max(1, WARP // quads)}, own, state, live, thread)")
         w.line(f"mailbox_wait({self.mailbox})")
-        w.line(f"last = uniform(uint32(uint32(n - uint32(1)) // uint32({SPAN})))")
+        last = f"uint32(uint32(n - uint32(1)) // uint32({SPAN}))"
+        if self.window:
+            last = f"uint32({last} - uint32(first // uint32({SPAN})))"
+        w.line(f"last = uniform({last})")
         for s in range(self.spans):
             w.line(f"span{s} = taken({self.values}, {self.pairs}, {quads}, {s}, own)")
         w.line("state = span0")
@@ -119,6 +126,7 @@ class ProjectedAttention(Attention):
 
     def _store_digits(self) -> None:
         """A thread's quad of the head's attention in fixed point."""
+        self._sink("fold_sink_four")
         inside = f"thread < uint32({self.quads})"
         self.projection.store_digits("divided(state)", "thread", inside)
 

@@ -30,7 +30,7 @@ from dataclasses import dataclass
 
 from fusec.codegen.cuda.alike import Alike
 from fusec.codegen.cuda.arch import ARCHS
-from fusec.codegen.cuda.attention import MOST_ELEMENTS, ZEROS, quotient
+from fusec.codegen.cuda.attention import MOST_ELEMENTS, ZEROS, quotient, scaled
 from fusec.codegen.cuda.shape import CHUNK, CHUNKS, SPAN, WARP
 from fusec.codegen.cuda.stages import Stage
 from fusec.errors import FusecError
@@ -169,6 +169,7 @@ class AttentionRows:
             )
         self.q, self.k, self.v, self.pos = (self.scope.pointers[v.name] for v in node.inputs[:4])
         self.heads, self.kv_heads = int(node["heads"]), int(node["kv_heads"])
+        self.window, self.ring = int(node["window"]), int(node["ring"])
         self.dtype = node.inputs[1].dtype
         self.sizes = Sizes.of(node, rows)
         tiles = self.sizes.tiles(shared)
@@ -184,16 +185,22 @@ class AttentionRows:
         with self.alike.at(Stage.LOAD):
             self._begin()
         with self.alike.at(Stage.READ):
-            self._copy("k", "room", "0")
+            self._copy("k", "room", f"uint32(start_span * {SPAN})" if self.window else "0")
             self._store_queries()
         with self.alike.at(Stage.COMPUTE, apart=True):
             for turn in range(self.sizes.turns):
                 w.line(f"state{turn} = (float32(-(1 << 30)), float32(0), {ZEROS[4]})", "no span")
-            with w.block(f"for span in range(int32(uniform({quotient('end', SPAN)}))):"):
-                w.line(f"base = uint32(span * {SPAN})")
+            spans = quotient("end", SPAN)
+            if self.window:
+                spans = f"uint32({spans} - start_span)"
+            with w.block(f"for span in range(int32(uniform({spans}))):"):
+                span = "uint32(start_span + uint32(span))" if self.window else "span"
+                w.line(f"base = uint32({span} * {SPAN})")
                 w.line("left = uint32(end - base)")
                 chunks = f"uniform(min_u32({quotient('left', CHUNK)}, uint32({CHUNKS})))"
                 w.line(f"chunks = {chunks}")
+                skipped = f"(max_u32(begins, base) - base) // uint32({CHUNK})"
+                w.line(f"skipped = {f'uniform(uint32({skipped}))' if self.window else 'uint32(0)'}")
                 self._weights()
                 self._values()
             self._store()
@@ -218,6 +225,9 @@ class AttentionRows:
         given = f"{self.pos}, first_row, there_are, {rows}, ends, lane, warp"
         w.line(f"most, fewest = store_ends({given})")
         w.line("end, last = uniform(most), uint32(most - uint32(1))", "of what the rows attend to")
+        if self.window:
+            w.line(f"begins = uniform(first_seen(fewest, {self.window}))", "the same")
+            w.line(f"start_span = uint32(begins // uint32({SPAN}))")
 
     def _store_queries(self) -> None:
         sizes = self.sizes
@@ -234,7 +244,7 @@ class AttentionRows:
         whole = CHUNK * (sizes.sets if cache == "k" else 1)
         limit = f"uint32({quotient('end', whole)} * {whole})"
         step = self.kv_heads * sizes.head_dim
-        where = f"{to}, {pointer}, uint32({first}), {limit}, last, {step}, "
+        where = f"{to}, {pointer}, uint32({first}), {limit}, last, {self.ring}, {step}, "
         where += f"uint32(kv_head * {sizes.head_dim})"
         if sizes.is_copied:
             pieces = f"{sizes.width // COPY}, {COPY // sizes.element}"
@@ -318,10 +328,14 @@ class AttentionRows:
             w.line("row = uint32(of_warp + its_row)")
             known = f"min_u32(row, uint32({sizes.rows - 1}))"
             w.line(f"its_end = load_shared_u32(uint32(ends + {known} * 4))")
+            w.line(f"its_begin = first_seen(its_end, {self.window})")
             with w.block(f"for turn in range(int32({-(-self.keys // (each * apart))})):"):
                 w.line(f"start = uint32((turn * {apart} + turn_of_warp) * {each})")
                 live = "(uint32(first_row + of_warp) < there_are)"
                 live += f" & ({_plus(begin, 'start')} < left)"
+                if self.window:
+                    behind = f"uint32({_plus(begin, 'start')} // uint32({CHUNK}) + {sizes.sets})"
+                    live += f" & ({behind} > skipped)"
                 if self.keys < each * apart:
                     live += f" & (start < uint32({self.keys}))"
                 if self._row_groups() * sizes.together > sizes.rows:
@@ -350,8 +364,7 @@ class AttentionRows:
         w, sizes = self.w, self.sizes
         for j in range(sizes.sets):
             w.line(f"here{j} = uint32(start * {sizes.width} + keys{j})")
-        score = f"score_of_member({', '.join(f'd{n}' for n in range(8))})"
-        score += f" * float32({self.node['scale']!r})"
+        score = scaled(self.node, f"score_of_member({', '.join(f'd{n}' for n in range(8))})")
         if sizes.parts * sizes.sets <= UNROLLED:
             for step in range(GROUPS):
                 self._scores(str(step * GROUPS * sizes.width))
@@ -364,7 +377,7 @@ class AttentionRows:
                 w.line(f"scores = (scores[1], scores[2], scores[3], {score})")
         w.line(f"chunk = uint32({_plus(begin, 'start')} // uint32({CHUNK}) + its_chunk)")
         w.line(f"position = uint32(base + chunk * {CHUNK} + group)")
-        w.line("p, top = weigh_group(scores, position, its_end)")
+        w.line("p, top = weigh_group(scores, position, its_begin, its_end)")
         w.line(f"place = uint32(weights + row * {WEIGHTS} + chunk * {4 * CHUNK} + group * 16)")
         w.line("store_shared_f32x4(place, p[0], p[1], p[2], p[3])")
         w.line("total = over_groups(p[0] + p[1] + p[2] + p[3])")
@@ -394,9 +407,8 @@ class AttentionRows:
             for turn in range(sizes.turns):
                 w.line(f"found{turn} = {ZEROS[4]}")
         with self._tiles("v") as begin:
-            w.line(
-                f"store_factors(maxima, sums, factors, tops, chunks, {sizes.rows}, thread_again())"
-            )
+            given = f"maxima, sums, factors, tops, {self.window}, skipped, chunks, {sizes.rows}"
+            w.line(f"store_factors({given}, thread_again())")
             self._chunk(begin)
             w.line("barrier()")
             self._fold(begin)
@@ -422,22 +434,34 @@ class AttentionRows:
             w.line(f"quad = uint32(min_u32(unit, uint32({units - 1})) - four * {sizes.quads})")
             place = f"of_values * {sizes.out} + (row * {sizes.quads} + quad) * 16"
             w.line(f"out = uint32(outs + {place})")
-            with w.block("if some(live & (chunk < chunks)):"):
+            there = " & (chunk >= skipped)" if self.window else ""
+            with w.block(f"if some(live & (chunk < chunks){there}):"):
                 w.line(f"its_weights = uint32(weights + row * {WEIGHTS} + chunk * {4 * CHUNK})")
                 place = f"of_values * {CHUNK * sizes.width} + quad * {4 * sizes.element}"
                 w.line(f"values = uint32(room + {place})")
                 given = f"its_weights, values, {WEIGHTS}, {sizes.width}, {self.dtype == 'f16'}"
                 w.line(f"o = weighted_chunk({given})")
                 w.line(f"store_four_rows(out, {16 * sizes.quads}, o)")
-                near = w.block(f"if some(uint32(start + {CHUNK}) >= fewest):")
-                with near, w.block("if some(are_not_finite(o)):"):
+                near = f"(uint32(start + {CHUNK}) >= fewest)"
+                if self.window:
+                    near += f" | (start < first_seen(end, {self.window}))"
+                with w.block(f"if some({near}):"), w.block("if some(are_not_finite(o)):"):
                     ends = f"uint32(ends + row * 4), start, out, {16 * sizes.quads}"
-                    w.line(f"careful_chunk({given}, {ends})")
-            if self.fold == "fold_fours":
-                fours = "uint32(uint32(chunks + uint32(3)) & uint32(28))"
-                with w.block(f"if some(live & (chunk >= chunks) & (chunk < {fours})):"):
+                    w.line(f"careful_chunk({given}, {self.window}, {ends})")
+            if empty := self._empty():
+                with w.block(f"if some(live & {empty}):"):
                     zeros = ", ".join([ZEROS[4]] * TILE)
                     w.line(f"store_four_rows(out, {16 * sizes.quads}, ({zeros}))")
+
+    def _empty(self) -> str:
+        """Whether a chunk is read though nobody made it; empty if there is none."""
+        behind, skipped = "", "(chunk < skipped)"
+        if self.fold == "fold_fours":
+            fours = "uint32(uint32(chunks + uint32(3)) & uint32(28))"
+            behind = f"(chunk >= chunks) & (chunk < {fours})"
+        if not self.window:
+            return behind
+        return f"({skipped} | ({behind}))" if behind else skipped
 
     def _fold(self, begin: str) -> None:
         """A thread's quads: the tile's chunks, and behind the last tile the span.
@@ -481,6 +505,9 @@ class AttentionRows:
         for turn in range(sizes.turns):
             self._own(turn)
             step = self.heads * sizes.head_dim
+            if sinks := self.node.weights:
+                sink = f"load_f32(at({self.scope.pointers[sinks[0].name]}, head))"
+                w.line(f"state{turn} = fold_sink_four(state{turn}, {sink})")
             place = f"uint32((first_row + row) * {step} + head * {sizes.head_dim})"
             w.line(f"store_attention({out}, {place}, quad, {sizes.head_dim}, state{turn}, live)")
 

@@ -228,7 +228,8 @@ class Elements:
     def _append(self, node: Node, element: str, i: str) -> None:
         """Write element i of a key or value at the token's position."""
         state, x, pos = node.inputs
-        where = f"uint32({self.positions[pos.name]} * {x.shape[-1]} + {i})"
+        row = row_of(node, self.positions[pos.name])
+        where = f"uint32({row} * {x.shape[-1]} + {i})"
         where = f"at({self.scope.pointers[state.name]}, {where})"
         if state.dtype == "f16":
             self.scope.w.line(f"store_u16_if({where}, f32_to_half({element}), {self.live})")
@@ -250,6 +251,11 @@ def _scalar(name: str, i: str) -> str:
 def _best(node: Node) -> str:
     """The variable with the best element of a fold so far; with `_at`, its index."""
     return f"best{node.name[1:]}"
+
+
+def row_of(node: Node, position: str) -> str:
+    """Where a position lies in the state of a node that appends to it or reads it."""
+    return _remainder(position, int(node["ring"])) if node["ring"] else position
 
 
 def _remainder(value: str, divisor: int) -> str:

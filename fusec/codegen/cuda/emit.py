@@ -215,7 +215,7 @@ class _Emitter:
                 AttentionRows(alike, node).emit()
                 return
             alone = not self.shape.prologue and len(self.shape.segments) == 1
-            kind = ProjectedAttention if node.weights else Attention
+            kind = ProjectedAttention if node.matrices else Attention
             kind(alike, node, alone).emit()
             return
         with alike.at(Stage.COMPUTE, apart=True):

@@ -258,15 +258,16 @@ class Prologue:
         return Gained(x, self.scope.pointers[node.inputs[1].name])
 
     def _combined(self, node: Node) -> Combined:
-        out, (values, pairs) = (
-            node.outputs[0],
-            (self.scope.pointers[v.name] for v in node.inputs[:2]),
-        )
-        heads, name = int(node["heads"]), identifier(out)
-        last = f"last_{name}"
-        number = f"uint32(now_{name} // uint32({int(node['span'])}))"
+        out, pointers = node.outputs[0], self.scope.pointers
+        values, pairs = (pointers[v.name] for v in node.inputs[:2])
+        sinks = "".join(pointers[v.name] for v in node.weights)
+        heads, name, span = int(node["heads"]), identifier(out), int(node["span"])
+        last, number = f"last_{name}", f"uint32(now_{name} // uint32({span}))"
+        if window := int(node["window"]):
+            first = f"first_seen(uint32(now_{name} + uint32(1)), {window})"
+            number = f"uint32({number} - uint32({first} // uint32({span})))"
         self.scope.w.line(f"{last} = uniform({number})")
-        return Combined(values, pairs, last, heads, out.shape[-1] // heads)
+        return Combined(values, pairs, sinks, last, heads, out.shape[-1] // heads)
 
     def _room(self, value: Value) -> tuple[str, int]:
         """Shared memory for a padded vector, and its quads."""

@@ -231,7 +231,7 @@ def matvecs(shape: KernelShape) -> list[Segment]:
 
 def projections(shape: KernelShape) -> list[Node]:
     """Attention whose blocks multiply by a matrix as well: those of a head are a cluster."""
-    return [s.nodes[0] for s in shape.segments if s.role == "heads" and s.nodes[0].weights]
+    return [s.nodes[0] for s in shape.segments if s.role == "heads" and s.nodes[0].matrices]
 
 
 def has_heads(shape: KernelShape) -> bool:

@@ -194,11 +194,13 @@ class Normed(Gained):
 class Combined(Source):
     """Attention put together of the partial results of its spans, in memory.
 
-    `last`: a variable that has the number of the last span.
+    `sinks`: a logit of each head without a value, or empty. `last`: a variable that has the number
+    of the last span.
     """
 
     values: str
     pairs: str
+    sinks: str
     last: str
     heads: int
     head_dim: int
@@ -207,7 +209,9 @@ class Combined(Source):
         self.n = self.heads * self.head_dim
 
     def _given(self, i: str) -> str:
-        return f"({self.values}, {self.pairs}, {self.last}, {i}, {self.heads}, {self.head_dim})"
+        sinks = f"{self.sinks or self.values}, {bool(self.sinks)}"
+        shape = f"{self.heads}, {self.head_dim}"
+        return f"({self.values}, {self.pairs}, {sinks}, {self.last}, {i}, {shape})"
 
     def quad(self, i: str) -> str:
         """See `Source.quad`."""

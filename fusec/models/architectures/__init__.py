@@ -15,6 +15,7 @@ CONFIGS: dict[str, Callable[[Hyperparameters], DecoderConfig]] = {
     "qwen2": qwen.qwen2,
     "qwen3": qwen.qwen3,
     "gemma": gemma.gemma,
+    "gemma2": gemma.gemma2,
     "gemma3": gemma.gemma3,
     "granite": granite.granite,
     "olmo2": olmo.olmo2,

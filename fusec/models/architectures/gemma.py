@@ -1,4 +1,4 @@
-"""`gemma` and `gemma3`. The 1 that their norms add to weights is in the files' weights already."""
+"""`gemma`, `gemma2` and `gemma3`. The 1 that their norms add to weights is in the files' weights already."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from fusec.models.decoder_keys import read
 from fusec.models.hyperparameters import Hyperparameters
 
 GEMMA: dict[str, Any] = {"pairing": "halves", "activation": "gelu"}
-GEMMA3 = GEMMA | {"qk_norms": "heads", "post_norms": True}
+GEMMA2 = GEMMA | {"post_norms": True}
+GEMMA3 = GEMMA2 | {"qk_norms": "heads"}
+PATTERN2, CAPS = 2, (50.0, 30.0)  # of scores and of logits, where a gemma2 says nothing else
 PATTERN, WINDOW_BASE = 6, 10000.0  # where a gemma3 says nothing else
-DEEP = 62
+DEEP = {"gemma2": 46, "gemma3": 62}
 """Layers of the 27B, whose scores are scaled by the width of a head's share of the embedding."""
 
 
@@ -20,20 +22,41 @@ def gemma(keys: Hyperparameters) -> DecoderConfig:
     return read(keys, reads=("hidden_activation",), embedding_scale=_scale(keys), **GEMMA)
 
 
+def gemma2(keys: Hyperparameters) -> DecoderConfig:
+    """And norms in front of and behind both halves, windows, and caps of scores and logits."""
+    caps = ("attn_logit_softcapping", "final_logit_softcapping")
+    score_cap, logit_cap = (keys.real(*given) for given in zip(caps, CAPS, strict=True))
+    return read(
+        keys,
+        reads=("hidden_activation", *caps),
+        pattern=PATTERN2,
+        embedding_scale=_scale(keys),
+        attention_scale=_attention_scale(keys),
+        score_cap=score_cap,
+        logit_cap=logit_cap,
+        **GEMMA2,
+    )
+
+
 def gemma3(keys: Hyperparameters) -> DecoderConfig:
-    """And norms in front of and behind both halves, of queries and keys, and windows."""
-    width, heads = keys.count("embedding_length"), keys.count("attention.head_count")
-    deep = keys.count("block_count") == DEEP
+    """Norms of queries and keys instead of the scores' cap; a base of RoPE for window layers."""
     return read(
         keys,
         reads=("hidden_activation", "final_logit_softcapping"),
+        pattern=PATTERN,
         embedding_scale=_scale(keys),
-        attention_scale=(width / heads) ** -0.5 if deep else 0.0,
+        attention_scale=_attention_scale(keys),
         logit_cap=keys.real("final_logit_softcapping", 0.0),
-        window_pattern=keys.count("attention.sliding_window_pattern", PATTERN),
         window_base=keys.real("rope.freq_base_swa", WINDOW_BASE),
         **GEMMA3,
     )
+
+
+def _attention_scale(keys: Hyperparameters) -> float:
+    """What scores are multiplied by; 0 is 1 / sqrt of a head's size."""
+    width, heads = keys.count("embedding_length"), keys.count("attention.head_count")
+    deep = keys.count("block_count") == DEEP[keys.file.architecture]
+    return (width / heads) ** -0.5 if deep else 0.0
 
 
 def _scale(keys: Hyperparameters) -> float:

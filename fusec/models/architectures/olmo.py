@@ -9,13 +9,14 @@ from fusec.models.decoder_keys import read
 from fusec.models.hyperparameters import Hyperparameters
 
 BEHIND: dict[str, Any] = {"pairing": "halves", "pre_norms": False, "post_norms": True}
+PATTERN = 4  # of an OLMo 3, which has windows
 OLMO2 = BEHIND | {"qk_norms": "whole"}
 EXAONE4 = BEHIND | {"qk_norms": "heads"}
 
 
 def olmo2(keys: Hyperparameters) -> DecoderConfig:
     """Queries and keys are normed as whole vectors."""
-    return read(keys, **OLMO2)
+    return read(keys, pattern=PATTERN, **OLMO2)
 
 
 def exaone4(keys: Hyperparameters) -> DecoderConfig:

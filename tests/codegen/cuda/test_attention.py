@@ -25,12 +25,24 @@ LENGTHS = [1, 31, 32, 33, 255, 256, 257, 600]
 CONTEXT = 600
 
 
-def graph_of(head_dim: int, kv: str, context: int, heads: int = 6, kv_heads: int = 2) -> Graph:
-    b = Builder("attention")
+def graph_of(
+    head_dim: int,
+    kv: str,
+    context: int,
+    heads: int = 6,
+    kv_heads: int = 2,
+    *,
+    sinks: bool = False,
+    **besides: float,
+) -> Graph:
+    """`besides`: a window, a ring, and a cap."""
+    b = Builder("attention", context)
     q, pos = b.input("q", (1, heads * head_dim)), b.input("pos", (1,), "i32")
-    k, v = (b.state(name, (context, kv_heads, head_dim), kv) for name in "kv")
-    scale = head_dim**-0.5
-    return b.build(b.attention(q, k, v, pos, heads=heads, kv_heads=kv_heads, scale=scale, name="a"))
+    rows = int(besides.get("ring", context))
+    k, v = (b.state(name, (rows, kv_heads, head_dim), kv) for name in "kv")
+    given = {"heads": heads, "kv_heads": kv_heads, "scale": head_dim**-0.5, **besides}
+    operands = (b.weight("sinks", (heads,)),) if sinks else ()
+    return b.build(b.attention(q, k, v, pos, *operands, name="a", **given))
 
 
 def split(graph: Graph) -> Graph:

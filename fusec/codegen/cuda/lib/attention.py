@@ -184,11 +184,16 @@ def is_set(lane, bit):
 
 
 @inline
+def bounded(score):
+    """A score that `exp_parts` takes."""
+    score = select_f32(score > BOUND, BOUND, score)
+    return select_f32(score < -BOUND, -BOUND, score)
+
+
+@inline
 def weigh(score, live):
     """This lane's weight, and the `top` of the warp's scores; 0 where not `live`."""
-    score = select_f32(score > BOUND, BOUND, score)
-    score = select_f32(score < -BOUND, -BOUND, score)
-    mantissa, exponent = exp_parts(score)
+    mantissa, exponent = exp_parts(bounded(score))
     exponent = select_s32(live, exponent, LOWEST)
     top = warp_max_s32(exponent)
     return mantissa * two_to(int32(exponent - top)), top

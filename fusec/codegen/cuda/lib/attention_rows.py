@@ -44,9 +44,9 @@ from fusec.codegen.cuda.device import (
     warp_min_u32,
 )
 from fusec.codegen.cuda.lib.attention import (
-    BOUND,
     LOWEST,
     axpy_4,
+    bounded,
     halves_2,
     halves_4,
     halves_8,
@@ -106,7 +106,15 @@ def store_queries(q, first, there_are, step, offset, head_dim, piece, parts, row
 
 
 @inline
-def copy_positions(to, cache, first, limit, last, step, offset, pieces, elements, count, thread):
+def row_in_ring(position, ring):
+    """Where a position lies in a cache of `ring` rows that are used again; 0: in its own row."""
+    return uint32(position % uint32(ring)) if ring else position
+
+
+@inline
+def copy_positions(
+    to, cache, first, limit, last, ring, step, offset, pieces, elements, count, thread
+):
     """Let positions from `first` on up to `limit` be copied, `count` at most, of `pieces` 16 bytes.
 
     A piece has `elements`. Those behind `last` are `last`: it is the last that was written.
@@ -116,20 +124,24 @@ def copy_positions(to, cache, first, limit, last, step, offset, pieces, elements
         place = uint32(i // uint32(pieces))
         position = uint32(first + place)
         element = uint32((i - place * pieces) * elements + offset)
-        source = at(cache, uint32(min_u32(position, last) * uint32(step) + element))
+        row = row_in_ring(min_u32(position, last), ring)
+        source = at(cache, uint32(row * uint32(step) + element))
         live = (position < limit) & (i < uint32(count * pieces))
         copy_async_16_if(uint32(to + i * 16), source, live)
 
 
 @inline
-def copy_words(to, cache, first, limit, last, step, offset, words, elements, width, count, thread):
+def copy_words(
+    to, cache, first, limit, last, ring, step, offset, words, elements, width, count, thread
+):
     """`copy_positions` of rows that are no whole 16 bytes, to rows of `width` bytes."""
     for turn in range((count * words + 511) // 512):
         i = uint32(turn * 512 + thread)
         place = uint32(i // uint32(words))
         position, word = uint32(first + place), uint32(i - place * words)
         element = uint32(word * elements + offset)
-        value = load_u32(at(cache, uint32(min_u32(position, last) * uint32(step) + element)))
+        row = row_in_ring(min_u32(position, last), ring)
+        value = load_u32(at(cache, uint32(row * uint32(step) + element)))
         live = (position < limit) & (i < uint32(count * words))
         store_shared_u32_if(uint32(to + place * width + word * 4), value, live)
 
@@ -221,9 +233,7 @@ def score_of_member(a, b, c, d, e, f, g, h):
 @inline
 def parts_of_exp(score, live):
     """`exp_parts` within the bounds; an exponent that is not live is that of nothing."""
-    score = select_f32(score > BOUND, BOUND, score)
-    score = select_f32(score < -BOUND, -BOUND, score)
-    mantissa, exponent = exp_parts(score)
+    mantissa, exponent = exp_parts(bounded(score))
     return mantissa, select_s32(live, exponent, LOWEST)
 
 
@@ -234,13 +244,26 @@ def larger_across(x, distance):
 
 
 @inline
-def weigh_group(scores, position, end):
+def is_between(position, more, begin, end):
+    """Whether a position, so many behind that one, is one of those that a row sees."""
+    here = uint32(position + more)
+    return (here >= begin) & (here < end)
+
+
+@inline
+def first_seen(end, window):
+    """The first position that is seen where `end` are there; all of them are without a window."""
+    return uint32(max_u32(end, uint32(window)) - uint32(window)) if window else uint32(0)
+
+
+@inline
+def weigh_group(scores, position, begin, end):
     """Weights of positions `position`, + 4, + 8, + 12, and the `top` of the four groups' scores.
 
-    Positions from `end` on weigh 0, whatever their scores are.
+    Positions in front of `begin` and from `end` on weigh 0, whatever their scores are.
     """
-    a_live, b_live = position < end, uint32(position + 4) < end
-    c_live, d_live = uint32(position + 8) < end, uint32(position + 12) < end
+    a_live, b_live = is_between(position, 0, begin, end), is_between(position, 4, begin, end)
+    c_live, d_live = is_between(position, 8, begin, end), is_between(position, 12, begin, end)
     a, a_exponent = parts_of_exp(scores[0], a_live)
     b, b_exponent = parts_of_exp(scores[1], b_live)
     c, c_exponent = parts_of_exp(scores[2], c_live)
@@ -319,17 +342,21 @@ def are_not_finite(x):
 
 
 @inline
-def careful_chunk(weights, values, step, width, is_half, ends, start, out, out_step):
-    """`weighted_chunk`, where values are not finite: a row meets none from its end on.
+def careful_chunk(weights, values, step, width, is_half, window, ends, start, out, out_step):
+    """`weighted_chunk`, where values are not finite: a row meets only those that it sees.
 
     `ends`: where the rows' numbers of positions are, `start`: of the chunk. What `store_four_rows`
-    wrote is written anew. Positions that weigh 0 stand for the row's last one, as where a row has
-    the block for itself, and so do whole chunks up to the next multiple of 64.
+    wrote is written anew. Positions that weigh 0 stand for the row's first or last one, as where a
+    row has the block for itself, and so do whole chunks up to the next multiple of 64.
     """
     nothing = (float32(0), float32(0), float32(0), float32(0))
     for row in range(4):
         end = load_shared_u32(uint32(ends + row * 4))
+        begin = first_seen(end, window)
         live = start < end
+        if window:
+            live = live & (uint32(start + 16) > begin)
+        first = uint32(max_u32(begin, start) - start) if window else uint32(0)
         last = uint32(select_u32(live, uint32(end - start), uint32(1)) - uint32(1))
         o = (float32(-0.0), float32(-0.0), float32(-0.0), float32(-0.0))
         for odd in range(2):
@@ -338,8 +365,9 @@ def careful_chunk(weights, values, step, width, is_half, ends, start, out, out_s
                 s = nothing
                 for turn in range(4):
                     place = uint32(turn * 4 + far * 2 + odd)
+                    near = min_u32(max_u32(place, first) if window else place, last)
                     mine = uint32(weights + row * step + (far * 2 + odd) * 16 + turn * 4)
-                    x = value_quad(uint32(values + min_u32(place, last) * width), is_half)
+                    x = value_quad(uint32(values + near * width), is_half)
                     s = axpy_4(s, load_shared_f32(mine), only_quad(live, x))
                 if far == 0:
                     pair = s
@@ -354,10 +382,10 @@ def careful_chunk(weights, values, step, width, is_half, ends, start, out, out_s
 
 
 @inline
-def store_factors(maxima, sums, factors, tops, chunks, rows, thread):
+def store_factors(maxima, sums, factors, tops, window, skipped, chunks, rows, thread):
     """Write what chunks are multiplied with, [row, 16], and each row's `top` of the span.
 
-    Chunks behind the last one have the sum 0.
+    Chunks behind the last one have the sum 0, and with a window the first `skipped` too.
     """
     for turn in range((rows * 16 + 511) // 512):
         i = uint32(turn * 512 + thread)
@@ -367,10 +395,15 @@ def store_factors(maxima, sums, factors, tops, chunks, rows, thread):
             chunk = uint32(i & uint32(15))
             top = int32(load_shared_u32(uint32(maxima + i * 4)))
             top = select_s32(chunk < chunks, top, LOWEST)
+            if window:
+                top = select_s32(chunk < skipped, LOWEST, top)
             most = larger_across(larger_across(top, 8), 4)
             most = larger_across(larger_across(most, 2), 1)
             store_shared_f32_if(uint32(factors + i * 4), two_to(int32(top - most)), live)
-            store_shared_f32_if(uint32(sums + i * 4), float32(0), live & (chunk >= chunks))
+            none = chunk >= chunks
+            if window:
+                none = none | (chunk < skipped)
+            store_shared_f32_if(uint32(sums + i * 4), float32(0), live & none)
             first = live & (chunk == uint32(0))
             store_shared_f32_if(uint32(tops + (i >> uint32(4)) * 4), s32_to_f32(most), first)
 

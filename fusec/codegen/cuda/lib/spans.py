@@ -25,6 +25,7 @@ from fusec.codegen.cuda.device import (
     max_f32,
     min_u32,
     mul_u32,
+    s32_to_f32,
     select_f32,
     select_u32,
     send_f32x2_if,
@@ -32,7 +33,8 @@ from fusec.codegen.cuda.device import (
     store_f32_if,
     store_f32x2_if,
 )
-from fusec.codegen.cuda.lib.math import reciprocal
+from fusec.codegen.cuda.lib.attention import bounded
+from fusec.codegen.cuda.lib.math import exp_parts, reciprocal
 from fusec.codegen.cuda.lib.vectors import only
 
 NOTHING = float32(-(1 << 30))  # the `top` of no span
@@ -54,6 +56,28 @@ def fold_span(state, found):
     both = max_f32(state[0], top)
     fade, weight = two_to_f32(state[0] - both), two_to_f32(top - both)
     return both, fma(weight, total, state[1] * fade), fma(weight, value, state[2] * fade)
+
+
+@inline
+def span_of_sink(sink):
+    """A logit without a value, as (top, sum of weights) of a span."""
+    mantissa, exponent = exp_parts(bounded(sink))
+    return s32_to_f32(exponent), mantissa
+
+
+@inline
+def fold_sink(state, sink):
+    """A state that a sink takes part in, behind all spans."""
+    top, total = span_of_sink(sink)
+    return fold_span(state, (top, total, float32(0)))
+
+
+@inline
+def fold_sink_four(state, sink):
+    """The same of four elements."""
+    top, total = span_of_sink(sink)
+    zero = float32(0)
+    return fold_four(state, (top, total, (zero, zero, zero, zero)))
 
 
 @inline
@@ -137,10 +161,10 @@ def load_span(values, pairs, pair, j, span, last, heads, n, wide):
 
 
 @inline
-def combined(values, pairs, last, j, heads, head_dim, wide):
+def combined(values, pairs, sinks, have_sinks, last, j, heads, head_dim, wide):
     """Elements j to j + 3 of the attention over spans 0 to `last`, or only j, unless `wide`.
 
-    Four spans are on their way at once.
+    Four spans are on their way at once. `sinks`: a logit of each head, if they have one.
     """
     n, head = heads * head_dim, uint32(j // uint32(head_dim))
     pair = uint32(head * 2)
@@ -152,35 +176,37 @@ def combined(values, pairs, last, j, heads, head_dim, wide):
         c = load_span(values, pairs, pair, j, uint32(first + 2), last, heads, n, wide)
         d = load_span(values, pairs, pair, j, uint32(first + 3), last, heads, n, wide)
         state = fold_four(fold_four(fold_four(fold_four(state, a), b), c), d)
+    if have_sinks:
+        state = fold_sink_four(state, load_f32(at(sinks, head)))
     return divided(state)
 
 
 @inline
-def combined_element(values, pairs, last, j, heads, head_dim):
+def combined_element(values, pairs, sinks, have_sinks, last, j, heads, head_dim):
     """Element j of the attention."""
-    return combined(values, pairs, last, j, heads, head_dim, False)[0]
+    return combined(values, pairs, sinks, have_sinks, last, j, heads, head_dim, False)[0]
 
 
 @inline
-def combined_quad(values, pairs, last, i, heads, head_dim):
+def combined_quad(values, pairs, sinks, have_sinks, last, i, heads, head_dim):
     """Quad i of the attention; zeros behind its end."""
     end = heads * head_dim
     if head_dim % 4 == 0:
         inside = i < uint32(end // 4)
         j = uint32(select_u32(inside, uint32(i), uint32(0)) * 4)
-        a, b, c, d = combined(values, pairs, last, j, heads, head_dim, True)
+        a, b, c, d = combined(values, pairs, sinks, have_sinks, last, j, heads, head_dim, True)
         return only(inside, a), only(inside, b), only(inside, c), only(inside, d)
     return (
-        element_or_zero(values, pairs, last, uint32(i * 4), heads, head_dim),
-        element_or_zero(values, pairs, last, uint32(i * 4 + 1), heads, head_dim),
-        element_or_zero(values, pairs, last, uint32(i * 4 + 2), heads, head_dim),
-        element_or_zero(values, pairs, last, uint32(i * 4 + 3), heads, head_dim),
+        element_or_zero(values, pairs, sinks, have_sinks, last, uint32(i * 4), heads, head_dim),
+        element_or_zero(values, pairs, sinks, have_sinks, last, uint32(i * 4 + 1), heads, head_dim),
+        element_or_zero(values, pairs, sinks, have_sinks, last, uint32(i * 4 + 2), heads, head_dim),
+        element_or_zero(values, pairs, sinks, have_sinks, last, uint32(i * 4 + 3), heads, head_dim),
     )
 
 
 @inline
-def element_or_zero(values, pairs, last, j, heads, head_dim):
+def element_or_zero(values, pairs, sinks, have_sinks, last, j, heads, head_dim):
     """Element j; 0 behind the end."""
     end = uint32(heads * head_dim - 1)
-    value = combined_element(values, pairs, last, min_u32(j, end), heads, head_dim)
+    value = combined_element(values, pairs, sinks, have_sinks, last, min_u32(j, end), heads, head_dim)
     return only(j <= end, value)

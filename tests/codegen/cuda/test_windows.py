@@ -1,0 +1,140 @@
+"""Attention with windows, rings, caps and sinks by the NumPy twins, and what windows hide."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fusec.codegen.cuda.arch import ARCHS
+from fusec.codegen.cuda.build import compile_many
+from fusec.codegen.cuda.emit import emit
+from fusec.codegen.cuda.twins_grid import run_grid
+from fusec.ir import Graph
+from tests.codegen.cuda.kernels import needs_compiler
+from tests.codegen.cuda.test_attention import graph_of, put, query, split
+from tests.codegen.cuda.test_attention_rows import kernel_of
+from tests.codegen.cuda.twin_session import TwinSession, reference
+from tests.targets import SPLIT
+
+RNG = np.random.default_rng(29)
+CONTEXT, RING = 900, 448
+SINKS = np.linspace(-1.0, 3.0, 6, dtype=np.float32)
+BESIDES: dict[str, dict[str, Any]] = {
+    "window": {"window": 40},
+    "long window": {"window": 300},
+    "one position": {"window": 1},
+    "ring": {"window": 300, "ring": RING},
+    "cap": {"cap": 2.0},
+    "sinks": {"sinks": True},
+    "all": {"window": 257, "ring": RING, "cap": 5.0, "sinks": True},
+}
+
+
+def weights_of(graph: Graph) -> dict[str, np.ndarray]:
+    return {"@sinks": SINKS[: int(graph.nodes[0]["heads"])]} if graph.weights else {}
+
+
+def caches_of(graph: Graph, places: list[int]) -> dict[str, np.ndarray]:
+    """Rows for all that is seen from `places`; NaN where nobody may look."""
+    node = graph.nodes[0]
+    window, ring = int(node["window"]), int(node["ring"])
+    first = max(0, min(places) + 1 - window) if window else 0
+    seen = np.arange(first, max(places) + 1)
+    found = {}
+    for state in graph.states:
+        kind = np.float16 if state.dtype == "f16" else np.float32
+        found[state.name] = values = np.full(state.shape, np.nan, kind)
+        rows = RNG.normal(size=(len(seen), *state.shape[1:]))
+        values[seen % ring if ring else seen] = rows.astype(np.float16)
+    return found
+
+
+@pytest.mark.parametrize("position", [0, 39, 40, 255, 256, 447, 448, 600, 899])
+@pytest.mark.parametrize("besides", BESIDES)
+def test_one_row_is_near_the_reference_split_or_not(besides: str, position: int) -> None:
+    graph = graph_of(8, "f32", CONTEXT, **BESIDES[besides])
+    weights, caches, q = weights_of(graph), caches_of(graph, [position]), query(graph)
+    checked = reference(graph, weights)
+    checked.states |= {name: values.astype(np.float64) for name, values in caches.items()}
+    given = {"q": q, "pos": np.array([position])}
+    wanted = checked.step(**given)["a"]
+    found = []
+    for each, target in ((graph, None), (split(graph), SPLIT)):
+        session = TwinSession(each, weights, 0, **({"target": target} if target else {}))
+        put(session, caches)
+        found.append(session.step(**given)["a"])
+    assert np.linalg.norm(found[0] - wanted) < 1e-6 * np.linalg.norm(wanted)
+    assert found[0].tobytes() == found[1].tobytes()
+
+
+PLACES = {
+    "the start": list(range(20)),
+    "where the ring begins again": list(range(437, 460)),
+    "the end of a span": [*range(505, 520), 700],
+    "in no order": [int(n) for n in RNG.integers(400, 700, 13)],
+}
+
+
+class Rows:
+    """Rows of a step, one by one and together."""
+
+    def __init__(self, graph: Graph, places: list[int]) -> None:
+        self.graph, self.places = graph, np.array(places, np.uint32)
+        self.caches = list(caches_of(graph, places).values())
+        shape = (len(places), graph.inputs[0].shape[1])
+        self.q = RNG.normal(size=shape).astype(np.float32)
+
+    def run(self, rows: int, of: slice) -> np.ndarray:
+        out = np.zeros_like(self.q[of])
+        halves = [c.view(np.uint16) if c.dtype == np.float16 else c for c in self.caches]
+        weights = weights_of(self.graph).values()
+        given = [self.q[of].copy(), *halves, self.places[of].copy(), *weights, out]
+        kernel = emit(kernel_of(self.graph, rows))
+        if rows:
+            count = np.array([len(out)], np.uint32)
+            run_grid(kernel, *given, count, layers=-(-len(out) // rows))
+        else:
+            run_grid(kernel, *given)
+        return out
+
+    def one_by_one(self) -> np.ndarray:
+        rows = range(len(self.places))
+        return np.concatenate([self.run(0, slice(row, row + 1)) for row in rows])
+
+
+@pytest.mark.parametrize("places", PLACES)
+@pytest.mark.parametrize("besides", BESIDES)
+def test_rows_have_the_bytes_of_one(besides: str, places: str) -> None:
+    rows = Rows(graph_of(16, "f16", CONTEXT, 2, 1, **BESIDES[besides]), PLACES[places])
+    wanted = rows.one_by_one()
+    assert np.isfinite(wanted).all()
+    for each in (8, 24):
+        assert rows.run(each, slice(None)).tobytes() == wanted.tobytes(), each
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("place", [430, 441])
+def test_what_is_not_finite_reaches_no_row_whose_window_has_left_it(bad: float, place: int) -> None:
+    """A row that is too late for it does not even multiply it by 0."""
+    rows = Rows(graph_of(10, "f32", CONTEXT, 1, 1, window=20), list(range(420, 470)))
+    rows.caches[1][place, 0, 3] = bad
+    found, wanted = rows.run(32, slice(None)), rows.one_by_one()
+    sees = (rows.places >= place) & (rows.places < place + 20)
+    assert found[~sees].tobytes() == wanted[~sees].tobytes()
+    assert np.isfinite(found[~sees]).all()
+    assert not np.isfinite(found[sees]).all(axis=1).any()
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_kernels_with_all_of_it_assemble_without_spills() -> None:
+    sizes = [(64, "f16", 64), (64, "f16", 16), (128, "f16", 16), (256, "f16", 16), (256, "f32", 8)]
+    given = {"window": 512, "ring": 1024, "cap": 50.0, "sinks": True}
+    kernels = []
+    for head_dim, kv, rows in sizes:
+        graph = graph_of(head_dim, kv, 4096, **given)
+        kernels += [emit(kernel_of(graph, n), ARCHS["sm_90a"]) for n in (0, rows)]
+    for kernel, cubin in zip(kernels, compile_many(kernels, "sm_90a"), strict=True):
+        assert cubin.spill_stores == cubin.spill_loads == 0, (kernel.name, kernel.rows)
