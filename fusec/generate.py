@@ -142,7 +142,7 @@ def open_runner(
     if artifact is not None:
         context = artifact.context
     elif context is None:
-        context = min(_default_context(request, len(prompt)), model.config.longest)
+        context = min(_default_context(request, len(prompt)), model.config.context)
     context = model.check_context(context, driver.DEFAULT_CONTEXT)
     if not request.is_conversation:
         request.count(len(prompt), context)

@@ -126,7 +126,7 @@ def run(path: Path, plan: Plan, note: Note = lambda _: None) -> dict[str, Any]:
 def default_prompts(path: Path, target: str) -> tuple[int, ...]:
     """The prompt to read where nobody says which: what its target takes well, if the model can."""
     usual = instruments_of(backends.get(target)).prompt
-    return (min(usual, Model.open(path).config.longest),)
+    return (min(usual, Model.open(path).config.context),)
 
 
 def contexts(plan: Plan) -> tuple[int | None, int | None]:

@@ -12,7 +12,7 @@ import numpy as np
 from fusec.errors import FusecError
 from fusec.runtime.finite import check_finite
 from fusec.runtime.sampling import Sampler, Sampling
-from fusec.runtime.session import Session
+from fusec.runtime.session import Session, rewinds
 from fusec.runtime.turns import Closing, Turns
 
 Array = np.ndarray[Any, Any]
@@ -44,10 +44,28 @@ class Engine(Closing):
         self.decode, self.prefill, self.absorb = decode, prefill, absorb
         self.context, self.stop = context, frozenset(stop)
         self.vocabulary = decode.plan.outputs["%logits"].shape[-1]
-        self.position = 0
+        self._position, self._rewinds = 0, rewinds(decode.plan)
         self._turns = Turns("engine")
         self._uses = 0  # counts steps and resets, so that a generation notices another's
         self._caller: threading.Thread | None = None  # whose sequence the cache holds
+
+    @property
+    def position(self) -> int:
+        """The next token's: how many tokens of the sequence are in the cache.
+
+        It can be set back, to go on from there. Raises FusecError where layers with a window no
+        longer have what the token there would see.
+        """
+        return self._position
+
+    @position.setter
+    def position(self, value: int) -> None:
+        if 0 < value < self._position - self._rewinds:
+            raise FusecError(
+                f"position {value}: the layers' window has moved on, expected 0 or a position from "
+                f"{self._position - self._rewinds} on, as {self._position} tokens are in the cache"
+            )
+        self._position = value
 
     @property
     def residency(self) -> dict[str, Any] | None:

@@ -53,7 +53,20 @@ def positions(plan: LaunchPlan) -> int:
 
     A state that is used as a ring holds any number.
     """
-    return plan.context or min((state.shape[0] for state in plan.states.values()), default=STATELESS_POSITIONS)
+    return plan.context or min(
+        (state.shape[0] for state in plan.states.values()), default=STATELESS_POSITIONS
+    )
+
+
+def rewinds(plan: LaunchPlan) -> int:
+    """How many tokens a sequence may be set back, and go on from there as if they had never been.
+
+    A cache that is used as a ring has the positions behind those that its window needs; others
+    have all.
+    """
+    nodes = (node for kernel in plan.kernels for node in parse(kernel.region).nodes)
+    rings = [node for node in nodes if op(node.op).role == "heads" and node["ring"]]
+    return min((int(n["ring"]) - int(n["window"]) + 1 for n in rings), default=positions(plan))
 
 
 def limits(plan: LaunchPlan) -> dict[str, int]:

@@ -168,11 +168,11 @@ def test_biases_are_taken_where_they_are(make: Make) -> None:
         check_tensors(wrong, config_of(wrong))
 
 
-def test_a_context_is_no_longer_than_a_window(make: Make) -> None:
-    """Within it, the window hides nothing."""
+def test_windows(make: Make) -> None:
+    """A window as long as the context hides nothing."""
     config = config_of(make({"llama.attention.sliding_window": 40}))
-    assert (config.context, config.window, config.longest) == (64, 40, 40)
-    assert config_of(make({"llama.attention.sliding_window": 64})).longest == 64
+    assert [config.window_of(layer) for layer in range(config.layers)] == [40] * config.layers
+    assert config_of(make({"llama.attention.sliding_window": 64})).window_of(0) == 0
 
 
 def test_other_tensors(make: Make) -> None:

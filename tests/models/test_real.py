@@ -71,7 +71,7 @@ def test_greedy_text_is_llama_cpps(real: Real, shared_data: Path) -> None:
     if not (folder := os.environ.get("FUSEC_REAL_MODELS")):
         pytest.skip("FUSEC_REAL_MODELS names no folder for real models")
     model = Model.open(fetched(real, Path(folder)))
-    context = model.check_context(None, 1024)
+    context = 1024
     cases = json.loads((shared_data / real.golden).read_text())["cases"]
     with driver.load(model, "cpu", context=context, kv="f32") as engine:
         for case in cases:

@@ -208,5 +208,7 @@ def combined_quad(values, pairs, sinks, have_sinks, last, i, heads, head_dim):
 def element_or_zero(values, pairs, sinks, have_sinks, last, j, heads, head_dim):
     """Element j; 0 behind the end."""
     end = uint32(heads * head_dim - 1)
-    value = combined_element(values, pairs, sinks, have_sinks, last, min_u32(j, end), heads, head_dim)
+    value = combined_element(
+        values, pairs, sinks, have_sinks, last, min_u32(j, end), heads, head_dim
+    )
     return only(j <= end, value)
