@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from fusec.ir.graph import Node, Value
+from fusec.ir.graph import Attr, Node, Value
 from fusec.ir.op import Op, bound_by_positions
 from fusec.ir.op_checks import Array, Type, activation, elements_of, matrix, per_token, want
 from fusec.ir.op_elementwise import softcap
@@ -147,7 +147,7 @@ def attention_flops(node: Node) -> int:
 
 def seen_at(node: Node, position: int) -> int:
     """Positions that the token at `position` sees."""
-    return position + 1 - _first(position, int(node["window"]))
+    return position + 1 - _first(position, int(node.get("window", 0)))
 
 
 def positions_seen(node: Node) -> int:
@@ -319,7 +319,14 @@ def _combine_work(node: Node, threads: int, position: int) -> float:
 
 _CACHE = "q: f32[T, n], k: state, v: state, pos: i32[T]"
 _SINKS = "sinks: weight f32[heads]"
-_ATTENTION = {"heads": int, "kv_heads": int, "scale": float, "window": 0, "ring": 0, "cap": 0.0}
+_ATTENTION: dict[str, Attr | type] = {
+    "heads": int,
+    "kv_heads": int,
+    "scale": float,
+    "window": 0,
+    "ring": 0,
+    "cap": 0.0,
+}
 _SPANS = _ATTENTION | {"span": int, "spans": int}
 
 OPS = (

@@ -65,7 +65,7 @@ def rewinds(plan: LaunchPlan) -> int:
     have all.
     """
     nodes = (node for kernel in plan.kernels for node in parse(kernel.region).nodes)
-    rings = [node for node in nodes if op(node.op).role == "heads" and node["ring"]]
+    rings = [node for node in nodes if op(node.op).role == "heads" and node.get("ring", 0)]
     return min((int(n["ring"]) - int(n["window"]) + 1 for n in rings), default=positions(plan))
 
 

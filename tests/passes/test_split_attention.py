@@ -111,11 +111,35 @@ def test_a_second_reader_of_the_attention_gets_it_from_the_kernel_of_the_matvec(
     assert np.abs(results[0]["s"] - results[1]["s"]).max() < 1e-12
 
 
+@pytest.mark.parametrize("position", [0, 39, 255, 256, 290, 580])
+@pytest.mark.parametrize("window", [1, 40, 300])
+def test_spans_of_a_window_mean_what_attention_means(window: int, position: int) -> None:
+    """And so with a cache that is used as a ring, a cap of scores, and sinks."""
+    ring = 320
+    b = Builder("g", 600)
+    q, pos = b.input("q", (1, 32)), b.input("pos", (1,), "i32")
+    k, v = (b.state(name, (ring, 2, 8), "f32") for name in "kv")
+    sinks = b.weight("sinks", (4,))
+    given = {"heads": 4, "kv_heads": 2, "scale": 0.3, "window": window, "ring": ring, "cap": 2.0}
+    whole = b.build(b.attention(q, k, v, pos, sinks, name="a", **given))
+    apart = SplitAttention().run(whole, SPLIT)[0]
+    assert len(apart.nodes) == 2
+    caches = {s.name: RANDOM.normal(size=s.shape) for s in whole.states}
+    step = {"q": RANDOM.normal(size=(1, 32)), "pos": np.array([position])}
+    found = []
+    for graph in (whole, apart):
+        reference = Reference(graph, {"sinks": np.array([0.5, -1.0, 2.0, 0.0])})
+        reference.states |= caches
+        found.append(reference.step(**step)["a"])
+    assert np.abs(found[0] - found[1]).max() < 1e-12
+
+
 @pytest.mark.parametrize(
     ("op", "change", "wanted"),
     [
         ("attention_spans", {"spans": 2}, "spans that hold 600 positions, found 2"),
-        ("attention_spans", {"span": 0}, "spans that hold 600 positions"),
+        ("attention_spans", {"span": 0}, "spans of at least one position, found 3 of 0"),
+        ("attention_spans", {"spans": 1, "window": 3}, "spans that hold 3 positions, found 1"),
         ("attention_combine", {"spans": 7}, "7 spans of 4 heads"),
         ("attention_combine", {"span": 0}, "at least one head, span and position"),
         ("attention_combine", {"heads": 8}, r"sums: f32\[1, 48\], found f32\[1, 24\]"),

@@ -1,4 +1,4 @@
-"""`gemma`, `gemma2` and `gemma3`. The 1 that their norms add to weights is in the files' weights already."""
+"""`gemma`, `gemma2` and `gemma3`. The 1 that norms add to weights is in the files' weights."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from tests.targets import HOPPER
 SIZES = {"layers": 1, "width": 64, "ffn_width": 96, "heads": 4, "kv_heads": 2, "head_dim": 32}
 
 
-@pytest.mark.parametrize("architecture", ["qwen2", "qwen3", "gemma3"])
+@pytest.mark.parametrize("architecture", ["qwen2", "qwen3", "gemma2", "gemma3"])
 def test_levels_agree_and_with_the_reference(architecture: str) -> None:
     config = replace(config_of(architecture), **SIZES, rope_dims=32, vocab=32)
     shapes = dict(config.tensor_shapes())

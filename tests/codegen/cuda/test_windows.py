@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,13 @@ from fusec.codegen.cuda.build import compile_many
 from fusec.codegen.cuda.emit import emit
 from fusec.codegen.cuda.twins_grid import run_grid
 from fusec.ir import Graph
+from fusec.models.decoder_graph import decode_graph
+from fusec.models.small import config_of
 from tests.codegen.cuda.kernels import needs_compiler
 from tests.codegen.cuda.test_attention import graph_of, put, query, split
 from tests.codegen.cuda.test_attention_rows import kernel_of
-from tests.codegen.cuda.twin_session import TwinSession, reference
-from tests.targets import SPLIT
+from tests.codegen.cuda.twin_session import TwinSession, random_weights, reference
+from tests.targets import HOPPER, SPLIT
 
 RNG = np.random.default_rng(29)
 CONTEXT, RING = 900, 448
@@ -125,6 +128,30 @@ def test_what_is_not_finite_reaches_no_row_whose_window_has_left_it(bad: float, 
     assert found[~sees].tobytes() == wanted[~sees].tobytes()
     assert np.isfinite(found[~sees]).all()
     assert not np.isfinite(found[sees]).all(axis=1).any()
+
+
+@pytest.mark.parametrize("position", [0, 100, 299, 300, 830, 1300])
+def test_heads_that_project_see_a_window(position: int) -> None:
+    """Blocks of a cluster have the spans of the window, wherever it is."""
+    sizes = {"width": 192, "heads": 3, "kv_heads": 1, "head_dim": 64, "rope_dims": 64, "vocab": 32}
+    config = replace(config_of("llama"), layers=1, ffn_width=96, biased=frozenset(), **sizes)
+    config = replace(config, window=300, sinks=True, score_cap=3.0, context=4096)
+    shapes = dict(config.tensor_shapes())
+    types = {name: "f32" if len(shape) == 1 else "q8_0" for name, shape in shapes.items()}
+    graph = decode_graph(config, types, 1, 4096, "f16")
+    ring = graph.states[0].shape[0]
+    assert ring == 832
+    weights, found = random_weights(graph), []
+    rows = RNG.normal(size=(2, ring, 1, 64)).astype(np.float16)
+    for level in (0, 3):
+        session = TwinSession(graph, weights, level, target=HOPPER)
+        for state, values in zip(graph.states, rows, strict=True):
+            session.memory[state.name][:] = values.view(np.uint16)
+        found.append(session.step(token=np.array([5]), pos=np.array([position]))["logits"])
+    (kernel,) = (k for k in session.kernels.values() if "attention_project" in k.name)
+    assert (kernel.grid, kernel.cluster) == (9, 3)
+    assert np.isfinite(found[0]).all()
+    assert found[0].tobytes() == found[1].tobytes()
 
 
 @needs_compiler

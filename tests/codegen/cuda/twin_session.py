@@ -26,6 +26,7 @@ from fusec.passes.lower import lower
 from fusec.passes.overlap import overlap
 from fusec.passes.pipeline import passes_of, run_passes
 from fusec.passes.rule import Rule
+from fusec.runtime.session import positions
 from tests.codegen.blocks import random_rows
 from tests.targets import ANY
 
@@ -83,7 +84,7 @@ class TwinSession:
         for name, tensor in self.plan.states.items():
             kind = {"f32": np.float32, "f16": np.uint16}[tensor.dtype]
             self.memory[name] = np.zeros(tensor.shape, kind)
-        context = min((t.shape[0] for t in self.plan.states.values()), default=64)
+        context = positions(self.plan) if self.plan.states else 64
         for name, table in self.plan.tables.items():
             self.memory[name] = make_table(table, context, lambda name: weights[f"@{name}"])
         for name, tensor in self.plan.weights.items():

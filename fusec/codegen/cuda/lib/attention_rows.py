@@ -27,7 +27,6 @@ from fusec.codegen.cuda.device import (
     max_u32,
     min_u32,
     s32_to_f32,
-    select_f32,
     select_s32,
     select_u32,
     shuffle_xor_f32,
