@@ -2,7 +2,7 @@
 
 The columns of a matrix are dealt to `lanes` in blocks of `block`; `branch` neighbouring lanes have
 the columns of one part. All parts added up, in the order in which a warp adds its lanes, are the
-product.
+product: alone, or beside what is added to it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from fusec.ir.graph import Node
+from fusec.ir.graph import Node, Value, attrs
 from fusec.ir.op import INDEX, Op
 from fusec.ir.op_checks import Array, Type, activation, matrix, want
 
@@ -54,6 +54,28 @@ def add_parts(parts: Array, residual: Array) -> Array:
     return residual + parts.reshape(len(residual), -1, residual.shape[1]).sum(1)
 
 
+def infer_sum_parts(node: Node) -> list[Type]:
+    """f32[T, n] of so many parts."""
+    (parts,) = node.inputs
+    tokens, whole = activation(parts, "parts")
+    count = int(node["parts"])
+    want(count > 0 and whole % count == 0, f"parts: f32[T, {count} * n]", parts.type)
+    return [("f32", (tokens, whole // count))]
+
+
+def sum_parts(x: Array, *, parts: int) -> Array:
+    """The sum of the parts of a product."""
+    return np.asarray(x.reshape(len(x), parts, -1).sum(1))
+
+
+def sum_of(parts: Value, residual: Value | None, total: Value) -> Node:
+    """The node that makes the total of parts, and adds what is added to it."""
+    if residual is not None:
+        return Node("add_parts", (parts, residual), (total,))
+    count = parts.shape[-1] // total.shape[-1]
+    return Node("sum_parts", (parts,), (total,), attrs(parts=count))
+
+
 PART = 5  # instructions for four elements of a part
 
 
@@ -71,6 +93,11 @@ OPS = (
     Op(
         "add_parts", "vector", "parts: f32[T, parts * n], residual: f32[T, n]", (2, 2),
         infer_add_parts, add_parts, lambda n: math.prod(n.inputs[0].shape), label="sum",
+        work_whole=_sum_work, adds_parts=True,
+    ),
+    Op(
+        "sum_parts", "vector", "parts: f32[T, parts * n]", (1, 1), infer_sum_parts, sum_parts,
+        lambda n: math.prod(n.inputs[0].shape), {"parts": int}, label="sum",
         work_whole=_sum_work, adds_parts=True,
     ),
 )  # fmt: skip

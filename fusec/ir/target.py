@@ -18,17 +18,19 @@ ROWS, TILES = "rows", "tiles"
 class Tiles:
     """Which matrices are multiplied a tile of rows at a time, by all warps of a block.
 
-    They are of one of `formats`, and their rows are a multiple of `multiple` elements long.
+    They are of one of `formats`, and their rows are a multiple of `multiple` elements long. Fewer
+    rows than `least` are tiles for a few thread blocks, which leave a GPU idle.
     """
 
     formats: frozenset[str]
     multiple: int
+    least: int
 
-    def takes(self, weight: Value) -> bool:
-        """Whether a matrix is one of them."""
+    def takes(self, weight: Value, rows_beside: int = 0) -> bool:
+        """Whether a matrix is one of them; `rows_beside`: of others that multiply its vector."""
         rows, columns = weight.shape
         fits = rows % TILE_ROWS == 0 and columns % self.multiple == 0
-        return weight.dtype in self.formats and fits
+        return weight.dtype in self.formats and fits and rows + rows_beside >= self.least
 
 
 def layouts_apart(shape: KernelShape) -> str | None:
@@ -109,8 +111,11 @@ class Target:
         """The type that products with matrices of that layout take vectors in; empty if none."""
         return dict(self.fixed_kinds).get(layout, "")
 
-    def layout_of(self, weight: Value) -> str:
-        """How a weight lies in this target's memory: empty where that is as in the file."""
+    def layout_of(self, weight: Value, rows_beside: int = 0) -> str:
+        """How a weight lies in this target's memory: empty where that is as in the file.
+
+        `rows_beside`: of other matrices that multiply the same vector.
+        """
         if self.tiles is None or len(weight.shape) != 2:
             return ""
-        return TILES if self.tiles.takes(weight) else ROWS
+        return TILES if self.tiles.takes(weight, rows_beside) else ROWS

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from fusec.ir.graph import Graph, Node
+from fusec.ir.ops import op
 from fusec.ir.target import Target
 from fusec.passes.fuse import Refusal
 
@@ -26,11 +27,26 @@ class PlaceWeights:
     def run(self, graph: Graph, target: Target) -> tuple[Graph, int, tuple[Refusal, ...]]:
         """The graph with laid-out weights; how many there are."""
 
+        beside = _rows_beside(graph)
+
         def placed(node: Node) -> Node:
             inputs = tuple(
-                replace(v, layout=target.layout_of(v)) if v.is_weight else v for v in node.inputs
+                replace(v, layout=target.layout_of(v, beside.get(v.name, 0))) if v.is_weight else v
+                for v in node.inputs
             )
             return replace(node, inputs=inputs, body=tuple(map(placed, node.body)))
 
         after = graph.replace_nodes(map(placed, graph.nodes))
         return after, sum(bool(w.layout) for w in after.weights), ()
+
+
+def _rows_beside(graph: Graph) -> dict[str, int]:
+    """Matrix -> the rows of all others that multiply the same vector, which its kernel may take."""
+    matrices: dict[str, dict[str, int]] = {}  # of each vector
+    for node in graph.walk():
+        if op(node.op).role == "rows":
+            vector, weight = node.inputs[:2]
+            matrices.setdefault(vector.name, {})[weight.name] = weight.shape[0]
+    return {
+        name: sum(rows.values()) - own for rows in matrices.values() for name, own in rows.items()
+    }

@@ -4,7 +4,7 @@
     %a = attention_combine(%a.spans, %a.spans.sums, %pos)
     %z = fused matvec_add(%a, @w, %r)
                     =>     %z.parts = attention_project(%q, $k', $v', %pos, @w)
-                           %z = add_parts(%z.parts, %r)
+                           %z = add_parts(%z.parts, %r)     (sum_parts where nothing is added)
 
 The product w @ a is the sum over heads of w's columns of a head times that head's attention. So the
 launch that attends also makes these partial sums (split-K), and the kernel that reads %z adds them
@@ -15,11 +15,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fusec.ir.graph import Graph, Node, Value
+from fusec.ir.graph import Graph, Node, Value, attrs
+from fusec.ir.op_parts import sum_of
 from fusec.ir.ops import make
 from fusec.ir.target import ColumnSums, Target
 from fusec.passes.fuse import Refusal
 from fusec.passes.projections import Product, homeless, parts_name, product_of, second_user
+
+HASTE = 2
+"""Of the weights that a block could hold, one part of so many is what it should read.
+
+Measured on an H200 for heads of 256 elements and 640 rows: 252.6, 242.1 and 245.9 us a token of
+Gemma 3 270M with 1, 2 and 4.
+"""
 
 
 @dataclass(frozen=True)
@@ -43,7 +51,9 @@ class ProjectHeads:
                 refused.append(Refusal(self.equation, (node.name,), product))
                 continue
             spans = graph.producers[node.inputs[0].name]
-            parts, total = project(spans, product, node.inputs[3:])
+            assert target.column_sums is not None
+            blocks = blocks_of_head(spans, product.weight, target.column_sums)
+            parts, total = project(spans, product, node.inputs[3:], blocks)
             last = graph.producers[product.total.name]
             made |= {spans.name: (parts,), node.name: (), last.name: (total,)}
         nodes = [new for node in graph.nodes for new in made.get(node.name, (node,))]
@@ -70,16 +80,30 @@ def why_not(graph: Graph, combine: Node, target: Target) -> Product | str:
     )
 
 
-def project(spans: Node, product: Product, sinks: tuple[Value, ...]) -> tuple[Node, Node]:
+def project(
+    spans: Node, product: Product, sinks: tuple[Value, ...], blocks: int
+) -> tuple[Node, Node]:
     """Attention with its projection, and the sum under the name it had."""
     inputs = (*spans.inputs, product.weight, *sinks)
-    made = make("attention_project", inputs, parts_name(product.total), spans.attrs)
-    return made, Node("add_parts", (*made.outputs, product.residual), (product.total,))
+    given = dict(spans.attrs) | {"spans": blocks}
+    made = make("attention_project", inputs, parts_name(product.total), attrs(**given))
+    return made, sum_of(made.outputs[0], product.residual, product.total)
+
+
+def blocks_of_head(spans: Node, weight: Value, sums: ColumnSums) -> int:
+    """Thread blocks of a head: one a span, or as many as hold its columns without haste.
+
+    Those without a span only multiply.
+    """
+    rows, columns = weight.shape
+    branch = columns // int(spans["heads"]) // sums.block
+    wanted = -(-rows * branch // (sums.held // HASTE))
+    return max(int(spans["spans"]), min(wanted, sums.cluster))
 
 
 def _unfit(spans: Node, weight: Value, sums: ColumnSums) -> str | None:
     """What is wrong with the sizes or the format."""
-    heads, count = int(spans["heads"]), int(spans["spans"])
+    heads, count = int(spans["heads"]), blocks_of_head(spans, weight, sums)
     rows, columns = weight.shape
     branch, rest = divmod(columns // heads, sums.block)
     reasons = {

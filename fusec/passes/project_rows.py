@@ -3,7 +3,7 @@
     %h = fused norm_matvec_silu_mul(%x, ...)
     %z = fused matvec_add(%h, @w, %r)
                     =>     %z.parts = fused norm_matvec_silu_mul_parts(%x, ..., @w)
-                           %z = add_parts(%z.parts, %r)
+                           %z = add_parts(%z.parts, %r)     (sum_parts where nothing is added)
 
 A product is a sum over columns, so blocks that have some elements of %h can make a partial sum of
 every row (split-K). The blocks of a cluster exchange their elements and share the rows, so that
@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fusec.ir.graph import Graph, Node, Value, attrs
-from fusec.ir.op_parts import parts_of
+from fusec.ir.op_parts import parts_of, sum_of
 from fusec.ir.ops import kind_of, make, op, role_of
 from fusec.ir.region import NotOneKernel, analyse
 from fusec.ir.target import TILES, ColumnSums, Target
@@ -31,16 +31,17 @@ class ProjectRows:
     """The pass. It runs in front of the last `prologue`."""
 
     name: str = "project-rows"
-    equation: str = "rows -> matvec + add => rows & parts -> add_parts"
+    equation: str = "rows -> matvec | matvec + add => rows & parts -> sum_parts | add_parts"
 
     def run(self, graph: Graph, target: Target) -> tuple[Graph, int, tuple[Refusal, ...]]:
         """The graph with every such product among the blocks that may make it."""
         made: dict[str, Node] = {}
         refused = []
         for maker in graph.nodes:
-            if maker.name in made or not _is_multiplied(graph, maker):
+            vector = _multiplied(graph, maker)
+            if maker.name in made or vector is None:
                 continue
-            product = why_not(graph, maker, target)
+            product = why_not(graph, maker, vector, target)
             if isinstance(product, str):
                 refused.append(Refusal(self.equation, (maker.name,), product))
                 continue
@@ -51,19 +52,24 @@ class ProjectRows:
         return graph.replace_nodes(nodes), len(made) // 2, tuple(refused)
 
 
-def _is_multiplied(graph: Graph, maker: Node) -> bool:
-    """Whether rows make one vector, and a product in another node reads it."""
-    if role_of(maker) != "rows" or len(maker.outputs) != 1:
-        return False
-    readers = (n for user in graph.users.get(maker.name, ()) for n in user.ops)
-    return any(op(n.op).role == "rows" and n.inputs[0].name == maker.name for n in readers)
+def _multiplied(graph: Graph, maker: Node) -> Value | None:
+    """The vector that rows make and a product in another node reads, if there is one.
+
+    What else the node makes are vectors of its prologue, which it keeps for others.
+    """
+    if role_of(maker) != "rows":
+        return None
+    vector = maker.ops[-1].outputs[0]
+    readers = (n for user in graph.users.get(vector.name, ()) for n in user.ops)
+    is_read = any(op(n.op).role == "rows" and n.inputs[0] == vector for n in readers)
+    return vector if is_read and vector in maker.outputs else None
 
 
-def why_not(graph: Graph, maker: Node, target: Target) -> Product | str:
+def why_not(graph: Graph, maker: Node, vector: Value, target: Target) -> Product | str:
     """The reason a product must stay apart from its vector, or the one that may move."""
     if target.column_sums is None:
         return f"no clusters of thread blocks on {target.name}"
-    product = product_of(graph, maker.outputs[0])
+    product = product_of(graph, vector)
     if isinstance(product, str):
         return product
     return (
@@ -81,8 +87,9 @@ def project(maker: Node, product: Product, sums: ColumnSums) -> tuple[Node, Node
     last = make("matvec_parts", product.matvec.inputs, name, given)
     inputs = (*maker.inputs, *(v for v in product.matvec.inputs[1:] if v not in maker.inputs))
     body = (*maker.ops, last)
-    fused = Node("fused", inputs, last.outputs, attrs(kind=kind_of(body)), body)
-    return fused, Node("add_parts", (*last.outputs, product.residual), (product.total,))
+    outputs = (*(v for v in maker.outputs if v != product.matvec.inputs[0]), *last.outputs)
+    fused = Node("fused", inputs, outputs, attrs(kind=kind_of(body)), body)
+    return fused, sum_of(last.outputs[0], product.residual, product.total)
 
 
 def _apart(maker: Node, product: Product, sums: ColumnSums) -> str | None:

@@ -12,10 +12,13 @@ from fusec.passes.split import taken
 
 @dataclass(frozen=True)
 class Product:
-    """A node that multiplies a vector by a matrix and adds a `residual`; the result is `total`."""
+    """A node that multiplies a vector by a matrix, and adds a `residual` if it has one.
+
+    The result is `total`.
+    """
 
     matvec: Node
-    residual: Value
+    residual: Value | None
     total: Value
 
     @property
@@ -27,19 +30,20 @@ class Product:
 def product_of(graph: Graph, vector: Value) -> Product | str:
     """The product that is the only reader of a vector, or the reason why there is none.
 
-    Its residual is an activation that is not the product itself, nor the vector.
+    What is added to it is an activation that is not the product itself, nor the vector.
     """
     if reason := second_user(graph, vector.name):
         return reason
     users = graph.users.get(vector.name, ())
     ops = [n.op for n in users[0].ops] if users else []
-    if ops != ["matvec", "add"] or users[0].ops[0].inputs[0] != vector:
-        return f"no product: expected a matvec and an add to read {vector.name}"
-    matvec, add = users[0].ops
-    total = add.outputs[0]
-    residual = next((v for v in add.inputs if v.name != matvec.name), None)
-    if residual is None or residual.is_weight or residual == vector:
-        return f"no residual: expected another activation to be added to {total.name}"
+    if ops not in (["matvec"], ["matvec", "add"]) or users[0].ops[0].inputs[0] != vector:
+        return f"no product: expected a matvec, and at most an add, to read {vector.name}"
+    matvec, *added = users[0].ops
+    total, residual = users[0].outputs[0], None
+    if added:
+        residual = next((v for v in added[0].inputs if v.name != matvec.name), None)
+        if residual is None or residual.is_weight or residual == vector:
+            return f"no residual: expected another activation to be added to {total.name}"
     if factor_of(matvec) is not None:
         return f"a factor of the whole matrix: {matvec.inputs[1].name} has one"
     if (inverse := inverse_of(matvec)) is not None:

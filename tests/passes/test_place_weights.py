@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from fusec import driver
+from fusec import backends, driver
 from fusec.errors import FusecError
 from fusec.ir import Builder, Graph, parse
 from fusec.ir.graph import Value
@@ -29,7 +29,7 @@ def mixed() -> Graph:
     x = b.rms_norm(b.input("x", (1, LONG)), b.weight("g", (LONG,)), eps=1e-5)
     short = b.matvec(b.input("z", (1, 64)), b.weight("short", (32, 64), "q4_0"))
     rows = b.matvec(x, b.weight("rows", (32, LONG), "q8_0"))
-    return b.build(b.matvec(x, b.weight("long", (32, LONG), "q4_k")), short, rows)
+    return b.build(b.matvec(x, b.weight("long", (992, LONG), "q4_k")), short, rows)
 
 
 LAYOUTS = {"@g": "", "@long": TILES, "@short": ROWS, "@rows": ROWS}
@@ -38,10 +38,10 @@ LAYOUTS = {"@g": "", "@long": TILES, "@short": ROWS, "@rows": ROWS}
 @pytest.mark.parametrize(
     ("shape", "dtype", "layout"),
     [
-        ((16, LONG), "q4_k", TILES),
-        ((17, LONG), "q4_k", ROWS),
-        ((16, LONG + 256), "q4_k", ROWS),
-        ((16, LONG), "f16", ROWS),
+        ((1024, LONG), "q4_k", TILES),
+        ((1025, LONG), "q4_k", ROWS),
+        ((1024, LONG + 256), "q4_k", ROWS),
+        ((1024, LONG), "f16", ROWS),
         ((LONG,), "f32", ""),
     ],
 )
@@ -49,6 +49,19 @@ def test_a_target_says_how_a_weight_lies(shape: tuple[int, ...], dtype: str, lay
     weight = Value("@w", dtype, shape)
     assert HOPPER.layout_of(weight) == TILED.layout_of(weight) == layout
     assert ANY.layout_of(weight) == ""
+
+
+def test_few_rows_lie_in_tiles_where_others_multiply_the_same_vector() -> None:
+    """One kernel may take them together, and only tiles can be beside tiles."""
+    sm90 = backends.get("sm_90a").limits
+    for rows, beside, layout in [(1008, 0, ROWS), (1008, 16, TILES), (16, 1008, TILES)]:
+        assert sm90.layout_of(Value("@w", "q4_k", (rows, LONG)), beside) == layout
+    b = Builder("qkv")
+    x = b.input("x", (1, LONG))
+    q, k = (b.matvec(x, b.weight(n, (r, LONG), "q4_k")) for n, r in (("q", 768), ("k", 256)))
+    alone = b.matvec(b.input("y", (1, LONG)), b.weight("o", (768, LONG), "q4_k"))
+    placed = PlaceWeights().run(b.build(q, k, alone), sm90)[0]
+    assert {w.name: w.layout for w in placed.weights} == {"@q": TILES, "@k": TILES, "@o": ROWS}
 
 
 def test_the_pass_places_every_weight_and_nothing_else() -> None:
@@ -77,14 +90,14 @@ def test_it_runs_before_all_fusion_and_is_kept_by_every_pass(level: int) -> None
     for stage in stages:
         assert {w.name: w.layout for w in stage.graph.weights} == LAYOUTS, stage.name
         assert parse(str(stage.graph)) == stage.graph
-    assert "@long: q4_k.tiles[32, 2048]" in str(stages[-1].graph)
+    assert "@long: q4_k.tiles[992, 2048]" in str(stages[-1].graph)
     assert "@g: f32[2048]" in str(stages[-1].graph)
 
 
 def test_one_weight_has_one_layout() -> None:
     text = str(PlaceWeights().run(mixed(), TILED)[0])
     twice = text.replace(
-        "  return", "  %y: f32[1, 32] = matvec(%0, @long: q4_k[32, 2048])\n  return"
+        "  return", "  %y: f32[1, 992] = matvec(%0, @long: q4_k[992, 2048])\n  return"
     )
     with pytest.raises(FusecError, match="@long"):
         driver.compile(parse(twice))

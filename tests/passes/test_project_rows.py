@@ -12,7 +12,7 @@ from fusec.ir.ops import OPS
 from fusec.ir.region import NotOneKernel, analyse
 from fusec.passes.pipeline import passes_of, run_passes
 from fusec.passes.project_rows import ProjectRows, branch_of
-from tests.graphs import Types, llama_graph, weights_for
+from tests.graphs import BLOCKS, Types, block_graph, llama_graph, weights_for
 from tests.passes.stages import distance, reasons_of, thirty_layers, through
 from tests.targets import AMPERE, ANY, HOPPER
 
@@ -78,6 +78,20 @@ def test_the_product_moves_into_its_vectors_kernel():
     assert analyse(made.region).parts is last
 
 
+def test_without_a_residual_the_parts_are_the_sum():
+    graph = ProjectRows().run(network(residual="", ffn=640), HOPPER)[0]
+    total = graph.producers["%4"] if "%4" in graph.producers else graph.nodes[1]
+    assert (total.op, total["parts"]) == ("sum_parts", 3)
+
+
+def test_what_the_prologue_keeps_is_kept():
+    """A sum that the norm in front reads, and somebody behind as well."""
+    graph = block_graph(**BLOCKS["gemma"], matrix="iq4_nl")
+    final = run_passes(graph, passes_of(3, disable=["prologue-of-parts"]), HOPPER)[-1].graph
+    makers = [node for node in final.nodes if node.ops[-1].op == "matvec_parts"]
+    assert makers and all(len(node.outputs) == 2 for node in makers)
+
+
 @pytest.mark.parametrize("residual", ["x", "other"])
 def test_its_meaning_stays(residual):
     graph = network(up="f32", down="f32", ffn=640, residual=residual)
@@ -140,13 +154,12 @@ def test_a_target_without_clusters(target):
     [
         ({"also": "silu"}, "a second user: %h is also read by %also"),
         ({"also": "output"}, "a second user: %h is an output of the graph"),
-        ({"residual": ""}, "no product: expected a matvec and an add to read %h"),
         ({"residual": "weight"}, "no residual: expected another activation to be added to %z"),
         ({"taken": "z.parts"}, "a name is taken: %z.parts"),
         ({"factor": True}, "a factor of the whole matrix: @w has one"),
         ({"down": "f16"}, "no blocks of 32: @w is f16"),
         ({"up": "f16"}, "no blocks of 32: @gate is f16"),
-        ({"ffn": 2048, "down": "q4_0"}, "in tiles of rows: @w"),
+        ({"width": 1024, "ffn": 2048, "down": "q4_0"}, "in tiles of rows: @w"),
         ({"ffn": 9248}, "too long a row: 9248 elements for 32 lanes and 8 blocks of 32"),
         ({"width": 96, "ffn": 2560}, "too many parts: 16, expected at most 8"),
         ({"width": 1056}, "too many weights: 4096 and 1056 blocks for a thread block, which holds "

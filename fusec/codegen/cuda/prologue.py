@@ -212,9 +212,10 @@ class Prologue:
         return self._materialise(out, source) if out.name in self.scope.region.users else source
 
     def _summed(self, node: Node) -> Source:
-        parts, residual = node.inputs
-        heads = parts.shape[-1] // residual.shape[-1]
-        return Summed(self.source(residual), self.scope.pointers[parts.name], heads)
+        parts, *residual = node.inputs
+        n = node.outputs[0].shape[-1]
+        before = self.source(residual[0]) if residual else None
+        return Summed(before, self.scope.pointers[parts.name], parts.shape[-1] // n, n)
 
     def _head_normed(self, node: Node) -> Source:
         """Each warp norms a head at a time, into shared memory."""
@@ -371,10 +372,11 @@ VECTORS: dict[str, Callable[[Prologue, Node], Source]] = {
     "embed": Prologue._embedded,
     "attention_combine": Prologue._combined,
     "add_parts": Prologue._summed,
+    "sum_parts": Prologue._summed,
 }
 """Vector op -> where its elements come from."""
 
-BY_QUADS = frozenset({"rms_norm", "rms_factors", "attention_combine", "add_parts"})
+BY_QUADS = frozenset({"rms_norm", "rms_factors", "attention_combine", "add_parts", "sum_parts"})
 """Those of them whose quads are made as they are read, where they are not read from another."""
 
 if holes := {name for name, entry in OPS.items() if entry.role == "vector"} - VECTORS.keys():

@@ -74,19 +74,17 @@ class Shared(Source):
 
 @dataclass
 class Summed(Source):
-    """A residual plus parts of a vector, one a head, that lie one after the other in memory.
+    """Parts of a vector, one a head, that lie one after the other in memory, beside a residual.
 
-    The parts are added up as a balanced tree, as `Matvec` adds lanes up. None of them is -0 where
-    the tree has room for more (see `fusec.codegen.cuda.projection`), so one without a partner goes
-    up as it is.
+    The residual comes first, if there is one. The parts are added up as a balanced tree, as
+    `Matvec` adds lanes up. None of them is -0 where the tree has room for more (see
+    `fusec.codegen.cuda.projection`), so one without a partner goes up as it is.
     """
 
-    residual: Source
+    residual: Source | None
     parts: str
     heads: int
-
-    def __post_init__(self) -> None:
-        self.n = self.residual.n
+    n: int
 
     def _part(self, h: int) -> str:
         return f"at({self.parts}, uint32({h * self.n}))"
@@ -94,28 +92,33 @@ class Summed(Source):
     def quad(self, i: str) -> str:
         """See `Source.quad`."""
         parts = [f"quad({self._part(h)}, {i}, {self.n})" for h in range(self.heads)]
-        return f"plus({self.residual.quad(i)}, {_tree(parts, 'plus({}, {})')})"
+        total = _tree(parts, "plus({}, {})")
+        return total if self.residual is None else f"plus({self.residual.quad(i)}, {total})"
 
     def element(self, i: str) -> str:
         """See `Source.element`."""
         parts = [f"load_f32(at({self._part(h)}, {i}))" for h in range(self.heads)]
-        return f"({self.residual.element(i)} + {_tree(parts, '({} + {})')})"
+        total = _tree(parts, "({} + {})")
+        return total if self.residual is None else f"({self.residual.element(i)} + {total})"
 
     def ready(self, w: Writer) -> None:
         """See `Source.ready`."""
-        self.residual.ready(w)
+        if self.residual is not None:
+            self.residual.ready(w)
 
     def fetch(self, w: Writer, i: str, tag: str) -> str:
         """See `Source.fetch`: the loads of all parts are on their way before the first is used."""
-        if self.n % 4 or not isinstance(self.residual, Memory):
+        if self.n % 4 or not isinstance(self.residual, Memory | None):
             return super().fetch(w, i, tag)
         w.line(f"where{tag} = uint32(min_u32({i}, uint32({self.n // 4 - 1})) * 4)")
         w.line(f"first{tag} = at({self.parts}, where{tag})")
         parts = [f"part{tag}_{h}" for h in range(self.heads)]
         for h, part in enumerate(parts):
             w.line(f"{part} = load_f32x4(at(first{tag}, uint32({h * self.n})))")
-        w.line(f"before{tag} = load_f32x4(at({self.residual.pointer}, where{tag}))")
-        total = f"plus(before{tag}, {_tree(parts, 'plus({}, {})')})"
+        total = _tree(parts, "plus({}, {})")
+        if self.residual is not None:
+            w.line(f"before{tag} = load_f32x4(at({self.residual.pointer}, where{tag}))")
+            total = f"plus(before{tag}, {total})"
         w.line(f"quad{tag} = only_quad({i} < uint32({self.n // 4}), {total})")
         return f"quad{tag}"
 

@@ -22,7 +22,7 @@ from fusec.codegen.formats.coding import PLANES
 from fusec.codegen.formats.parts import LOADS, Bytes, Parts
 from fusec.ir.target import TILE_ROWS, Tiles
 
-SIZES = Tiles(frozenset(), multiple=2048)
+SIZES = Tiles(frozenset(), multiple=2048, least=1024)
 """Rows of which each of 16 warps has as many chunks."""
 PLANE_NAMES = frozenset(name for names in PLANES.values() for name in names)
 CHUNK = 4  # spans of a record

@@ -35,6 +35,7 @@ def test_levels_agree_and_with_the_reference(architecture: str) -> None:
     for level in (0, 3):
         session = TwinSession(graph, weights, level, target=HOPPER)
         found.append(np.concatenate([session.step(**step)["logits"] for step in steps]))
+    assert any("attention_project" in name for name in session.kernels)
     assert found[0].tobytes() == found[1].tobytes()
     assert np.linalg.norm(found[0] - near) < 1e-4 * np.linalg.norm(near)
 
@@ -51,7 +52,7 @@ def of_a_real_shape(preset: str, layers: int) -> driver.Compiled:
 @needs_compiler
 @pytest.mark.parametrize(
     ("preset", "layers", "launches"),
-    [("llama3.2-1b", 2, 5), ("qwen2.5-0.5b", 2, 4), ("qwen3-0.6b", 2, 6), ("gemma3-270m", 6, 6)],
+    [("llama3.2-1b", 2, 5), ("qwen2.5-0.5b", 2, 4), ("qwen3-0.6b", 2, 6), ("gemma3-270m", 6, 4)],
 )
 def test_real_shapes_assemble_without_spills(preset: str, layers: int, launches: int) -> None:
     compiled = of_a_real_shape(preset, layers)
