@@ -171,15 +171,20 @@ def random_graphs(draw, t=1, max_nodes=12):
         n = x.shape[1]
         op = draw(
             st.sampled_from(
-                ["rms_norm", "head_norm", "matvec", "matvec", "add", "mul", "silu", "gelu",
-                 "scale", "rope", "softcap", "kv_append"]
+                ["rms_norm", "head_norm", "layer_norm", "head_layer_norm", "matvec", "matvec",
+                 "add", "mul", "silu", "gelu", "relu_squared", "scale", "rope", "softcap",
+                 "kv_append"]
             )
         )  # fmt: skip
         if op == "rms_norm":
             y = b.rms_norm(x, b.weight(f"g{i}", (n,)), eps=1e-5)
-        elif op == "head_norm":
+        elif op == "layer_norm":
+            weights = [b.weight(f"l{i}{k}", (n,)) for k in range(draw(st.sampled_from([1, 2])))]
+            y = b.layer_norm(x, *weights, eps=1e-5)
+        elif op in ("head_norm", "head_layer_norm"):
             head_dim = draw(st.sampled_from([8, 16, n]))
-            y = b.head_norm(x, b.weight(f"h{i}", (head_dim,)), eps=1e-5, head_dim=head_dim)
+            gain = b.weight(f"h{i}", (draw(st.sampled_from([head_dim, n])),))
+            y = b.op(op, x, gain, eps=1e-5, head_dim=head_dim)
         elif op == "matvec":
             y = b.matvec(x, b.weight(f"w{i}", (draw(st.sampled_from(widths)), n)))
         elif op in ("add", "mul"):

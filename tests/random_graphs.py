@@ -60,6 +60,14 @@ class _Maker:
     def head_norm(self, x: Value) -> Value:
         return self.b.head_norm(x, self.weight(HEAD), eps=1e-5, head_dim=HEAD)
 
+    def layer_norm(self, x: Value) -> Value:
+        bias = [self.weight(x.shape[1])] if self.pick((False, True)) else []
+        return self.b.layer_norm(x, self.weight(x.shape[1]), *bias, eps=1e-5)
+
+    def head_layer_norm(self, x: Value) -> Value:
+        gain = self.weight(self.pick((HEAD, x.shape[1])))
+        return self.b.head_layer_norm(x, gain, eps=1e-5, head_dim=HEAD)
+
     def factored(self, x: Value) -> Value:
         gained, inverse = self.b.rms_factors(x, self.weight(x.shape[1]), eps=1e-5)
         return self.b.matvec(gained, self.matrix(self.pick(WIDTHS), x.shape[1]), inverse)
@@ -75,7 +83,10 @@ class _Maker:
 
     def unary(self, x: Value) -> Value:
         op, given = self.pick(
-            (("silu", {}), ("gelu", {}), ("scale", {"factor": 0.5}), ("softcap", {"cap": 3.0}))
+            (
+                *(("silu", {}), ("gelu", {}), ("relu_squared", {})),
+                *(("scale", {"factor": 0.5}), ("softcap", {"cap": 3.0})),
+            )
         )
         return self.b.op(op, x, **given)
 
@@ -115,8 +126,8 @@ class _Maker:
 
 
 EVERYWHERE = (
-    "embed", "rms_norm", "head_norm", "matvec", "matvec", "matvec", "binary", "binary", "unary",
-    "rope", "append", "attention", "argmax",
+    "embed", "rms_norm", "head_norm", "layer_norm", "head_layer_norm", "matvec", "matvec", "matvec",
+    "binary", "binary", "unary", "rope", "append", "attention", "argmax",
 )  # fmt: skip
 ON_GPU = (*EVERYWHERE, "factored", "factored", "split_attention", "parts", "best_of_parts")
 

@@ -37,6 +37,11 @@ def gelu(x: Array) -> Array:
     return x.dtype.type(0.5) * x * (1 + np.tanh(x.dtype.type(math.sqrt(2 / math.pi)) * cubic))
 
 
+def relu_squared(x: Array) -> Array:
+    """max(x, 0)^2, So et al. 2021 (Primer)."""
+    return np.square(np.maximum(x, 0))
+
+
 def softcap(x: Array, cap: float) -> Array:
     """cap * tanh(x / cap), Gemma 2."""
     limit = x.dtype.type(cap)
@@ -59,6 +64,10 @@ OPS = (
     Op(
         "gelu", "element", "x: f32[T, n]", (1, 1), infer_unary, gelu,
         lambda n: 8 * elements_of(n), expression=lambda n, x: f"gelu({x[0]})", work=50,
+    ),
+    Op(
+        "relu_squared", "element", "x: f32[T, n]", (1, 1), infer_unary, relu_squared,
+        lambda n: 2 * elements_of(n), expression=lambda n, x: f"relu_squared({x[0]})",
     ),
     Op(
         "scale", "element", "x: f32[T, n]", (1, 1), infer_unary,

@@ -26,6 +26,10 @@ IGNORED_SUFFIXES = ("rotary_emb.inv_freq", "attn_rot_embd.weight", ".input_scale
 
 ROWS = 64  # of a cache that is used as a ring there is a multiple: chunks of attention are whole
 
+QK_NORMS = ("", "whole", "heads", "each")
+"""None; of the whole vector; of each head, by the same weights or by weights of its own."""
+
+HEAD_NORMS = ("attn_q_norm.weight", "attn_k_norm.weight")
 YARN = "rope_yarn.weight"  # in no file
 SHORT = "rope_factors_short.weight"
 
@@ -83,16 +87,20 @@ class DecoderConfig:
     packed: frozenset[str] = frozenset()  # of a layer: attn_qkv, and ffn_up if it has the gate too
     architecture: str = "llama"
     pairing: str = "adjacent"  # elements that RoPE turns together, or "halves"
-    activation: str = "silu"  # or "gelu"
+    activation: str = "silu"  # or "gelu", "relu_squared"
+    gated: bool = True  # the activation of ffn_gate is multiplied by ffn_up; else it is ffn_up's
+    parallel: bool = False  # x + attention(n) + feed-forward(n), with one norm a layer
+    norm: str = "rms"  # or "layer": LayerNorm, of which `biased` says which have a bias
     pre_norms: bool = True  # in front of attention and feed-forward
     post_norms: bool = False  # behind them, before what they make is added
-    qk_norms: str = ""  # of queries and keys before RoPE: of "heads", or of the "whole" vector
+    qk_norms: str = ""  # of queries and keys before RoPE: see `QK_NORMS`
     attention_scale: float = 0.0  # of scores; 0 is 1 / sqrt(head_dim)
     embedding_scale: float = 1.0
     residual_scale: float = 1.0  # of what a half of a layer adds
     logit_scale: float = 1.0
     logit_cap: float = 0.0  # c * tanh(logit / c); 0 is none
     unrotated: int = 0  # every so many layers, one has no RoPE; 0: all have it
+    rope_in_windows: bool = False  # only window layers have RoPE
     yarn: Yarn | None = None  # what divides the frequencies, computed
     original: int = 0  # context up to which LongRoPE has its short factors; 0 is no LongRoPE
     magnitude: float = 1.0  # of turned queries and keys (YaRN, LongRoPE)
@@ -138,7 +146,10 @@ class DecoderConfig:
         """RoPE's base and scale in a layer; None if it has no RoPE."""
         if self.unrotated and (layer + 1) % self.unrotated == 0:
             return None
-        if self.window_base and layer not in self.full_layers:
+        full = layer in self.full_layers
+        if self.rope_in_windows and full:
+            return None
+        if self.window_base and not full:
             return {"base": self.window_base, "scale": 1.0}
         return {"base": self.rope_base, "scale": self.rope_scale}
 
@@ -158,6 +169,11 @@ class DecoderConfig:
             queries = ("attn_q", self.attention_width)
             return queries, ("attn_k", self.kv_width), ("attn_v", self.kv_width)
         return ("ffn_gate", self.ffn_width), ("ffn_up", self.ffn_width)
+
+    def shape_in_file(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """NumPy shape of a tensor in the file: heads' own weights of a norm are rows there."""
+        own = self.qk_norms == "each" and name.endswith(HEAD_NORMS)
+        return (shape[0] // self.head_dim, self.head_dim) if own else shape
 
     def tensor_shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """(name, NumPy shape) of every tensor the model needs, in the order of computation."""
@@ -187,17 +203,18 @@ class DecoderConfig:
         yield "attn_k", (self.kv_width, self.width)
         yield "attn_v", (self.kv_width, self.width)
         if self.qk_norms:
-            whole = self.qk_norms == "whole"
-            yield "attn_q_norm", (self.attention_width if whole else self.head_dim,)
-            yield "attn_k_norm", (self.kv_width if whole else self.head_dim,)
+            of_head = self.qk_norms == "heads"
+            yield "attn_q_norm", (self.head_dim if of_head else self.attention_width,)
+            yield "attn_k_norm", (self.head_dim if of_head else self.kv_width,)
         if self.sinks:
             yield "attn_sinks", (self.heads,)
         yield "attn_output", (self.width, self.attention_width)
         if self.post_norms:
             yield "post_attention_norm", (self.width,)
-        if self.pre_norms:
+        if self.pre_norms and not self.parallel:
             yield "ffn_norm", (self.width,)
-        yield "ffn_gate", (self.ffn_width, self.width)
+        if self.gated:
+            yield "ffn_gate", (self.ffn_width, self.width)
         yield "ffn_up", (self.ffn_width, self.width)
         yield "ffn_down", (self.width, self.ffn_width)
         if self.post_norms:
@@ -213,12 +230,15 @@ def weights_of(file: GGUFFile, config: DecoderConfig) -> GGUFFile:
     """The file with the tensors that the graph reads: parts of packed matrices, YaRN's factors.
 
     Parts are rows of what is in the file. Raises FusecError where there are more or fewer of them.
+    Norm weights of each head, which are rows there, are one vector.
     """
     found: dict[str, Tensor] = {}
     for name, tensor in file.tensors.items():
         match = IN_A_LAYER.fullmatch(name)
         if match is None or match["name"] not in config.packed:
-            found[name] = tensor
+            each = config.qk_norms == "each" and name.endswith(HEAD_NORMS)
+            of_heads = each and tensor.shape[1:] == (config.head_dim,)
+            found[name] = tensor.as_vector() if of_heads else tensor
             continue
         parts = config.parts_of(match["name"])
         if tensor.shape[0] != (rows := sum(count for _, count in parts)):

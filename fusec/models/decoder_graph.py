@@ -41,11 +41,7 @@ class _Step:
         x = b.embed(self.token, self._weight("token_embd.weight"), name="embed")
         x = self._scaled(x, config.embedding_scale, "scaled_embed")
         for layer in range(config.layers):
-            at = f"blk.{layer}"
-            o = self._attention(self._pre_norm(x, f"{at}.attn_norm"), layer)
-            x = self._added(x, o, f"{at}.post_attention_norm", f"{at}.attn_residual")
-            down = self._feed_forward(self._pre_norm(x, f"{at}.ffn_norm"), at)
-            x = self._added(x, down, f"{at}.post_ffw_norm", f"{at}.ffn_residual")
+            x = self._layer(x, layer)
         n = self._norm(x, "output_norm.weight", "norm")
         head = "token_embd.weight" if config.tied else "output.weight"
         later: list[tuple[str, dict[str, float]]] = []
@@ -58,6 +54,19 @@ class _Step:
             name = "logits" if op == later[-1][0] else "scaled_logits"
             logits = b.op(op, logits, name=name, **given)
         return b.build(logits, b.argmax(logits, name="next"))
+
+    def _layer(self, x: Value, layer: int) -> Value:
+        """The residual behind a layer."""
+        at = f"blk.{layer}"
+        n = self._pre_norm(x, f"{at}.attn_norm")
+        o = self._attention(n, layer)
+        if not self.config.parallel:
+            x = self._added(x, o, f"{at}.post_attention_norm", f"{at}.attn_residual")
+            n = self._pre_norm(x, f"{at}.ffn_norm")
+        x = self._added(x, self._feed_forward(n, at), f"{at}.post_ffw_norm", f"{at}.ffn_residual")
+        if self.config.parallel:  # in this order the next layer's norm can add up attention's parts
+            x = self._added(x, o, f"{at}.post_attention_norm", f"{at}.attn_residual")
+        return x
 
     def _attention(self, n: Value, layer: int) -> Value:
         """A layer's first half, without what it is added to."""
@@ -86,8 +95,8 @@ class _Step:
         if config.qk_norms:
             weight, name = self._weight(f"{at}.attn_{part}_norm.weight"), f"{at}.{part}_norm"
             head = {} if config.qk_norms == "whole" else {"head_dim": config.head_dim}
-            norm = b.head_norm if head else b.rms_norm
-            x = norm(x, weight, eps=config.norm_eps, name=name, **head)
+            norm = NORMS[config.norm][1 if head else 0]
+            x = b.op(norm, x, weight, eps=config.norm_eps, name=name, **head)
         angles = config.angles(layer)
         if angles is None:
             return x
@@ -99,8 +108,11 @@ class _Step:
     def _feed_forward(self, n: Value, at: str) -> Value:
         """A layer's second half, the same."""
         b, act = self.b, self.config.activation
-        gate, up = (self._matvec(n, f"{at}.ffn_{p}.weight", f"{at}.{p}") for p in ("gate", "up"))
-        h = b.mul(b.op(act, gate, name=f"{at}.{act}"), up, name=f"{at}.{GATED[act]}")
+        parts = ("gate", "up") if self.config.gated else ("up",)
+        first, *up = (self._matvec(n, f"{at}.ffn_{p}.weight", f"{at}.{p}") for p in parts)
+        h = b.op(act, first, name=f"{at}.{act}")
+        for other in up:
+            h = b.mul(h, other, name=f"{at}.{GATED[act]}")
         return self._matvec(h, f"{at}.ffn_down.weight", f"{at}.down")
 
     # --- parts -----------------------------------------------------------------------------------
@@ -115,7 +127,10 @@ class _Step:
         return self.b.add(y, self._weight(bias), name=name) if bias else y
 
     def _norm(self, x: Value, tensor: str, name: str) -> Value:
-        return self.b.rms_norm(x, self._weight(tensor), eps=self.config.norm_eps, name=name)
+        bias = self.config.with_bias(tensor)
+        weights = [self._weight(own) for own in (tensor, bias) if own]
+        norm, _ = NORMS[self.config.norm]
+        return self.b.op(norm, x, *weights, eps=self.config.norm_eps, name=name)
 
     def _pre_norm(self, x: Value, name: str) -> Value:
         return self._norm(x, f"{name}.weight", name) if self.config.pre_norms else x
@@ -130,6 +145,9 @@ class _Step:
     def _scaled(self, x: Value, factor: float, name: str) -> Value:
         return x if factor == 1.0 else self.b.scale(x, factor=factor, name=name)
 
+
+NORMS = {"rms": ("rms_norm", "head_norm"), "layer": ("layer_norm", "head_layer_norm")}
+"""Kind of norm -> the ops of a vector and of each head of it."""
 
 GATED = {"silu": "swiglu", "gelu": "geglu"}
 """Activation -> what the feed-forward of a gate and an `up` is called with it."""

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from fusec.errors import FusecError
-from fusec.models.decoder import DecoderConfig, Yarn, last_of
+from fusec.models.decoder import HEAD_NORMS, DecoderConfig, Yarn, last_of
 from fusec.models.gguf_file import GGUFFile
 from fusec.models.hyperparameters import Hyperparameters
 
@@ -21,7 +21,8 @@ CHANGE_NOTHING = (
     # in llama.cpp, few architectures read these of YaRN, none of them here
     *(f"rope.scaling.yarn_{name}" for name in ("ext_factor", "attn_factor", "log_multiplier")),
     *(f"rope.scaling.yarn_beta_{name}" for name in ("fast", "slow")),
-    "attention.layer_norm_epsilon",  # of LayerNorm, which a llama has nowhere
+    "attention.layer_norm_rms_epsilon",  # a model has one kind of norm, which reads its own
+    "attention.layer_norm_epsilon",
     "pooling_type",  # how embeddings are pooled, not logits
     # of experts, of which there are none: `expert_count` is refused
     *(f"expert_{name}feed_forward_length" for name in ("", "shared_", "chunk_")),
@@ -44,6 +45,10 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("nextn_predict_layers", "use_parallel_residual", "swin_norm"), (0,)),
 }
 
+EPSILONS = {
+    "rms": "attention.layer_norm_rms_epsilon",
+    "layer": "attention.layer_norm_epsilon",
+}
 WINDOW = "attention.sliding_window"
 ORIGINAL = "rope.scaling.original_context_length"
 
@@ -73,6 +78,7 @@ def read(
             f"{file.path}: embedding length {width} is not a multiple of {heads} heads"
         )
     head_dim = keys.count("attention.key_length", max(width // heads, 1))
+    norm = traits.get("norm", "rms")
     context, window = keys.count("context_length"), keys.count(WINDOW, 0, least=0)
     given: dict[str, Any] = {
         "layers": layers,
@@ -83,17 +89,17 @@ def read(
         "head_dim": head_dim,
         "vocab": _vocab(keys),
         "context": context,
-        "norm_eps": keys.real("attention.layer_norm_rms_epsilon"),
+        "norm_eps": keys.real(EPSILONS[norm]),
         "rope_base": keys.real("rope.freq_base", 10000.0),
         "rope_dims": keys.count("rope.dimension_count", head_dim),
         "rope_scale": 1.0,
         "rope_factors": "rope_freqs.weight" in file.tensors,
         "tied": "output.weight" not in file.tensors,
         "scaled": _beside(file, "scale"),
-        "biased": _beside(file, "bias"),
+        "biased": _beside(file, "bias") | (_norm_biases(file) if norm == "layer" else set()),
         "packed": frozenset(_packed(file, packs_gate)),
         "window": window if window < context else 0,  # else it hides nothing
-        "full_layers": _full_layers(keys, layers, pattern) if window < context else frozenset(),
+        "full_layers": _full_layers(keys, layers, pattern),
         "architecture": file.architecture,
     }
     scaling = _scaling(keys, context)
@@ -127,8 +133,16 @@ def _vocab(keys: Hyperparameters) -> int:
 
 def _beside(file: GGUFFile, what: str) -> frozenset[str]:
     """Matrices with a `scale` (as NVFP4 files have) or a `bias` beside them, without `.weight`."""
-    stems = {name.removesuffix(".weight") for name, t in file.tensors.items() if len(t.shape) == 2}
+    matrices = {name for name, t in file.tensors.items() if len(t.shape) == 2}
+    stems = {name.removesuffix(".weight") for name in matrices if not name.endswith(HEAD_NORMS)}
     return frozenset(s for s in stems - {"token_embd"} if f"{s}.{what}" in file.tensors)
+
+
+def _norm_biases(file: GGUFFile) -> set[str]:
+    """Norms with a `bias` beside them; those of heads have none."""
+    norms = {n for n in file.tensors if n.endswith("_norm.weight") and not n.endswith(HEAD_NORMS)}
+    stems = {name.removesuffix(".weight") for name in norms}
+    return {stem for stem in stems if f"{stem}.bias" in file.tensors}
 
 
 def _packed(file: GGUFFile, packs_gate: bool) -> Iterator[str]:
@@ -209,8 +223,8 @@ def _check(keys: Hyperparameters, config: DecoderConfig) -> None:
         problem = f"values of {values} elements beside keys of {config.head_dim} are not supported"
     elif not config.norm_eps > 0 or not config.rope_base > 0:
         problem = (
-            f"layer_norm_rms_epsilon {config.norm_eps} and rope.freq_base {config.rope_base} "
-            "should be above 0"
+            f"{keys.key(EPSILONS[config.norm])} {config.norm_eps} and rope.freq_base "
+            f"{config.rope_base} should be above 0"
         )
     elif config.magnitude != 1.0 and config.rope_dims != config.head_dim:
         problem = (

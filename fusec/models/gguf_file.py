@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
@@ -41,6 +42,11 @@ class Tensor:
         shape = (count, *self.shape[1:])
         data = data.reshape(*shape[:-1], -1)
         return Tensor(name, self.dtype, shape, data, self.offset + first * size)
+
+    def as_vector(self) -> Tensor:
+        """All of its rows, one behind the other."""
+        shape = (math.prod(self.shape),)
+        return Tensor(self.name, self.dtype, shape, self.data.reshape(-1), self.offset)
 
 
 class GGUFFile:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from fusec.models.architectures import gemma, qwen
+from fusec.models.architectures import gemma, layer_norms, qwen
 from fusec.models.decoder import DecoderConfig, last_of
 
 
@@ -33,9 +33,13 @@ def _preset(
     return replace(config, **other)
 
 
-def _biases(layers: int) -> frozenset[str]:
-    """Matrices that have one in a qwen2."""
-    return frozenset(f"blk.{layer}.attn_{part}" for layer in range(layers) for part in "qkv")
+def _biases(layers: int, *names: str) -> frozenset[str]:
+    """Tensors `names` of each layer, as those that have a bias."""
+    return frozenset(f"blk.{layer}.{name}" for layer in range(layers) for name in names)
+
+
+QKV, NORMS = ("attn_q", "attn_k", "attn_v"), ("attn_norm", "ffn_norm")
+OTHERS = ("attn_output", "ffn_up", "ffn_down")  # of matrices, where all have one
 
 
 def _qwen3(
@@ -70,12 +74,42 @@ PRESETS = {
         norm_eps=1e-6,
         rope_base=1e6,
         architecture="qwen2",
-        biased=_biases(24),
+        biased=_biases(24, *QKV),
         **qwen.QWEN2,
     ),
     "qwen3-0.6b": _qwen3(28, 1024, 3072, (16, 8)),
     "qwen3-8b": _qwen3(36, 4096, 12288, (32, 8), tied=False),
     "gemma3-270m": _gemma3(18, 640, 2048),
     "gemma3-1b": _gemma3(26, 1152, 6912),
+    "stablelm2-1.6b": _preset(
+        *(24, 2048, 5632, (32, 32)),
+        vocab=100352,
+        context=4096,
+        rope_base=10000.0,
+        rope_dims=16,
+        tied=False,
+        architecture="stablelm",
+        biased=_biases(24, *QKV, *NORMS) | {"output_norm"},
+        **layer_norms.STABLELM,
+    ),
+    "starcoder2-3b": _preset(
+        *(30, 3072, 12288, (24, 2)),
+        context=16384,
+        rope_base=999999.4420358813,
+        architecture="starcoder2",
+        biased=_biases(30, *QKV, *NORMS, *OTHERS) | {"output_norm"},
+        **layer_norms.STARCODER2,
+    ),
+    "phi-2": _preset(
+        *(32, 2560, 10240, (32, 32)),
+        vocab=51200,
+        context=2048,
+        rope_base=10000.0,
+        rope_dims=32,
+        tied=False,
+        architecture="phi2",
+        biased=_biases(32, *QKV, NORMS[0], *OTHERS) | {"output_norm", "output"},
+        **layer_norms.PHI2,
+    ),
     "tiny": _preset(8, 96, 256, (6, 2), vocab=512, context=512, rope_base=10000.0),
 }

@@ -67,7 +67,8 @@ def _copy_metadata(writer: GGUFWriter, metadata: Metadata) -> None:
 
 
 def _tensors(model: Model, mix: Mix, search: Search, again: bool) -> Iterator[Planned]:
-    matrices = {name for name, t in model.file.tensors.items() if len(t.shape) == 2}
+    vectors = {name for name, t in model.tensors.items() if len(t.shape) == 1}  # norms of heads too
+    matrices = {name for name, t in model.file.tensors.items() if len(t.shape) == 2} - vectors
     old_factors = {factor_name(name) for name in matrices}
     for name, tensor in model.file.tensors.items():
         if name in old_factors:

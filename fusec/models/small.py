@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from fusec.models.architectures import gemma, llama, olmo, phi, qwen
+from fusec.models.architectures import cohere, gemma, layer_norms, llama, olmo, phi, qwen
 from fusec.models.decoder import DecoderConfig, last_of
 from fusec.models.presets import PRESETS
 
@@ -18,11 +18,14 @@ SIZES = {"layers": LAYERS, "vocab": 320, "context": 64}
 
 
 def matrices(*names: str) -> frozenset[str]:
-    """Those of all layers, as `biased` wants them."""
+    """Those of all layers, as `biased` wants them. Norms are among what may have a bias."""
     return frozenset(f"blk.{layer}.{name}" for layer in range(LAYERS) for name in names)
 
 
 QKV = matrices("attn_q", "attn_k", "attn_v")
+PARALLEL = matrices("attn_norm") | {"output_norm"}
+TWO_NORMS = PARALLEL | matrices("ffn_norm")
+ALL = QKV | matrices("attn_output", "ffn_up", "ffn_down")  # that are there without a gate
 ROOT = 96**0.5  # of the width
 SCALES = {"embedding_scale": 12.0, "residual_scale": 0.25, "logit_scale": 0.125}
 
@@ -46,6 +49,21 @@ TRAITS: dict[str, dict[str, Any]] = {
     "granite": {"attention_scale": 0.0625, **SCALES},
     "olmo2": {"tied": False, **olmo.OLMO2},
     "exaone4": {"rope_factors": True, **olmo.EXAONE4},
+    "phi2": {
+        **{"biased": ALL | PARALLEL | {"output"}, "tied": False, "rope_dims": 8},
+        **layer_norms.PHI2,
+    },
+    "stablelm": {
+        **{"biased": PARALLEL, "tied": False, "qk_norms": "each", "parallel": True, "rope_dims": 8},
+        **layer_norms.STABLELM,
+    },
+    "starcoder2": {"biased": ALL | TWO_NORMS, **layer_norms.STARCODER2},
+    "nemotron": {"biased": TWO_NORMS, "tied": False, "rope_dims": 8, **layer_norms.NEMOTRON},
+    "command-r": {"logit_scale": 0.0625, **cohere.COMMAND_R},
+    "cohere2": {
+        **{"logit_scale": 0.25, "layers": 5, "window": 24},
+        **{"full_layers": last_of(cohere.PATTERN, 5), **cohere.COHERE2},
+    },
     "phi3": {"packed": frozenset({"attn_qkv", "ffn_up"}), **phi.PHI3},
     "glm4": {"packed": frozenset({"ffn_up"}), "biased": QKV, "rope_dims": 8, **phi.GLM4},
 }

@@ -100,7 +100,10 @@ def _add_metadata(writer: GGUFWriter, name: str, config: DecoderConfig, mix: Mix
     writer.add_head_count_kv(config.kv_heads)
     writer.add_key_length(config.head_dim)
     writer.add_value_length(config.head_dim)
-    writer.add_layer_norm_rms_eps(config.norm_eps)
+    if config.norm == "layer":
+        writer.add_layer_norm_eps(config.norm_eps)
+    else:
+        writer.add_layer_norm_rms_eps(config.norm_eps)
     writer.add_rope_freq_base(config.rope_base)
     writer.add_rope_dimension_count(config.rope_dims)
     if config.window:
@@ -117,6 +120,8 @@ def _add_metadata(writer: GGUFWriter, name: str, config: DecoderConfig, mix: Mix
         writer.add_residual_scale(config.residual_scale)
         writer.add_logit_scale(1 / config.logit_scale)
         writer.add_attention_scale(config.attention_scale)
+    elif config.logit_scale != 1.0:
+        writer.add_logit_scale(config.logit_scale)
 
 
 def _add_vocabulary(writer: GGUFWriter, vocabulary: Vocabulary) -> None:
@@ -143,7 +148,7 @@ def _tensors(config: DecoderConfig, mix: Mix, seed: int) -> Iterator[Planned]:
         dtype = mix.dtype(place, shape)
         factor = mix.factor(dtype, _spread(place, shape, config.layers) * FARTHEST)
         make = partial(_joined, found, dtype, config.layers, seed, factor)
-        yield Planned(place, dtype, shape, make)
+        yield Planned(place, dtype, config.shape_in_file(place, shape), make)
         if factor is not None:
             stored = np.array([factor], np.float32).view(np.uint8)
             yield Planned(factor_name(place), "f32", (1,), partial(np.copy, stored))

@@ -44,7 +44,7 @@ PAIRED = (
 FUSED = (
     *PAIRED,
     Fuse(epilogue("epilogue", "element")),  # the row's owner has the sum in a register already
-    Fuse(siblings("vectors", "vector", "maker")),  # norms of query and key: see pairs
+    Fuse(siblings("vectors", "vector pair", "maker")),  # of query and key, behind biases too
     Fuse(chain("chain-to-store", "vector element pair", "element pair store")),
 )  # a rotated key is only ever read from the cache
 DEEP = (

@@ -97,7 +97,7 @@ FILES: dict[str, tuple[Damage, str]] = {
     ),
     "unknown architecture": (
         changed(keys={"general.architecture": "mamba"}),
-        "architecture 'mamba' is not supported, known: ernie4_5",
+        "architecture 'mamba' is not supported, known: ",
     ),
     "fewer tokens than rows": (
         changed(

@@ -24,6 +24,8 @@ MODELS = (
         "phi3-packed",
     ),
     *("glm4-bias", "llama-yarn", "llama-longrope", "phi3-long"),
+    *("stablelm-parallel", "starcoder2-untied", "command-r-plain", "cohere2-window"),
+    *("nemotron-bias", "phi2-split"),
 )
 
 

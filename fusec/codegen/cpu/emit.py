@@ -18,6 +18,7 @@ from fusec.errors import FusecError
 from fusec.ir.dtypes import dtype
 from fusec.ir.graph import Graph, Node, Value
 from fusec.ir.op_matvec import factor_of, inverse_of
+from fusec.ir.op_norm import has_own_weights
 from fusec.ir.ops import op
 from fusec.ir.plan import Kernel
 from fusec.ir.region import KernelShape, Segment, parameters
@@ -145,19 +146,24 @@ class _Emitter:
         with self.indices(segment, "0", str(n // (2 if segment.rope else 1))):
             self.elements(segment, in_memory=True)
 
-    def rms_norm(self, node: Node) -> None:
+    def norm(self, node: Node) -> None:
         """The norm of a whole vector."""
-        out, (x, weight) = node.outputs[0], node.inputs
-        call = f"{self.row(out)}, {self.row(x)}, {self.vectors[weight.name]}, {out.shape[-1]}"
-        self.w.line(f"rms_norm({call}, float32({node['eps']!r}))")
+        out, (x, *weights) = node.outputs[0], node.inputs
+        gain, *bias = (self.vectors[weight.name] for weight in weights)
+        n, eps = out.shape[-1], f"float32({node['eps']!r})"
+        self.w.line(f"{NORMS[node.op]}({self.row(out)}, {self.row(x)}, {gain}, {n}, {eps})")
+        for shift in bias:
+            self.w.line(f"add_row({self.row(out)}, {shift}, {n})")
 
     def head_norm(self, node: Node) -> None:
         """The norm of each head."""
         out, (x, weight), head = node.outputs[0], node.inputs, int(node["head_dim"])
+        first, eps = f"head * {head}", f"float32({node['eps']!r})"
         with self.w.block(f"for head in range({out.shape[-1] // head}):"):
-            rows = ", ".join(f"advance({self.row(v)}, head * {head})" for v in (out, x))
-            call = f"{rows}, {self.vectors[weight.name]}, {head}"
-            self.w.line(f"rms_norm({call}, float32({node['eps']!r}))")
+            rows = ", ".join(f"advance({self.row(v)}, {first})" for v in (out, x))
+            gain = self.vectors[weight.name]
+            gain = f"advance({gain}, {first})" if has_own_weights(node) else gain
+            self.w.line(f"{NORMS[node.op]}({rows}, {gain}, {head}, {eps})")
 
     def embed(self, node: Node) -> None:
         """A row of the table."""
@@ -334,11 +340,21 @@ class _Emitter:
 
 
 VECTORS: dict[str, Callable[[_Emitter, Node], None]] = {
-    "rms_norm": _Emitter.rms_norm,
+    "rms_norm": _Emitter.norm,
+    "layer_norm": _Emitter.norm,
     "head_norm": _Emitter.head_norm,
+    "head_layer_norm": _Emitter.head_norm,
     "embed": _Emitter.embed,
 }
 """Vector ops that the CPU target has. The others are made by passes that do not run for it."""
+
+NORMS = {
+    "rms_norm": "rms_norm",
+    "head_norm": "rms_norm",
+    "layer_norm": "layer_norm",
+    "head_layer_norm": "layer_norm",
+}
+"""Norm -> the function of a row that makes it."""
 
 
 def _refuse_unless(known: bool, node: Node) -> None:
@@ -360,8 +376,8 @@ def _dots(name: str, i: str) -> str:
 
 # What emitted kernels call, by module. Emitting must not import Numba, so they are named here.
 LIB = {
-    "argmax", "attention_f16", "attention_f32", "dots", "gelu", "rms_norm", "share", "silu",
-    "softcap",
+    "add_row", "argmax", "attention_f16", "attention_f32", "dots", "gelu", "layer_norm",
+    "relu_squared", "rms_norm", "share", "silu", "softcap",
 }  # fmt: skip
 VECTOR = {"advance", "f32_to_f16_bits", "ptr_f32", "ptr_i32", "ptr_u16", "ptr_u8"}
 

@@ -13,7 +13,7 @@ from typing import Any
 from numba import float32, int64, njit
 
 from fusec.codegen.cpu import vector
-from fusec.codegen.cpu.vector import advance, exp_f32, exp_row, sum_squares
+from fusec.codegen.cpu.vector import advance, exp_f32, exp_row, sum_row, sum_squares
 
 CHUNK = 64  # positions whose scores share one maximum before they are folded into the softmax
 Pointer = Any
@@ -34,6 +34,22 @@ def rms_norm(out: Pointer, x: Pointer, w: Pointer, n: int, eps: float) -> None:
 
 
 @njit
+def layer_norm(out: Pointer, x: Pointer, w: Pointer, n: int, eps: float) -> None:
+    """out = (x - mean(x)) / sqrt(mean((x - mean(x))^2) + eps) * w over n floats."""
+    mean = sum_row(x, n) / float32(n)
+    for i in range(n):
+        out[i] = x[i] - mean
+    rms_norm(out, out, w, n, eps)
+
+
+@njit
+def add_row(out: Pointer, x: Pointer, n: int) -> None:
+    """out = out + x over n floats."""
+    for i in range(n):
+        out[i] += x[i]
+
+
+@njit
 def silu(x: float) -> float:
     """x * sigmoid(x)."""
     return x / (float32(1) + exp_f32(-x))
@@ -50,6 +66,13 @@ def gelu(x: float) -> float:
     """The tanh form."""
     cubic = x + float32(0.044715) * x * x * x
     return float32(0.5) * x * (float32(1) + tanh(float32(math.sqrt(2 / math.pi)) * cubic))
+
+
+@njit
+def relu_squared(x: float) -> float:
+    """max(x, 0)^2; NaN stays."""
+    positive = float32(0) if x < float32(0) else x
+    return positive * positive
 
 
 @njit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -16,20 +17,30 @@ from fusec.codegen.cpu.simd import F32, I8, I64, LANES, Features
 from fusec.codegen.formats import FloatFormat, Format, QuantFormat
 
 
-def _sum_squares(b: ir.IRBuilder, x: ir.Value, n: ir.Value) -> ir.Value:
+def _summed(
+    b: ir.IRBuilder, x: ir.Value, n: ir.Value, add: Callable[[ir.Value, ir.Value], ir.Value]
+) -> ir.Value:
+    """The sum over 16 lanes of what `add(element, lane)` makes of a lane."""
+
     def step(i: ir.Value, mask: ir.Value | None, state: list[ir.Value]) -> list[ir.Value]:
-        value = load_chunk(b, x, i, F32, mask)
-        return [simd.fma(b, value, value, state[0])]
+        return [add(load_chunk(b, x, i, F32, mask), state[0])]
 
     (lanes,) = chunks(b, n, [simd.const(simd.vec(F32, LANES), 0.0)], step)
     return simd.reduce_tree(b, lanes)
 
 
+sum_row = llvm_function(
+    "sum_row",
+    f32,
+    {"x": f32p, "n": i64},
+    lambda b, x, n: _summed(b, x, n, b.fadd),
+    "The sum of x[i], in 16 lanes, added by the final tree.",
+)
 sum_squares = llvm_function(
     "sum_squares",
     f32,
     {"x": f32p, "n": i64},
-    _sum_squares,
+    lambda b, x, n: _summed(b, x, n, lambda value, lane: simd.fma(b, value, value, lane)),
     "The sum of x[i] squared, in 16 lanes, one fma an element, added by the final tree.",
 )
 

@@ -34,7 +34,7 @@ from fusec.codegen.cpu.pointers import (
     ptr_u8,
     ptr_u16,
 )
-from fusec.codegen.cpu.rows import axpy, decode_row, sum_squares
+from fusec.codegen.cpu.rows import axpy, decode_row, sum_row, sum_squares
 
 __all__ = [
     "advance",
@@ -49,6 +49,7 @@ __all__ = [
     "ptr_i64",
     "ptr_u8",
     "ptr_u16",
+    "sum_row",
     "sum_squares",
 ]
 

@@ -32,6 +32,7 @@ from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.codegen.cuda.wrapper import Dependent, Launched, assemble
 from fusec.errors import FusecError
 from fusec.ir.graph import Graph
+from fusec.ir.ops import op
 from fusec.ir.plan import Kernel
 from fusec.ir.region import KernelShape, Segment, parameters
 from fusec.ir.target import layouts_apart
@@ -188,6 +189,9 @@ class _Emitter:
         kept = [v for v in parameters(self.region) if not v.is_weight and v.name not in last]
         if self.geometry.paired:
             kept = [v for v in kept if v.name in self.prologue.fixed]
+        elif any(op(n.op).trees > 1 for n in self.shape.prologue):
+            first = {v.name for n in self.shape.prologue for v in n.inputs}
+            kept = [v for v in kept if v.name in first]
         pointers = [self.scope.pointers[v.name] for v in kept]
         lines = ["nothing = zero()", *(f"{name} = at({name}, nothing)" for name in pointers)]
         words = [f"low_word({name})" for name in pointers]

@@ -16,6 +16,7 @@ from fusec.codegen.cuda.quads import Quads
 from fusec.codegen.cuda.scope import Scope, identifier
 from fusec.codegen.cuda.shape import is_tiled
 from fusec.codegen.cuda.sources import (
+    Centered,
     Combined,
     Embedded,
     Gained,
@@ -29,6 +30,7 @@ from fusec.codegen.cuda.stages import Stage
 from fusec.codegen.formats import FloatFormat, QuantFormat
 from fusec.ir.graph import Node, Value
 from fusec.ir.op_matvec import inverse_of
+from fusec.ir.op_norm import has_own_weights
 from fusec.ir.ops import OPS, op
 from fusec.ir.region import KernelShape, Segment
 
@@ -197,12 +199,30 @@ class Prologue:
             self._elementwise(node)
 
     def _normed(self, node: Node) -> Source:
+        return Normed(*self._norm_of(node), f"inverse{self._norms}")
+
+    def _centered(self, node: Node) -> Source:
+        given, number = self._norm_of(node), self._norms
+        return Centered(
+            *given,
+            f"inverse{number}",
+            mean=f"mean{number}",
+            bias="".join(self.scope.pointers[value.name] for value in node.inputs[2:]),
+            threads=self.scope.geometry.threads,
+            runs=self.scope.shared("runs", 2 * Centered.runs_bytes(given[0].n)),
+        )
+
+    def _norm_of(self, node: Node) -> tuple[Memory | Shared, str, float]:
+        """A norm's vector, where warps can add it up, its weights and its epsilon."""
         x = self.source(node.inputs[0])
         if not isinstance(x, (Memory, Shared)):
             x = self._materialise(node.inputs[0], x)
-        weight = self.scope.pointers[node.inputs[1].name]
-        inverse = f"inverse{sum(isinstance(s, Normed) for s in self.sources.values())}"
-        return Normed(x, weight, float(str(node["eps"])), inverse)
+        return x, self.scope.pointers[node.inputs[1].name], float(str(node["eps"]))
+
+    @property
+    def _norms(self) -> int:
+        """How many there are so far."""
+        return sum(isinstance(source, Normed) for source in self.sources.values())
 
     def _embedded(self, node: Node) -> Source:
         token, table = node.inputs
@@ -230,11 +250,14 @@ class Prologue:
             w.line(f"head = uint32(step * {warps} + warp)")
             where = f"uint32(min_u32(head, uint32({n // head - 1})) * {head})"
             w.line(f"first = {where}")
+            call = NORMS_OF_HEADS[node.op]
             if isinstance(x, Memory):
-                call, read = "norm_head", f"at({x.pointer}, first)"
+                read = f"at({x.pointer}, first)"
             else:
-                call, read = "norm_head_shared", f"uint32({x.address} + first * 4)"
-            given = f"{read}, {self.scope.pointers[weight.name]}, {head}"
+                call, read = f"{call}_shared", f"uint32({x.address} + first * 4)"
+            gain = self.scope.pointers[weight.name]
+            gain = f"at({gain}, first)" if has_own_weights(node) else gain
+            given = f"{read}, {gain}, {head}"
             to, eps = f"uint32({address} + first * 4)", f"float32({node['eps']!r})"
             live = f"head < uint32({n // head})"
             w.line(f"{call}({given}, {to}, float32({1 / head!r}), {eps}, {live})")
@@ -368,7 +391,9 @@ VECTORS: dict[str, Callable[[Prologue, Node], Source]] = {
     "fix": Prologue._fixed,
     "rms_norm": Prologue._normed,
     "rms_factors": Prologue._gained,
+    "layer_norm": Prologue._centered,
     "head_norm": Prologue._head_normed,
+    "head_layer_norm": Prologue._head_normed,
     "embed": Prologue._embedded,
     "attention_combine": Prologue._combined,
     "add_parts": Prologue._summed,
@@ -376,8 +401,13 @@ VECTORS: dict[str, Callable[[Prologue, Node], Source]] = {
 }
 """Vector op -> where its elements come from."""
 
-BY_QUADS = frozenset({"rms_norm", "rms_factors", "attention_combine", "add_parts", "sum_parts"})
+BY_QUADS = frozenset(
+    {"rms_norm", "rms_factors", "layer_norm", "attention_combine", "add_parts", "sum_parts"}
+)
 """Those of them whose quads are made as they are read, where they are not read from another."""
+
+NORMS_OF_HEADS = {"head_norm": "norm_head", "head_layer_norm": "layer_norm_head"}
+"""Norm of heads -> the function of one head that makes it."""
 
 if holes := {name for name, entry in OPS.items() if entry.role == "vector"} - VECTORS.keys():
     raise TypeError(f"CUDA prologues cannot make {', '.join(sorted(holes))}")

@@ -184,12 +184,81 @@ class Normed(Gained):
     def ready(self, w: Writer) -> None:
         """See `Source.ready`."""
         if not self.is_ready:
-            assert not isinstance(self.x, Summed)
-            where, address = ("_shared", self.x.address) if isinstance(self.x, Shared) else (
-                "", self.x.pointer)  # fmt: skip
+            where, address = self._place()
             squares = f"sum_squares{where}({address}, {self.n})"
-            fraction = f"float32({1 / self.n!r})"
-            w.line(f"{self.inverse} = inverse_rms({squares}, {fraction}, float32({self.eps!r}))")
+            w.line(self._inverse_of(squares))
+        self.is_ready = True
+
+    def _place(self) -> tuple[str, str]:
+        """How functions of what x lies in are called, and where it lies there."""
+        assert not isinstance(self.x, Summed)
+        if isinstance(self.x, Shared):
+            return "_shared", self.x.address
+        return "", self.x.pointer
+
+    def _inverse_of(self, squares: str) -> str:
+        return f"{self.inverse} = inverse_rms({squares}, {self.fraction}, float32({self.eps!r}))"
+
+    @property
+    def fraction(self) -> str:
+        """1 / n."""
+        return f"float32({1 / self.n!r})"
+
+
+@dataclass
+class Centered(Normed):
+    """LayerNorm of a source in memory: (x - mean) * inverse * weight, plus a bias if it has one.
+
+    The block's `threads` write the sums that these are made of, by runs of 128 elements, to shared
+    memory: `runs` of them, and behind those the same of squares. `bias`: a pointer, or nothing.
+    """
+
+    mean: str = "mean"
+    bias: str = ""
+    threads: int = 0
+    runs: str = ""
+
+    @staticmethod
+    def runs_bytes(n: int) -> int:
+        """Of the sums of n elements' runs."""
+        return 4 * -(-n // 128)
+
+    def made_of(self, x: str, gain: str) -> str:
+        """See `Gained.made_of`."""
+        return super().made_of(f"without({x}, {self.mean})", gain)
+
+    def quad(self, i: str) -> str:
+        """See `Source.quad`."""
+        shift = f"quad_weight({self.bias}, {i}, {self.n})"
+        return self._whole(super().quad(i), shift, i)
+
+    def element(self, i: str) -> str:
+        """See `Source.element`."""
+        weight = f"load_weight_f32(at({self.weight}, {i}))"
+        made = f"({self.x.element(i)} - {self.mean}) * {self.inverse} * {weight}"
+        return f"({made} + load_weight_f32(at({self.bias}, {i})))" if self.bias else made
+
+    def fetch(self, w: Writer, i: str, tag: str) -> str:
+        """See `Gained.fetch`; x is read behind the sums, which have brought it near."""
+        shift = f"quad_weight({self.bias}, {i}, {self.n})"
+        return self._whole(self.made_of(self.x.quad(i), f"gain{tag}"), shift, i)
+
+    def _whole(self, made: str, shift: str, i: str) -> str:
+        """The quad with its bias; the mean and the bias are behind the end too, where zeros are."""
+        return f"within({f'plus({made}, {shift})' if self.bias else made}, {i}, {self.n})"
+
+    def ready(self, w: Writer) -> None:
+        """See `Source.ready`."""
+        if not self.is_ready:
+            where, address = self._place()
+            squares = f"uint32({self.runs} + {self.runs_bytes(self.n)})"
+            w.line(f"store_sums{where}({address}, {self.n}, {self.threads}, {self.runs})")
+            w.line("barrier()")
+            w.line(f"{self.mean} = sum_of_runs({self.runs}, {self.n}) * {self.fraction}")
+            given = f"{address}, {self.mean}, {self.n}, {self.threads}, {squares}"
+            w.line(f"store_deviations{where}({given})")
+            w.line("barrier()")
+            w.line(self._inverse_of(f"sum_of_runs({squares}, {self.n})"))
         self.is_ready = True
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fusec.models.architectures import gemma, granite, llama, olmo, phi, qwen
+from fusec.models.architectures import cohere, gemma, granite, layer_norms, llama, olmo, phi, qwen
 from fusec.models.decoder import DecoderConfig
 from fusec.models.hyperparameters import Hyperparameters
 
@@ -20,6 +20,12 @@ CONFIGS: dict[str, Callable[[Hyperparameters], DecoderConfig]] = {
     "granite": granite.granite,
     "olmo2": olmo.olmo2,
     "exaone4": olmo.exaone4,
+    "phi2": layer_norms.phi2,
+    "stablelm": layer_norms.stablelm,
+    "starcoder2": layer_norms.starcoder2,
+    "nemotron": layer_norms.nemotron,
+    "command-r": cohere.command_r,
+    "cohere2": cohere.cohere2,
     "phi3": phi.phi3,
     "glm4": phi.glm4,
 }

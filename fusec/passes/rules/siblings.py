@@ -12,10 +12,14 @@ from fusec.passes.rule import Rule, pattern
 
 
 def siblings(name: str, role: str, neighbour: str) -> Rule:
-    """Two of a role with one `neighbour`, the `maker` of what they read or the `reader` of both."""
+    """Two nodes whose roles are among those in `role`, and their `neighbour`.
+
+    It is the `maker` of what they read, or the `reader` of both.
+    """
     edges = {"maker": "n -> a, n -> b", "reader": "a -> n, b -> n"}[neighbour]
+    roles = role.replace(" ", " | ")
     return Rule(
-        f"{role} & {role} => {role}",
+        f"{roles} & {roles} => {roles}",
         pattern(edges, context="n", n="node", a=role, b=role),
         named=name,
     )

@@ -9,11 +9,14 @@ import pytest
 
 from fusec import driver
 from fusec.codegen.cuda.build import compile_many
+from fusec.ir import Graph
+from fusec.ir.reference import Reference
 from fusec.models.decoder import DecoderConfig
 from fusec.models.decoder_graph import decode_graph
 from fusec.models.presets import PRESETS
 from fusec.models.quant_mix import Mix
 from fusec.models.small import config_of
+from fusec.passes.pipeline import LEVELS
 from tests.codegen.cuda.kernels import needs_compiler
 from tests.codegen.cuda.twin_session import TwinSession, random_weights, reference
 from tests.targets import HOPPER
@@ -21,23 +24,45 @@ from tests.targets import HOPPER
 SIZES = {"layers": 1, "width": 64, "ffn_width": 96, "heads": 4, "kv_heads": 2, "head_dim": 32}
 
 
-@pytest.mark.parametrize("architecture", ["qwen2", "qwen3", "gemma2", "gemma3"])
-def test_levels_agree_and_with_the_reference(architecture: str) -> None:
+OTHER_BLOCKS = ("phi2", "stablelm", "starcoder2", "nemotron", "command-r", "cohere2")
+
+
+def graph_of(architecture: str, tokens: int = 1, matrix: str = "q8_0") -> Graph:
+    """A layer of an architecture, small."""
     config = replace(config_of(architecture), **SIZES, rope_dims=32, vocab=32)
     shapes = dict(config.tensor_shapes())
-    types = {name: "f32" if len(shape) == 1 else "q8_0" for name, shape in shapes.items()}
-    graph = decode_graph(config, types, 1, 16, "f32")
+    types = {name: "f32" if len(shape) == 1 else matrix for name, shape in shapes.items()}
+    return decode_graph(config, types, tokens, 16, "f32")
+
+
+def one_by_one(session: TwinSession | Reference, count: int) -> np.ndarray:
+    """[count, vocabulary] logits."""
+    steps = [{"token": np.array([7 * k % 32]), "pos": np.array([k])} for k in range(count)]
+    return np.concatenate([session.step(**step)["logits"] for step in steps])
+
+
+@pytest.mark.parametrize("architecture", ["qwen2", "qwen3", "gemma2", "gemma3", *OTHER_BLOCKS])
+def test_levels_agree_and_with_the_reference(architecture: str) -> None:
+    graph = graph_of(architecture)
     weights = random_weights(graph)
-    steps = [{"token": np.array([7 * k % 32]), "pos": np.array([k])} for k in range(2)]
-    wanted = reference(graph, weights)
-    near = np.concatenate([wanted.step(**step)["logits"] for step in steps])
-    found = []
-    for level in (0, 3):
-        session = TwinSession(graph, weights, level, target=HOPPER)
-        found.append(np.concatenate([session.step(**step)["logits"] for step in steps]))
-    assert any("attention_project" in name for name in session.kernels)
-    assert found[0].tobytes() == found[1].tobytes()
+    near = one_by_one(reference(graph, weights), 2)
+    sessions = [TwinSession(graph, weights, level, target=HOPPER) for level in LEVELS]
+    found = [one_by_one(session, 2) for session in sessions]
+    assert all(other.tobytes() == found[0].tobytes() for other in found)
+    assert any("attention_project" in name for name in sessions[-1].kernels)
     assert np.linalg.norm(found[0] - near) < 1e-4 * np.linalg.norm(near)
+
+
+@pytest.mark.parametrize("tokens", [3, 12])
+@pytest.mark.parametrize("architecture", OTHER_BLOCKS)
+def test_rows_of_a_step_have_the_bytes_of_their_own(architecture: str, tokens: int) -> None:
+    """Of quantised matrices, that many rows take in tiles."""
+    one, many = graph_of(architecture, 1, "q4_1"), graph_of(architecture, tokens, "q4_1")
+    weights = random_weights(one)
+    wanted = one_by_one(TwinSession(one, weights, 3, target=HOPPER), tokens)
+    given = {"token": 7 * np.arange(tokens) % 32, "pos": np.arange(tokens)}
+    found = TwinSession(many, weights, 3, target=HOPPER).step(**given)["logits"]
+    assert found.tobytes() == wanted.tobytes()
 
 
 def of_a_real_shape(preset: str, layers: int) -> driver.Compiled:
@@ -52,7 +77,10 @@ def of_a_real_shape(preset: str, layers: int) -> driver.Compiled:
 @needs_compiler
 @pytest.mark.parametrize(
     ("preset", "layers", "launches"),
-    [("llama3.2-1b", 2, 5), ("qwen2.5-0.5b", 2, 4), ("qwen3-0.6b", 2, 6), ("gemma3-270m", 6, 4)],
+    [
+        *(("llama3.2-1b", 2, 5), ("qwen2.5-0.5b", 2, 4), ("qwen3-0.6b", 2, 6)),
+        *(("gemma3-270m", 6, 4), ("stablelm2-1.6b", 2, 6), ("phi-2", 2, 5)),
+    ],
 )
 def test_real_shapes_assemble_without_spills(preset: str, layers: int, launches: int) -> None:
     compiled = of_a_real_shape(preset, layers)

@@ -85,6 +85,13 @@ def gelu(x):
 
 
 @inline
+def relu_squared(x):
+    """max(x, 0)^2; NaN stays."""
+    positive = select_f32(x < float32(0), float32(0), x)
+    return positive * positive
+
+
+@inline
 def softcap(x, cap):
     """cap * tanh(x / cap)."""
     return cap * tanh_f32(div_f32(x, cap))
