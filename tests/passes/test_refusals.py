@@ -11,8 +11,8 @@ from tests.graphs import llama_graph
 from tests.passes.stages import pass_of
 from tests.targets import ANY
 
-PROLOGUE, STACK, PARTS = (
-    pass_of(f"fuse-{name}").rule for name in ("prologue", "stack", "prologue-of-parts")
+PROLOGUE, STACK, CHAIN, PARTS = (
+    pass_of(f"fuse-{name}").rule for name in ("prologue", "stack", "chain", "prologue-of-parts")
 )
 
 
@@ -63,6 +63,22 @@ def test_shared_memory_too_small():
     ]
     roomy = Target("roomy", ANY.formats, block_bytes=256)
     assert outcome(norm_then_matvec(), PROLOGUE, roomy) == (1, [])
+
+
+def parallel_branches(one_product=False):
+    """x + a + b, of two products of x, or of two that are one node."""
+    b = Builder("g")
+    x = b.input("x", (1, 32))
+    a, c = (b.matvec(x, b.weight(f"w{name}", (32, 32)), name=name) for name in "ac")
+    first = b.add(x, a, name="first")
+    graph = b.build(b.add(first, c, name="sum"))
+    return run_passes(graph, (Fuse(STACK),), ANY)[-1].graph if one_product else graph
+
+
+def test_two_element_wise_nodes_that_are_epilogues_of_two_products():
+    hits, reasons = outcome(parallel_branches(), CHAIN)
+    assert (hits, reasons) == (0, ["two epilogues: one of %a, one of %c"])
+    assert outcome(parallel_branches(one_product=True), CHAIN) == (1, [])
 
 
 def test_a_cycle_through_an_outside_path():

@@ -53,8 +53,10 @@ def test_levels_agree_and_with_the_reference(architecture: str) -> None:
     assert np.linalg.norm(found[0] - near) < 1e-4 * np.linalg.norm(near)
 
 
-@pytest.mark.parametrize("tokens", [3, 12])
-@pytest.mark.parametrize("architecture", OTHER_BLOCKS)
+@pytest.mark.parametrize(
+    ("architecture", "tokens"),
+    [("phi2", 3), ("stablelm", 3), ("stablelm", 12), ("starcoder2", 12), ("command-r", 3)],
+)
 def test_rows_of_a_step_have_the_bytes_of_their_own(architecture: str, tokens: int) -> None:
     """Of quantised matrices, that many rows take in tiles."""
     one, many = graph_of(architecture, 1, "q4_1"), graph_of(architecture, tokens, "q4_1")
@@ -63,6 +65,20 @@ def test_rows_of_a_step_have_the_bytes_of_their_own(architecture: str, tokens: i
     given = {"token": 7 * np.arange(tokens) % 32, "pos": np.arange(tokens)}
     found = TwinSession(many, weights, 3, target=HOPPER).step(**given)["logits"]
     assert found.tobytes() == wanted.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "launches"),
+    [("llama", 4), ("nemotron", 4), ("starcoder2", 5), ("phi2", 4), ("command-r", 3)],
+)
+def test_launches_of_a_layer(architecture: str, launches: int) -> None:
+    """Biases behind attention's product keep it apart; parallel blocks share the first launch."""
+    config = config_of(architecture)
+    sizes = {"width": 960, "ffn_width": 2560, "heads": 15, "kv_heads": 5}
+    config = replace(config, **sizes, head_dim=64, rope_dims=64)
+    types = {name: "f32" if len(s) == 1 else "q8_0" for name, s in config.tensor_shapes()}
+    plan = driver.compile(decode_graph(config, types, 1, 64, "f16"), target="sm_90a").plan
+    assert sum(launch.layer == 1 for launch in plan.launches) == launches
 
 
 def of_a_real_shape(preset: str, layers: int) -> driver.Compiled:
