@@ -26,9 +26,6 @@ IGNORED_SUFFIXES = ("rotary_emb.inv_freq", "attn_rot_embd.weight", ".input_scale
 
 ROWS = 64  # of a cache that is used as a ring there is a multiple: chunks of attention are whole
 
-QK_NORMS = ("", "whole", "heads", "each")
-"""None; of the whole vector; of each head, by the same weights or by weights of its own."""
-
 HEAD_NORMS = ("attn_q_norm.weight", "attn_k_norm.weight")
 YARN = "rope_yarn.weight"  # in no file
 SHORT = "rope_factors_short.weight"
@@ -93,7 +90,7 @@ class DecoderConfig:
     norm: str = "rms"  # or "layer": LayerNorm, of which `biased` says which have a bias
     pre_norms: bool = True  # in front of attention and feed-forward
     post_norms: bool = False  # behind them, before what they make is added
-    qk_norms: str = ""  # of queries and keys before RoPE: see `QK_NORMS`
+    qk_norms: str = ""  # of queries and keys before RoPE: "whole", "heads", "each" by own weights
     attention_scale: float = 0.0  # of scores; 0 is 1 / sqrt(head_dim)
     embedding_scale: float = 1.0
     residual_scale: float = 1.0  # of what a half of a layer adds

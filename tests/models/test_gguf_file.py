@@ -347,5 +347,5 @@ def test_arbitrary_bytes_never_crash(tmp_path_factory: pytest.TempPathFactory, r
 def test_unknown_architecture(tmp_path: Path) -> None:
     path = tmp_path / "other.gguf"
     path.write_bytes(gguf([string("general.architecture") + u32(STRING) + string("mamba")]))
-    with pytest.raises(FusecError, match="architecture 'mamba' is not supported, known: ernie4_5"):
+    with pytest.raises(FusecError, match="architecture 'mamba' is not supported, known: "):
         architecture_of(open_gguf(path))

@@ -181,7 +181,8 @@ class _Emitter:
     def _hold(self) -> list[str]:
         """Addresses that are used behind the wait are in registers before it.
 
-        Tiles leave none for what is only used at the end; nor do pairs for what they read last.
+        Tiles leave none for what is only used at the end; nor do pairs for what they read last, nor
+        norms of several sums, behind which the weights wait, for what they do not read.
         """
         if not self.scope.holds:
             return []

@@ -133,16 +133,19 @@ def test_in_front_of_a_rotation_and_the_cache() -> None:
 # --- in steps of many rows -----------------------------------------------------------------------
 
 
-def product_of_rows(tokens: int) -> Graph:
+def product_of_rows(tokens: int, n: int = 96) -> Graph:
     b = Builder("rows")
-    y = layer_norm(b, b.input("x", (tokens, 96)))
-    return b.build(b.matvec(y, b.weight("w", (32, 96), "q4_1"), name="y"))
+    y = layer_norm(b, b.input("x", (tokens, n)))
+    return b.build(b.matvec(y, b.weight("w", (32, n), "q4_1"), name="y"))
 
 
 @pytest.mark.parametrize("level", [0, 3])
-@pytest.mark.parametrize("tokens", [2, 3, 5, 16])
-def test_a_row_of_many_has_its_own_bytes(tokens: int, level: int) -> None:
-    one, many = product_of_rows(1), product_of_rows(tokens)
+@pytest.mark.parametrize(
+    ("tokens", "n"), [(2, 96), (3, 96), (5, 96), (16, 96), (2, 2048), (16, 2048)]
+)
+def test_a_row_of_many_has_its_own_bytes(tokens: int, n: int, level: int) -> None:
+    """The matrix lies by rows, and in tiles where they are long."""
+    one, many = product_of_rows(1, n), product_of_rows(tokens, n)
     weights = random_weights(one)
     given = inputs_of(many)
     alone = TwinSession(one, weights, level, target=HOPPER)
