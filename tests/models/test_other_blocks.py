@@ -169,3 +169,16 @@ def test_logits_are_multiplied_by_their_factor(tmp_path: Path) -> None:
     plain = written("command-r", tmp_path / "plain", {"logit_scale": None}, layers=1)
     with driver.load(path, "cpu", context=8) as one, driver.load(plain, "cpu", context=8) as two:
         assert (2 * one.logits([1, 5])).tobytes() == two.logits([1, 5]).tobytes()
+
+
+@pytest.mark.parametrize("architecture", ["cohere2", "gemma3"])
+def test_layers_stay_what_they_are_where_no_context_is_longer_than_the_window(
+    architecture: str, tmp_path: Path
+) -> None:
+    """A window that hides nothing still says which layers turn, and by which base."""
+    config = Model.open(written(architecture, tmp_path)).config
+    wide = Model.open(written(architecture, tmp_path, {"attention.sliding_window": 64})).config
+    assert (config.window, wide.window) == (24, 0)
+    layers = range(config.layers)
+    assert list(map(wide.angles, layers)) == list(map(config.angles, layers))
+    assert len({str(config.angles(layer)) for layer in layers}) == 2
