@@ -49,7 +49,8 @@ def test_levels_agree_and_with_the_reference(architecture: str) -> None:
     sessions = [TwinSession(graph, weights, level, target=HOPPER) for level in LEVELS]
     found = [one_by_one(session, 2) for session in sessions]
     assert all(other.tobytes() == found[0].tobytes() for other in found)
-    assert any("attention_project" in name for name in sessions[-1].kernels)
+    projects = any("attention_project" in name for name in sessions[-1].kernels)
+    assert projects == (architecture not in ("phi2", "starcoder2"))  # a bias of its own is added
     assert np.linalg.norm(found[0] - near) < 1e-4 * np.linalg.norm(near)
 
 
