@@ -81,8 +81,21 @@ def compile_source(kernel: CudaKernel, arch: Arch, path: Path | None = None) -> 
 
     `path`: where the source lies, for messages, and beside which the assembler's files may lie.
     """
-    ptx = _to_ptx(kernel, arch, path)
-    return _assemble(kernel.name, ptx, arch, path.parent if path else None)
+    ptx, place = _to_ptx(kernel, arch, path), path.parent if path else None
+    cubin = _assemble(kernel.name, ptx, arch, place)
+    if cubin.spill_stores and (roomier := _with_room(ptx)) != ptx:
+        other = _assemble(kernel.name, roomier, arch, place)
+        return other if other.spill_stores < cubin.spill_stores else cubin
+    return cubin
+
+
+def _with_room(ptx: str) -> str:
+    """The kernel with as many registers as one block can have on an SM.
+
+    Where fewer are asked for, so that more blocks or the next launch's find room, that must not
+    cost spills: ptxas decides by a hair, and differently for a few more columns.
+    """
+    return re.sub(r"^\.(minnctapersm|maxnreg) .*", ".minnctapersm 1", ptx, flags=re.MULTILINE)
 
 
 def _to_ptx(kernel: CudaKernel, arch: Arch, path: Path | None) -> str:

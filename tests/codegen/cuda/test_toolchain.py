@@ -76,6 +76,28 @@ def test_spills_and_shared_memory_are_reported() -> None:
 
 
 @needs_compiler
+def test_room_for_other_blocks_costs_no_spills() -> None:
+    """40 sums that live side by side: too many for two blocks of 1,024 threads, or 24 registers."""
+    lines = [f"    s{k} = load_f32(at(x, uint32(thread_index() + {k})))" for k in range(40)]
+    lines += ["    for turn in range(int32(load_f32(x))):"]
+    lines += [f"        s{k} = s{k} * s{(k + 1) % 40}" for k in range(40)]
+    lines += ["    total = " + " + ".join(f"s{k}" for k in range(40))]
+    lines += ["    store_f32_if(at(y, thread_index()), total, thread_index() < uint32(9))"]
+    source = "from numba import int32, uint32\n"
+    source += "from fusec.codegen.cuda.device import at, load_f32, store_f32_if, thread_index\n\n\n"
+    source += "def sums(x, y):\n" + "\n".join(lines) + "\n"
+    plain = CudaKernel("sums", source, ("f32*", "f32*"), threads=512, min_blocks=1, grid=1)
+    for kernel in (
+        dataclasses.replace(plain, min_blocks=4),
+        dataclasses.replace(plain, registers=24),
+    ):
+        cubin = compile_source(kernel, arch.find_arch("sm_90a"))
+        assert cubin.spill_stores == cubin.spill_loads == 0 and cubin.registers > 40
+    fits = compile_source(dataclasses.replace(plain, min_blocks=2), arch.find_arch("sm_90a"))
+    assert fits.registers <= 64 and ".minnctapersm 2" in fits.ptx
+
+
+@needs_compiler
 def test_the_cache_is_used_and_needs_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     first = compile_kernel(SCALE, "sm_90a")
     monkeypatch.setattr(build, "_compile", pytest.fail)
