@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from fusec import driver
-from fusec.models.small import config_of
-from fusec.models.synth import PRESETS, synthesize
+from fusec.models.presets import PRESETS
+from fusec.models.small import TRAITS, config_of
+from fusec.models.synth import synthesize
 
 pytestmark = pytest.mark.gpu
 
@@ -60,7 +61,30 @@ def test_formats(mix, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("architecture", ["qwen2", "qwen3", "gemma3", "granite", "olmo2", "glm4"])
+@pytest.mark.parametrize("architecture", TRAITS)
 def test_architectures(architecture, tmp_path):
-    config = replace(config_of(architecture), vocab=512, context=320, window=0)
+    config = replace(config_of(architecture), vocab=512, context=320)
     check(synthesize(config, tmp_path / "model.gguf"), alone=20)
+
+
+@pytest.mark.parametrize("kv", ["f16", "f32"])
+@pytest.mark.parametrize("architecture", ["gemma2", "gemma3"])
+def test_windows_in_caches_that_are_used_again(architecture, kv, tmp_path):
+    """700 tokens, where layers with a window keep 576 positions: as one prompt, cut, and alone."""
+    config = replace(config_of(architecture), vocab=512, context=1024)
+    path = synthesize(config, tmp_path / "model.gguf")
+    ids = [int(i) for i in np.random.default_rng(5).integers(0, 500, 700)]
+    found = []
+    for level in (0, 3):
+        with driver.load(path, "native", level, 1024, kv) as engine:
+            every = engine.logits(ids)
+            found.append(every.tobytes())
+            assert engine.logits(ids, 16).tobytes() == found[0]
+            engine.reset()
+            engine.feed(ids[:660])
+            alone = np.stack([engine.step(token) for token in ids[660:]])
+            assert alone.tobytes() == every[660:].tobytes()
+    assert found[0] == found[1]
+    with driver.load(path, "cpu", context=1024, kv="f32") as engine:
+        near = engine.logits(ids)
+    assert np.linalg.norm(every - near) < 2e-3 * np.linalg.norm(near)
