@@ -11,6 +11,7 @@ import pytest
 from fusec import driver
 from fusec.errors import FusecError
 from fusec.ir.target import WIDEST
+from fusec.models.decoder import last_of
 from fusec.models.decoder_graph import decode_graph
 from fusec.models.model import Model
 from fusec.models.presets import PRESETS
@@ -92,3 +93,16 @@ def test_a_file_says_which_layers_have_a_window(tmp_path: Path) -> None:
 def test_the_last_of_a_pattern_has_no_window() -> None:
     assert PRESETS["gemma3-270m"].full_layers == {5, 11, 17}
     assert [PRESETS["gemma3-1b"].window_of(n) for n in range(7)] == [512] * 5 + [0, 512]
+
+
+def test_a_deep_exaone4_has_windows_and_turns_their_layers_alone(tmp_path: Path) -> None:
+    """As llama.cpp has it, which knows the model by its 64 layers."""
+    config = replace(config_of("exaone4"), layers=64, window=24, full_layers=last_of(4, 64))
+    config = replace(config, rope_in_windows=True)
+    path = synthesize(config, tmp_path / "model.gguf", "F32")
+    found = Model.open(path).config
+    assert found.full_layers == config.full_layers and found.rope_in_windows
+    assert found.angles(3) is None and found.angles(4) is not None
+    few = synthesize(replace(config, layers=3, full_layers=frozenset()), tmp_path / "few.gguf")
+    with pytest.raises(FusecError, match="'exaone4.attention.sliding_window' is 24, which is not"):
+        Model.open(few)

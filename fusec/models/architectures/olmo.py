@@ -9,7 +9,8 @@ from fusec.models.decoder_keys import read
 from fusec.models.hyperparameters import Hyperparameters
 
 BEHIND: dict[str, Any] = {"pairing": "halves", "pre_norms": False, "post_norms": True}
-PATTERN = 4  # of an OLMo 3, which has windows
+PATTERN = 4  # of models with windows: OLMo 3, and the EXAONE 4 of so many layers
+DEEP = 64
 OLMO2 = BEHIND | {"qk_norms": "whole"}
 EXAONE4 = BEHIND | {"qk_norms": "heads"}
 
@@ -20,6 +21,11 @@ def olmo2(keys: Hyperparameters) -> DecoderConfig:
 
 
 def exaone4(keys: Hyperparameters) -> DecoderConfig:
-    """Heads of queries and keys are normed each by itself. The 32B has windows, and is refused."""
-    keys.only("attention.sliding_window", 0)
-    return read(keys, **EXAONE4)
+    """Heads of queries and keys are normed each by itself.
+
+    The 32B has windows, and RoPE in their layers alone. llama.cpp knows it by its depth.
+    """
+    deep = keys.count("block_count") == DEEP
+    if not deep:
+        keys.only("attention.sliding_window", 0)
+    return read(keys, pattern=PATTERN, rope_in_windows=deep, **EXAONE4)
