@@ -121,6 +121,59 @@ def block_graph(
     return b.build(logits, b.argmax(logits, name="next"))
 
 
+def experts_graph(
+    width=64, ffn=32, experts=8, used=3, *, tokens=1, matrix="f32", gating="softmax", normalised=1,
+    scale=1.0, groups=1, groups_used=1, choice_bias=False, biases=False, shared=False,
+) -> Graph:  # fmt: skip
+    """A feed-forward of experts: norm, router, and residual. `shared`: one more, with a gate.
+
+    With `biases` the activation is that of gpt-oss, else SwiGLU.
+    """
+    b = Builder("experts")
+    x = b.input("x", (tokens, width))
+    n = b.rms_norm(x, b.weight("norm", (width,)), eps=1e-5)
+    logits = b.matvec(n, b.weight("router", (experts, width)))
+    choice = [b.weight("choice", (experts,))] if choice_bias else []
+    ids, weights = b.route(
+        logits, *choice, used=used, gating=gating, normalised=normalised, scale=scale,
+        groups=groups, groups_used=groups_used, name="ids",
+    )  # fmt: skip
+    made = []
+    for part in ("gate", "up"):
+        stack = b.weight(part, (experts * ffn, width), matrix)
+        y = b.expert_matvec(n, stack, ids, rows=ffn)
+        if biases:
+            bias = b.expert_vector(ids, b.weight(f"{part}_bias", (experts * ffn,)), rows=ffn)
+            y = b.add(y, bias)
+        made.append(y)
+    gate, up = made
+    h = b.swiglu_oai(gate, up) if biases else b.mul(b.silu(gate), up)
+    stack = b.weight("down", (experts * width, ffn), matrix)
+    y = b.expert_matvec_sum(b.mul(h, weights), stack, ids, rows=width)
+    if biases:
+        bias = b.weight("down_bias", (experts * width,))
+        y = b.add(y, b.expert_vector_sum(weights, ids, bias, rows=width))
+    if shared:
+        other = b.matvec(n, b.weight("shared", (width, width), matrix))
+        share = b.sigmoid(b.matvec(n, b.weight("share", (1, width))))
+        y = b.add(y, b.mul(other, share))
+    return b.build(b.add(x, y, name="y"), ids, weights)
+
+
+ROUTINGS: dict[str, dict[str, Any]] = {
+    "softmax": {},
+    "softmax of all": {"normalised": 0, "experts": 40, "used": 6, "shared": True},
+    "sigmoid": {"gating": "sigmoid", "choice_bias": True, "scale": 2.5, "shared": True},
+    "groups": {
+        "gating": "sigmoid", "choice_bias": True, "groups": 8, "groups_used": 3, "experts": 64,
+        "used": 5,
+    },
+    "chosen": {"gating": "chosen", "biases": True, "normalised": 0},
+    "softplus": {"gating": "softplus", "used": 1},
+}  # fmt: skip
+"""Name -> what `experts_graph` makes otherwise."""
+
+
 def graph_of_every_format() -> Graph:
     """A decode graph in which each matrix has another quantised type, and all types are."""
     kinds = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")

@@ -7,11 +7,13 @@ from typing import Any
 
 from fusec.ir import Builder, Graph
 from fusec.ir.graph import Node, Value
+from fusec.ir.op_experts import GATINGS
 
 Pick = Callable[[Sequence[Any]], Any]
 """Chooses one of several: a hypothesis draw, or a seeded generator's."""
 
 HEAD = 16
+EXPERTS = 8
 WIDTHS = (32, 64, 96)
 CONTEXT = 48
 MATRICES = ("f32", "f16", "q8_0", "q4_0", "iq4_nl")
@@ -79,12 +81,38 @@ class _Maker:
     def binary(self, x: Value) -> Value:
         others = [v for v in self.vectors if v.shape == x.shape]
         other = self.pick([*others, self.weight(x.shape[1])])
-        return self.b.op(self.pick(("add", "mul")), x, other)
+        return self.b.op(self.pick(("add", "mul", "swiglu_oai")), x, other)
+
+    def shared(self, x: Value) -> Value:
+        """A product with a vector of fewer elements."""
+        return self.b.mul(x, self.product(x.shape[1] // self.pick((8, x.shape[1]))))
+
+    def route(self, x: Value) -> tuple[Value, Value]:
+        gating, bias = self.pick(GATINGS), self.pick((False, True))
+        logits = self.product(EXPERTS)
+        operands = (logits, self.weight(EXPERTS)) if bias else (logits,)
+        groups = self.pick(({}, {"groups": 4, "groups_used": 2}))
+        found: tuple[Value, Value] = self.b.route(*operands, used=3, gating=gating, **groups)
+        return found
+
+    def experts(self, x: Value) -> Value:
+        """Some experts' products with one vector, and the sum of others' with its parts."""
+        (ids, weights), rows = self.route(x), self.pick(WIDTHS)
+        y = self.b.expert_matvec(x, self.matrix(EXPERTS * rows, x.shape[1]), ids, rows=rows)
+        if self.pick((False, True)):
+            y = self.b.add(y, self.b.expert_vector(ids, self.weight(EXPERTS * rows), rows=rows))
+        y, rows = self.b.mul(y, weights), self.pick(WIDTHS)
+        shape = (EXPERTS * rows, y.shape[1] // 3)
+        y = self.b.expert_matvec_sum(y, self.matrix(*shape), ids, rows=rows)
+        if self.pick((False, True)):
+            bias = self.weight(EXPERTS * rows)
+            y = self.b.add(y, self.b.expert_vector_sum(weights, ids, bias, rows=rows))
+        return y
 
     def unary(self, x: Value) -> Value:
         op, given = self.pick(
             (
-                *(("silu", {}), ("gelu", {}), ("relu_squared", {})),
+                *(("silu", {}), ("gelu", {}), ("relu_squared", {}), ("sigmoid", {})),
                 *(("scale", {"factor": 0.5}), ("softcap", {"cap": 3.0})),
             )
         )
@@ -127,7 +155,7 @@ class _Maker:
 
 EVERYWHERE = (
     "embed", "rms_norm", "head_norm", "layer_norm", "head_layer_norm", "matvec", "matvec", "matvec",
-    "binary", "binary", "unary", "rope", "append", "attention", "argmax",
+    "binary", "binary", "unary", "rope", "append", "attention", "argmax", "shared", "experts",
 )  # fmt: skip
 ON_GPU = (*EVERYWHERE, "factored", "factored", "split_attention", "parts", "best_of_parts")
 

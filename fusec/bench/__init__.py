@@ -18,9 +18,8 @@ from fusec.bench.instruments import instruments_of
 from fusec.bench.tokens import prompt_ids, seconds_of_prompt, seconds_per_token
 from fusec.driver import Compiled
 from fusec.errors import FusecError
-from fusec.ir.dtypes import dtype
 from fusec.ir.graph import Graph
-from fusec.ir.ops import op
+from fusec.ir.ops import weight_bytes
 from fusec.models.model import Model
 from fusec.passes.pipeline import LEVELS
 from fusec.runtime.cuda.window import check_mode
@@ -199,12 +198,12 @@ def summarize(model: str, times: Iterable[float], *, prompt: int, n: int) -> Res
 
 
 def weight_bytes_read(graph: Graph) -> int:
-    """Bytes of weights one token needs: all of each, but one row of what is only embedded."""
-    nodes = tuple(graph.walk())
-    whole = {v for node in nodes if not op(node.op).gathers for v in node.weights}
-    rows = [v for node in nodes if op(node.op).gathers for v in node.weights]
-    once = sum(dtype(v.dtype).nbytes(v.shape[1:]) for v in rows if v not in whole)
-    return sum(v.nbytes for v in whole) + once
+    """Bytes of weights one token needs: all of each, but of those that an index picks rows of."""
+    read: dict[str, int] = {}
+    for node in graph.walk():
+        for weight in node.weights:
+            read[weight.name] = max(weight_bytes(node, weight), read.get(weight.name, 0))
+    return sum(read.values())
 
 
 def read_bandwidth(plan: Plan, note: Note) -> float | None:

@@ -64,9 +64,9 @@ class Op:
     can begin, `trees` the sums over a warp's lanes.
 
     `points` says what the integers it makes are indices of: the row of its first operand (`into
-    row`), or the same as those of its integer operand (`as operand`). `gathers`: it reads only
-    those rows of its weight that its index names. `adds_parts`: its first operand is partial sums
-    of what it makes.
+    row`), or the same as those of its integer operand (`as operand`). `rows_read`: how many rows of
+    its weight one token reads, where its index names them; None where it reads all. `adds_parts`:
+    its first operand is partial sums of what it makes.
     """
 
     name: str
@@ -89,7 +89,7 @@ class Op:
     trees: int = 0
     lookup: Callable[[Node], Lookup] | None = None
     points: Literal["", "into row", "as operand"] = ""
-    gathers: bool = False
+    rows_read: Callable[[Node], int] | None = None
     adds_parts: bool = False
 
     def __post_init__(self) -> None:

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from fusec.ir.graph import Node
+from fusec.ir.graph import Node, Value
 from fusec.ir.op import Op
 from fusec.ir.op_checks import Array, Type, activation, elements_of, want
 
@@ -15,9 +15,24 @@ def infer_binary(node: Node) -> list[Type]:
     """f32[T, n], as a."""
     a, b = node.inputs
     tokens, n = activation(a, "a")
-    same = b.dtype == "f32" and b.shape in (a.shape, (n,) if b.is_weight else a.shape)
-    want(same, f"b: f32[{tokens}, {n}], or a weight f32[{n}]", b.type)
+    if b.is_weight:
+        fits = b.shape == (n,)
+    else:
+        fits = len(b.shape) == 2 and b.shape[0] == tokens and n % b.shape[1] == 0
+    wanted = f"b: f32[{tokens}, {n}], or of fewer that divide {n}, or a weight f32[{n}]"
+    want(fits and b.dtype == "f32", wanted, b.type)
     return [("f32", a.shape)]
+
+
+def is_spread(node: Node, value: Value) -> bool:
+    """Whether each element of an operand is for several neighbours of the result."""
+    per_token = len(value.shape) == 2 and value.dtype == "f32" and not value.is_weight
+    return per_token and value.shape[-1] < node.outputs[0].shape[-1]
+
+
+def spread(a: Array, b: Array) -> Array:
+    """`b` with each element as often as `a` has elements for it."""
+    return b.repeat(a.shape[-1] // b.shape[-1], axis=-1)
 
 
 def infer_unary(node: Node) -> list[Type]:
@@ -29,6 +44,18 @@ def silu(x: Array) -> Array:
     """x * sigmoid(x), Elfwing et al. 2017."""
     with np.errstate(over="ignore"):  # exp(-x) is infinite far below zero, and the result -0
         return x / (1 + np.exp(-x))
+
+
+def sigmoid(x: Array) -> Array:
+    """1 / (1 + exp(-x))."""
+    with np.errstate(over="ignore"):
+        return np.asarray(1 / (1 + np.exp(-x)))
+
+
+def swiglu_oai(gate: Array, up: Array) -> Array:
+    """g * sigmoid(1.702 g) * (u + 1) with g up to 7 and u within 7 (gpt-oss)."""
+    g = np.minimum(gate, 7)
+    return g * sigmoid(g.dtype.type(1.702) * g) * (np.clip(up, -7, 7) + 1)
 
 
 def gelu(x: Array) -> Array:
@@ -50,12 +77,13 @@ def softcap(x: Array, cap: float) -> Array:
 
 OPS = (
     Op(
-        "add", "element", "a: f32[T, n], b: f32[T, n]", (2, 2), infer_binary, np.add, elements_of,
+        "add", "element", "a: f32[T, n], b: f32[T, n]", (2, 2), infer_binary,
+        lambda a, b: a + spread(a, b), elements_of,
         expression=lambda n, x: f"{x[0]} + {x[1]}",
     ),
     Op(
-        "mul", "element", "a: f32[T, n], b: f32[T, n]", (2, 2), infer_binary, np.multiply,
-        elements_of, expression=lambda n, x: f"{x[0]} * {x[1]}",
+        "mul", "element", "a: f32[T, n], b: f32[T, n]", (2, 2), infer_binary,
+        lambda a, b: a * spread(a, b), elements_of, expression=lambda n, x: f"{x[0]} * {x[1]}",
     ),
     Op(
         "silu", "element", "x: f32[T, n]", (1, 1), infer_unary, silu,
@@ -68,6 +96,16 @@ OPS = (
     Op(
         "relu_squared", "element", "x: f32[T, n]", (1, 1), infer_unary, relu_squared,
         lambda n: 2 * elements_of(n), expression=lambda n, x: f"relu_squared({x[0]})",
+    ),
+    Op(
+        "sigmoid", "element", "x: f32[T, n]", (1, 1), infer_unary, sigmoid,
+        lambda n: 4 * elements_of(n), expression=lambda n, x: f"sigmoid({x[0]})", work=40,
+    ),
+    Op(
+        "swiglu_oai", "element", "gate: f32[T, n], up: f32[T, n]", (2, 2), infer_binary,
+        lambda gate, up: swiglu_oai(gate, spread(gate, up)),
+        lambda n: 9 * elements_of(n), expression=lambda n, x: f"swiglu_oai({x[0]}, {x[1]})",
+        work=50,
     ),
     Op(
         "scale", "element", "x: f32[T, n]", (1, 1), infer_unary,

@@ -52,6 +52,11 @@ def is_fixed(node: Node) -> bool:
     return node.op == "matvec" and node.inputs[0].dtype in WIDTHS
 
 
+def row_length(node: Node) -> int:
+    """Elements that are multiplied and added for one element of a product."""
+    return int(node.inputs[0].shape[-1])
+
+
 def factor_of(node: Node) -> Value | None:
     """The weight that scales the whole matrix of a matvec, which some formats keep beside it."""
     return next((v for v in node.inputs[2:] if v.is_weight), None)
@@ -59,14 +64,15 @@ def factor_of(node: Node) -> Value | None:
 
 def inverse_of(node: Node) -> Value | None:
     """The activation that scales a token's product: the second result of `rms_factors`."""
-    return next((v for v in node.inputs[2:] if not v.is_weight), None)
+    return next((v for v in node.inputs[2:] if not v.is_weight and v.dtype == "f32"), None)
 
 
 OPS = (
     Op(
         "embed", "vector", "token: i32[T], table: weight[vocabulary, n]", (2, 2),
         infer_embed, lambda token, table: table[token], lambda n: 0, bytes=embed_bytes,
-        indices={0: lambda n: n.inputs[1].shape[0]}, group="embed", loads=1, gathers=True,
+        indices={0: lambda n: n.inputs[1].shape[0]}, group="embed", loads=1,
+        rows_read=lambda n: 1,
         work_whole=lambda n, threads, _: (INDEX + DECODE)
         * -(-n.outputs[0].shape[-1] // (4 * threads)),
     ),

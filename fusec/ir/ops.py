@@ -14,18 +14,21 @@ from fusec.ir import (
     op_argmax,
     op_attention,
     op_elementwise,
+    op_experts,
     op_fixed,
     op_matvec,
     op_norm,
     op_parts,
     op_rope,
 )
+from fusec.ir.dtypes import dtype
 from fusec.ir.graph import Attr, Node, Value
 from fusec.ir.op import Op, Role
 from fusec.ir.op_checks import Type, TypeMismatch, types_of, want
 
 FAMILIES = (
     op_matvec, op_norm, op_rope, op_attention, op_elementwise, op_parts, op_argmax, op_fixed,
+    op_experts,
 )  # fmt: skip
 OPS: dict[str, Op] = {entry.name: entry for family in FAMILIES for entry in family.OPS}
 
@@ -101,6 +104,20 @@ def _plain_bytes(node: Node) -> int:
     if entry.bytes is not None:
         return entry.bytes(node)
     return sum(v.nbytes for v in (*node.inputs, *node.outputs))
+
+
+def picks_rows(node: Node) -> bool:
+    """Whether a plain node is a product with rows of its weight that an index names."""
+    entry = op(node.op)
+    return entry.role == "rows" and entry.rows_read is not None
+
+
+def weight_bytes(node: Node, weight: Value) -> int:
+    """Bytes of one of a plain node's weights that one token reads."""
+    rows = op(node.op).rows_read
+    if rows is None or len(weight.shape) < 2:
+        return weight.nbytes
+    return min(rows(node), weight.shape[0]) * dtype(weight.dtype).nbytes(weight.shape[1:])
 
 
 def flops(node: Node) -> int:

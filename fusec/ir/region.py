@@ -23,8 +23,9 @@ from dataclasses import dataclass
 
 from fusec.ir.graph import Graph, Node, Value, outside
 from fusec.ir.op import LOCAL
+from fusec.ir.op_elementwise import is_spread
 from fusec.ir.op_matvec import is_fixed
-from fusec.ir.ops import op
+from fusec.ir.ops import op, picks_rows
 
 WHOLE_READERS = ("vector", "rows", "heads", "scalar")
 FROM_MEMORY = ("heads", "scalar")  # whose code reads vectors where another kernel left them
@@ -141,6 +142,8 @@ def _no_parts(region: Graph, product: Node, segments: tuple[Segment, ...]) -> st
         return f"has to be the only reader of {vector.name}"
     if [s.role for s in segments] != ["rows"] or segments[0].rope is not None:
         return f"needs one segment of rows, not rotated, that makes {vector.name}"
+    if picked := [n.name for n in segments[0].nodes if picks_rows(n)]:
+        return f"needs rows that are known before the launch in front is complete, not {picked[0]}"
     if segments[0].nodes[-1].name != vector.name:
         return f"needs {vector.name} from the segment in front"
     return None
@@ -153,7 +156,7 @@ def _whole(region: Graph) -> set[str]:
         reads_whole = op(node.op).role in WHOLE_READERS or node.name in whole
         for value in node.inputs:
             maker = region.producers.get(value.name)
-            if maker is None or not reads_whole:
+            if maker is None or not (reads_whole or _is_shared(node, value)):
                 continue
             if op(maker.op).role in (*LOCAL, "vector") and not value.is_state:
                 if op(node.op).role in FROM_MEMORY:
@@ -170,6 +173,11 @@ def _whole(region: Graph) -> set[str]:
     return whole
 
 
+def _is_shared(node: Node, value: Value) -> bool:
+    """Whether elements of one place in the grid read an element of another."""
+    return op(node.op).role == "element" and is_spread(node, value)
+
+
 def _segment(nodes: tuple[Node, ...]) -> Segment:
     roles = [op(n.op).role for n in nodes]
     for alone in ("heads", "scalar"):
@@ -179,6 +187,9 @@ def _segment(nodes: tuple[Node, ...]) -> Segment:
     ropes = {(n["pairing"], n["head_dim"], n["dims"]) for n in nodes if n.op == "rope"}
     if len(ropes) > 1:
         raise NotOneKernel(f"{nodes[0].name}: rotations pair elements differently: {sorted(ropes)}")
+    picked = [n.name for n in nodes if picks_rows(n)]
+    if picked and ropes:
+        raise NotOneKernel(f"{picked[0]}: rows that an index names are not made in pairs")
     folded = {n.name for n, role in zip(nodes, roles, strict=True) if role == "fold"}
     for node in nodes:
         if read := sorted(folded & {v.name for v in node.inputs}):

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from fusec.errors import FusecError
+from fusec.models.experts import Experts, is_stack, stacked
 from fusec.models.gguf_file import GGUFFile, Tensor
 
 IN_A_LAYER = re.compile(r"(?P<layer>blk\.\d+)\.(?P<name>\w+)\.(?P<kind>\w+)")
@@ -84,7 +85,7 @@ class DecoderConfig:
     packed: frozenset[str] = frozenset()  # of a layer: attn_qkv, and ffn_up if it has the gate too
     architecture: str = "llama"
     pairing: str = "adjacent"  # elements that RoPE turns together, or "halves"
-    activation: str = "silu"  # or "gelu", "relu_squared"
+    activation: str = "silu"  # or "gelu", "relu_squared", or "swiglu_oai", of gate and up
     gated: bool = True  # the activation of ffn_gate is multiplied by ffn_up; else it is ffn_up's
     parallel: bool = False  # x + attention(n) + feed-forward(n), with one norm a layer
     norm: str = "rms"  # or "layer": LayerNorm, of which `biased` says which have a bias
@@ -106,6 +107,9 @@ class DecoderConfig:
     window_base: float = 0.0  # RoPE's base in window layers, whose positions are not scaled
     score_cap: float = 0.0  # c * tanh(score / c); 0 is none
     sinks: bool = False  # a logit of each head that has no value
+    experts: Experts | None = None  # in place of a layer's feed-forward
+    ffn_norm: str = "ffn_norm"  # the tensor of the norm in front of it
+    skipped: int = 0  # blocks at the end of the file that only draft tokens (MTP)
 
     @property
     def attention_width(self) -> int:
@@ -150,6 +154,10 @@ class DecoderConfig:
             return {"base": self.window_base, "scale": 1.0}
         return {"base": self.rope_base, "scale": self.rope_scale}
 
+    def experts_of(self, layer: int) -> Experts | None:
+        """The experts of a layer, if it has some."""
+        return self.experts if self.experts and layer >= self.experts.dense else None
+
     def with_factor(self, matrix: str) -> str | None:
         """The name of the tensor with the factor of matrix `M.weight`, `M.scale`, if it has one."""
         stem = matrix.removesuffix(".weight")
@@ -168,7 +176,12 @@ class DecoderConfig:
         return ("ffn_gate", self.ffn_width), ("ffn_up", self.ffn_width)
 
     def shape_in_file(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """NumPy shape of a tensor in the file: heads' own weights of a norm are rows there."""
+        """NumPy shape of a tensor in the file: heads' own weights of a norm are rows there.
+
+        For experts, see there.
+        """
+        if self.experts:
+            shape = self.experts.shape_in_file(name, shape)
         own = self.qk_norms == "each" and name.endswith(HEAD_NORMS)
         return (shape[0] // self.head_dim, self.head_dim) if own else shape
 
@@ -177,7 +190,7 @@ class DecoderConfig:
         for name, shape in self._matrices_and_norms():
             yield name, shape
             if factor := self.with_factor(name):
-                yield factor, (1,)
+                yield factor, (self.experts.count if self.experts and is_stack(name) else 1,)
             if bias := self.with_bias(name):
                 yield bias, shape[:1]
 
@@ -189,6 +202,8 @@ class DecoderConfig:
         for layer in range(self.layers):
             for name, shape in self._layer():
                 yield f"blk.{layer}.{name}.weight", shape
+            for name, shape in self._feed_forward(layer):
+                yield f"blk.{layer}.{name}", shape
         yield "output_norm.weight", (self.width,)
         if not self.tied:
             yield "output.weight", (self.vocab, self.width)
@@ -208,14 +223,19 @@ class DecoderConfig:
         yield "attn_output", (self.width, self.attention_width)
         if self.post_norms:
             yield "post_attention_norm", (self.width,)
+
+    def _feed_forward(self, layer: int) -> Iterator[tuple[str, tuple[int, ...]]]:
         if self.pre_norms and not self.parallel:
-            yield "ffn_norm", (self.width,)
-        if self.gated:
-            yield "ffn_gate", (self.ffn_width, self.width)
-        yield "ffn_up", (self.ffn_width, self.width)
-        yield "ffn_down", (self.width, self.ffn_width)
+            yield f"{self.ffn_norm}.weight", (self.width,)
+        if experts := self.experts_of(layer):
+            yield from experts.tensors(self.width)
+        else:
+            if self.gated:
+                yield "ffn_gate.weight", (self.ffn_width, self.width)
+            yield "ffn_up.weight", (self.ffn_width, self.width)
+            yield "ffn_down.weight", (self.width, self.ffn_width)
         if self.post_norms:
-            yield "post_ffw_norm", (self.width,)
+            yield "post_ffw_norm.weight", (self.width,)
 
 
 def last_of(pattern: int, layers: int) -> frozenset[int]:
@@ -226,11 +246,13 @@ def last_of(pattern: int, layers: int) -> frozenset[int]:
 def weights_of(file: GGUFFile, config: DecoderConfig) -> GGUFFile:
     """The file with the tensors that the graph reads: parts of packed matrices, YaRN's factors.
 
-    Parts are rows of what is in the file. Raises FusecError where there are more or fewer of them.
-    Norm weights of each head, which are rows there, are one vector.
+    Experts' matrices are one tall matrix. Parts are rows of what is in the file. Raises FusecError
+    where there are more or fewer of them. Norm weights of each head, which are rows there, are one
+    vector.
     """
     found: dict[str, Tensor] = {}
-    for name, tensor in file.tensors.items():
+    tensors = stacked(file, config.experts) if config.experts else file.tensors
+    for name, tensor in tensors.items():
         match = IN_A_LAYER.fullmatch(name)
         if match is None or match["name"] not in config.packed:
             each = config.qk_norms == "each" and name.endswith(HEAD_NORMS)
@@ -266,8 +288,9 @@ def check_tensors(file: GGUFFile, config: DecoderConfig) -> None:
         found = file.tensor(name, shape)
         if len(shape) == 1 and found.dtype != "f32":
             raise FusecError(f"{file.path}: tensor {name!r} should be f32, found {found.dtype}")
+    skipped = tuple(f"blk.{config.layers + k}." for k in range(config.skipped))
     for name in file.tensors:
-        if name not in needed and not name.endswith(IGNORED_SUFFIXES):
+        if name not in needed and not (name.endswith(IGNORED_SUFFIXES) or name.startswith(skipped)):
             raise FusecError(
                 f"{file.path}: tensor {name!r} is not part of a {config.architecture} model"
             )

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from fusec.ir import Builder, Graph, Value
 from fusec.ir.target import WIDEST
 from fusec.models.decoder import DecoderConfig
+from fusec.models.experts import SHARED_GATE, Experts
 
 
 def decode_graph(
@@ -62,8 +63,9 @@ class _Step:
         o = self._attention(n, layer)
         if not self.config.parallel:
             x = self._added(x, o, f"{at}.post_attention_norm", f"{at}.attn_residual")
-            n = self._pre_norm(x, f"{at}.ffn_norm")
-        x = self._added(x, self._feed_forward(n, at), f"{at}.post_ffw_norm", f"{at}.ffn_residual")
+            n = self._pre_norm(x, f"{at}.{self.config.ffn_norm}")
+        down = self._feed_forward(n, layer)
+        x = self._added(x, down, f"{at}.post_ffw_norm", f"{at}.ffn_residual")
         if self.config.parallel:  # in this order the next layer's norm can add up attention's parts
             x = self._added(x, o, f"{at}.post_attention_norm", f"{at}.attn_residual")
         return x
@@ -105,15 +107,80 @@ class _Step:
         name = f"{at}.{part}_rope"
         return b.rope(x, self.pos, *factors, head_dim=config.head_dim, name=name, **given)
 
-    def _feed_forward(self, n: Value, at: str) -> Value:
+    def _feed_forward(self, n: Value, layer: int) -> Value:
         """A layer's second half, the same."""
-        b, act = self.b, self.config.activation
+        at, experts = f"blk.{layer}", self.config.experts_of(layer)
+        if experts is None:
+            return self._gated(n, at)
+        total = self._experts(n, at, experts)
+        if not experts.shared:
+            return total
+        shared = self._gated(n, at, "_shexp")
+        if experts.shared_gate:
+            gate = self._matvec(n, f"{at}.{SHARED_GATE}", f"{at}.gate_inp_shexp")
+            gate = self.b.sigmoid(gate, name=f"{at}.share")
+            shared = self.b.mul(shared, gate, name=f"{at}.shared")
+        return self.b.add(total, shared, name=f"{at}.experts_and_shared")
+
+    def _gated(self, n: Value, at: str, kind: str = "") -> Value:
+        """A feed-forward that every token goes through; `kind` ends its names."""
         parts = ("gate", "up") if self.config.gated else ("up",)
-        first, *up = (self._matvec(n, f"{at}.ffn_{p}.weight", f"{at}.{p}") for p in parts)
-        h = b.op(act, first, name=f"{at}.{act}")
+        made = (self._matvec(n, f"{at}.ffn_{p}{kind}.weight", f"{at}.{p}{kind}") for p in parts)
+        h = self._activated(*made, at=at, kind=kind)
+        return self._matvec(h, f"{at}.ffn_down{kind}.weight", f"{at}.down{kind}")
+
+    def _activated(self, *made: Value, at: str, kind: str) -> Value:
+        """What goes into the last matrix of a feed-forward, of gate and up or of up alone."""
+        b, act = self.b, self.config.activation
+        if act in OF_BOTH:
+            return b.op(act, *made, name=f"{at}.{act}{kind}")
+        first, *up = made
+        h = b.op(act, first, name=f"{at}.{act}{kind}")
         for other in up:
-            h = b.mul(h, other, name=f"{at}.{GATED[act]}")
-        return self._matvec(h, f"{at}.ffn_down.weight", f"{at}.down")
+            h = b.mul(h, other, name=f"{at}.{GATED[act]}{kind}")
+        return h
+
+    def _experts(self, n: Value, at: str, experts: Experts) -> Value:
+        """The sum of the experts that the router chooses, by its weights.
+
+        What goes into their last matrices is multiplied by the weights, not what comes out: a
+        product is linear.
+        """
+        b, config = self.b, self.config
+        logits = self._matvec(n, f"{at}.ffn_gate_inp.weight", f"{at}.router")
+        choice = [self._weight(f"{at}.exp_probs_b.bias")] if experts.choice_bias else []
+        ids, weights = b.route(logits, *choice, name=f"{at}.experts", **experts.routing)
+        gate, up = (self._of_experts(n, ids, part, at, experts.width) for part in ("gate", "up"))
+        h = self._activated(gate, up, at=at, kind="_exps")
+        h = b.mul(h, weights, name=f"{at}.weighted")
+        down, name = f"{at}.ffn_down_exps.weight", f"{at}.down_exps"
+        if factor := config.with_factor(down):
+            h = b.mul(h, self._factors(factor, ids), name=f"{at}.factored_exps")
+        bias, given = config.with_bias(down), {"rows": config.width}
+        product = f"{name}_product" if bias else name
+        y: Value = b.expert_matvec_sum(h, self._weight(down), ids, name=product, **given)
+        if bias is None:
+            return y
+        biases = b.expert_vector_sum(weights, ids, self._weight(bias), name=f"{name}_bias", **given)
+        return b.add(y, biases, name=name)
+
+    def _of_experts(self, n: Value, ids: Value, part: str, at: str, rows: int) -> Value:
+        """The products of a vector with one matrix of each chosen expert."""
+        b, tensor, name = self.b, f"{at}.ffn_{part}_exps.weight", f"{at}.{part}_exps"
+        bias, factor = self.config.with_bias(tensor), self.config.with_factor(tensor)
+        product = f"{name}_product" if bias or factor else name
+        y: Value = b.expert_matvec(n, self._weight(tensor), ids, rows=rows, name=product)
+        if factor:
+            scaled = f"{name}_scaled" if bias else name
+            y = b.mul(y, self._factors(factor, ids), name=scaled)
+        if bias:
+            biases = b.expert_vector(ids, self._weight(bias), rows=rows, name=f"{name}_bias")
+            y = b.add(y, biases, name=name)
+        return y
+
+    def _factors(self, tensor: str, ids: Value) -> Value:
+        """What the matrix of each chosen expert is multiplied by."""
+        return self.b.expert_vector(ids, self._weight(tensor), rows=1, name=f"{tensor}s_chosen")
 
     # --- parts -----------------------------------------------------------------------------------
 
@@ -151,3 +218,6 @@ NORMS = {"rms": ("rms_norm", "head_norm"), "layer": ("layer_norm", "head_layer_n
 
 GATED = {"silu": "swiglu", "gelu": "geglu"}
 """Activation -> what the feed-forward of a gate and an `up` is called with it."""
+
+OF_BOTH = ("swiglu_oai",)
+"""Activations of a gate and an `up` together."""

@@ -24,12 +24,14 @@ CHANGE_NOTHING = (
     "attention.layer_norm_rms_epsilon",  # a model has one kind of norm, which reads its own
     "attention.layer_norm_epsilon",
     "pooling_type",  # how embeddings are pooled, not logits
-    # of experts, of which there are none: `expert_count` is refused
+    # of experts, where there are none, or where `read_experts` has read or checked them
     *(f"expert_{name}feed_forward_length" for name in ("", "shared_", "chunk_")),
     *(f"expert_{name}" for name in ("gating_func", "weights_norm", "weights_scale", "group_scale")),
     *("expert_shared_count", "expert_group_used_count", "experts_per_group"),
     *("moe_every_n_layers", "interleave_moe_layer_step", "leading_dense_block_count"),
 )
+
+OF_EXPERTS = ("expert_used_count", "expert_group_count")
 
 # Keys that change nothing while they have one of these values, which is off or what a llama does.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -41,7 +43,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("attn_logit_softcapping", "final_logit_softcapping"), (0.0,)),
     **dict.fromkeys(("logit_scale", "embedding_scale", "residual_scale"), (0.0, 1.0)),
     **dict.fromkeys(("attention.clamp_kqv", "attention.max_alibi_bias"), (0.0,)),
-    **dict.fromkeys(("expert_used_count", "expert_group_count"), (0,)),
+    **dict.fromkeys(OF_EXPERTS, (0,)),
     **dict.fromkeys(("nextn_predict_layers", "use_parallel_residual", "swin_norm"), (0,)),
 }
 
@@ -81,7 +83,7 @@ def read(
     norm = traits.get("norm", "rms")
     context, window = keys.count("context_length"), keys.count(WINDOW, 0, least=0)
     given: dict[str, Any] = {
-        "layers": layers,
+        "layers": layers - traits.get("skipped", 0),
         "width": width,
         "ffn_width": keys.per_layer("feed_forward_length", layers),
         "heads": heads,
@@ -133,7 +135,7 @@ def _vocab(keys: Hyperparameters) -> int:
 
 def _beside(file: GGUFFile, what: str) -> frozenset[str]:
     """Matrices with a `scale` (as NVFP4 files have) or a `bias` beside them, without `.weight`."""
-    matrices = {name for name, t in file.tensors.items() if len(t.shape) == 2}
+    matrices = {name for name, t in file.tensors.items() if len(t.shape) > 1}
     stems = {name.removesuffix(".weight") for name in matrices if not name.endswith(HEAD_NORMS)}
     return frozenset(s for s in stems - {"token_embd"} if f"{s}.{what}" in file.tensors)
 
@@ -200,6 +202,8 @@ def _know(keys: Hyperparameters, config: DecoderConfig, reads: Sequence[str]) ->
     keys.ignore(CHANGE_NOTHING)
     if config.magnitude != 1.0:
         reads = (*reads, "rope.scaling.attn_factor")
+    if config.experts:
+        reads = (*reads, *OF_EXPERTS)
     for name, values in NEUTRAL.items():
         if name not in reads:
             keys.only(name, *values)
@@ -237,7 +241,19 @@ def _check(keys: Hyperparameters, config: DecoderConfig) -> None:
         problem = "factors of RoPE beside layers that have a base of their own are not supported"
     elif config.yarn and not config.rope_base > 1:
         problem = f"{keys.key('rope.freq_base')} is {config.rope_base}, expected above 1 for YaRN"
-    elif keys.count("expert_count", 0, least=0):
-        problem = f"{keys.key('expert_count')}: mixture-of-experts models are not supported"
+    elif not config.experts and keys.count("expert_count", 0, least=0):
+        problem = (
+            f"{keys.key('expert_count')}: experts are not supported in {config.architecture} models"
+        )
+    elif config.layers < 1:
+        problem = (
+            f"{keys.key('nextn_predict_layers')} is {config.skipped}, expected less than the "
+            f"{config.layers + config.skipped} blocks that there are"
+        )
+    elif config.experts and config.experts.dense >= config.layers:
+        problem = (
+            f"{keys.key('leading_dense_block_count')} is {config.experts.dense}, expected some of "
+            f"{config.layers} layers to have experts"
+        )
     if problem:
         raise FusecError(f"{keys.file.path}: {problem}")

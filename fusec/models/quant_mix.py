@@ -3,7 +3,7 @@
 The rules are those of `llama_tensor_get_type_impl` and `tensor_type_fallback` in llama.cpp's
 src/llama-quant.cpp for dense llama models quantised without an importance matrix:
 
-- vectors (norms) stay F32;
+- vectors (norms) and the routers of experts stay F32;
 - the output matrix, which is the embedding where they are tied, gets six bits (five in mixes of two
   bits and less), eight where its rows are not whole blocks of the mix's type;
 - mixes spend more bits on `attn_v`, `attn_output` and `ffn_down`, some only in some layers;
@@ -11,7 +11,8 @@ src/llama-quant.cpp for dense llama models quantised without an importance matri
 
 NVFP4 matrices have a factor beside them, so an embedding, which takes none, is Q8_0 in that mix.
 
-llama.cpp writes MXFP4 for experts only; the mix MXFP4 here has it in every matrix of a dense model.
+llama.cpp writes MXFP4 for experts only (MXFP4_MOE); the mix MXFP4 here has it in every matrix. Its
+rules for models of eight experts, which raise some matrices of attention, are not here.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class Mix:
 
     def dtype(self, tensor: str, shape: tuple[int, ...]) -> str:
         """The GGML type, in lower case, of the tensor of that name and NumPy shape."""
-        if len(shape) < 2:
+        if len(shape) < 2 or ".ffn_gate_inp" in tensor:  # routers stay as they are
             return "f32"
         if self.name in PLAIN:
             return self.name.lower()
@@ -92,10 +93,13 @@ class Mix:
         chosen: str | None
         found = re.fullmatch(r"blk\.(\d+)\.(\w+)\.weight", tensor)
         layer, kind = (int(found[1]), found[2]) if found else (0, tensor)
+        stacked, kind = kind.endswith("_exps"), re.sub("_(sh)?exps?$", "", kind)
         if kind == "output.weight" or (kind == "token_embd.weight" and self.tied):
             chosen = self._output(default, cols)
         elif kind == "token_embd.weight":
             chosen = self._embedding()
+        elif self.name == "MXFP4_MOE" and stacked:
+            chosen = "MXFP4"
         elif self.name in FEW_BITS:
             chosen = self._few_bits(kind, layer)
         elif kind == "attn_v":
@@ -181,6 +185,11 @@ class Mix:
 def factor_name(matrix: str) -> str:
     """The tensor that keeps the factor of a matrix: M.scale beside M.weight."""
     return f"{matrix.removesuffix('.weight')}.scale"
+
+
+def factors_of(shape: tuple[int, ...]) -> int:
+    """How many of them there are: one, or one for each matrix of a stack."""
+    return shape[0] if len(shape) == 3 else 1
 
 
 def _block(dtype: str) -> int:

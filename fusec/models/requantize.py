@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from fusec.models.gguf_metadata import Metadata
 from fusec.models.gguf_write import Planned, Progress, gguf_file, write_tensors
 from fusec.models.model import Model
 from fusec.models.quant_bytes import Bytes, Search
-from fusec.models.quant_mix import PLAIN, Mix, factor_name
+from fusec.models.quant_mix import PLAIN, Mix, factor_name, factors_of
 from fusec.models.quant_scales import Floats
 from fusec.models.quantize import quantize
 
@@ -67,18 +68,20 @@ def _copy_metadata(writer: GGUFWriter, metadata: Metadata) -> None:
 
 
 def _tensors(model: Model, mix: Mix, search: Search, again: bool) -> Iterator[Planned]:
+    tensors = model.file.tensors.items()
     vectors = {name for name, t in model.tensors.items() if len(t.shape) == 1}  # norms of heads too
-    matrices = {name for name, t in model.file.tensors.items() if len(t.shape) == 2} - vectors
+    matrices = {name for name, t in tensors if len(t.shape) > 1 and not name.endswith(".bias")}
+    matrices -= vectors
     old_factors = {factor_name(name) for name in matrices}
-    for name, tensor in model.file.tensors.items():
+    for name, tensor in tensors:
         if name in old_factors:
             continue
         dtype = mix.dtype(name, tensor.shape) if name in matrices else tensor.dtype
         matrix = _Matrix(model, name)
         if dtype == tensor.dtype:
             yield Planned(name, dtype, tensor.shape, partial(np.asarray, tensor.data))
-            if matrix.factor is not None:
-                yield _factor(name, matrix.factor)
+            if matrix.factors is not None:
+                yield _factors(name, matrix.factors)
             continue
         if tensor.dtype.upper() not in PLAIN and dtype != "f32" and not again:
             raise FusecError(
@@ -88,12 +91,11 @@ def _tensors(model: Model, mix: Mix, search: Search, again: bool) -> Iterator[Pl
         factor = mix.factor(dtype, matrix.largest() if dtype == "nvfp4" else 0)
         yield Planned(name, dtype, tensor.shape, partial(matrix.encoded, dtype, search, factor))
         if factor is not None:
-            yield _factor(name, factor)
+            yield _factors(name, np.full(factors_of(tensor.shape), factor, np.float32))
 
 
-def _factor(name: str, value: np.float32) -> Planned:
-    stored = np.array([value], np.float32).view(np.uint8)
-    return Planned(factor_name(name), "f32", (1,), partial(np.asarray, stored))
+def _factors(name: str, values: Floats) -> Planned:
+    return Planned(factor_name(name), "f32", values.shape, partial(np.asarray, values.view("u1")))
 
 
 @dataclass(frozen=True)
@@ -104,30 +106,36 @@ class _Matrix:
     name: str
 
     @property
-    def factor(self) -> np.float32 | None:
-        """The factor that lies beside it."""
+    def factors(self) -> Floats | None:
+        """The factor that lies beside it, or one for each matrix of a stack."""
         factor = factor_name(self.name)
-        return self.model.floats(factor)[0] if factor in self.model.file.tensors else None
+        return self.model.floats(factor) if factor in self.model.file.tensors else None
 
-    def _pieces(self) -> Iterator[Bytes]:
-        data = self.model.file.tensors[self.name].data
-        step = max(AT_ONCE // self.model.file.tensors[self.name].shape[-1], 1)
+    def _pieces(self) -> Iterator[tuple[int, Bytes]]:
+        """Some rows, and the first one's number."""
+        tensor = self.model.file.tensors[self.name]
+        data = tensor.data.reshape(-1, tensor.data.shape[-1])
+        step = max(AT_ONCE // tensor.shape[-1], 1)
         for start in range(0, len(data), step):
-            yield data[start : start + step]
+            yield start, data[start : start + step]
 
-    def _decoded(self, piece: Bytes) -> Floats:
-        values = formats.get(self.model.file.tensors[self.name].dtype).decode(piece)
-        return values if self.factor is None else values * self.factor
+    def _decoded(self, start: int, piece: Bytes) -> Floats:
+        tensor, factors = self.model.file.tensors[self.name], self.factors
+        values = formats.get(tensor.dtype).decode(piece)
+        if factors is None:
+            return values
+        each = math.prod(tensor.shape[:-1]) // len(factors)  # rows that share one
+        return values * factors[np.arange(start, start + len(piece)) // each, None]
 
     def largest(self) -> float:
         """The largest magnitude."""
-        return max(float(np.abs(self._decoded(piece)).max()) for piece in self._pieces())
+        return max(float(np.abs(self._decoded(*piece)).max()) for piece in self._pieces())
 
     def encoded(self, dtype: str, search: Search, factor: np.float32 | None) -> Bytes:
         """All rows in another type. Raises FusecError for values that it cannot hold."""
 
-        def piece(data: Bytes) -> Bytes:
-            values = self._decoded(data)
+        def piece(given: tuple[int, Bytes]) -> Bytes:
+            values = self._decoded(*given)
             try:
                 return quantize(values if factor is None else values / factor, dtype, search)
             except FusecError as error:

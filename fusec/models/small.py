@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from fusec.models.architectures import cohere, gemma, layer_norms, llama, olmo, phi, qwen
+from fusec.models.architectures import cohere, gemma, glm, layer_norms, llama, olmo, phi, qwen
 from fusec.models.decoder import DecoderConfig, last_of
+from fusec.models.experts import Experts
 from fusec.models.presets import PRESETS
 
 LAYERS = 3
@@ -66,6 +67,30 @@ TRAITS: dict[str, dict[str, Any]] = {
     },
     "phi3": {"packed": frozenset({"attn_qkv", "ffn_up"}), **phi.PHI3},
     "glm4": {"packed": frozenset({"ffn_up"}), "biased": QKV, "rope_dims": 8, **phi.GLM4},
+    "ernie4_5-moe": {"experts": Experts(8, 3, 64, dense=1, choice_bias=True, shared=128)},
+    "qwen2moe": {
+        "biased": QKV,
+        "experts": Experts(8, 3, 64, normalised=False, shared=96, shared_gate=True),
+        **qwen.QWEN2,
+    },
+    "qwen3moe": {"experts": Experts(40, 6, 64), **qwen.QWEN3},
+    "granitemoe": {"attention_scale": 0.0625, "experts": Experts(8, 3, 256, shared=64), **SCALES},
+    "glm4moe": {
+        "biased": QKV,
+        "experts": Experts(
+            16,
+            4,
+            64,
+            dense=1,
+            gating="sigmoid",
+            scale=2.5,
+            groups=4,
+            groups_used=2,
+            choice_bias=True,
+            shared=128,
+        ),
+        **glm.GLM4MOE,
+    },
 }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -21,13 +22,15 @@ from gguf import GGML_QUANT_VERSION, GGUFWriter
 
 from fusec.cores import cores
 from fusec.errors import FusecError
+from fusec.ir.op_experts import GATINGS
 from fusec.models import small
 from fusec.models.decoder import IN_A_LAYER, DecoderConfig
 from fusec.models.encode_tables import NVFP4_MAX
+from fusec.models.experts import Experts
 from fusec.models.gguf_write import Planned, Progress, gguf_file, write_tensors
 from fusec.models.presets import PRESETS
 from fusec.models.quant_bytes import Bytes
-from fusec.models.quant_mix import Mix, factor_name
+from fusec.models.quant_mix import Mix, factor_name, factors_of
 from fusec.models.quantize import quantize
 from fusec.models.synth_vocab import Vocabulary, byte_vocabulary, padded, read_vocabulary
 
@@ -94,7 +97,7 @@ def _add_metadata(writer: GGUFWriter, name: str, config: DecoderConfig, mix: Mix
     writer.add_vocab_size(config.vocab)
     writer.add_context_length(config.context)
     writer.add_embedding_length(config.width)
-    writer.add_block_count(config.layers)
+    writer.add_block_count(config.layers + config.skipped)
     writer.add_feed_forward_length(config.ffn_width)
     writer.add_head_count(config.heads)
     writer.add_head_count_kv(config.kv_heads)
@@ -115,13 +118,35 @@ def _add_metadata(writer: GGUFWriter, name: str, config: DecoderConfig, mix: Mix
         writer.add_attn_logit_softcapping(config.score_cap)
     if config.logit_cap:
         writer.add_final_logit_softcapping(config.logit_cap)
-    if config.architecture == "granite":
+    if config.experts:
+        _add_experts(writer, config.experts)
+    if config.skipped:
+        writer.add_nextn_predict_layers(config.skipped)
+    if config.architecture.startswith("granite"):
         writer.add_embedding_scale(config.embedding_scale)
         writer.add_residual_scale(config.residual_scale)
         writer.add_logit_scale(1 / config.logit_scale)
         writer.add_attention_scale(config.attention_scale)
     elif config.logit_scale != 1.0:
         writer.add_logit_scale(config.logit_scale)
+
+
+def _add_experts(writer: GGUFWriter, experts: Experts) -> None:
+    writer.add_expert_count(experts.count)
+    writer.add_expert_used_count(experts.used)
+    writer.add_expert_feed_forward_length(experts.width)
+    code = GATINGS.index(experts.gating) + 1
+    writer.add_uint32(f"{writer.arch}.expert_gating_func", code)  # gguf-py knows of two
+    writer.add_expert_weights_norm(experts.normalised)
+    writer.add_expert_weights_scale(experts.scale)
+    if experts.dense:
+        writer.add_leading_dense_block_count(experts.dense)
+    if experts.groups > 1:
+        writer.add_expert_group_count(experts.groups)
+        writer.add_expert_group_used_count(experts.groups_used)
+    if experts.shared:  # files have one of the two
+        writer.add_expert_shared_feed_forward_length(experts.shared)
+        writer.add_expert_shared_count(experts.shared // experts.width)
 
 
 def _add_vocabulary(writer: GGUFWriter, vocabulary: Vocabulary) -> None:
@@ -148,10 +173,12 @@ def _tensors(config: DecoderConfig, mix: Mix, seed: int) -> Iterator[Planned]:
         dtype = mix.dtype(place, shape)
         factor = mix.factor(dtype, _spread(place, shape, config.layers) * FARTHEST)
         make = partial(_joined, found, dtype, config.layers, seed, factor)
-        yield Planned(place, dtype, config.shape_in_file(place, shape), make)
+        there = config.shape_in_file(place, shape)
+        yield Planned(place, dtype, there, make)
         if factor is not None:
-            stored = np.array([factor], np.float32).view(np.uint8)
-            yield Planned(factor_name(place), "f32", (1,), partial(np.copy, stored))
+            stored = np.full(factors_of(there), factor, np.float32)
+            kept = partial(np.copy, stored.view(np.uint8))
+            yield Planned(factor_name(place), "f32", stored.shape, kept)
 
 
 def _place(tensor: str, config: DecoderConfig) -> str:
@@ -171,7 +198,7 @@ def _joined(parts: Sequence[tuple[str, tuple[int, ...]]], *given: Any) -> Bytes:
 def _spread(name: str, shape: tuple[int, ...], layers: int) -> float:
     """The standard deviation of a matrix."""
     spread = 1 / math.sqrt(shape[-1])
-    if name.endswith(("attn_output.weight", "ffn_down.weight")):
+    if re.search(r"attn_output\.|ffn_down", name):
         spread /= math.sqrt(2 * layers)
     return spread
 

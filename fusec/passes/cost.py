@@ -23,7 +23,8 @@ from fusec.ir.gpu import Gpu
 from fusec.ir.graph import Graph, Node, Value
 from fusec.ir.op import INDEX
 from fusec.ir.op_attention import COMBINE, COMBINE_TURN, seen_at
-from fusec.ir.ops import op
+from fusec.ir.op_matvec import row_length
+from fusec.ir.ops import op, weight_bytes
 from fusec.ir.plan import LaunchPlan
 from fusec.ir.region import KernelShape, Segment, analyse
 from fusec.ir.text import parse
@@ -181,8 +182,8 @@ def moved(region: Graph | Node, position: int = POSITION) -> int:
     rows: dict[str, int] = {}
     for node in region.nodes:
         for weight in node.weights:
-            row = dtype(weight.dtype).nbytes(weight.shape[1:]) if op(node.op).gathers else 0
-            rows[weight.name] = max(row or weight.nbytes, rows.get(weight.name, 0))
+            nbytes = weight_bytes(node, weight)
+            rows[weight.name] = max(nbytes, rows.get(weight.name, 0))
         positions = {"heads": 2 * seen_at(node, position), "store": 1}.get(op(node.op).role, 0)
         if positions:
             state = next(v for v in node.inputs if v.is_state)
@@ -229,7 +230,7 @@ def _matvecs(shape: KernelShape, segments: Iterable[Segment], gpu: Gpu, position
     for value in vectors.values():
         instructions += _form(value, anchors, threads)
     blocks = min(gpu.sms * 2, -(-units // WARPS[0]))
-    own = sum(n.inputs[1].nbytes for n in anchors)
+    own = sum(weight_bytes(n, n.inputs[1]) for n in anchors)
     whole = sum(v.nbytes for v in vectors.values()) + _parts(shape)
     folds = _folds(n for s in segments for n in s.nodes)
     instructions += BEST * folds
@@ -250,7 +251,7 @@ def _row(node: Node) -> float:
     """Instructions of a warp for one row of a matrix."""
     weight = node.inputs[1]
     elements, count = CHUNK.get(weight.dtype, QUANTISED)
-    return -(-weight.shape[1] // (elements * WARP)) * count + SUM
+    return -(-row_length(node) // (elements * WARP)) * count + SUM
 
 
 def _form(value: Value, anchors: list[Node], threads: int) -> float:
@@ -283,8 +284,7 @@ def _prologue_alone(shape: KernelShape, position: int) -> Work:
     threads = 128
     longest = max(v.shape[-1] for v in shape.stores)
     nbytes = sum(v.nbytes for v in shape.stores) * 2 + _parts(shape)
-    own = sum(dtype(n.inputs[1].dtype).nbytes((n.outputs[0].shape[-1],))
-              for n in shape.prologue if op(n.op).gathers)  # fmt: skip
+    own = sum(weight_bytes(n, n.inputs[1]) for n in shape.prologue if op(n.op).rows_read)
     loads = max((op(n.op).loads for n in shape.prologue), default=0)
     blocks = -(-longest // (4 * threads))
     instructions = BASE + _prologue(shape, threads, position)

@@ -5,15 +5,18 @@
 The target chooses it (`Target.layout_of`). Whatever depends on it later reads it off the value:
 which matrices may share a kernel, what is emitted, how bytes are repacked when they are uploaded.
 So the pass runs before all fusion, at every level.
+
+Tiles are on their way to a kernel before the launch in front of it is complete. Where an index made
+there says which rows are multiplied, that is too early, so such matrices lie by rows.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from fusec.ir.graph import Graph, Node
-from fusec.ir.ops import op
-from fusec.ir.target import Target
+from fusec.ir.graph import Graph, Node, Value
+from fusec.ir.ops import op, picks_rows
+from fusec.ir.target import ROWS, TILES, Target
 from fusec.passes.fuse import Refusal
 
 
@@ -28,12 +31,14 @@ class PlaceWeights:
         """The graph with laid-out weights; how many there are."""
 
         beside = _rows_beside(graph)
+        picked = {w.name for node in graph.walk() if picks_rows(node) for w in node.weights}
+
+        def layout(weight: Value) -> str:
+            found = target.layout_of(weight, beside.get(weight.name, 0))
+            return ROWS if weight.name in picked and found == TILES else found
 
         def placed(node: Node) -> Node:
-            inputs = tuple(
-                replace(v, layout=target.layout_of(v, beside.get(v.name, 0))) if v.is_weight else v
-                for v in node.inputs
-            )
+            inputs = tuple(replace(v, layout=layout(v)) if v.is_weight else v for v in node.inputs)
             return replace(node, inputs=inputs, body=tuple(map(placed, node.body)))
 
         after = graph.replace_nodes(map(placed, graph.nodes))
@@ -44,7 +49,7 @@ def _rows_beside(graph: Graph) -> dict[str, int]:
     """Matrix -> the rows of all others that multiply the same vector, which its kernel may take."""
     matrices: dict[str, dict[str, int]] = {}  # of each vector
     for node in graph.walk():
-        if op(node.op).role == "rows":
+        if op(node.op).role == "rows" and not picks_rows(node):
             vector, weight = node.inputs[:2]
             matrices.setdefault(vector.name, {})[weight.name] = weight.shape[0]
     return {

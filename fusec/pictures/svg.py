@@ -157,7 +157,7 @@ def _connect(drawing: Drawing, graph: Graph, stands: Mapping[str, str]) -> None:
 
 def _is_position(graph: Graph, value: Value) -> bool:
     readers = (n for user in graph.users.get(value.name, ()) for n in user.ops)
-    embeds = any(op(n.op).gathers and value in n.inputs for n in readers)
+    embeds = any(op(n.op).rows_read and value in n.inputs for n in readers)
     return value.dtype == "i32" and not embeds
 
 

@@ -203,7 +203,7 @@ ROPE = {"base": 1.0, "head_dim": 8, "dims": 4}
         (lambda b, x: b.rms_norm(x, b.weight("g", (31,)), eps=1e-5), "expected w: f32[32]"),
         (lambda b, x: b.matvec(x, b.weight("w", (8, 64))), "expected w: [rows, 32]"),
         (lambda b, x: b.matvec(x, b.weight("w", (8, 40), "iq4_nl")), "whole iq4_nl blocks"),
-        (lambda b, x: b.add(x, b.input("y", (1, 16))), "expected b: f32[1, 32]"),
+        (lambda b, x: b.add(x, b.input("y", (1, 20))), "expected b: f32[1, 32]"),
         (lambda b, x: b.rope(x, pos(b, 2), **ROPE), "pos: i32[1]"),
         (lambda b, x: b.rope(x, pos(b), **(ROPE | {"head_dim": 5})), "whole heads"),
         (lambda b, x: b.rms_norm(x, b.weight("g", (32,)), eps=1), "eps to be float"),

@@ -142,7 +142,6 @@ def test_keys_that_change_nothing_are_known(tmp_path: Path) -> None:
         ("llama.final_logit_softcapping", (T.FLOAT64, float("nan")), "is nan"),
         ("llama.logit_scale", (F, 0.0625), "is 0.0625"),
         ("llama.expert_used_count", (T.UINT32, [0, 2]), "is 2"),
-        ("llama.expert_count", (T.INT64, 8), "mixture-of-experts"),
         ("llama.nextn_predict_layers", (T.UINT32, 1), "is 1"),
         ("llama.embedding_length_out", (T.UINT32, 32), "is 32"),
         ("llama.hidden_activation", (T.STRING, "gelu"), "is 'gelu'"),

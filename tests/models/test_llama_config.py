@@ -140,7 +140,7 @@ def test_missing_key(make: Make, key: str) -> None:
         ),
         ({"llama.attention.layer_norm_rms_epsilon": 0.0}, "should be above 0"),
         ({"llama.attention.value_length": 2}, "values of 2 elements beside keys of 4"),
-        ({"llama.expert_count": 8}, "mixture-of-experts"),
+        ({"llama.expert_count": 8}, "'llama.expert_used_count' is missing"),
     ],
 )
 def test_bad_metadata(make: Make, keys: dict[str, int | float | str], reason: str) -> None:

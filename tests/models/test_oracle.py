@@ -15,17 +15,12 @@ ORACLE = Path(__file__).parents[3] / "shared" / "oracle"
 BOUND = 5e-5  # of the norm of the logits
 MODELS = (
     *("llama-bias", "qwen2-untied", "qwen3-tied", "gemma-plain", "granite-untied", "ernie4_5-tied"),
-    *(
-        "exaone4-freqs",
-        "smollm3-nope4",
-        "gemma3-pattern6",
-        "gemma2-caps",
-        "llama-packed",
-        "phi3-packed",
-    ),
-    *("glm4-bias", "llama-yarn", "llama-longrope", "phi3-long"),
+    *("exaone4-freqs", "smollm3-nope4", "gemma3-pattern6", "gemma2-caps", "llama-packed"),
+    *("phi3-packed", "glm4-bias", "llama-yarn", "llama-longrope", "phi3-long", "llama-moe"),
     *("stablelm-parallel", "starcoder2-untied", "command-r-plain", "cohere2-window"),
     *("nemotron-bias", "phi2-split"),
+    *("qwen2moe-shared", "qwen3moe-plain", "granitemoe-shared", "ernie4_5-moe-shared"),
+    "glm4moe-plain",
 )
 
 
@@ -55,7 +50,6 @@ def test_logits_are_those_of_llama_cpp(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("llama-moe", "llama.expert_count: mixture-of-experts models are not supported"),
         ("olmo2-window", "YaRN beside windows, or beside rope_freqs.weight, is not supported"),
     ],
 )

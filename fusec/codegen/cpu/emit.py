@@ -8,18 +8,19 @@ own scratch, then takes its share of every segment.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from fusec.codegen.common import expression, open_region
+from fusec.codegen.cpu.imports import import_lines
 from fusec.codegen.kernel import KernelSource
 from fusec.errors import FusecError
 from fusec.ir.dtypes import dtype
 from fusec.ir.graph import Graph, Node, Value
+from fusec.ir.op_experts import GATINGS
 from fusec.ir.op_matvec import factor_of, inverse_of
 from fusec.ir.op_norm import has_own_weights
-from fusec.ir.ops import op
+from fusec.ir.ops import op, picks_rows
 from fusec.ir.plan import Kernel
 from fusec.ir.region import KernelShape, Segment, parameters
 from fusec.ir.tables import tables_of
@@ -67,7 +68,7 @@ class _Emitter:
         w.line()
         w.line("from numba import cfunc, float32, int32, int64, types")
         w.line()
-        for line in _imports(body.text):
+        for line in import_lines(body.text):
             w.line(line)
         w.line()
         w.line()
@@ -173,6 +174,13 @@ class _Emitter:
         entry = f"advance({self.vectors[table.name]}, {self.vectors[token.name]}[t] * {stride})"
         self.w.line(f"decode_row_{table.dtype}({entry}, {self.row(out)}, 0, {n})")
 
+    def expert_vector(self, node: Node) -> None:
+        """The chosen experts' vectors, or their sum by weights."""
+        *given, b = node.inputs
+        rows = ", ".join(self.row(v) for v in (*node.outputs, *given))
+        used = node.inputs[0].shape[-1]
+        self.w.line(f"{node.op}({rows}, {self.vectors[b.name]}, {used}, {int(node['rows'])})")
+
     def store(self, value: Value) -> None:
         """Write this thread's part of a prologue vector out."""
         target = _identifier(value) + "_out"
@@ -232,11 +240,16 @@ class _Emitter:
     def dots(self, node: Node, i: str) -> str:
         """Row i of a matrix times every token's vector."""
         x, weight = node.inputs[:2]
-        n = x.shape[-1]
+        n = weight.shape[-1]
         stride = dtype(weight.dtype).nbytes((n,))
-        row = f"advance({self.vectors[weight.name]}, {i} * {stride})"
-        given = f"{row}, {self.vectors[x.name]}, {n}, tokens"
-        return f"dots_{weight.dtype}({given}, {_dots(node.name, i)})"
+        vectors, out = f"{self.vectors[x.name]}, {n}, tokens", _dots(node.name, i)
+        if not picks_rows(node):
+            row = f"advance({self.vectors[weight.name]}, {i} * {stride})"
+            return f"dots_{weight.dtype}({row}, {vectors}, {out})"
+        ids, rows = node.inputs[2], int(node["rows"])
+        stack = f"{self.vectors[weight.name]}, {stride}, {rows}, {i}"
+        chosen = f"{self.vectors[ids.name]}, {ids.shape[-1]}"
+        return f"{node.op}_{weight.dtype}({stack}, {chosen}, {vectors}, {out})"
 
     def elements(self, segment: Segment, in_memory: bool = False) -> None:
         """Element-wise nodes at index i (or the pair i0, i1) of token t.
@@ -248,7 +261,10 @@ class _Emitter:
         indices = ("i0", "i1") if segment.rope else ("i",)
 
         def operand(value: Value, i: str) -> str:
-            return _scalar(value.name, i) if value.name in here else self.at(value, i)
+            if value.name in here:
+                return _scalar(value.name, i)
+            each = segment.size // value.shape[-1]
+            return self.at(value, f"{i} // {each}" if each > 1 else i)
 
         for node in segment.nodes:
             role = op(node.op).role
@@ -332,11 +348,31 @@ class _Emitter:
     def scalar(self, segment: Segment) -> None:
         """A reduction of each token's row; tokens are shared out."""
         (node,) = segment.nodes
-        _refuse_unless(len(node.inputs) == 1, node)
+        make = SCALARS.get(node.op)
+        _refuse_unless(make is not None, node)
+        assert make is not None
+        make(self, node)
+
+    def argmax(self, node: Node) -> None:
+        """The place of the largest element."""
         (x,) = node.inputs
         with self.tokens("thread, tokens, threads"):
             out = self.vectors[node.name]
-            self.w.line(f"{out}[t] = {node.op}({self.row(x)}, {x.shape[-1]})")
+            self.w.line(f"{out}[t] = argmax({self.row(x)}, {x.shape[-1]})")
+
+    def route(self, node: Node) -> None:
+        """The chosen experts and their weights; scores and probabilities lie in scratch."""
+        logits, *bias = node.inputs
+        n = logits.shape[-1]
+        self.w.line(f"probabilities = ptr_f32({self.room(4 * 3 * n)})")
+        pointers = [self.row(v) for v in (logits, *node.outputs)]
+        pointers += [self.vectors[bias[0].name] if bias else "probabilities", "probabilities"]
+        gating = GATINGS.index(str(node["gating"]))
+        sizes = [n, node["used"], node["groups"], node["groups_used"]]
+        flags = [gating, int(bool(bias)), node["normalised"], f"float32({node['scale']!r})"]
+        given = ", ".join(map(str, (*pointers, *sizes, *flags)))
+        with self.tokens("thread, tokens, threads"):
+            self.w.line(f"route({given})")
 
 
 VECTORS: dict[str, Callable[[_Emitter, Node], None]] = {
@@ -345,6 +381,8 @@ VECTORS: dict[str, Callable[[_Emitter, Node], None]] = {
     "head_norm": _Emitter.head_norm,
     "head_layer_norm": _Emitter.head_norm,
     "embed": _Emitter.embed,
+    "expert_vector": _Emitter.expert_vector,
+    "expert_vector_sum": _Emitter.expert_vector,
 }
 """Vector ops that the CPU target has. The others are made by passes that do not run for it."""
 
@@ -355,6 +393,12 @@ NORMS = {
     "head_layer_norm": "layer_norm",
 }
 """Norm -> the function of a row that makes it."""
+
+SCALARS: dict[str, Callable[[_Emitter, Node], None]] = {
+    "argmax": _Emitter.argmax,
+    "route": _Emitter.route,
+}
+"""The same of reductions."""
 
 
 def _refuse_unless(known: bool, node: Node) -> None:
@@ -372,27 +416,3 @@ def _scalar(name: str, i: str) -> str:
 
 def _dots(name: str, i: str) -> str:
     return f"dots{name[1:]}{i[1:] and '_' + i[1:]}"
-
-
-# What emitted kernels call, by module. Emitting must not import Numba, so they are named here.
-LIB = {
-    "add_row", "argmax", "attention_f16", "attention_f32", "dots", "gelu", "layer_norm",
-    "relu_squared", "rms_norm", "share", "silu", "softcap",
-}  # fmt: skip
-VECTOR = {"advance", "f32_to_f16_bits", "ptr_f32", "ptr_i32", "ptr_u16", "ptr_u8"}
-
-
-def _imports(source: str) -> Iterator[str]:
-    """The import lines for the support functions that a kernel's source calls."""
-    called = set(re.findall(r"\b([a-z]\w*)\(", source))
-    loops = sorted(name.removeprefix("dots_") for name in called if name.startswith("dots_"))
-    decoders = {name for name in called if name.startswith("decode_row_")}
-    from_lib = sorted(called & LIB | ({"dots"} if loops else set()))
-    if from_lib:
-        yield f"from fusec.codegen.cpu.lib import {', '.join(from_lib)}"
-    if from_vector := sorted(called & VECTOR | decoders):
-        yield f"from fusec.codegen.cpu.vector import {', '.join(from_vector)}"
-    if loops:
-        yield ""
-    for weights in loops:
-        yield f'dots_{weights} = dots("{weights}")'

@@ -56,6 +56,20 @@ def silu(x: float) -> float:
 
 
 @njit
+def sigmoid(x: float) -> float:
+    """1 / (1 + exp(-x))."""
+    return float32(1) / (float32(1) + exp_f32(-x))
+
+
+@njit
+def swiglu_oai(gate: float, up: float) -> float:
+    """g * sigmoid(1.702 g) * (u + 1) with g up to 7 and u within 7."""
+    g = min(gate, float32(7))
+    u = max(min(up, float32(7)), float32(-7))
+    return g * sigmoid(float32(1.702) * g) * (u + float32(1))
+
+
+@njit
 def tanh(x: float) -> float:
     """1 - 2 / (exp(2x) + 1): absolute error near one unit in the last place of 1."""
     return float32(1) - float32(2) / (exp_f32(x + x) + float32(1))

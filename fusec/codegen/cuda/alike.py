@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from fusec.codegen.cuda.scope import Scope
 from fusec.codegen.cuda.shape import units
 from fusec.codegen.cuda.stages import Stage
-from fusec.ir.graph import Value
-from fusec.ir.ops import op
+from fusec.ir.graph import Node, Value
+from fusec.ir.ops import op, picks_rows
 from fusec.ir.region import KernelShape, Segment
 
 
@@ -109,7 +109,8 @@ def _key(scope: Scope, segment: Segment) -> object:
         if value.name in inside:
             return inside[value.name]
         if value.name in external:
-            return external.index(value.name), value.dtype, len(value.shape)
+            each = segment.size // value.shape[-1] if value.name[0] == "%" else 1
+            return external.index(value.name), value.dtype, len(value.shape), each
         return value.name
 
     nodes = tuple(
@@ -118,7 +119,7 @@ def _key(scope: Scope, segment: Segment) -> object:
             n.attrs,
             tuple(map(operand, n.inputs)),
             n.name in scope.outputs,
-            n.inputs[1].shape[1:] if op(n.op).role == "rows" else (),
+            _matrix_size(n),
         )
         for n in segment.nodes
     )
@@ -126,6 +127,13 @@ def _key(scope: Scope, segment: Segment) -> object:
         op(n.op).role in ("store", "fold") for n in segment.nodes
     )
     return nodes, segment.size if fixed else 0
+
+
+def _matrix_size(node: Node) -> tuple[int, ...]:
+    """What the text of a product has of its matrix: of one whose rows an index picks, all."""
+    if op(node.op).role != "rows":
+        return ()
+    return node.inputs[1].shape[0 if picks_rows(node) else 1 :]
 
 
 def _external(scope: Scope, segment: Segment) -> list[str]:

@@ -82,7 +82,7 @@ def _others(shape: KernelShape, usual: Choice, sms: int) -> Iterator[Choice]:
     if usual.min_blocks == 1:
         for warps in FEW_ROWS:
             yield Choice(warps)
-        a_row = sum(registers(a.inputs[1]) for s in rows for a in anchors(s))
+        a_row = sum(registers(a) for s in rows for a in anchors(s))
         for warps, at_once in SEVERAL_ROWS:
             if at_once * a_row <= REGISTERS and not any(s.rope for s in rows):
                 yield Choice(warps, at_once)

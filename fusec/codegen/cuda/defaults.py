@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 
 from fusec.codegen.cuda.shape import (
     CHUNKS,
@@ -12,7 +11,6 @@ from fusec.codegen.cuda.shape import (
     WARP,
     anchors,
     beside,
-    chunks,
     column_parts,
     has_heads,
     is_tiled,
@@ -20,9 +18,11 @@ from fusec.codegen.cuda.shape import (
     may_pair,
     may_share,
     registers,
+    row_chunks,
     tile_units,
     units,
 )
+from fusec.ir.op_matvec import row_length
 from fusec.ir.ops import op
 from fusec.ir.plan import Choice
 from fusec.ir.region import KernelShape, Segment
@@ -100,11 +100,11 @@ def beside_others(shape: KernelShape, sms: int) -> Choice | None:
     has much to load.
     """
     rows = matvecs(shape)
-    weights = sum(math.prod(a.inputs[1].shape) for s in rows for a in anchors(s))
+    weights = sum(a.outputs[0].shape[-1] * row_length(a) for s in rows for a in anchors(s))
     if has_heads(shape) or weights > SMALL * sms:
         return None
-    a_row = max((sum(registers(a.inputs[1]) for a in anchors(s)) for s in rows), default=0)
-    is_long = any(chunks(a.inputs[1]) > WARP for s in rows for a in anchors(s))
+    a_row = max((sum(registers(a) for a in anchors(s)) for s in rows), default=0)
+    is_long = any(row_chunks(a) > WARP for s in rows for a in anchors(s))
     rope = any(s.rope for s in rows)
     sizes = ((8, 1), (8, 2), (8, 3), (12, 1), (16, 1))
     for warps, at_once in ((6, 1), *sizes) if rope else sizes:
@@ -125,7 +125,7 @@ def many_rows(shape: KernelShape, warps: int, min_blocks: int, held: int, sms: i
     share = -(-sum(map(units, rows)) // (min_blocks * warps * sms))
     if any(s.rope for s in rows):
         return Choice(warps, 1, share, min_blocks)
-    a_row = max(sum(registers(a.inputs[1]) for a in anchors(s)) for s in rows)
+    a_row = max(sum(registers(a) for a in anchors(s)) for s in rows)
     steps = -(-share // max(1, min(6, held // a_row)))
     return Choice(warps, -(-share // steps), steps, min_blocks)
 
@@ -137,6 +137,8 @@ def _warps(shape: KernelShape) -> int:
     scalars = [s.nodes[0] for s in shape.segments if s.role == "scalar"]
     work = [min(128, n) for n in work]
     for node in scalars:  # of parts with their places, a thread takes four at once
+        if len(node.outputs) > 1:  # one warp chooses among experts
+            continue
         share = 4 if len(node.inputs) > 1 else 1
         work.append(min(1024, -(-node.inputs[0].shape[-1] // share)))
     wanted = max(work, default=1)

@@ -120,14 +120,16 @@ class Elements:
                 self._angle(node)
 
     def _load(self, value: Value) -> None:
+        each = self.segment.size // value.shape[-1]  # elements that share one of the value's
         for i in self.indices.names:
             if (value.name, i) in self.loaded:
                 continue
             name = self.loaded[value.name, i] = f"{identifier(value)}_{i}"
+            place = f"uint32({i} // uint32({each}))" if each > 1 else i
             if value.is_weight:
-                loaded = f"load_weight_f32(at({self.scope.pointers[value.name]}, {i}))"
+                loaded = f"load_weight_f32(at({self.scope.pointers[value.name]}, {place}))"
             else:
-                loaded = self.source(value).element(i)
+                loaded = self.source(value).element(place)
             self.scope.w.line(f"{name} = {loaded}")
 
     def _factor(self, node: Node) -> None:

@@ -24,6 +24,7 @@ from fusec.codegen.cuda.matvec import Matvec
 from fusec.codegen.cuda.matvec_parts import SharedMatvec
 from fusec.codegen.cuda.matvecs import Matvecs
 from fusec.codegen.cuda.prologue import Prologue
+from fusec.codegen.cuda.routing import Routing
 from fusec.codegen.cuda.scope import SHARED, Scope, begin_row, begin_rows
 from fusec.codegen.cuda.shape import has_heads, is_tiled, plan, projections, units, why_not
 from fusec.codegen.cuda.stages import Stage
@@ -39,6 +40,8 @@ from fusec.ir.target import layouts_apart
 from fusec.writer import Writer
 
 MOST_BYTES = 1 << 32  # offsets into a buffer are 32 bits wide
+SCALARS = {"route": Routing}
+"""Reductions that have an emitter; the others are functions of the library, under their name."""
 
 
 def emit(kernel: Kernel, arch: Arch = ARCHS["sm_90a"], sms: int | None = None) -> CudaKernel:
@@ -174,7 +177,7 @@ class _Emitter:
             geometry.cluster,
             self.scope.registers,
             self.scope.dynamic_bytes,
-            self.scope.shared_bytes * (self.scope.rows if self.scope.interleaves else 1),
+            self.scope.static_bytes,
             self.scope.rows,
         )
 
@@ -252,6 +255,9 @@ class _Emitter:
     def _scalar(self, segment: Segment) -> None:
         """A reduction of the whole row by one block."""
         (node,) = segment.nodes
+        if (emitter := SCALARS.get(node.op)) is not None:
+            emitter(self.scope, node).emit()
+            return
         keys, indices = self.scope.shared("keys", 128), self.scope.shared("indices", 128)
         read = ", ".join(self.scope.pointers[v.name] for v in node.inputs)
         given = f"{read}, {node.inputs[0].shape[-1]}, {self.scope.pointers[node.name]}"

@@ -14,6 +14,7 @@ from contextlib import nullcontext
 from fusec.codegen import formats
 from fusec.codegen.cuda.alike import Alike
 from fusec.codegen.cuda.block_products import accumulate, decode
+from fusec.codegen.cuda.experts import Experts
 from fusec.codegen.cuda.matvecs import Matvecs
 from fusec.codegen.cuda.prologue import Prologue
 from fusec.codegen.cuda.scope import identifier
@@ -23,6 +24,7 @@ from fusec.codegen.cuda.shape import (
     chunk_registers,
     chunks,
     registers,
+    row_chunks,
     units,
 )
 from fusec.codegen.formats import FloatFormat, QuantFormat
@@ -39,10 +41,11 @@ class Matvec(Matvecs):
         share = geometry.warps * geometry.rows_at_once * geometry.steps
         self.whole = all(units(segment) % share == 0 for segment, _, _ in alike.members)
         super().__init__(alike, prologue)
-        self.rounds = max(-(-chunks(a.inputs[1]) // WARP) for a in self.anchors)
-        held = sum(registers(a.inputs[1]) for a in self.anchors) * (2 if self.segment.rope else 1)
+        self.rounds = max(-(-row_chunks(a) // WARP) for a in self.anchors)
+        held = sum(registers(a) for a in self.anchors) * (2 if self.segment.rope else 1)
         fits = held * self.at_once <= REGISTERS and self.rounds <= MOST_UNROLLED
-        self.early = fits and self.steps == 1
+        self.experts = Experts(self.scope, self.anchors)
+        self.early = fits and self.steps == 1 and not self.experts
         self.unrolled = self.rounds == 1 or self.early
 
     @property
@@ -101,6 +104,7 @@ class Matvec(Matvecs):
             if not self.whole:
                 row = f"min_u32({row}, uint32({self.limit} - 1))"
             w.line(f"row{g} = {row}")
+            self.experts.rows(w, f"row{g}")
         w.line(f"unit = {f'uint32(first + {self.own_row})' if self.at_once > 1 else 'first'}")
 
     def _first_row(self, step: str) -> str:
@@ -120,10 +124,11 @@ class Matvec(Matvecs):
     # --- chunks ----------------------------------------------------------------------------------
 
     def _rounds_of(self, anchor: Node) -> int:
-        return -(-chunks(anchor.inputs[1]) // WARP)
+        return -(-row_chunks(anchor) // WARP)
 
     def _chunk(self, r: str, number: str) -> None:
         self.scope.w.line(f"chunk{r} = {f'uint32({number})' if number != 'lane' else number}")
+        self.experts.chunk(self.scope.w, f"chunk{r}")
 
     def _fetch(self, row: tuple[Node, str, str], r: str) -> None:
         anchor, number, _ = row
@@ -131,15 +136,18 @@ class Matvec(Matvecs):
         count = chunks(weight)
         pointer = self.scope.pointers[weight.name]
         chunk = f"chunk{r}"
-        if count % WARP:
+        if anchor in self.experts.nodes:
+            number, chunk = self.experts.place(anchor, number, chunk)
+        elif count % WARP:
             chunk = f"min_u32({chunk}, uint32({count - 1}))"
         size = f"{self._matrix_rows(anchor)}, {count}"
         call = f"fetch_{weight.dtype}({pointer}, {size}, {number}, {chunk})"
         self.scope.w.line(f"{self._loaded(row, r)} = {call}")
 
     def _matrix_rows(self, anchor: Node) -> str:
-        if isinstance(self.limit, str) and not self.segment.rope:
-            return self.limit
+        several = isinstance(self.limit, str) and not self.segment.rope
+        if several and anchor not in self.experts.nodes:
+            return str(self.limit)
         return str(anchor.inputs[1].shape[0])
 
     @staticmethod

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from fusec.codegen import formats
 from fusec.codegen.cuda.elements import Elements, Indices, element_operands
+from fusec.codegen.cuda.experts import ExpertVectors, WeightedVectors
 from fusec.codegen.cuda.forms import FixedPoint, Floats, KeptFixed, Pending, Squares
 from fusec.codegen.cuda.quads import Quads
 from fusec.codegen.cuda.scope import Scope, identifier
@@ -264,6 +265,16 @@ class Prologue:
         w.line("barrier()")
         return Shared(address, n)
 
+    def _expert_vectors(self, node: Node) -> ExpertVectors:
+        ids, v = node.inputs
+        vectors, chosen = (self.scope.pointers[value.name] for value in (v, ids))
+        return ExpertVectors(vectors, chosen, int(node["rows"]), ids.shape[-1])
+
+    def _expert_sum(self, node: Node) -> WeightedVectors:
+        weights, ids, v = (self.scope.pointers[value.name] for value in node.inputs)
+        used = node.inputs[1].shape[-1]
+        return WeightedVectors(v, ids, int(node["rows"]), used, weights)
+
     def _fixed(self, node: Node) -> Source:
         source = self.source(node.inputs[0])
         self.kept_fixed[node.outputs[0]] = source
@@ -398,6 +409,8 @@ VECTORS: dict[str, Callable[[Prologue, Node], Source]] = {
     "attention_combine": Prologue._combined,
     "add_parts": Prologue._summed,
     "sum_parts": Prologue._summed,
+    "expert_vector": Prologue._expert_vectors,
+    "expert_vector_sum": Prologue._expert_sum,
 }
 """Vector op -> where its elements come from."""
 

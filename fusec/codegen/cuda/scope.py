@@ -6,6 +6,7 @@ from fusec.codegen.cuda.arch import Arch
 from fusec.codegen.cuda.interleave import of_row
 from fusec.codegen.cuda.shape import Geometry
 from fusec.codegen.cuda.stages import Staged
+from fusec.errors import FusecError
 from fusec.ir.graph import Graph, Value
 from fusec.ir.op_fixed import BLOCK, WIDTHS
 from fusec.ir.region import parameters
@@ -14,6 +15,7 @@ from fusec.writer import Writer
 
 SHARED = "shared"
 ALIGNMENT = 16  # bytes: of what a lane stores or loads at most
+MOST_DECLARED = 48 << 10  # bytes of shared memory that a kernel may declare
 POINTERS = {"f32": "f32*", "f16": "u16*", "i32": "u32*", **dict.fromkeys(WIDTHS, "u32*")}
 
 
@@ -65,15 +67,38 @@ class Scope:
         return name
 
     @property
+    def _all_bytes(self) -> int:
+        return self.shared_bytes * (self.rows if self.interleaves else 1)
+
+    @property
+    def _is_added(self) -> bool:
+        """Whether a launch adds the memory of `shared`, which is more than a kernel may declare."""
+        return self._all_bytes > MOST_DECLARED and not self.dynamic
+
+    @property
+    def static_bytes(self) -> int:
+        """Shared memory that the kernel declares."""
+        return 0 if self._is_added else self._all_bytes
+
+    @property
     def dynamic_bytes(self) -> int:
         """Shared memory that a launch adds for a block: of one that is alone, more than half."""
+        if self._is_added:
+            if self._all_bytes > self.arch.block_shared:
+                raise FusecError(
+                    f"kernel {self.region.name}: expected a block with at most "
+                    f"{self.arch.block_shared:,} bytes of shared memory on {self.arch.name}, found "
+                    f"{self._all_bytes:,}"
+                )
+            return self._all_bytes
         least = self.room + 1024 - self.shared_bytes
         return max(self.dynamic, least) if self.geometry.alone else self.dynamic
 
     @property
     def declaration(self) -> str:
         """The line that reserves shared memory; empty where there is none."""
-        return f"{SHARED} = shared_bytes({self.shared_bytes})" if self._shared else ""
+        reserved = "dynamic_shared()" if self._is_added else f"shared_bytes({self._all_bytes})"
+        return f"{SHARED} = {reserved}" if self._shared else ""
 
     @property
     def places(self) -> tuple[str, ...]:
@@ -107,7 +132,7 @@ def begin_rows(w: Writer, scope: Scope) -> list[str]:
             w.line(f"{of_row(name, k)} = {_at_row(name, 'row', value)}")
     if not scope.declaration:
         return [*own]
-    w.line(f"{SHARED} = shared_bytes({scope.shared_bytes * scope.rows})")
+    w.line(scope.declaration)
     for k in range(scope.rows):
         w.line(f"{of_row(SHARED, k)} = uint32({SHARED} + {k * scope.shared_bytes})")
     return [*own, SHARED]

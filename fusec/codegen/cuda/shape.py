@@ -14,6 +14,7 @@ from fusec.codegen.cuda.columns import Columns
 from fusec.codegen.formats import FORMATS, FloatFormat, QuantFormat
 from fusec.codegen.formats.tiles import SIZES
 from fusec.ir.graph import Node, Value
+from fusec.ir.op_matvec import row_length
 from fusec.ir.ops import op
 from fusec.ir.plan import Choice
 from fusec.ir.region import KernelShape, Segment
@@ -91,9 +92,15 @@ def chunk_registers(weight: Value) -> int:
     return 4 if isinstance(fmt, FloatFormat) else 1 + 8 * fmt.dtype.block_bytes // fmt.dtype.block
 
 
-def registers(weight: Value) -> int:
-    """The same of all its chunks of one row."""
-    return chunk_registers(weight) * -(-chunks(weight) // WARP)
+def row_chunks(anchor: Node) -> int:
+    """Chunks of what a matvec adds up for one element: of a row, or of one row for each part."""
+    weight = anchor.inputs[1]
+    return chunks(weight) * (row_length(anchor) // weight.shape[-1])
+
+
+def registers(anchor: Node) -> int:
+    """Registers that hold a lane's chunks of that."""
+    return chunk_registers(anchor.inputs[1]) * -(-row_chunks(anchor) // WARP)
 
 
 def column_sums() -> ColumnSums:
@@ -218,8 +225,8 @@ def may_share(shape: KernelShape, choice: Choice) -> bool:
     """Whether the blocks of a cluster can share what they make, all weights being there before."""
     (segment,), node = shape.segments, shape.parts
     assert node is not None
-    held = sum(registers(a.inputs[1]) for a in anchors(segment)) * choice.rows_at_once
-    long = any(chunks(a.inputs[1]) > WARP for a in anchors(segment))
+    held = sum(registers(a) for a in anchors(segment)) * choice.rows_at_once
+    long = any(row_chunks(a) > WARP for a in anchors(segment))
     clusters = Columns.of(node, choice.warps * choice.rows_at_once).ranks <= CLUSTER
     return choice.steps == 1 and held <= REGISTERS and not long and clusters
 

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fusec.models.architectures import cohere, gemma, granite, layer_norms, llama, olmo, phi, qwen
+from fusec.models.architectures import (
+    cohere,
+    gemma,
+    glm,
+    granite,
+    layer_norms,
+    llama,
+    olmo,
+    phi,
+    qwen,
+)
 from fusec.models.decoder import DecoderConfig
 from fusec.models.hyperparameters import Hyperparameters
 
@@ -12,12 +22,16 @@ CONFIGS: dict[str, Callable[[Hyperparameters], DecoderConfig]] = {
     "llama": llama.llama,
     "ernie4_5": llama.ernie,
     "smollm3": llama.smollm3,
+    "ernie4_5-moe": llama.ernie_moe,
     "qwen2": qwen.qwen2,
     "qwen3": qwen.qwen3,
+    "qwen2moe": qwen.qwen2moe,
+    "qwen3moe": qwen.qwen3moe,
     "gemma": gemma.gemma,
     "gemma2": gemma.gemma2,
     "gemma3": gemma.gemma3,
     "granite": granite.granite,
+    "granitemoe": granite.granitemoe,
     "olmo2": olmo.olmo2,
     "exaone4": olmo.exaone4,
     "phi2": layer_norms.phi2,
@@ -28,4 +42,5 @@ CONFIGS: dict[str, Callable[[Hyperparameters], DecoderConfig]] = {
     "cohere2": cohere.cohere2,
     "phi3": phi.phi3,
     "glm4": phi.glm4,
+    "glm4moe": glm.glm4moe,
 }

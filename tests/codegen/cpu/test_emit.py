@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from fusec.codegen.cpu import emit as emitter
-from fusec.codegen.cpu import lib, vector
+from fusec.codegen.cpu import experts, lib, vector
+from fusec.codegen.cpu.imports import FUNCTIONS, PRODUCTS
 from fusec.errors import FusecError
 from fusec.ir import Builder
 from fusec.ir.plan import Kernel
@@ -30,10 +31,13 @@ def test_a_source_starts_with_the_ir_it_implements(level):
 
 
 def test_names_a_source_calls_exist():
-    for name in emitter.LIB:
-        assert callable(getattr(lib, name))
-    for name in emitter.VECTOR:
-        assert getattr(vector, name) is not None
+    modules = {"experts": experts, "lib": lib, "vector": vector}
+    assert modules.keys() == FUNCTIONS.keys()
+    for module, names in FUNCTIONS.items():
+        for name in names:
+            assert callable(getattr(modules[module], name))
+    for name, module in PRODUCTS.items():
+        assert callable(getattr(modules[module], name)("f32"))
 
 
 def test_emitting_does_not_import_numba():

@@ -72,6 +72,41 @@ def silu(x):
 
 
 @inline
+def sigmoid(x):
+    """1 / (1 + exp(-x)), not below exp(-86)."""
+    return reciprocal(float32(1) + exp_f32(select_f32(x < float32(-86), float32(86), -x)))
+
+
+@inline
+def swiglu_oai(gate, up):
+    """g * sigmoid(1.702 g) * (u + 1) with g up to 7 and u within 7."""
+    g = select_f32(gate > float32(7), float32(7), gate)
+    u = select_f32(up > float32(7), float32(7), up)
+    u = select_f32(u < float32(-7), float32(-7), u)
+    scaled = float32(1.702) * g
+    slow = select_f32(scaled < float32(-86), float32(86), -scaled)
+    return quotient(g, float32(1) + exp_f32(slow)) * (u + float32(1))
+
+
+@inline
+def softplus(x):
+    """log(1 + exp(x)); `fusec.codegen.cpu.experts` explains the series."""
+    negative = x < float32(0)
+    y = exp_f32(select_f32(negative, x, -x))
+    z = quotient(y, y + float32(2))
+    square = z * z
+    s = fma(float32(0.058823529411764705), square, float32(0.06666666666666667))
+    s = fma(s, square, float32(0.07692307692307693))
+    s = fma(s, square, float32(0.09090909090909091))
+    s = fma(s, square, float32(0.1111111111111111))
+    s = fma(s, square, float32(0.14285714285714285))
+    s = fma(s, square, float32(0.2))
+    s = fma(s, square, float32(0.3333333333333333))
+    s = fma(s, square, float32(1))
+    return select_f32(negative, float32(0), x) + (z + z) * s
+
+
+@inline
 def tanh_f32(x):
     """1 - 2 / (exp(2x) + 1)."""
     return float32(1) - div_f32(float32(2), exp_f32(x + x) + float32(1))

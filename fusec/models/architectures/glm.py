@@ -1,0 +1,34 @@
+"""`glm4moe`: GLM 4.5 and its Air."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fusec.models.decoder import DecoderConfig
+from fusec.models.decoder_keys import read
+from fusec.models.experts import read_experts
+from fusec.models.hyperparameters import Hyperparameters
+
+GLM4MOE: dict[str, Any] = {"pairing": "halves", "ffn_norm": "post_attention_norm"}
+
+
+def glm4moe(keys: Hyperparameters) -> DecoderConfig:
+    """Experts behind some dense layers, and shared ones; the large one norms queries and keys.
+
+    Blocks at the end that draft tokens (MTP) are skipped.
+    """
+    shared = keys.count("expert_shared_count", 0, least=0)
+    experts = read_experts(
+        keys,
+        shared=shared * keys.count("expert_feed_forward_length"),
+        gating="sigmoid",
+        file_says=True,
+    )
+    return read(
+        keys,
+        reads=("nextn_predict_layers",),
+        experts=experts,
+        skipped=keys.count("nextn_predict_layers", 0, least=0),
+        qk_norms="heads" if "blk.0.attn_q_norm.weight" in keys.file.tensors else "",
+        **GLM4MOE,
+    )
