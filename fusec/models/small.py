@@ -70,6 +70,7 @@ TRAITS: dict[str, dict[str, Any]] = {
     "ernie4_5-moe": {"experts": Experts(8, 3, 64, dense=1, choice_bias=True, shared=128)},
     "qwen2moe": {
         "biased": QKV,
+        "tied": False,
         "experts": Experts(8, 3, 64, normalised=False, shared=96, shared_gate=True),
         **qwen.QWEN2,
     },

@@ -120,6 +120,8 @@ def _add_metadata(writer: GGUFWriter, name: str, config: DecoderConfig, mix: Mix
         writer.add_final_logit_softcapping(config.logit_cap)
     if config.experts:
         _add_experts(writer, config.experts)
+    if config.architecture == "ernie4_5-moe":  # every layer behind the dense ones
+        writer.add_uint32(f"{writer.arch}.interleave_moe_layer_step", 1)
     if config.skipped:
         writer.add_nextn_predict_layers(config.skipped)
     if config.architecture.startswith("granite"):

@@ -23,7 +23,8 @@ LAYERS = 2
 
 
 def written(path: Path, architecture: str = "qwen3moe", quant: str = "F32", **experts) -> Path:
-    config = replace(config_of(architecture), layers=LAYERS, biased=frozenset())
+    skipped = int(architecture == "glm4moe")
+    config = replace(config_of(architecture), layers=LAYERS, biased=frozenset(), skipped=skipped)
     return synthesize(replace(config, experts=replace(config.experts, **experts)), path, quant)
 
 
