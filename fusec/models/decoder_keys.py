@@ -61,6 +61,7 @@ def read(
     *,
     packs_gate: bool = False,
     pattern: int = 0,
+    stretches_windows: bool = False,
     **traits: Any,
 ) -> DecoderConfig:
     """Read and cross-check the metadata. Raises FusecError naming the key at fault.
@@ -68,7 +69,8 @@ def read(
     `traits`: fields of the config that the architecture sets; `reads`: keys of `NEUTRAL` that it
     reads itself, so that they may have any value. `packs_gate`: its files have gate and up in one
     matrix, unless they have been taken apart. `pattern`: of so many layers the last has no window,
-    where the file does not say which; 0: all have one.
+    where the file does not say which; 0: all have one. `stretches_windows`: YaRN holds for layers
+    with a window too.
     """
     file = keys.file
     layers = keys.count("block_count")
@@ -108,7 +110,7 @@ def read(
     config = DecoderConfig(**(given | scaling | traits))
     if config.packed:
         config = replace(config, biased=frozenset(_parts(config.biased, config)))
-    _check(keys, config)
+    _check(keys, config, stretches_windows)
     _know(keys, config, reads)
     return config
 
@@ -212,7 +214,7 @@ def _know(keys: Hyperparameters, config: DecoderConfig, reads: Sequence[str]) ->
         keys.only("attention.scale", 0, config.head_dim**-0.5)
 
 
-def _check(keys: Hyperparameters, config: DecoderConfig) -> None:
+def _check(keys: Hyperparameters, config: DecoderConfig, stretches_windows: bool) -> None:
     """Refuse metadata that contradicts itself or asks for what is not here."""
     values = keys.count("attention.value_length", config.head_dim)
     problem = None
@@ -235,7 +237,7 @@ def _check(keys: Hyperparameters, config: DecoderConfig) -> None:
             f"{keys.key('rope.dimension_count')} is {config.rope_dims} of {config.head_dim}, which "
             "is not supported with YaRN and LongRoPE"
         )
-    elif config.yarn and (config.rope_factors or config.window):
+    elif config.yarn and (config.rope_factors or (config.window and not stretches_windows)):
         problem = "YaRN beside windows, or beside rope_freqs.weight, is not supported"
     elif config.window_base and (config.yarn or config.original or config.rope_factors):
         problem = "factors of RoPE beside layers that have a base of their own are not supported"

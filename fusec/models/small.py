@@ -9,7 +9,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from fusec.models.architectures import cohere, gemma, glm, layer_norms, llama, olmo, phi, qwen
+from fusec.models.architectures import (
+    cohere,
+    gemma,
+    glm,
+    gpt_oss,
+    layer_norms,
+    llama,
+    olmo,
+    phi,
+    qwen,
+)
 from fusec.models.decoder import DecoderConfig, last_of
 from fusec.models.experts import Experts
 from fusec.models.presets import PRESETS
@@ -27,6 +37,7 @@ QKV = matrices("attn_q", "attn_k", "attn_v")
 PARALLEL = matrices("attn_norm") | {"output_norm"}
 TWO_NORMS = PARALLEL | matrices("ffn_norm")
 ALL = QKV | matrices("attn_output", "ffn_up", "ffn_down")  # that are there without a gate
+STACKS = ("ffn_gate_exps", "ffn_up_exps", "ffn_down_exps")
 ROOT = 96**0.5  # of the width
 SCALES = {"embedding_scale": 12.0, "residual_scale": 0.25, "logit_scale": 0.125}
 
@@ -91,6 +102,13 @@ TRAITS: dict[str, dict[str, Any]] = {
             shared=128,
         ),
         **glm.GLM4MOE,
+    },
+    "gpt-oss": {
+        "biased": QKV | matrices("attn_output", "ffn_gate_inp", *STACKS),
+        "tied": False,
+        **{"window": 24, "full_layers": last_of(gpt_oss.PATTERN, LAYERS)},
+        "experts": Experts(8, 3, 64, **gpt_oss.ROUTING),
+        **gpt_oss.GPT_OSS,
     },
 }
 

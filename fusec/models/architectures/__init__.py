@@ -8,6 +8,7 @@ from fusec.models.architectures import (
     cohere,
     gemma,
     glm,
+    gpt_oss,
     granite,
     layer_norms,
     llama,
@@ -43,4 +44,5 @@ CONFIGS: dict[str, Callable[[Hyperparameters], DecoderConfig]] = {
     "phi3": phi.phi3,
     "glm4": phi.glm4,
     "glm4moe": glm.glm4moe,
+    "gpt-oss": gpt_oss.gpt_oss,
 }

@@ -1,0 +1,26 @@
+"""`gpt-oss`: OpenAI's open models, all of whose feed-forwards are experts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fusec.models.decoder import DecoderConfig
+from fusec.models.decoder_keys import read
+from fusec.models.experts import read_experts
+from fusec.models.hyperparameters import Hyperparameters
+
+GPT_OSS: dict[str, Any] = {
+    "pairing": "halves",
+    "ffn_norm": "post_attention_norm",
+    "activation": "swiglu_oai",
+    "sinks": True,
+}
+PATTERN = 2  # of so many layers the last has no window
+ROUTING: dict[str, Any] = {"gating": "chosen", "normalised": False}
+
+
+def gpt_oss(keys: Hyperparameters) -> DecoderConfig:
+    """Windows in every other layer, sinks, biases everywhere; YaRN stretches all layers alike."""
+    keys.only("rope.freq_base_swa", keys.real("rope.freq_base", 10000.0))
+    experts = read_experts(keys, **ROUTING)
+    return read(keys, experts=experts, pattern=PATTERN, stretches_windows=True, **GPT_OSS)
