@@ -11,7 +11,8 @@ from fusec.cli.console import out, progress
 
 PRESETS = (
     "smollm2-135m, smollm2-360m, smollm2-1.7b, llama3.2-1b, qwen2.5-0.5b, qwen3-0.6b, qwen3-8b, "
-    "gemma3-270m, gemma3-1b, stablelm2-1.6b, starcoder2-3b, phi-2 or tiny."
+    "qwen3-30b-a3b-4-layers, gpt-oss-20b-4-layers, gemma3-270m, gemma3-1b, stablelm2-1.6b, "
+    "starcoder2-3b, phi-2 or tiny."
 )
 
 

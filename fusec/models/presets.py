@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from fusec.models.architectures import gemma, layer_norms, qwen
+from fusec.models.architectures import gemma, gpt_oss, layer_norms, qwen
 from fusec.models.decoder import DecoderConfig, last_of
+from fusec.models.experts import Experts
 
 
 def _preset(
@@ -58,6 +59,18 @@ def _gemma3(layers: int, width: int, ffn: int) -> DecoderConfig:
     return _preset(layers, width, ffn, (4, 1), window=512, **given)
 
 
+def _gpt_oss(layers: int) -> DecoderConfig:
+    """The first layers of the 20B."""
+    given: dict[str, Any] = {"vocab": 201088, "context": 4096, "rope_base": 150000.0}
+    given |= {"architecture": "gpt-oss", "tied": False, "head_dim": 64, "window": 128}
+    given |= {"full_layers": last_of(gpt_oss.PATTERN, layers), **gpt_oss.GPT_OSS}
+    names = [f"attn_{part}" for part in ("q", "k", "v", "output")]
+    names += [f"ffn_{part}" for part in ("gate_inp", "gate_exps", "up_exps", "down_exps")]
+    biased = _biases(layers, *names)
+    experts = Experts(32, 4, 2880, **gpt_oss.ROUTING)
+    return _preset(layers, 2880, 2880, (64, 8), biased=biased, experts=experts, **given)
+
+
 # In `tiny` rows of 96 are not whole blocks of 256 and rows of 256 are, and eight layers are the
 # fewest of which llama.cpp's rules raise one: its IQ4_XS mix holds every type of the large ones.
 PRESETS = {
@@ -79,6 +92,13 @@ PRESETS = {
     ),
     "qwen3-0.6b": _qwen3(28, 1024, 3072, (16, 8)),
     "qwen3-8b": _qwen3(36, 4096, 12288, (32, 8), tied=False),
+    "qwen3-30b-a3b-4-layers": _qwen3(
+        *(4, 2048, 6144, (32, 4)),
+        architecture="qwen3moe",
+        experts=Experts(128, 8, 768),
+        tied=False,
+    ),
+    "gpt-oss-20b-4-layers": _gpt_oss(4),
     "gemma3-270m": _gemma3(18, 640, 2048),
     "gemma3-1b": _gemma3(26, 1152, 6912),
     "stablelm2-1.6b": _preset(

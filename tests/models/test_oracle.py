@@ -20,7 +20,7 @@ MODELS = (
     *("stablelm-parallel", "starcoder2-untied", "command-r-plain", "cohere2-window"),
     *("nemotron-bias", "phi2-split"),
     *("qwen2moe-shared", "qwen3moe-plain", "granitemoe-shared", "ernie4_5-moe-shared"),
-    "glm4moe-plain",
+    *("glm4moe-plain", "gpt-oss-full"),
 )
 
 
