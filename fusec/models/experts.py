@@ -20,6 +20,7 @@ from fusec.models.hyperparameters import Hyperparameters
 CODES = dict(enumerate(GATINGS, start=1))
 STACKED = re.compile(r"(?P<layer>blk\.\d+)\.(?P<name>ffn_\w+_exps)\.(?P<kind>weight|bias)")
 APART = re.compile(r"(?P<layer>blk\.\d+)\.ffn_(?P<part>gate|up|down)\.(?P<expert>\d+)\.weight")
+RANKS = {"weight": 3, "bias": 2}  # of stacks
 MERGED = "ffn_gate_up_exps"  # of each expert first the gate's rows
 SHARED_GATE = "ffn_gate_inp_shexp.weight"  # a row, which files have as a vector
 
@@ -164,7 +165,7 @@ def stacked(file: GGUFFile, experts: Experts) -> dict[str, Tensor]:
         if match := APART.fullmatch(name):
             stack = f"{match['layer']}.ffn_{match['part']}_exps.weight"
             apart.setdefault(stack, {})[int(match["expert"])] = tensor
-        elif (match := STACKED.fullmatch(name)) and len(tensor.shape) > 1:
+        elif (match := STACKED.fullmatch(name)) and len(tensor.shape) == RANKS[match["kind"]]:
             for part, own in _parts(tensor, match["name"]).items():
                 whole = f"{match['layer']}.{part}.{match['kind']}"
                 found[whole] = _tall(whole, own, match["kind"])

@@ -11,6 +11,7 @@ import pytest
 
 import fusec as library
 from fusec import backends, verifier
+from fusec.models.synth import synthesize
 from tests.command import fusec
 
 pytestmark = pytest.mark.xdist_group("cli")
@@ -25,6 +26,19 @@ def test_verify_agrees(tiny_model: Path) -> None:
         *(("0", "f32"), ("1", "f32"), ("2", "f32"), ("3", "f32")),
     ]
     assert all(0 < float(error) < float(bound) for _, _, error, bound in rows)
+
+
+def test_an_f16_cache_may_choose_other_experts(tmp_path: Path) -> None:
+    """So any error is allowed there, but for what is not a number."""
+    path = synthesize("glm4moe", tmp_path / "model.gguf", "Q8_0")
+    data = fusec("verify", path, "--level", "1", "--json").json
+    assert all(v["ok"] for v in data)
+    assert [v["bound"] for v in data] == [None, None, 1e-4, 1e-4]
+    assert max(v["error"] for v in data if v["kv"] == "f16") > 1e-3
+    given = {"level": 0, "kv": "f16", "bound": None, "same": True, "chunked": True, "greedy": True}
+    assert verifier.Verdict(error=0.5, **given).ok
+    assert "any" in verifier.Verdict(error=0.5, **given).cells()
+    assert not verifier.Verdict(error=float("nan"), **given).ok
 
 
 def test_verify_one_level_as_json(tiny_model: Path) -> None:

@@ -95,6 +95,8 @@ def test_tensors_of_an_expert_that_is_not_there_are_refused(tmp_path: Path) -> N
     message = r"'blk.1.ffn_down_exps.weight' should have shape \(384, 64\), found \(480, 64\)"
     with pytest.raises(FusecError, match=message):
         Model.open(changed(plain, tmp_path / "five.gguf", wrong))
+    flat = {"blk.1.ffn_down_exps.weight": np.zeros((384, 64), np.float16)}
+    assert Model.open(changed(plain, tmp_path / "flat.gguf", flat))  # the same bytes in order
     other = {"blk.1.ffn_gate_shexp.weight": np.zeros((32, 96), np.float32)}
     with pytest.raises(FusecError, match=r"'blk.1.ffn_gate_shexp.weight' is not part of a qwen3m"):
         Model.open(changed(plain, tmp_path / "shared.gguf", other))
