@@ -21,7 +21,7 @@ from fusec.passes.pipeline import LEVELS
 from tests.codegen.cuda.kernels import needs_compiler
 from tests.command import fusec, refused
 from tests.gguf_edit import edited
-from tests.graphs import llama_graph
+from tests.graphs import experts_graph, llama_graph
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +149,12 @@ def test_only_one_row_of_a_matrix_that_is_only_embedded_counts():
     one_row = sum(v.nbytes for v in tied.weights if v.name == "@token_embd.weight") // 64
     assert bench.weight_bytes_read(tied) == sum(v.nbytes for v in tied.weights)
     assert bench.weight_bytes_read(apart) == bench.weight_bytes_read(tied) + one_row
+
+
+def test_of_experts_a_token_reads_those_that_are_chosen() -> None:
+    few, more = (experts_graph(experts=count, used=2) for count in (4, 64))
+    router = 64 * 4  # bytes of a row
+    assert bench.weight_bytes_read(more) == bench.weight_bytes_read(few) + 60 * router
 
 
 @pytest.mark.parametrize(

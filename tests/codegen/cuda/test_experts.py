@@ -72,6 +72,17 @@ def test_of_equals_the_lower_number_is_chosen() -> None:
     assert found["ids"].tolist() == [[8, 9, 10, 11, 12]]
 
 
+def test_activations_hold_far_from_zero() -> None:
+    b = Builder("g")
+    x, up = b.input("x", (1, 8)), b.input("up", (1, 8))
+    graph = b.build(b.sigmoid(x, name="s"), b.swiglu_oai(x, up, name="h"))
+    given = {"x": np.float32([[-200, -80, -7.5, -1e-3, 0, 6.9, 7.1, 200]])}
+    given["up"] = np.float32([[8, -9, 3, -7, 0, 7, -6.9, 1e6]])
+    found = TwinSession(graph, {}, 0, target=HOPPER).step(**given)
+    for name, wanted in reference(graph, {}).step(**given).items():
+        assert np.allclose(found[name], wanted, rtol=4e-7, atol=1e-34), name
+
+
 def test_matrices_of_experts_lie_by_rows() -> None:
     """Others of their sizes are in tiles."""
     graph = experts_graph(2048, 2048, 4, 2, matrix="q4_k", shared=True)
