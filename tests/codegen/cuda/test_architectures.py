@@ -41,7 +41,13 @@ def one_by_one(session: TwinSession | Reference, count: int) -> np.ndarray:
     return np.concatenate([session.step(**step)["logits"] for step in steps])
 
 
-@pytest.mark.parametrize("architecture", ["qwen2", "qwen3", "gemma2", "gemma3", *OTHER_BLOCKS])
+USUAL_BLOCKS = ("qwen2", "qwen3", "gemma2", "gemma3")
+EXPERTS = ("qwen2moe", "granitemoe", "gpt-oss")
+APART = ("phi2", "starcoder2", "gpt-oss", "granitemoe")
+"""Whose projection of attention has a bias of its own, or is scaled."""
+
+
+@pytest.mark.parametrize("architecture", [*USUAL_BLOCKS, *OTHER_BLOCKS, *EXPERTS])
 def test_levels_agree_and_with_the_reference(architecture: str) -> None:
     graph = graph_of(architecture)
     weights = random_weights(graph)
@@ -50,13 +56,21 @@ def test_levels_agree_and_with_the_reference(architecture: str) -> None:
     found = [one_by_one(session, 2) for session in sessions]
     assert all(other.tobytes() == found[0].tobytes() for other in found)
     projects = any("attention_project" in name for name in sessions[-1].kernels)
-    assert projects == (architecture not in ("phi2", "starcoder2"))  # a bias of its own is added
+    assert projects == (architecture not in APART)
     assert np.linalg.norm(found[0] - near) < 1e-4 * np.linalg.norm(near)
 
 
 @pytest.mark.parametrize(
     ("architecture", "tokens"),
-    [("phi2", 3), ("stablelm", 3), ("stablelm", 12), ("starcoder2", 12), ("command-r", 3)],
+    [
+        ("phi2", 3),
+        ("stablelm", 3),
+        ("stablelm", 12),
+        ("starcoder2", 12),
+        ("command-r", 3),
+        ("gpt-oss", 3),
+        ("qwen2moe", 12),
+    ],
 )
 def test_rows_of_a_step_have_the_bytes_of_their_own(architecture: str, tokens: int) -> None:
     """Of quantised matrices, that many rows take in tiles."""
