@@ -137,9 +137,9 @@ class Gemm:
         if segment.rope or segment.size % (COPY // 4):
             return []
         inside = {n.name for n in segment.nodes}
-        values = [v for n in segment.nodes for v in element_operands(n)]
-        read = {v.name: v for v in values if not v.is_weight and v.name not in inside}
-        return list(read.values())
+        values = [v for n in segment.nodes for v in element_operands(n) if not v.is_weight]
+        whole = [v for v in values if v.shape[-1] == segment.size and v.name not in inside]
+        return list({v.name: v for v in whole}.values())
 
     def _fetch(self, members: Sequence[tuple[Segment, int, int]]) -> None:
         """What element-wise work reads, on its way to shared memory long before it is needed."""
