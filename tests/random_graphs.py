@@ -118,6 +118,9 @@ class _Maker:
         )
         return self.b.op(op, x, **given)
 
+    def temper(self, x: Value) -> Value:
+        return self.b.temper(x, self.pos, slope=0.5, length=2)
+
     def rope(self, x: Value) -> Value:
         sizes = {"head_dim": HEAD, "dims": self.pick((8, HEAD))}
         pairing = self.pick(("adjacent", "halves"))
@@ -155,7 +158,8 @@ class _Maker:
 
 EVERYWHERE = (
     "embed", "rms_norm", "head_norm", "layer_norm", "head_layer_norm", "matvec", "matvec", "matvec",
-    "binary", "binary", "unary", "rope", "append", "attention", "argmax", "shared", "experts",
+    "binary", "binary", "unary", "rope", "temper", "append", "attention", "argmax", "shared",
+    "experts",
 )  # fmt: skip
 ON_GPU = (*EVERYWHERE, "factored", "factored", "split_attention", "parts", "best_of_parts")
 

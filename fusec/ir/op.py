@@ -58,7 +58,8 @@ class Op:
     node's kind. `group` is what its launch is counted as.
 
     `expression` (element-wise roles) gives the source of one element, from the node and the sources
-    of its operands' elements; it may call functions that every target has. `work` counts a thread's
+    of its operands' elements; it may call functions that every target has. For an integer operand
+    it is given what the op's table (`lookup`) has at that index. `work` counts a thread's
     instructions for that element. `work_whole(node, threads, position)` (vectors) counts those of a
     thread in a block of so many threads. `loads` counts the loads that a thread waits for before it
     can begin, `trees` the sums over a warp's lanes.

@@ -20,15 +20,16 @@ from fusec.ir import (
     op_norm,
     op_parts,
     op_rope,
+    op_temper,
 )
 from fusec.ir.dtypes import dtype
 from fusec.ir.graph import Attr, Node, Value
-from fusec.ir.op import Op, Role
+from fusec.ir.op import LOCAL, Op, Role
 from fusec.ir.op_checks import Type, TypeMismatch, types_of, want
 
 FAMILIES = (
-    op_matvec, op_norm, op_rope, op_attention, op_elementwise, op_parts, op_argmax, op_fixed,
-    op_experts,
+    op_matvec, op_norm, op_rope, op_temper, op_attention, op_elementwise, op_parts, op_argmax,
+    op_fixed, op_experts,
 )  # fmt: skip
 OPS: dict[str, Op] = {entry.name: entry for family in FAMILIES for entry in family.OPS}
 
@@ -74,6 +75,13 @@ def make(
     types = infer(draft)
     made = tuple(Value(n, kind, shape) for n, (kind, shape) in zip(names, types, strict=True))
     return Node(name, inputs, made, attrs)
+
+
+def position_of(node: Node) -> Value | None:
+    """The operand with the positions at which an element-wise op stores, or looks something up."""
+    entry = op(node.op)
+    places = entry.indices if entry.role in LOCAL else ()
+    return next((node.inputs[place] for place in places), None)
 
 
 def role_of(node: Node) -> Role:

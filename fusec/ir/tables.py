@@ -9,8 +9,17 @@ import numpy as np
 
 from fusec.ir.graph import Node
 from fusec.ir.op_rope import rope_angles
+from fusec.ir.op_temper import temperatures
 from fusec.ir.ops import op
 from fusec.ir.plan import Table
+
+Array = np.ndarray[Any, Any]
+
+
+def table_of(node: Node) -> str:
+    """The name of the table of a (plain) node that needs one."""
+    (name,) = tables_of([node])
+    return name
 
 
 def tables_of(nodes: Iterable[Node]) -> dict[str, Table]:
@@ -26,10 +35,20 @@ def tables_of(nodes: Iterable[Node]) -> dict[str, Table]:
     return found
 
 
-def make_table(
-    table: Table, context: int, weight: Callable[[str], np.ndarray[Any, Any]]
-) -> np.ndarray[Any, Any]:
-    """The table's contents. rope: cos and sin as f32[context, dims/2, 2], rounded from float64."""
+def make_table(table: Table, context: int, weight: Callable[[str], Array]) -> Array:
+    """The table's contents for so many positions, f32[context, ...], rounded from float64."""
     factors = weight(table.weight[1:]) if table.weight else None
-    angle = rope_angles(np.arange(context), factors=factors, **table.attrs)
-    return np.stack([np.cos(angle), np.sin(angle)], axis=-1).astype(np.float32)
+    return MAKERS[table.kind](np.arange(context), factors, **table.attrs).astype(np.float32)
+
+
+def _angles(pos: Array, factors: Array | None, **given: Any) -> Array:
+    """cos and sin of RoPE's angles, [positions, dims/2, 2]."""
+    angle = rope_angles(pos, factors=factors, **given)
+    return np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+
+
+MAKERS: dict[str, Callable[..., Array]] = {
+    "rope": _angles,
+    "temperature": lambda pos, _, **given: temperatures(pos, **given),
+}
+"""Kind of a table -> what it has at each position."""

@@ -23,9 +23,10 @@ def test_the_ops_that_index_memory() -> None:
         name: [i for i, bound in entry.indices.items() if bound] for name, entry in OPS.items()
     }
     assert {name: places for name, places in found.items() if places} == {
-        "embed": [0], "rope": [1], "kv_append": [2], "attention": [3], "attention_spans": [3],
-        "attention_combine": [2], "attention_project": [3], "expert_matvec": [2],
-        "expert_matvec_sum": [2], "expert_vector": [0], "expert_vector_sum": [1],
+        "embed": [0], "rope": [1], "temper": [1], "kv_append": [2], "attention": [3],
+        "attention_spans": [3], "attention_combine": [2], "attention_project": [3],
+        "expert_matvec": [2], "expert_matvec_sum": [2], "expert_vector": [0],
+        "expert_vector_sum": [1],
     }  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from fusec.ir.op_norm import has_own_weights
 from fusec.ir.ops import op, picks_rows
 from fusec.ir.plan import Kernel
 from fusec.ir.region import KernelShape, Segment, parameters
-from fusec.ir.tables import tables_of
+from fusec.ir.tables import table_of, tables_of
 from fusec.writer import Writer
 
 HEADER_ARGS = 3  # tokens, scratch address, scratch stride
@@ -281,16 +281,23 @@ class _Emitter:
                 elif role == "store":
                     self.append(node, operand(node.inputs[1], i), i)
                 elif role == "element":
-                    operands = [operand(v, i) for v in node.inputs]
+                    operands = [
+                        self.looked_up(node, v) if v.dtype == "i32" else operand(v, i)
+                        for v in node.inputs
+                    ]
                     self.w.line(f"{name} = {expression(node, operands)}")
                 if role != "store" and (in_memory or node.name in self.outputs):
                     self.w.line(f"{self.at(node.outputs[0], i)} = {name}")
             here.add(node.name)
 
+    def looked_up(self, node: Node, pos: Value) -> str:
+        """What a node's table has at token t's position."""
+        return f"{self.tables[table_of(node)]}[{self.vectors[pos.name]}[t]]"
+
     def rotate(self, node: Node, pair: list[str]) -> None:
         """Both elements of one rotated pair; beyond the rotary dims they pass through."""
         half, head = int(node["dims"]) // 2, int(node["head_dim"])
-        table = self.tables[next(iter(tables_of([node])))]
+        table = self.tables[table_of(node)]
         pos = self.vectors[node.inputs[1].name]
         first, second = (_scalar(node.name, i) for i in ("i0", "i1"))
         self.w.line(f"a, b = {pair[0]}, {pair[1]}")

@@ -10,9 +10,9 @@ from fusec.codegen.common import expression
 from fusec.codegen.cuda.scope import Scope, identifier
 from fusec.ir.graph import Node, Value
 from fusec.ir.op_matvec import factor_of
-from fusec.ir.ops import op
+from fusec.ir.ops import op, position_of
 from fusec.ir.region import Segment
-from fusec.ir.tables import tables_of
+from fusec.ir.tables import table_of
 from fusec.writer import Writer
 
 
@@ -81,7 +81,7 @@ class Elements:
         self.inside = {n.name for n in segment.nodes}
         self.loaded: dict[tuple[str, str], str] = {}
         self.positions: dict[str, str] = {}
-        self.angles: set[str] = set()
+        self.looked_up: set[str] = set()  # nodes whose place in their table is loaded
 
     def fetch_weights(self) -> None:
         """Emit the loads that need no activations: weights, position, angles."""
@@ -114,10 +114,11 @@ class Elements:
                     self._load(value)
             if role == "rows":
                 self._factor(node)
-            if role in ("pair", "store"):
-                self._position(node.inputs[1 if role == "pair" else 2])
-            if role == "pair" and node.name not in self.angles:
-                self._angle(node)
+            if (pos := position_of(node)) is not None:
+                self._position(pos)
+            if op(node.op).lookup and node.name not in self.looked_up:
+                self.looked_up.add(node.name)
+                (self._angle if role == "pair" else self._look_up)(node)
 
     def _load(self, value: Value) -> None:
         each = self.segment.size // value.shape[-1]  # elements that share one of the value's
@@ -146,8 +147,7 @@ class Elements:
 
     def _angle(self, node: Node) -> None:
         w, half = self.scope.w, int(node["dims"]) // 2
-        self.angles.add(node.name)
-        table = self.scope.tables[next(iter(tables_of([node])))]
+        table = self.scope.tables[table_of(node)]
         position, name = self.positions[node.inputs[1].name], node.name[1:]
         turn = f"{self.indices.letter}_turn"
         if 2 * half < int(node["head_dim"]):
@@ -155,6 +155,13 @@ class Elements:
         w.line(f"angle = uint32(({position} * {half} + {turn}) * 2)")
         w.line(f"cos{name} = load_weight_f32(at({table}, angle))")
         w.line(f"sin{name} = load_weight_f32(at({table}, uint32(angle + uint32(1))))")
+
+    def _look_up(self, node: Node) -> None:
+        """What an element-wise node's table has at the token's position."""
+        pos = position_of(node)
+        assert pos is not None
+        where = f"at({self.scope.tables[table_of(node)]}, {self.positions[pos.name]})"
+        self.scope.w.line(f"{_found(node)} = load_weight_f32({where})")
 
     @property
     def result(self) -> str:
@@ -193,6 +200,9 @@ class Elements:
             return _scalar(value.name, i) if value.name in self.inside else (
                 self.loaded[value.name, i])  # fmt: skip
 
+        def operands(node: Node, i: str) -> list[str]:
+            return [_found(node) if v.dtype == "i32" else operand(v, i) for v in node.inputs]
+
         for node in self.segment.nodes:
             role = op(node.op).role
             if role == "pair":
@@ -206,7 +216,7 @@ class Elements:
                     scale = f" * {self.loaded[factor.name, '']}" if factor is not None else ""
                     w.line(f"{name} = {rows[node.name, i]}{scale}")
                 elif role == "element":
-                    w.line(f"{name} = {expression(node, [operand(v, i) for v in node.inputs])}")
+                    w.line(f"{name} = {expression(node, operands(node, i))}")
                 elif role == "fold":
                     best, x = _best(node), operand(node.inputs[0], i)
                     given = f"{x}, {i}, {self.live}, {best}, {best}_at"
@@ -241,13 +251,18 @@ class Elements:
 
 def element_operands(node: Node) -> tuple[Value, ...]:
     """What an element-wise node reads element by element."""
-    inputs = node.inputs
+    inputs = tuple(v for v in node.inputs if v.dtype != "i32")
     read = {"element": inputs, "pair": inputs[:1], "store": inputs[1:2], "fold": inputs}
     return read.get(op(node.op).role, ())
 
 
 def _scalar(name: str, i: str) -> str:
     return f"v{name[1:]}{i[1:] and '_' + i[1:]}"
+
+
+def _found(node: Node) -> str:
+    """The variable with what a node's table has."""
+    return f"found{node.name[1:]}"
 
 
 def _best(node: Node) -> str:

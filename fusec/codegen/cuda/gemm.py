@@ -23,7 +23,7 @@ from fusec.codegen.cuda.tilings import OF_ROWS, OF_TILES, Tiling
 from fusec.errors import FusecError
 from fusec.ir.graph import Graph, Value
 from fusec.ir.op_matvec import inverse_of, is_fixed
-from fusec.ir.ops import op
+from fusec.ir.ops import position_of
 from fusec.ir.region import KernelShape, Segment
 
 
@@ -124,10 +124,8 @@ class Gemm:
         """One number for each row of the step: what scales its products, and its position."""
         found: dict[str, Value] = {}
         for node in (n for s in self.shape.segments for n in s.nodes):
-            role = op(node.op).role
-            if role in ("pair", "store"):
-                value = node.inputs[1 if role == "pair" else 2]
-                found[value.name] = value
+            if (pos := position_of(node)) is not None:
+                found[pos.name] = pos
             if (inverse := inverse_of(node)) is not None:
                 found[inverse.name] = inverse
         return list(found.values())
