@@ -7,17 +7,16 @@ and reads the rest from its file.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from fusec.errors import FusecError
 from fusec.models.experts import Experts, is_stack, stacked
 from fusec.models.gguf_file import GGUFFile, Tensor
+from fusec.models.positions import Temperature, Yarn
 
 IN_A_LAYER = re.compile(r"(?P<layer>blk\.\d+)\.(?P<name>\w+)\.(?P<kind>\w+)")
 
@@ -30,36 +29,6 @@ ROWS = 64  # of a cache that is used as a ring there is a multiple: chunks of at
 HEAD_NORMS = ("attn_q_norm.weight", "attn_k_norm.weight")
 YARN = "rope_yarn.weight"  # in no file
 SHORT = "rope_factors_short.weight"
-
-
-@dataclass(frozen=True)
-class Yarn:
-    """Positions that are scaled for slow pairs and not for quick ones (YaRN, Peng et al. 2023).
-
-    `factor` times the `original` context; a pair that turns more than `fast` times within that is
-    left alone, one that turns less than `slow` times is scaled wholly.
-    """
-
-    factor: float
-    original: int
-    fast: float = 32.0
-    slow: float = 1.0
-
-    def factors(self, dims: int, base: float) -> np.ndarray[Any, Any]:
-        """What divides the frequency of each pair, f32[dims / 2]."""
-
-        def pair(turns: float) -> float:
-            return dims * math.log(self.original / (turns * 2 * math.pi)) / (2 * math.log(base))
-
-        low, high = max(0, math.floor(pair(self.fast))), min(dims - 1, math.ceil(pair(self.slow)))
-        place = (np.arange(dims // 2) - low) / max(0.001, high - low)
-        kept = 1 - np.clip(place, 0, 1)
-        return (1 / ((1 - kept) / self.factor + kept)).astype(np.float32)
-
-    @property
-    def magnitude(self) -> float:
-        """Of turned queries and keys."""
-        return 1 + 0.1 * math.log(self.factor)
 
 
 @dataclass(frozen=True)
@@ -97,6 +66,7 @@ class DecoderConfig:
     residual_scale: float = 1.0  # of what a half of a layer adds
     logit_scale: float = 1.0
     logit_cap: float = 0.0  # c * tanh(logit / c); 0 is none
+    temperature: Temperature | None = None  # of queries, by their position
     unrotated: int = 0  # every so many layers, one has no RoPE; 0: all have it
     rope_in_windows: bool = False  # only window layers have RoPE
     yarn: Yarn | None = None  # what divides the frequencies, computed
@@ -104,7 +74,7 @@ class DecoderConfig:
     magnitude: float = 1.0  # of turned queries and keys (YaRN, LongRoPE)
     window: int = 0  # positions that window layers attend to, the query's own among them; 0: all
     full_layers: frozenset[int] = frozenset()  # that have no window where others do
-    window_base: float = 0.0  # RoPE's base in window layers, whose positions are not scaled
+    window_base: float = 0.0  # RoPE's base in window layers, if nothing stretches theirs
     score_cap: float = 0.0  # c * tanh(score / c); 0 is none
     sinks: bool = False  # a logit of each head that has no value
     experts: Experts | None = None  # in place of a layer's feed-forward
@@ -135,6 +105,10 @@ class DecoderConfig:
         rows = -(-(window - 1 + widest) // ROWS) * ROWS
         return min(context, rows) if window else context
 
+    def is_stretched(self, layer: int) -> bool:
+        """Whether RoPE has what stretches the context: a scale, factors, `magnitude`."""
+        return not self.window_base or layer in self.full_layers
+
     def factors_of(self, context: int) -> str | None:
         """The vector that divides RoPE's frequencies in such a context, if there is one."""
         if self.original:
@@ -147,12 +121,11 @@ class DecoderConfig:
         """RoPE's base and scale in a layer; None if it has no RoPE."""
         if self.unrotated and (layer + 1) % self.unrotated == 0:
             return None
-        full = layer in self.full_layers
-        if self.rope_in_windows and full:
+        if self.rope_in_windows and layer in self.full_layers:
             return None
-        if self.window_base and not full:
-            return {"base": self.window_base, "scale": 1.0}
-        return {"base": self.rope_base, "scale": self.rope_scale}
+        if self.is_stretched(layer):
+            return {"base": self.rope_base, "scale": self.rope_scale}
+        return {"base": self.window_base, "scale": 1.0}
 
     def experts_of(self, layer: int) -> Experts | None:
         """The experts of a layer, if it has some."""

@@ -79,13 +79,15 @@ class _Step:
         ring = rows if rows < self.context else 0
         q, k, v = (self._matvec(n, f"{at}.attn_{p}.weight", f"{at}.{p}") for p in "qkv")
         q, k = (self._turned(x, p, layer) for x, p in ((q, "q"), (k, "k")))
+        if config.temperature:
+            q = b.temper(q, self.pos, **vars(config.temperature), name=f"{at}.q_tempered")
         keys = b.kv_append(k_cache, k, self.pos, ring=ring)
         values = b.kv_append(v_cache, v, self.pos, ring=ring)
         groups = {"heads": config.heads, "kv_heads": config.kv_heads}
         seen = {"window": config.window_of(layer), "ring": ring, "cap": config.score_cap}
         sinks = (self._weight(f"{at}.attn_sinks.weight"),) if config.sinks else ()
         scale = config.attention_scale or config.head_dim**-0.5
-        if config.angles(layer) is not None:
+        if config.angles(layer) is not None and config.is_stretched(layer):
             scale *= config.magnitude**2  # of queries and of keys
         given = {"scale": scale, **groups, **seen}
         a = b.attention(q, keys, values, self.pos, *sinks, name=f"{at}.attn", **given)
@@ -102,7 +104,9 @@ class _Step:
         angles = config.angles(layer)
         if angles is None:
             return x
-        factors = (self._weight(self.factors),) if self.factors else ()
+        factors: tuple[Value, ...] = ()
+        if self.factors and config.is_stretched(layer):
+            factors = (self._weight(self.factors),)
         given = {"dims": config.rope_dims, "pairing": config.pairing, **angles}
         name = f"{at}.{part}_rope"
         return b.rope(x, self.pos, *factors, head_dim=config.head_dim, name=name, **given)

@@ -11,16 +11,24 @@ from dataclasses import replace
 from typing import Any
 
 from fusec.errors import FusecError
-from fusec.models.decoder import HEAD_NORMS, DecoderConfig, Yarn, last_of
+from fusec.models.decoder import HEAD_NORMS, DecoderConfig, last_of
 from fusec.models.gguf_file import GGUFFile
 from fusec.models.hyperparameters import Hyperparameters
+from fusec.models.positions import Yarn
+
+YARN_KEYS = {
+    "fast": "rope.scaling.yarn_beta_fast",
+    "slow": "rope.scaling.yarn_beta_slow",
+    "multiplier": "rope.scaling.yarn_log_multiplier",
+}
+"""Fields of `Yarn` -> the keys that have them."""
 
 # Keys that change no logits, whatever they say; llama.cpp's `llama` graph reads none of them.
 CHANGE_NOTHING = (
     "rope.scaling.finetuned",  # that the model was trained with the scaling
-    # in llama.cpp, few architectures read these of YaRN, none of them here
-    *(f"rope.scaling.yarn_{name}" for name in ("ext_factor", "attn_factor", "log_multiplier")),
-    *(f"rope.scaling.yarn_beta_{name}" for name in ("fast", "slow")),
+    # in llama.cpp, few architectures read these of YaRN: those have them in `reads`
+    *("rope.scaling.yarn_ext_factor", "rope.scaling.yarn_attn_factor"),
+    *YARN_KEYS.values(),
     "attention.layer_norm_rms_epsilon",  # a model has one kind of norm, which reads its own
     "attention.layer_norm_epsilon",
     "pooling_type",  # how embeddings are pooled, not logits
@@ -52,6 +60,7 @@ EPSILONS = {
     "layer": "attention.layer_norm_epsilon",
 }
 WINDOW = "attention.sliding_window"
+BASE = "rope.freq_base", 10000.0  # and what it is where a file has none
 ORIGINAL = "rope.scaling.original_context_length"
 
 
@@ -67,10 +76,10 @@ def read(
     """Read and cross-check the metadata. Raises FusecError naming the key at fault.
 
     `traits`: fields of the config that the architecture sets; `reads`: keys of `NEUTRAL` that it
-    reads itself, so that they may have any value. `packs_gate`: its files have gate and up in one
-    matrix, unless they have been taken apart. `pattern`: of so many layers the last has no window,
-    where the file does not say which; 0: all have one. `stretches_windows`: YaRN holds for layers
-    with a window too.
+    reads itself, so that they may have any value, and those of `YARN_KEYS` that count for it.
+    `packs_gate`: its files have gate and up in one matrix, unless they have been taken apart.
+    `pattern`: of so many layers the last has no window, where the file does not say which; 0: all
+    have one. `stretches_windows`: YaRN holds for layers with a window too.
     """
     file = keys.file
     layers = keys.count("block_count")
@@ -94,7 +103,7 @@ def read(
         "vocab": _vocab(keys),
         "context": context,
         "norm_eps": keys.real(EPSILONS[norm]),
-        "rope_base": keys.real("rope.freq_base", 10000.0),
+        "rope_base": keys.real(*BASE),
         "rope_dims": keys.count("rope.dimension_count", head_dim),
         "rope_scale": 1.0,
         "rope_factors": "rope_freqs.weight" in file.tensors,
@@ -106,7 +115,7 @@ def read(
         "full_layers": _full_layers(keys, layers, pattern),
         "architecture": file.architecture,
     }
-    scaling = _scaling(keys, context)
+    scaling = _scaling(keys, context, reads)
     config = DecoderConfig(**(given | scaling | traits))
     if config.packed:
         config = replace(config, biased=frozenset(_parts(config.biased, config)))
@@ -167,7 +176,7 @@ def _parts(stems: Iterable[str], config: DecoderConfig) -> Iterator[str]:
             yield stem
 
 
-def _scaling(keys: Hyperparameters, context: int) -> dict[str, Any]:
+def _scaling(keys: Hyperparameters, context: int, reads: Sequence[str]) -> dict[str, Any]:
     """How the trained positions are stretched: fields of the config.
 
     As llama.cpp has it: a factor without a type is linear, and so is that of the key of 2023,
@@ -195,7 +204,10 @@ def _scaling(keys: Hyperparameters, context: int) -> dict[str, Any]:
     original = keys.count(ORIGINAL, context)
     if kind == "longrope":
         return {"original": original, "magnitude": magnitude, "rope_scale": 1.0 / factor}
-    yarn = Yarn(factor, original)
+    given = {
+        field: keys.real(key) for field, key in YARN_KEYS.items() if key in reads and keys.has(key)
+    }
+    yarn = Yarn(factor, original, **given)
     return {"yarn": yarn, "magnitude": magnitude * yarn.magnitude}
 
 
@@ -237,10 +249,10 @@ def _check(keys: Hyperparameters, config: DecoderConfig, stretches_windows: bool
             f"{keys.key('rope.dimension_count')} is {config.rope_dims} of {config.head_dim}, which "
             "is not supported with YaRN and LongRoPE"
         )
-    elif config.yarn and (config.rope_factors or (config.window and not stretches_windows)):
-        problem = "YaRN beside windows, or beside rope_freqs.weight, is not supported"
-    elif config.window_base and (config.yarn or config.original or config.rope_factors):
-        problem = "factors of RoPE beside layers that have a base of their own are not supported"
+    elif config.yarn and config.rope_factors:
+        problem = "YaRN beside rope_freqs.weight is not supported"
+    elif config.yarn and config.window and not (config.window_base or stretches_windows):
+        problem = "YaRN in layers with windows is not supported"
     elif config.yarn and not config.rope_base > 1:
         problem = f"{keys.key('rope.freq_base')} is {config.rope_base}, expected above 1 for YaRN"
     elif not config.experts and keys.count("expert_count", 0, least=0):

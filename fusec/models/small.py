@@ -22,6 +22,7 @@ from fusec.models.architectures import (
 )
 from fusec.models.decoder import DecoderConfig, last_of
 from fusec.models.experts import Experts
+from fusec.models.positions import Temperature, Yarn
 from fusec.models.presets import PRESETS
 
 LAYERS = 3
@@ -45,6 +46,10 @@ TRAITS: dict[str, dict[str, Any]] = {
     "llama": {"biased": frozenset({"blk.1.ffn_down", "blk.2.attn_output"}), "tied": False},
     "ernie4_5": {},
     "smollm3": {"layers": 4, **llama.SMOLLM3},
+    "mistral3": {
+        **{"yarn": Yarn(4.0, 16, fast=8.0, slow=0.25, multiplier=1.0), "head_dim": 32},
+        **{"temperature": Temperature(0.5, 16), "rope_dims": 32},
+    },
     "qwen2": {"biased": QKV | {"output"}, "tied": False, **qwen.QWEN2},
     "qwen3": {"head_dim": 32, "rope_dims": 32, **qwen.QWEN3},
     "gemma": {"embedding_scale": ROOT, **gemma.GEMMA},

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gguf import GGML_QUANT_VERSION, GGUFWriter
+from gguf import GGML_QUANT_VERSION, GGUFWriter, RopeScalingType
 
 from fusec.cores import cores
 from fusec.errors import FusecError
 from fusec.ir.op_experts import GATINGS
 from fusec.models import small
-from fusec.models.decoder import IN_A_LAYER, DecoderConfig
+from fusec.models.decoder import IN_A_LAYER, YARN, DecoderConfig
 from fusec.models.encode_tables import NVFP4_MAX
 from fusec.models.experts import Experts
 from fusec.models.gguf_write import Planned, Progress, gguf_file, write_tensors
@@ -124,6 +124,7 @@ def _add_metadata(writer: GGUFWriter, name: str, config: DecoderConfig, mix: Mix
         writer.add_uint32(f"{writer.arch}.interleave_moe_layer_step", 1)
     if config.skipped:
         writer.add_nextn_predict_layers(config.skipped)
+    _add_stretch(writer, config)
     if config.architecture.startswith("granite"):
         writer.add_embedding_scale(config.embedding_scale)
         writer.add_residual_scale(config.residual_scale)
@@ -151,6 +152,19 @@ def _add_experts(writer: GGUFWriter, experts: Experts) -> None:
         writer.add_expert_shared_count(experts.shared // experts.width)
 
 
+def _add_stretch(writer: GGUFWriter, config: DecoderConfig) -> None:
+    """Keys of what stretches the context."""
+    if yarn := config.yarn:
+        writer.add_rope_scaling_type(RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(yarn.factor)
+        writer.add_rope_scaling_orig_ctx_len(yarn.original)
+        writer.add_rope_scaling_yarn_beta_fast(yarn.fast)
+        writer.add_rope_scaling_yarn_beta_slow(yarn.slow)
+        writer.add_rope_scaling_yarn_log_mul(yarn.multiplier)
+    if config.temperature:
+        writer.add_attn_temperature_scale(config.temperature.slope)
+
+
 def _add_vocabulary(writer: GGUFWriter, vocabulary: Vocabulary) -> None:
     for key, value in vocabulary.items():
         match value:
@@ -168,6 +182,8 @@ def _tensors(config: DecoderConfig, mix: Mix, seed: int) -> Iterator[Planned]:
     """Every tensor of the file. A packed one has the rows that its parts have by themselves."""
     parts: dict[str, list[tuple[str, tuple[int, ...]]]] = defaultdict(list)
     for name, shape in config.tensor_shapes():
+        if name == YARN:
+            continue  # computed, in no file
         parts[_place(name, config)].append((name, shape))
     for place, found in parts.items():
         (_, shape), *_ = found

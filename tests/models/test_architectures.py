@@ -12,10 +12,10 @@ from fusec import driver
 from fusec.cli.synth import PRESETS as NAMED
 from fusec.errors import FusecError
 from fusec.models import ARCHITECTURES
-from fusec.models.decoder import Yarn
 from fusec.models.decoder_graph import decode_graph
 from fusec.models.gguf_file import open_gguf
 from fusec.models.model import Model
+from fusec.models.positions import Yarn
 from fusec.models.presets import PRESETS
 from fusec.models.requantize import requantize
 from fusec.models.small import TRAITS, config_of
@@ -98,17 +98,33 @@ def test_yarn_leaves_quick_pairs_alone_and_scales_slow_ones() -> None:
     assert Yarn(4.0, 32768).magnitude == pytest.approx(1.1386294)
 
 
-@pytest.mark.parametrize("kind", ["yarn", "longrope"])
-def test_factors_of_rope_are_refused_where_window_layers_have_a_base_of_their_own(
-    kind: str, tmp_path: Path
-) -> None:
-    """Though no window is shorter than the context: those layers would be given the factors too."""
-    config = replace(config_of("gemma3"), window=0)
-    plain = synthesize(config, tmp_path / "plain.gguf", "F32")
-    scaling = {"gemma3.rope.scaling.type": kind, "gemma3.rope.scaling.factor": 4.0}
-    keys = {"general.architecture": "gemma3", **scaling}
-    with pytest.raises(FusecError, match="factors of RoPE beside layers that have a base of their"):
-        Model.open(edited(plain, tmp_path / "model.gguf", keys))
+def test_a_multiplier_takes_yarns_magnitude_out_of_queries_and_keys() -> None:
+    assert Yarn(4.0, 32768, multiplier=1.0).magnitude == 1.0
+    assert Yarn(4.0, 32768, multiplier=0.5).magnitude == pytest.approx(1.1386294 / 1.0693147)
+
+
+def test_window_layers_with_a_base_of_their_own_are_not_stretched(tmp_path: Path) -> None:
+    """As in OLMo 3, which has YaRN in every fourth layer only."""
+    yarn = Yarn(4.0, 32)
+    windows = {"window": 24, "full_layers": frozenset({3}), "window_base": 1e4}
+    config = replace(config_of("olmo2"), layers=4, yarn=yarn, magnitude=yarn.magnitude, **windows)
+    types = {name: "f32" for name, _ in config.tensor_shapes()}
+    turns = [n for n in decode_graph(config, types, 1, 24, "f32").nodes if n.op == "rope"]
+    assert [len(n.inputs) for n in turns] == [2] * 6 + [3] * 2
+    model = Model.open(synthesize(config, tmp_path / "model.gguf", "F32"))
+    assert model.config == replace(config, norm_eps=model.config.norm_eps)
+
+
+def test_yarn_where_windows_have_no_base_of_their_own_is_refused(tmp_path: Path) -> None:
+    config = replace(config_of("llama"), window=24, yarn=Yarn(4.0, 32))
+    with pytest.raises(FusecError, match="YaRN in layers with windows is not supported"):
+        Model.open(synthesize(config, tmp_path / "model.gguf", "F32"))
+
+
+def test_temperature_without_the_context_it_counts_in_is_refused(tmp_path: Path) -> None:
+    plain = synthesize(replace(config_of("mistral3"), yarn=None), tmp_path / "model.gguf", "F32")
+    with pytest.raises(FusecError, match=r"is 0.5, expected mistral3\.rope\.scaling\.or"):
+        Model.open(plain)
 
 
 def test_longrope_has_factors_for_short_and_for_long_contexts() -> None:

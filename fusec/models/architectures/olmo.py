@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fusec.models.decoder import DecoderConfig
-from fusec.models.decoder_keys import read
+from fusec.models.decoder_keys import BASE, WINDOW, read
 from fusec.models.hyperparameters import Hyperparameters
 
 BEHIND: dict[str, Any] = {"pairing": "halves", "pre_norms": False, "post_norms": True}
@@ -16,8 +16,10 @@ EXAONE4 = BEHIND | {"qk_norms": "heads"}
 
 
 def olmo2(keys: Hyperparameters) -> DecoderConfig:
-    """Queries and keys are normed as whole vectors."""
-    return read(keys, pattern=PATTERN, **OLMO2)
+    """Queries and keys are normed as whole vectors. OLMo 3 has windows, and YaRN without them."""
+    base = keys.real("rope.freq_base_swa", keys.real(*BASE))
+    has_windows = keys.count(WINDOW, 0, least=0) > 0
+    return read(keys, pattern=PATTERN, window_base=base if has_windows else 0.0, **OLMO2)
 
 
 def exaone4(keys: Hyperparameters) -> DecoderConfig:

@@ -41,7 +41,7 @@ def one_by_one(session: TwinSession | Reference, count: int) -> np.ndarray:
     return np.concatenate([session.step(**step)["logits"] for step in steps])
 
 
-USUAL_BLOCKS = ("qwen2", "qwen3", "gemma2", "gemma3")
+USUAL_BLOCKS = ("qwen2", "qwen3", "gemma2", "gemma3", "mistral3")
 EXPERTS = ("qwen2moe", "granitemoe", "gpt-oss")
 APART = ("phi2", "starcoder2", "gpt-oss", "granitemoe")
 """Whose projection of attention has a bias of its own, or is scaled."""
@@ -70,6 +70,7 @@ def test_levels_agree_and_with_the_reference(architecture: str) -> None:
         ("command-r", 3),
         ("gpt-oss", 3),
         ("qwen2moe", 12),
+        ("mistral3", 12),
     ],
 )
 def test_rows_of_a_step_have_the_bytes_of_their_own(architecture: str, tokens: int) -> None:
