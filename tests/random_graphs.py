@@ -78,6 +78,12 @@ class _Maker:
         factor = [self.weight(1)] if self.pick((False, False, True)) else []
         return self.b.matvec(x, self.matrix(self.pick(WIDTHS), x.shape[1]), *factor)
 
+    def head_matvec(self, x: Value) -> Value:
+        columns = x.shape[1] // 2
+        kinds = self.matrices if columns == HEAD * 2 else [k for k in self.matrices if k[0] == "f"]
+        w = self.weight(self.pick(WIDTHS), columns, kind=self.pick(kinds))
+        return self.b.head_matvec(x, w, heads=2)
+
     def binary(self, x: Value) -> Value:
         others = [v for v in self.vectors if v.shape == x.shape]
         other = self.pick([*others, self.weight(x.shape[1])])
@@ -158,8 +164,8 @@ class _Maker:
 
 EVERYWHERE = (
     "embed", "rms_norm", "head_norm", "layer_norm", "head_layer_norm", "matvec", "matvec", "matvec",
-    "binary", "binary", "unary", "rope", "temper", "append", "attention", "argmax", "shared",
-    "experts",
+    "head_matvec", "binary", "binary", "unary", "rope", "temper", "append", "attention", "argmax",
+    "shared", "experts",
 )  # fmt: skip
 ON_GPU = (*EVERYWHERE, "factored", "factored", "split_attention", "parts", "best_of_parts")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from fusec.ir.dtypes import dtype
 from fusec.ir.graph import Node, Value
 from fusec.ir.op import INDEX, Op
@@ -47,6 +49,28 @@ def matvec(x: Array, w: Array, *scales: Array) -> Array:
     return product
 
 
+def infer_head_matvec(node: Node) -> list[Type]:
+    """f32[T, rows], head after head."""
+    x, w = node.inputs
+    tokens, n = activation(x)
+    rows, columns = matrix(w)
+    heads = int(node["heads"])
+    want(heads > 0 and rows % heads == 0, f"w: [{heads} heads of rows, columns]", w.type)
+    want(n == heads * columns, f"x: f32[T, {heads} heads of {columns}]", x.type)
+    return [("f32", (tokens, rows))]
+
+
+def head_matvec(x: Array, w: Array, *, heads: int) -> Array:
+    """Each head's part of x times that head's rows."""
+    parts, matrices = x.reshape(len(x), heads, -1), w.reshape(heads, -1, w.shape[1])
+    return np.einsum("thc,hrc->thr", parts, matrices).reshape(len(x), -1)
+
+
+def heads_of(node: Node) -> int:
+    """Into how many parts a product's vector falls, each of which goes with as many rows."""
+    return int(node["heads"]) if node.op == "head_matvec" else 1
+
+
 def is_fixed(node: Node) -> bool:
     """Whether a node is a product of a vector in fixed point (see `fusec.ir.op_fixed`)."""
     return node.op == "matvec" and node.inputs[0].dtype in WIDTHS
@@ -54,7 +78,7 @@ def is_fixed(node: Node) -> bool:
 
 def row_length(node: Node) -> int:
     """Elements that are multiplied and added for one element of a product."""
-    return int(node.inputs[0].shape[-1])
+    return int(node.inputs[0].shape[-1]) // heads_of(node)
 
 
 def factor_of(node: Node) -> Value | None:
@@ -80,5 +104,10 @@ OPS = (
         "matvec", "rows",
         "x: f32[T, n], w: weight[rows, n], factor: f32[1], inverse: f32[T, 1]", (2, 4),
         infer_matvec, matvec, lambda n: 2 * elements_of(n) * n.inputs[1].shape[1],
+    ),
+    Op(
+        "head_matvec", "rows", "x: f32[T, heads * n], w: weight[heads * rows, n]", (2, 2),
+        infer_head_matvec, head_matvec, lambda n: 2 * elements_of(n) * n.inputs[1].shape[1],
+        {"heads": int},
     ),
 )  # fmt: skip

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from fusec.ir.graph import Graph, Node, Value, outside
 from fusec.ir.op import LOCAL
 from fusec.ir.op_elementwise import is_spread
-from fusec.ir.op_matvec import is_fixed
+from fusec.ir.op_matvec import heads_of, is_fixed
 from fusec.ir.ops import op, picks_rows
 
 WHOLE_READERS = ("vector", "rows", "heads", "scalar")
@@ -107,7 +107,10 @@ def analyse(region: Graph) -> KernelShape:
     stores = tuple(v for v in region.outputs if v.name in made)
     if product is not None and (reason := _no_parts(region, product, segments)):
         raise NotOneKernel(f"{product.op} {product.name} {reason}")
-    return KernelShape(prologue, segments, stores, product)
+    shape = KernelShape(prologue, segments, stores, product)
+    if reason := _heads_apart(shape):
+        raise NotOneKernel(reason)
+    return shape
 
 
 def many_rows_apart(shape: KernelShape) -> str | None:
@@ -146,6 +149,23 @@ def _no_parts(region: Graph, product: Node, segments: tuple[Segment, ...]) -> st
         return f"needs rows that are known before the launch in front is complete, not {picked[0]}"
     if segments[0].nodes[-1].name != vector.name:
         return f"needs {vector.name} from the segment in front"
+    return None
+
+
+def _heads_apart(shape: KernelShape) -> str | None:
+    """Why a product by heads shares no kernel with the rest, or None if it can.
+
+    Its blocks have rows of one head, and make no more of the vector than that head's part.
+    """
+    anchors = [n for s in shape.segments for n in s.nodes if op(n.op).role == "rows"]
+    node = next((n for n in anchors if heads_of(n) > 1), None)
+    if node is None:
+        return None
+    if len(shape.segments) > 1 or len({n.name for n in anchors}) > 1 or shape.parts is not None:
+        return f"{node.op} {node.name} has blocks for each head, the rest has not"
+    rope, rows = shape.segments[0].rope, node.inputs[1].shape[0] // heads_of(node)
+    if rope is not None and rows % int(rope["head_dim"]):
+        return f"{rope.name} turns heads of {rope['head_dim']}, {node.name} makes heads of {rows}"
     return None
 
 

@@ -7,7 +7,8 @@ which matrices may share a kernel, what is emitted, how bytes are repacked when 
 So the pass runs before all fusion, at every level.
 
 Tiles are on their way to a kernel before the launch in front of it is complete. Where an index made
-there says which rows are multiplied, that is too early, so such matrices lie by rows.
+there says which rows are multiplied, that is too early, so such matrices lie by rows. So do those
+whose rows go with a head each: a block has rows of one head, and no whole tiles.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from fusec.ir.graph import Graph, Node, Value
+from fusec.ir.op_matvec import heads_of
 from fusec.ir.ops import op, picks_rows
 from fusec.ir.target import ROWS, TILES, Target
 from fusec.passes.fuse import Refusal
@@ -31,11 +33,12 @@ class PlaceWeights:
         """The graph with laid-out weights; how many there are."""
 
         beside = _rows_beside(graph)
-        picked = {w.name for node in graph.walk() if picks_rows(node) for w in node.weights}
+        apart = [node for node in graph.walk() if picks_rows(node) or heads_of(node) > 1]
+        by_rows = {weight.name for node in apart for weight in node.weights}
 
         def layout(weight: Value) -> str:
             found = target.layout_of(weight, beside.get(weight.name, 0))
-            return ROWS if weight.name in picked and found == TILES else found
+            return ROWS if weight.name in by_rows and found == TILES else found
 
         def placed(node: Node) -> Node:
             inputs = tuple(replace(v, layout=layout(v)) if v.is_weight else v for v in node.inputs)

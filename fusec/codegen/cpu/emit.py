@@ -18,7 +18,7 @@ from fusec.errors import FusecError
 from fusec.ir.dtypes import dtype
 from fusec.ir.graph import Graph, Node, Value
 from fusec.ir.op_experts import GATINGS
-from fusec.ir.op_matvec import factor_of, inverse_of
+from fusec.ir.op_matvec import factor_of, heads_of, inverse_of
 from fusec.ir.op_norm import has_own_weights
 from fusec.ir.ops import op, picks_rows
 from fusec.ir.plan import Kernel
@@ -240,16 +240,17 @@ class _Emitter:
     def dots(self, node: Node, i: str) -> str:
         """Row i of a matrix times every token's vector."""
         x, weight = node.inputs[:2]
-        n = weight.shape[-1]
+        n, vector, out = weight.shape[-1], self.vectors[x.name], _dots(node.name, i)
         stride = dtype(weight.dtype).nbytes((n,))
-        vectors, out = f"{self.vectors[x.name]}, {n}, tokens", _dots(node.name, i)
         if not picks_rows(node):
             row = f"advance({self.vectors[weight.name]}, {i} * {stride})"
-            return f"dots_{weight.dtype}({row}, {vectors}, {out})"
+            if (heads := heads_of(node)) > 1:
+                vector = f"advance({vector}, {i} // {weight.shape[0] // heads} * {n})"
+            return f"dots_{weight.dtype}({row}, {vector}, {n}, {x.shape[-1]}, tokens, {out})"
         ids, rows = node.inputs[2], int(node["rows"])
         stack = f"{self.vectors[weight.name]}, {stride}, {rows}, {i}"
         chosen = f"{self.vectors[ids.name]}, {ids.shape[-1]}"
-        return f"{node.op}_{weight.dtype}({stack}, {chosen}, {vectors}, {out})"
+        return f"{node.op}_{weight.dtype}({stack}, {chosen}, {vector}, {n}, tokens, {out})"
 
     def elements(self, segment: Segment, in_memory: bool = False) -> None:
         """Element-wise nodes at index i (or the pair i0, i1) of token t.

@@ -107,21 +107,22 @@ def argmax(x: Pointer, n: int) -> int:
 
 @functools.cache
 def dots(weights: str) -> Any:
-    """`dots(row, x, n, tokens, out)`: one row of a format times several tokens' vectors.
+    """`dots(row, x, n, stride, tokens, out)`: one row of a format times several tokens' vectors.
 
-    Token t's vector starts n elements after token t - 1's. A row is decoded once for four tokens;
-    each token's sum has the bits it would have alone.
+    They have n elements; token t's starts `stride` after token t - 1's. A row is decoded once for
+    four tokens; each token's sum has the bits it would have alone.
     """
     one, four = getattr(vector, f"dot_{weights}"), getattr(vector, f"dot4_{weights}")
 
     @njit
-    def dots(row, x, n, tokens, out):  # type: ignore[no-untyped-def]
+    def dots(row, x, n, stride, tokens, out):  # type: ignore[no-untyped-def]
         t = int64(0)
         while t + 4 <= tokens:
-            out[t], out[t + 1], out[t + 2], out[t + 3] = four(row, advance(x, t * n), n, n)
+            first = advance(x, t * stride)
+            out[t], out[t + 1], out[t + 2], out[t + 3] = four(row, first, n, stride)
             t += 4
         while t < tokens:
-            out[t] = one(row, advance(x, t * n), n)
+            out[t] = one(row, advance(x, t * stride), n)
             t += 1
 
     return dots

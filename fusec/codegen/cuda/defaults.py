@@ -13,6 +13,7 @@ from fusec.codegen.cuda.shape import (
     beside,
     column_parts,
     has_heads,
+    head_units,
     is_tiled,
     matvecs,
     may_pair,
@@ -29,6 +30,7 @@ from fusec.ir.region import KernelShape, Segment
 
 SMALL = 15_888  # weights a multiprocessor reads and multiplies before the next launch begins
 SHARED = ((8, 4), (16, 2))  # warps, and rows of each, where a cluster shares what its blocks make
+HEAD_WARPS = range(1, 17)  # of a block with rows of one head
 MOST_TILES = 16  # whose sums a block keeps at once
 
 
@@ -42,6 +44,9 @@ def default(shape: KernelShape, sms: int, overlaps: bool = False) -> Choice:
     rows = matvecs(shape)
     if any(map(is_tiled, rows)):
         return tiles_shared(shape, rows, sms, overlaps)
+    if of_head := head_units(shape):
+        warps = max(n for n in HEAD_WARPS if of_head % n == 0)
+        return Choice(warps, release="load" if overlaps else "wait")
     if shape.parts is not None:
         choices = [Choice(*sizes, release="read" if overlaps else "wait") for sizes in SHARED]
         return next((c for c in choices if may_share(shape, c)), choices[-1])
@@ -50,6 +55,11 @@ def default(shape: KernelShape, sms: int, overlaps: bool = False) -> Choice:
     if not rows:
         release = "load" if overlaps and has_heads(shape) else "wait"
         return Choice(max(_warps(shape), CHUNKS if has_heads(shape) else 1), release=release)
+    return _in_one_wave(shape, rows, sms)
+
+
+def _in_one_wave(shape: KernelShape, rows: list[Segment], sms: int) -> Choice:
+    """The choice for rows whose launch is alone on the GPU."""
     least = CHUNKS if has_heads(shape) else 1
     for warps in (8, 12, 16):
         if sum(-(-units(s) // warps) for s in rows) <= sms:

@@ -15,7 +15,7 @@ from fusec.codegen.cuda.experts import ExpertVectors, WeightedVectors
 from fusec.codegen.cuda.forms import FixedPoint, Floats, KeptFixed, Pending, Squares
 from fusec.codegen.cuda.quads import Quads
 from fusec.codegen.cuda.scope import Scope, identifier
-from fusec.codegen.cuda.shape import is_tiled
+from fusec.codegen.cuda.shape import anchors, is_tiled
 from fusec.codegen.cuda.sources import (
     Centered,
     Combined,
@@ -23,14 +23,16 @@ from fusec.codegen.cuda.sources import (
     Gained,
     Memory,
     Normed,
+    Part,
     Shared,
     Source,
     Summed,
 )
 from fusec.codegen.cuda.stages import Stage
 from fusec.codegen.formats import FloatFormat, QuantFormat
+from fusec.errors import FusecError
 from fusec.ir.graph import Node, Value
-from fusec.ir.op_matvec import inverse_of
+from fusec.ir.op_matvec import heads_of, inverse_of
 from fusec.ir.op_norm import has_own_weights
 from fusec.ir.ops import OPS, op
 from fusec.ir.region import KernelShape, Segment
@@ -65,6 +67,7 @@ class Prologue:
         w = self.scope.w
         with w.at(Stage.FIND):
             self._positions()
+            self._head()
         before = all(map(self._by_quads, self.shape.prologue))
         with w.at(Stage.LOAD if before else Stage.READ):
             if self.shape.prologue:
@@ -104,6 +107,19 @@ class Prologue:
                 if node.op == "attention_combine" and value.dtype == "i32":
                     now, pos = f"now_{identifier(node.outputs[0])}", self.scope.pointers[value.name]
                     self.scope.w.line(f"{now} = load_u32({pos})")
+
+    def _head(self) -> None:
+        """Where the block's head begins in the vector, if the kernel's product goes by heads."""
+        segment = self.shape.segments[0] if self.shape.segments else None
+        node = next((a for a in anchors(segment) if heads_of(a) > 1), None) if segment else None
+        if node is not None:
+            blocks = self.scope.geometry.grid // heads_of(node)
+            quads, rest = divmod(node.inputs[1].shape[1], 4)
+            if rest:
+                raise FusecError(
+                    f"{node.name}: expected heads of whole quads, found {4 * quads + rest} elements"
+                )
+            self.scope.w.line(f"head_quad = uint32((block // uint32({blocks})) * {quads})")
 
     def _barrier(self, forms: list[Quads]) -> None:
         """Of the block, or of each warp where it reads nothing but what it made."""
@@ -154,6 +170,8 @@ class Prologue:
             source = self.source(x)
             if (inverse := inverse_of(node)) is not None:
                 self.factors.setdefault(inverse.name, f"factor{len(self.factors)}")
+            if heads_of(node) > 1:
+                source = Part(source, "head_quad", weight.shape[1])
             if isinstance(formats.get(weight.dtype), FloatFormat):
                 if x.name not in self.floats:
                     pending += self._as_floats(x, source)

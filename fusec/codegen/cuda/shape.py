@@ -14,7 +14,7 @@ from fusec.codegen.cuda.columns import Columns
 from fusec.codegen.formats import FORMATS, FloatFormat, QuantFormat
 from fusec.codegen.formats.tiles import SIZES
 from fusec.ir.graph import Node, Value
-from fusec.ir.op_matvec import row_length
+from fusec.ir.op_matvec import heads_of, row_length
 from fusec.ir.ops import op
 from fusec.ir.plan import Choice
 from fusec.ir.region import KernelShape, Segment
@@ -120,6 +120,14 @@ def is_tiled(segment: Segment) -> bool:
     return any(anchor.inputs[1].layout == TILES for anchor in anchors(segment))
 
 
+def head_units(shape: KernelShape) -> int:
+    """Units of a head, where a product goes by heads: a block has some of one head. Else 0."""
+    for segment in matvecs(shape):
+        if (heads := max(map(heads_of, anchors(segment)))) > 1:
+            return units(segment) // heads
+    return 0
+
+
 def tile_units(segment: Segment) -> int:
     """Units of a segment whose rows are a tile (two tiles, of pairs that are not neighbours)."""
     adjacent = segment.rope is not None and segment.rope["pairing"] == "adjacent"
@@ -198,6 +206,10 @@ def why_not(shape: KernelShape, choice: Choice, sms: int) -> str | None:
     refused = {
         f"a warp for each of {CHUNKS} chunks at once, found {choice.warps}": (
             has_heads(shape) and choice.warps < CHUNKS
+        ),
+        "a block to have rows of one head, in one step": (
+            head_units(shape) % (choice.warps * choice.rows_at_once) > 0
+            or (head_units(shape) > 0 and choice.steps > 1)
         ),
         f"{TILE_WARPS} warps, found {choice.warps}": tiled and choice.warps != TILE_WARPS,
         f"one step over tiles of at least {SPLIT} columns, and vectors in memory, for pairs of "

@@ -295,6 +295,43 @@ class Combined(Source):
 
 
 @dataclass
+class Part(Source):
+    """The `n` elements of another source that a head has; `first`: a variable with their quad."""
+
+    whole: Source
+    first: str
+    n: int
+
+    def _place(self, i: str) -> str:
+        """Which quad of the whole is number `i`; behind the end, the last one."""
+        return f"uint32({self.first} + min_u32({i}, uint32({self.n // 4 - 1})))"
+
+    def _only(self, i: str, quad: str) -> str:
+        """The quad, or zeros behind the end."""
+        return f"only_quad({i} < uint32({self.n // 4}), {quad})"
+
+    def quad(self, i: str) -> str:
+        """See `Source.quad`."""
+        return self._only(i, self.whole.quad(self._place(i)))
+
+    def element(self, i: str) -> str:
+        """See `Source.element`."""
+        return self.whole.element(f"uint32({self.first} * uint32(4) + {i})")
+
+    def fetch_weights(self, w: Writer, i: str, tag: str) -> None:
+        """See `Source.fetch_weights`."""
+        self.whole.fetch_weights(w, self._place(i), tag)
+
+    def fetch(self, w: Writer, i: str, tag: str) -> str:
+        """See `Source.fetch`."""
+        return self._only(i, self.whole.fetch(w, self._place(i), tag))
+
+    def ready(self, w: Writer) -> None:
+        """See `Source.ready`."""
+        self.whole.ready(w)
+
+
+@dataclass
 class Embedded(Source):
     """A row of a table of weights, in quads only."""
 
