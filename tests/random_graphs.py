@@ -146,6 +146,12 @@ class _Maker:
         operands, groups = self._cached(x)
         return self.b.attention(*operands, **groups)
 
+    def latent_attention(self, x: Value) -> Value:
+        """Of a query of keys, and of x, which is one of values."""
+        groups = {"heads": x.shape[1] // HEAD, "kv_heads": 1, "scale": HEAD**-0.5}
+        k, v = (self.b.kv_append(self.state(HEAD), self.wide(HEAD), self.pos) for _ in "kv")
+        return self.b.attention(self.product(x.shape[1]), k, v, self.pos, x, **groups)
+
     def split_attention(self, x: Value) -> Value:
         operands, groups = self._cached(x)
         sizes = {"span": 256, "spans": 1}
@@ -165,7 +171,7 @@ class _Maker:
 EVERYWHERE = (
     "embed", "rms_norm", "head_norm", "layer_norm", "head_layer_norm", "matvec", "matvec", "matvec",
     "head_matvec", "binary", "binary", "unary", "rope", "temper", "append", "attention", "argmax",
-    "shared", "experts",
+    "latent_attention", "shared", "experts",
 )  # fmt: skip
 ON_GPU = (*EVERYWHERE, "factored", "factored", "split_attention", "parts", "best_of_parts")
 

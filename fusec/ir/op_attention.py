@@ -8,11 +8,15 @@ What attention may have besides, each 0 (or left out) where there is none:
 - `cap`: scores are cap * tanh(score / cap) (Gemma 2).
 - `sinks`, an operand: a logit of each head that takes part in the softmax and has no value
   (gpt-oss; Xiao et al. 2023, "Efficient streaming language models with attention sinks").
+- `p`, an operand: a second query, of the values: a score is q . k + p . v. Where keys and values
+  are made of one small vector a position (multi-head latent attention, DeepSeek-V2), that vector is
+  what is cached, and each head's matrices are taken into its query and out of its result.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -52,14 +56,15 @@ def _check_ring(node: Node, state: Value) -> None:
 
 
 def infer_attention(node: Node) -> list[Type]:
-    """f32[T, n], as the query."""
+    """f32[T, n], as the query, or as that of the values."""
     q, k, v, pos = node.inputs[:4]
     tokens, n = activation(q, "q")
     heads, kv_heads = int(node["heads"]), int(node["kv_heads"])
     want(min(heads, kv_heads) > 0, "heads and kv_heads of at least 1", f"{heads} and {kv_heads}")
     want(heads % kv_heads == 0, "heads a multiple of kv_heads", f"{heads} and {kv_heads}")
-    wanted = (kv_heads, n // heads)
-    for cache in (k, v):
+    of_values = query_of_values(node) or q
+    for cache, query in ((k, q), (v, of_values)):
+        wanted = (kv_heads, activation(query)[1] // heads)
         want(
             cache.is_state and cache.shape[1:] == wanted,
             f"state [context, {wanted[0]}, {wanted[1]}]",
@@ -67,14 +72,23 @@ def infer_attention(node: Node) -> list[Type]:
         )
         _check_ring(node, cache)
     want(n % heads == 0, f"q: f32[T, {heads} heads]", q.type)
+    whole = of_values.shape[0] == tokens and of_values.shape[1] % heads == 0
+    want(whole, f"p: f32[{tokens}, {heads} heads]", of_values.type)
     per_token(pos, tokens, "pos")
     window, ring, cap = int(node["window"]), int(node["ring"]), float(node["cap"])
     want(window >= 0 and (window > 0 or not ring), "a window where there is a ring", window)
     want(window <= ring or not ring, f"a window of at most the {ring} rows of the ring", window)
     want(math.isfinite(cap) and cap >= 0, "a cap of at least 0", cap)
-    if len(node.inputs) > 4:
-        _check_sinks(node.inputs[4], heads)
-    return [("f32", (tokens, n))]
+    for value in node.inputs[4:]:
+        if value.is_weight:
+            _check_sinks(value, heads)
+    want(len({v.is_weight for v in node.inputs[4:]}) == len(node.inputs[4:]), "one p", "two")
+    return [("f32", of_values.shape)]
+
+
+def query_of_values(node: Node) -> Value | None:
+    """The second query of attention, if it has one."""
+    return next((v for v in node.inputs[4:] if not v.is_weight), None)
 
 
 def _check_sinks(sinks: Value, heads: int) -> None:
@@ -87,8 +101,7 @@ def attention(
     k: Array,
     v: Array,
     pos: Array,
-    sinks: Array | None = None,
-    *,
+    *more: Array,
     heads: int,
     kv_heads: int,
     scale: float,
@@ -96,13 +109,15 @@ def attention(
     ring: int = 0,
     cap: float = 0.0,
 ) -> Array:
-    """Causal grouped-query attention (Ainslie et al. 2023): token t sees positions 0..pos[t]."""
-    head_dim = q.shape[1] // heads
-    out = np.empty_like(q).reshape(len(q), heads, head_dim)
-    grouped = q.reshape(len(q), kv_heads, heads // kv_heads, head_dim)
+    """Causal grouped-query attention (Ainslie et al. 2023): token t sees positions 0..pos[t].
+
+    `more`: sinks, a vector, and `p`, a matrix, whichever there are.
+    """
+    sinks = next((x for x in more if x.ndim == 1), None)
+    out = np.empty((len(q), heads, v.shape[-1]), q.dtype)
     for t, last in enumerate(pos):
         rows = _rows(_first(last, window), last + 1, ring)
-        scores = _capped(np.einsum("hgd,phd->hgp", grouped[t], k[rows]), scale, cap)
+        scores = _capped(_products(t, q, k[rows], v[rows], more, heads), scale, cap)
         top = scores.max(-1, keepdims=True)
         if sinks is not None:
             top = np.maximum(top, sinks.reshape(kv_heads, -1, 1))
@@ -111,8 +126,20 @@ def attention(
         if sinks is not None:
             total += np.exp(sinks.reshape(kv_heads, -1, 1) - top)
         weights /= total
-        out[t] = np.einsum("hgp,phd->hgd", weights, v[rows]).reshape(heads, head_dim)
-    return out.reshape(q.shape)
+        out[t] = np.einsum("hgp,phd->hgd", weights, v[rows]).reshape(heads, -1)
+    return out.reshape(len(q), -1)
+
+
+def _products(
+    t: int, q: Array, keys: Array, values: Array, more: Iterable[Array], heads: int
+) -> Array:
+    """Token t's queries times what is cached: [kv_heads, heads of a group, positions]."""
+    kv_heads, total = keys.shape[1], np.zeros(1, q.dtype)
+    second = ((p, values) for p in more if p.ndim > 1)
+    for query, rows in ((q, keys), *second):
+        grouped = query[t].reshape(kv_heads, heads // kv_heads, -1)
+        total = total + np.einsum("hgd,phd->hgp", grouped, rows)
+    return total
 
 
 def _first(last: int, window: int) -> int:
@@ -142,7 +169,9 @@ def attention_bytes(node: Node) -> int:
 
 def attention_flops(node: Node) -> int:
     """Of the whole context, or the window: what a step costs at the end of it."""
-    return 4 * positions_seen(node) * elements_of(node)
+    queries = [v for v in (node.inputs[0], query_of_values(node)) if v is not None]
+    elements = (math.prod(v.shape) for v in (*queries, queries[-1]))  # the result is as the last
+    return 2 * positions_seen(node) * sum(elements)
 
 
 def seen_at(node: Node, position: int) -> int:
@@ -181,7 +210,7 @@ def attention_spans(
     k: Array,
     v: Array,
     pos: Array,
-    *,
+    *p: Array,
     heads: int,
     kv_heads: int,
     scale: float,
@@ -198,16 +227,15 @@ def attention_spans(
     exponent of the span's largest score to the base of 2, rounded. A span behind the position is
     zeros. With a window, the spans begin with that of the first position that is seen.
     """
-    head_dim = q.shape[1] // heads
-    values = np.zeros((len(q), spans, heads, head_dim), q.dtype)
+    values = np.zeros((len(q), spans, heads, v.shape[-1]), q.dtype)
     sums = np.zeros((len(q), spans, heads, 2), q.dtype)
-    query = q.reshape(len(q), heads, head_dim)
     for t, last in enumerate(pos):
         first = _first(last, window)
         for s, begin in enumerate(range(first // span * span, last + 1, span)):
             part = _rows(max(begin, first), min(begin + span, last + 1), ring)
-            keys, rows = (np.repeat(x[part], heads // kv_heads, axis=1) for x in (k, v))
-            scores = _capped(np.einsum("hd,phd->hp", query[t], keys), scale, cap)
+            products = _products(t, q, k[part], v[part], p, heads)
+            scores = _capped(products.reshape(heads, -1), scale, cap)
+            rows = np.repeat(v[part], heads // kv_heads, axis=1)
             top = np.rint(scores.max(-1) / q.dtype.type(math.log(2)))
             weights = np.exp(scores - top[:, None] * q.dtype.type(math.log(2)))
             values[t, s] = np.einsum("hp,phd->hd", weights, rows)
@@ -294,7 +322,8 @@ def attention_project(
 
     The sum over the heads is w @ attention, because a product is linear in its vector.
     """
-    a = attention(q, k, v, pos, sinks, heads=heads, kv_heads=kv_heads, **given)
+    more = () if sinks is None else (sinks,)
+    a = attention(q, k, v, pos, *more, heads=heads, kv_heads=kv_heads, **given)
     columns = w.reshape(len(w), heads, -1)
     parts = np.einsum("thd,rhd->thr", a.reshape(len(q), heads, -1), columns)
     return parts.reshape(len(q), -1)
@@ -319,6 +348,7 @@ def _combine_work(node: Node, threads: int, position: int) -> float:
 
 _CACHE = "q: f32[T, n], k: state, v: state, pos: i32[T]"
 _SINKS = "sinks: weight f32[heads]"
+_OF_VALUES = "p: f32[T, heads * m]"
 _ATTENTION: dict[str, Attr | type] = {
     "heads": int,
     "kv_heads": int,
@@ -338,11 +368,13 @@ OPS = (
         indices={2: bound_by_positions}, label="kv", work=10, loads=1,
     ),
     Op(
-        "attention", "heads", f"{_CACHE}, {_SINKS}", (4, 5), infer_attention, attention,
-        attention_flops, _ATTENTION, bytes=attention_bytes, indices={3: bound_by_positions},
+        "attention", "heads", f"{_CACHE}, {_SINKS}, {_OF_VALUES}", (4, 6), infer_attention,
+        attention, attention_flops, _ATTENTION, bytes=attention_bytes,
+        indices={3: bound_by_positions},
     ),
     Op(
-        "attention_spans", "heads", _CACHE, (4, 4), infer_attention_spans, attention_spans,
+        "attention_spans", "heads", f"{_CACHE}, {_OF_VALUES}", (4, 5), infer_attention_spans,
+        attention_spans,
         attention_flops, _SPANS, bytes=attention_bytes, outputs=("", ".sums"),
         indices={3: bound_by_positions},
     ),

@@ -184,11 +184,14 @@ def moved(region: Graph | Node, position: int = POSITION) -> int:
         for weight in node.weights:
             nbytes = weight_bytes(node, weight)
             rows[weight.name] = max(nbytes, rows.get(weight.name, 0))
-        positions = {"heads": 2 * seen_at(node, position), "store": 1}.get(op(node.op).role, 0)
-        if positions:
-            state = next(v for v in node.inputs if v.is_state)
-            count += positions * dtype(state.dtype).nbytes(state.shape[1:])
+        positions = {"heads": seen_at(node, position), "store": 1}.get(op(node.op).role, 0)
+        count += positions * _row_bytes(v for v in node.inputs if v.is_state)
     return count + sum(rows.values())
+
+
+def _row_bytes(states: Iterable[Value]) -> int:
+    """Bytes of a position in states."""
+    return sum(dtype(v.dtype).nbytes(v.shape[1:]) for v in states)
 
 
 def resident(plan: LaunchPlan, gpu: Gpu) -> bool:
@@ -299,7 +302,7 @@ def _heads(segment: Segment, position: int) -> Work:
 
 
 def _attention(node: Node, position: int) -> Work:
-    heads, state = int(node["heads"]), node.inputs[1]
+    heads = int(node["heads"])
     seen = seen_at(node, position)
     span = int(node.get("span", position + 1))
     first = position + 1 - seen
@@ -308,7 +311,7 @@ def _attention(node: Node, position: int) -> Work:
     turns = -(-chunks // HEAD_WARPS)
     width = max(1.0, node.inputs[0].shape[-1] / heads / 64)  # in heads of 64 elements
     instructions = BASE + turns * POSITION_CHUNK * width + chunks * FOLD
-    a_position = 2 * dtype(state.dtype).nbytes(state.shape[1:])
+    a_position = _row_bytes(node.inputs[1:3])
     # the keys wait for the position; a chunk is summed up twice, and once more with the others
     return Work(
         instructions, min(chunks, HEAD_WARPS), blocks, seen * a_position,

@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fusec.ir.graph import Graph, Node, Value, attrs
+from fusec.ir.op_attention import query_of_values
 from fusec.ir.op_parts import sum_of
 from fusec.ir.ops import make
 from fusec.ir.target import ColumnSums, Target
@@ -68,6 +69,8 @@ def why_not(graph: Graph, combine: Node, target: Target) -> Product | str:
     spans = graph.producers.get(values.name)
     if spans is None or spans.op != "attention_spans" or sums not in spans.outputs:
         return f"no attention: {values.name} is not made by attention_spans"
+    if (of_values := query_of_values(spans)) is not None:
+        return f"a second query: {spans.name} also multiplies values, by {of_values.name}"
     if reason := second_user(graph, values.name) or second_user(graph, sums.name):
         return reason
     product = product_of(graph, combine.outputs[0])

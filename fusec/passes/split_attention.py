@@ -47,11 +47,14 @@ def why_not(graph: Graph, node: Node, target: Target) -> str | None:
 
 def split(node: Node, span: int) -> tuple[Node, Node]:
     """An attention as two nodes, the second under its name."""
-    given, sinks = dict(node.attrs), node.inputs[4:]
+    given, (q, k, v, pos) = dict(node.attrs), node.inputs[:4]
+    of_values = [x for x in node.inputs[4:] if not x.is_weight]
+    sinks = [x for x in node.inputs[4:] if x.is_weight]
     window = int(node["window"])
-    sizes = {"span": span, "spans": spans_seen(node.inputs[1].shape[0], window, span)}
-    first = make("attention_spans", node.inputs[:4], _partials(node), attrs(**given, **sizes))
-    combined = (*first.outputs, node.inputs[3], *sinks)
+    sizes = {"span": span, "spans": spans_seen(k.shape[0], window, span)}
+    operands = (q, k, v, pos, *of_values)
+    first = make("attention_spans", operands, _partials(node), attrs(**given, **sizes))
+    combined = (*first.outputs, pos, *sinks)
     of_heads = attrs(heads=given["heads"], window=window, **sizes)
     return first, Node("attention_combine", combined, node.outputs, of_heads)
 

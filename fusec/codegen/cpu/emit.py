@@ -17,6 +17,7 @@ from fusec.codegen.kernel import KernelSource
 from fusec.errors import FusecError
 from fusec.ir.dtypes import dtype
 from fusec.ir.graph import Graph, Node, Value
+from fusec.ir.op_attention import query_of_values
 from fusec.ir.op_experts import GATINGS
 from fusec.ir.op_matvec import factor_of, heads_of, inverse_of
 from fusec.ir.op_norm import has_own_weights
@@ -325,33 +326,47 @@ class _Emitter:
         (node,) = segment.nodes
         _refuse_unless(node.get("spans", 0) == 0, node)
         q, k, v, pos = node.inputs[:4]
-        out, heads, kv_heads = node.outputs[0], int(node["heads"]), int(node["kv_heads"])
-        head_dim, window, ring = segment.size // heads, int(node["window"]), int(node["ring"])
+        heads, kv_heads, of_values = (
+            int(node["heads"]),
+            int(node["kv_heads"]),
+            query_of_values(node),
+        )
+        window, ring = int(node["window"]), int(node["ring"])
         if ring % ATTENDED:
             raise FusecError(
                 f"{node.op} making {node.name}: expected a ring of whole chunks of {ATTENDED} "
                 f"positions, found {ring}"
             )
         self.w.line(f"scores = ptr_f32({self.room(CHUNK_BYTES)})")
+        kind, more = "attention", "scores"
+        if of_values is not None:
+            kind, more = "latent_attention", "more"
+            self.w.line(f"more = ptr_f32({self.room(CHUNK_BYTES)})")
         self.w.line(f"low, high = share(tokens * {heads}, thread, threads)", node.name)
         with self.w.block("for unit in range(low, high):"):
             self.w.line(f"t, head = unit // {heads}, unit % {heads}")
-            self.w.line(f"kv = head // {heads // kv_heads} * {head_dim}")
+            self.w.line(f"kv = head // {heads // kv_heads}")
             self.w.line(f"end = int64({self.vectors[pos.name]}[t]) + 1")
             sink = "".join(f"{self.vectors[v.name]}[head]" for v in node.weights)
-            with self.w.block(f"attention_{k.dtype}("):
-                for vector in (out, q):
-                    at = f"t * {segment.size} + head * {head_dim}"
-                    self.w.line(f"advance({self.vectors[vector.name]}, {at}),")
+            with self.w.block(f"{kind}_{k.dtype}("):
+                for vector in (node.outputs[0], q):
+                    self.w.line(f"{self.of_head(vector, heads)},")
                 for cache in (k, v):
-                    self.w.line(f"advance({self.vectors[cache.name]}, kv),")
-                self.w.line(f"{kv_heads * head_dim}, {head_dim},")
+                    self.w.line(f"advance({self.vectors[cache.name]}, kv * {cache.shape[2]}),")
+                self.w.line(f"{kv_heads * k.shape[2]}, {k.shape[2]},")
                 self.w.line(f"max(end - {window}, 0), end," if window else "int64(0), end,")
                 self.w.line(f"{ring},")
                 self.w.line(f"float32({node['scale']!r}), float32({node['cap']!r}),")
                 self.w.line(f"{bool(sink)}, {sink or 'float32(0)'},")
                 self.w.line("scores,")
+                self.w.line(f"{self.of_head(of_values or q, heads)},")
+                self.w.line(f"{kv_heads * v.shape[2]}, {v.shape[2]}, {more},")
             self.w.line(")")
+
+    def of_head(self, vector: Value, heads: int) -> str:
+        """Pointer to a head of token t's vector."""
+        size = vector.shape[-1]
+        return f"advance({self.vectors[vector.name]}, t * {size} + head * {size // heads})"
 
     def scalar(self, segment: Segment) -> None:
         """A reduction of each token's row; tokens are shared out."""

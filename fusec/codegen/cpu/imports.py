@@ -9,6 +9,7 @@ FUNCTIONS = {
     "experts": {"expert_vector", "expert_vector_sum", "route"},
     "lib": {
         "add_row", "argmax", "attention_f16", "attention_f32", "gelu", "layer_norm",
+        "latent_attention_f16", "latent_attention_f32",
         "relu_squared", "rms_norm", "share", "sigmoid", "silu", "softcap", "swiglu_oai",
     },
     "vector": {"advance", "f32_to_f16_bits", "ptr_f32", "ptr_i32", "ptr_u16", "ptr_u8"},

@@ -128,7 +128,7 @@ def dots(weights: str) -> Any:
     return dots
 
 
-def _attention(dot_rows: Any, axpy_rows: Any) -> Any:
+def _attention(dot_rows: Any, axpy_rows: Any, latent: bool = False) -> Any:
     @njit
     def attention(
         out: Pointer,
@@ -145,23 +145,32 @@ def _attention(dot_rows: Any, axpy_rows: Any) -> Any:
         has_sink: bool,
         sink: float,
         scores: Pointer,
+        p: Pointer,
+        v_stride: int,
+        v_dim: int,
+        more: Pointer,
     ) -> None:
         """One head of one token over cached keys and values `first` to `end - 1`.
 
         Online softmax (Milakov & Gimelshein 2018) over chunks of CHUNK positions, in order, of
         which the first may begin with some that are not seen. Rows are `stride` elements apart; of
         a `ring` of so many, row p % ring has position p. `cap`: of scores, or 0. `sink`: a logit
-        without a value, if there is one. `scores` is room for CHUNK floats.
+        without a value, if there is one. `scores` is room for CHUNK floats, and so is `more`.
+        `latent`: a score is q . k + p . v, and values have sizes of their own.
         """
         top = float32(-math.inf)
         total = float32(0)
-        for d in range(head_dim):
+        for d in range(v_dim):
             out[d] = float32(0)
         for chunk in range(first // CHUNK, (end + CHUNK - 1) // CHUNK):
             start = max(chunk * CHUNK, first)
             count = min((chunk + 1) * CHUNK, end) - start
-            row = (start % ring if ring else start) * stride
-            dot_rows(scores, advance(k, row), stride, count, q, head_dim)
+            row = start % ring if ring else start
+            dot_rows(scores, advance(k, row * stride), stride, count, q, head_dim)
+            if latent:
+                dot_rows(more, advance(v, row * v_stride), v_stride, count, p, v_dim)
+                for j in range(count):
+                    scores[j] += more[j]
             high = top
             for j in range(count):
                 scores[j] *= scale
@@ -169,10 +178,10 @@ def _attention(dot_rows: Any, axpy_rows: Any) -> Any:
                     scores[j] = softcap(scores[j], cap)
                 high = max(high, scores[j])
             fade = exp_f32(top - high)
-            for d in range(head_dim):
+            for d in range(v_dim):
                 out[d] *= fade
             exp_row(scores, high, count)
-            axpy_rows(out, advance(v, row), stride, count, scores, head_dim)
+            axpy_rows(out, advance(v, row * v_stride), v_stride, count, scores, v_dim)
             part = float32(0)
             for j in range(count):
                 part += scores[j]
@@ -181,10 +190,10 @@ def _attention(dot_rows: Any, axpy_rows: Any) -> Any:
         if has_sink:
             high = max(top, sink)
             fade = exp_f32(top - high)
-            for d in range(head_dim):
+            for d in range(v_dim):
                 out[d] *= fade
             total = total * fade + exp_f32(sink - high)
-        for d in range(head_dim):
+        for d in range(v_dim):
             out[d] /= total
 
     return attention
@@ -192,3 +201,5 @@ def _attention(dot_rows: Any, axpy_rows: Any) -> Any:
 
 attention_f16 = _attention(vector.dot_rows_f16, vector.axpy_rows_f16)
 attention_f32 = _attention(vector.dot_rows_f32, vector.axpy_rows_f32)
+latent_attention_f16 = _attention(vector.dot_rows_f16, vector.axpy_rows_f16, latent=True)
+latent_attention_f32 = _attention(vector.dot_rows_f32, vector.axpy_rows_f32, latent=True)

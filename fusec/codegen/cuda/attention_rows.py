@@ -30,11 +30,12 @@ from dataclasses import dataclass
 
 from fusec.codegen.cuda.alike import Alike
 from fusec.codegen.cuda.arch import ARCHS
-from fusec.codegen.cuda.attention import MOST_ELEMENTS, ZEROS, quotient, scaled
+from fusec.codegen.cuda.attention import ZEROS, quotient, scaled
 from fusec.codegen.cuda.shape import CHUNK, CHUNKS, SPAN, WARP
 from fusec.codegen.cuda.stages import Stage
 from fusec.errors import FusecError
 from fusec.ir.graph import Node
+from fusec.ir.op_attention import query_of_values
 
 THREADS = CHUNKS * WARP
 GROUPS = 4  # of a chunk's positions
@@ -44,13 +45,14 @@ QUERIES = 64  # registers that a lane may fill with queries
 UNROLLED = 4  # pieces of keys, up to which the text has all four steps of a turn
 MOST_TURNS = 2  # quads of states that a thread may keep; with ragged heads there is room for one
 COPY = 16  # bytes that are copied at once
+MOST_ELEMENTS = 256  # of a head: larger ones would not fit the registers
 SYSTEM = 1024  # bytes of a block's shared memory that the system takes
 SMALLEST = min(arch.shared for arch in ARCHS.values())
 
 
 def fits(node: Node, rows: int, shared: int = SMALLEST) -> bool:
     """Whether a block can take so many rows of the attention, on SMs with that shared memory."""
-    if node.op != "attention" or rows % 8 or not 8 <= rows <= 64:
+    if node.op != "attention" or rows % 8 or not 8 <= rows <= 64 or query_of_values(node):
         return False
     sizes = Sizes.of(node, rows)
     if sizes.head_dim % 2 or sizes.head_dim > MOST_ELEMENTS:

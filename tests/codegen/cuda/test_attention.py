@@ -243,9 +243,9 @@ def test_the_combination_in_front_of_other_readers(head_dim: int, reader: str) -
 # --- refusals ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("head_dim", [7, 258])
+@pytest.mark.parametrize("head_dim", [7, 514])
 def test_heads_that_no_block_makes_are_refused(head_dim: int) -> None:
-    with pytest.raises(FusecError, match=f"an even number of elements up to 256, found {head_dim}"):
+    with pytest.raises(FusecError, match=f"an even number of elements up to 512, found {head_dim}"):
         TwinSession(graph_of(head_dim, "f16", 8), {}, 0)
 
 
