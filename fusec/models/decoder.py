@@ -16,6 +16,7 @@ import numpy as np
 from fusec.errors import FusecError
 from fusec.models.experts import Experts, is_stack, stacked
 from fusec.models.gguf_file import GGUFFile, Tensor
+from fusec.models.latent import Latent, taken_apart
 from fusec.models.positions import Temperature, Yarn
 
 IN_A_LAYER = re.compile(r"(?P<layer>blk\.\d+)\.(?P<name>\w+)\.(?P<kind>\w+)")
@@ -66,6 +67,7 @@ class DecoderConfig:
     residual_scale: float = 1.0  # of what a half of a layer adds
     logit_scale: float = 1.0
     logit_cap: float = 0.0  # c * tanh(logit / c); 0 is none
+    latent: Latent | None = None  # keys and values are made of one cached vector
     temperature: Temperature | None = None  # of queries, by their position
     unrotated: int = 0  # every so many layers, one has no RoPE; 0: all have it
     rope_in_windows: bool = False  # only window layers have RoPE
@@ -153,8 +155,8 @@ class DecoderConfig:
 
         For experts, see there.
         """
-        if self.experts:
-            shape = self.experts.shape_in_file(name, shape)
+        for special in (self.experts, self.latent):
+            shape = special.shape_in_file(name, shape) if special else shape
         own = self.qk_norms == "each" and name.endswith(HEAD_NORMS)
         return (shape[0] // self.head_dim, self.head_dim) if own else shape
 
@@ -184,6 +186,11 @@ class DecoderConfig:
     def _layer(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         if self.pre_norms:
             yield "attn_norm", (self.width,)
+        yield from self.latent.tensors(self.width) if self.latent else self._attention()
+        if self.post_norms:
+            yield "post_attention_norm", (self.width,)
+
+    def _attention(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield "attn_q", (self.attention_width, self.width)
         yield "attn_k", (self.kv_width, self.width)
         yield "attn_v", (self.kv_width, self.width)
@@ -194,8 +201,6 @@ class DecoderConfig:
         if self.sinks:
             yield "attn_sinks", (self.heads,)
         yield "attn_output", (self.width, self.attention_width)
-        if self.post_norms:
-            yield "post_attention_norm", (self.width,)
 
     def _feed_forward(self, layer: int) -> Iterator[tuple[str, tuple[int, ...]]]:
         if self.pre_norms and not self.parallel:
@@ -243,6 +248,8 @@ def weights_of(file: GGUFFile, config: DecoderConfig) -> GGUFFile:
             own = f"{match['layer']}.{part}.{match['kind']}"
             found[own] = tensor.rows(own, first, count)
             first += count
+    if config.latent:
+        found = taken_apart(file, found, config.latent, config.layers)
     if config.yarn:
         factors = config.yarn.factors(config.rope_dims, config.rope_base)
         found[YARN] = Tensor(YARN, "f32", factors.shape, factors.view(np.uint8), 0)

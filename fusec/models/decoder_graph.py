@@ -60,7 +60,7 @@ class _Step:
         """The residual behind a layer."""
         at = f"blk.{layer}"
         n = self._pre_norm(x, f"{at}.attn_norm")
-        o = self._attention(n, layer)
+        o = (self._latent_attention if self.config.latent else self._attention)(n, layer)
         if not self.config.parallel:
             x = self._added(x, o, f"{at}.post_attention_norm", f"{at}.attn_residual")
             n = self._pre_norm(x, f"{at}.{self.config.ffn_norm}")
@@ -79,8 +79,7 @@ class _Step:
         ring = rows if rows < self.context else 0
         q, k, v = (self._matvec(n, f"{at}.attn_{p}.weight", f"{at}.{p}") for p in "qkv")
         q, k = (self._turned(x, p, layer) for x, p in ((q, "q"), (k, "k")))
-        if config.temperature:
-            q = b.temper(q, self.pos, **vars(config.temperature), name=f"{at}.q_tempered")
+        q = self._tempered(q, f"{at}.q_tempered")
         keys = b.kv_append(k_cache, k, self.pos, ring=ring)
         values = b.kv_append(v_cache, v, self.pos, ring=ring)
         groups = {"heads": config.heads, "kv_heads": config.kv_heads}
@@ -93,6 +92,41 @@ class _Step:
         a = b.attention(q, keys, values, self.pos, *sinks, name=f"{at}.attn", **given)
         return self._matvec(a, f"{at}.attn_output.weight", f"{at}.attn_output")
 
+    def _latent_attention(self, n: Value, layer: int) -> Value:
+        """The same where one vector a position, and one key, are cached for all heads.
+
+        A head's query meets the key with those of its elements that know the position (`q`), and
+        the vector with the others, behind the head's matrix of keys (`p`).
+        """
+        b, config, latent, at = self.b, self.config, self.config.latent, f"blk.{layer}"
+        assert latent is not None
+        sizes = (("k", latent.turned), ("v", latent.rank))
+        caches = (b.state(f"{at}.{part}", (self.context, 1, n), self.kv) for part, n in sizes)
+        x = n
+        if latent.query_rank:
+            x = self._matvec(n, f"{at}.attn_q_a.weight", f"{at}.q_a")
+            x = self._norm(x, f"{at}.attn_q_a_norm.weight", f"{at}.q_a_norm")
+        q = self._matvec(x, f"{at}.attn_q_turned.weight", f"{at}.q")
+        p = self._matvec(x, f"{at}.attn_q_plain.weight", f"{at}.q_plain")
+        k = self._matvec(n, f"{at}.attn_k_turned.weight", f"{at}.k")
+        v = self._matvec(n, f"{at}.attn_kv_a.weight", f"{at}.kv_a")
+        v = self._norm(v, f"{at}.attn_kv_a_norm.weight", f"{at}.kv_a_norm")
+        q, k = (self._rope(x, name, layer, latent.turned) for x, name in ((q, "q"), (k, "k")))
+        p = b.head_matvec(p, self._weight(f"{at}.attn_k_b.weight"), heads=latent.heads)
+        q, p = self._tempered(q, f"{at}.q_tempered"), self._tempered(p, f"{at}.p_tempered")
+        made = zip(caches, (k, v), strict=True)
+        keys, values = (b.kv_append(cache, x, self.pos) for cache, x in made)
+        scale = config.attention_scale or config.head_dim**-0.5
+        given = {"heads": latent.heads, "kv_heads": 1, "scale": scale, "name": f"{at}.attn"}
+        a = b.attention(q, keys, values, self.pos, p, **given)
+        a = b.head_matvec(a, self._weight(f"{at}.attn_v_b.weight"), heads=latent.heads)
+        return self._matvec(a, f"{at}.attn_output.weight", f"{at}.attn_output")
+
+    def _tempered(self, q: Value, name: str) -> Value:
+        """A query, by its position if the model does so."""
+        t = self.config.temperature
+        return q if t is None else self.b.temper(q, self.pos, **vars(t), name=name)
+
     def _turned(self, x: Value, part: str, layer: int) -> Value:
         """Queries or keys, normed and turned if the layer does so."""
         b, config, at = self.b, self.config, f"blk.{layer}"
@@ -101,6 +135,11 @@ class _Step:
             head = {} if config.qk_norms == "whole" else {"head_dim": config.head_dim}
             norm = NORMS[config.norm][1 if head else 0]
             x = b.op(norm, x, weight, eps=config.norm_eps, name=name, **head)
+        return self._rope(x, part, layer, config.head_dim)
+
+    def _rope(self, x: Value, part: str, layer: int, head: int) -> Value:
+        """Heads of that size turned, if the layer does so."""
+        config = self.config
         angles = config.angles(layer)
         if angles is None:
             return x
@@ -108,8 +147,8 @@ class _Step:
         if self.factors and config.is_stretched(layer):
             factors = (self._weight(self.factors),)
         given = {"dims": config.rope_dims, "pairing": config.pairing, **angles}
-        name = f"{at}.{part}_rope"
-        return b.rope(x, self.pos, *factors, head_dim=config.head_dim, name=name, **given)
+        name = f"blk.{layer}.{part}_rope"
+        return self.b.rope(x, self.pos, *factors, head_dim=head, name=name, **given)
 
     def _feed_forward(self, n: Value, layer: int) -> Value:
         """A layer's second half, the same."""

@@ -115,7 +115,7 @@ def read(
         "full_layers": _full_layers(keys, layers, pattern),
         "architecture": file.architecture,
     }
-    scaling = _scaling(keys, context, reads)
+    scaling = stretch(keys, reads)
     config = DecoderConfig(**(given | scaling | traits))
     if config.packed:
         config = replace(config, biased=frozenset(_parts(config.biased, config)))
@@ -176,7 +176,7 @@ def _parts(stems: Iterable[str], config: DecoderConfig) -> Iterator[str]:
             yield stem
 
 
-def _scaling(keys: Hyperparameters, context: int, reads: Sequence[str]) -> dict[str, Any]:
+def stretch(keys: Hyperparameters, reads: Sequence[str]) -> dict[str, Any]:
     """How the trained positions are stretched: fields of the config.
 
     As llama.cpp has it: a factor without a type is linear, and so is that of the key of 2023,
@@ -201,7 +201,7 @@ def _scaling(keys: Hyperparameters, context: int, reads: Sequence[str]) -> dict[
     if kind == "linear":
         return {"rope_scale": 1.0 / factor}
     magnitude = keys.real("rope.scaling.attn_factor", 1.0)
-    original = keys.count(ORIGINAL, context)
+    original = keys.count(ORIGINAL, keys.count("context_length"))
     if kind == "longrope":
         return {"original": original, "magnitude": magnitude, "rope_scale": 1.0 / factor}
     given = {
@@ -237,7 +237,7 @@ def _check(keys: Hyperparameters, config: DecoderConfig, stretches_windows: bool
             f"{keys.key('rope.dimension_count')} is {config.rope_dims}, expected an even number "
             f"up to the head size {config.head_dim}"
         )
-    elif values != config.head_dim:
+    elif values != config.head_dim and not config.latent:
         problem = f"values of {values} elements beside keys of {config.head_dim} are not supported"
     elif not config.norm_eps > 0 or not config.rope_base > 0:
         problem = (

@@ -22,6 +22,7 @@ from fusec.models.architectures import (
 )
 from fusec.models.decoder import DecoderConfig, last_of
 from fusec.models.experts import Experts
+from fusec.models.latent import Latent
 from fusec.models.positions import Temperature, Yarn
 from fusec.models.presets import PRESETS
 
@@ -39,6 +40,7 @@ PARALLEL = matrices("attn_norm") | {"output_norm"}
 TWO_NORMS = PARALLEL | matrices("ffn_norm")
 ALL = QKV | matrices("attn_output", "ffn_up", "ffn_down")  # that are there without a gate
 STACKS = ("ffn_gate_exps", "ffn_up_exps", "ffn_down_exps")
+YARN = Yarn(4.0, 16, multiplier=1.0)
 ROOT = 96**0.5  # of the width
 SCALES = {"embedding_scale": 12.0, "residual_scale": 0.25, "logit_scale": 0.125}
 
@@ -80,6 +82,12 @@ TRAITS: dict[str, dict[str, Any]] = {
     "cohere2": {
         **{"logit_scale": 0.25, "layers": 5, "window": 24},
         **{"full_layers": last_of(cohere.PATTERN, 5), **cohere.COHERE2},
+    },
+    "deepseek2": {
+        **{"latent": Latent(6, 32, 48, plain=16, turned=8, values=24), "kv_heads": 1},
+        **{"head_dim": 24, "rope_dims": 8, "yarn": YARN, "temperature": Temperature(0.5, 4)},
+        "attention_scale": YARN.grown(1.0) ** 2 * 24**-0.5,
+        "experts": Experts(8, 3, 64, dense=1, gating="sigmoid", choice_bias=True, shared=128),
     },
     "phi3": {"packed": frozenset({"attn_qkv", "ffn_up"}), **phi.PHI3},
     "glm4": {"packed": frozenset({"ffn_up"}), "biased": QKV, "rope_dims": 8, **phi.GLM4},

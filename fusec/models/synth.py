@@ -24,10 +24,12 @@ from fusec.cores import cores
 from fusec.errors import FusecError
 from fusec.ir.op_experts import GATINGS
 from fusec.models import small
+from fusec.models.architectures.deepseek import STORED
 from fusec.models.decoder import IN_A_LAYER, YARN, DecoderConfig
 from fusec.models.encode_tables import NVFP4_MAX
 from fusec.models.experts import Experts
 from fusec.models.gguf_write import Planned, Progress, gguf_file, write_tensors
+from fusec.models.latent import Latent
 from fusec.models.presets import PRESETS
 from fusec.models.quant_bytes import Bytes
 from fusec.models.quant_mix import Mix, factor_name, factors_of
@@ -101,8 +103,11 @@ def _add_metadata(writer: GGUFWriter, name: str, config: DecoderConfig, mix: Mix
     writer.add_feed_forward_length(config.ffn_width)
     writer.add_head_count(config.heads)
     writer.add_head_count_kv(config.kv_heads)
-    writer.add_key_length(config.head_dim)
-    writer.add_value_length(config.head_dim)
+    if config.latent:
+        _add_latent(writer, config.latent)
+    else:
+        writer.add_key_length(config.head_dim)
+        writer.add_value_length(config.head_dim)
     if config.norm == "layer":
         writer.add_layer_norm_eps(config.norm_eps)
     else:
@@ -152,6 +157,17 @@ def _add_experts(writer: GGUFWriter, experts: Experts) -> None:
         writer.add_expert_shared_count(experts.shared // experts.width)
 
 
+def _add_latent(writer: GGUFWriter, latent: Latent) -> None:
+    """Keys of latent attention; lengths of keys and values are those of what is cached."""
+    writer.add_key_length(latent.rank + latent.turned)
+    writer.add_value_length(latent.rank)
+    writer.add_kv_lora_rank(latent.rank)
+    if latent.query_rank:
+        writer.add_q_lora_rank(latent.query_rank)
+    writer.add_key_length_mla(latent.plain + latent.turned)
+    writer.add_value_length_mla(latent.values)
+
+
 def _add_stretch(writer: GGUFWriter, config: DecoderConfig) -> None:
     """Keys of what stretches the context."""
     if yarn := config.yarn:
@@ -160,9 +176,11 @@ def _add_stretch(writer: GGUFWriter, config: DecoderConfig) -> None:
         writer.add_rope_scaling_orig_ctx_len(yarn.original)
         writer.add_rope_scaling_yarn_beta_fast(yarn.fast)
         writer.add_rope_scaling_yarn_beta_slow(yarn.slow)
-        writer.add_rope_scaling_yarn_log_mul(yarn.multiplier)
+        writer.add_rope_scaling_yarn_log_mul(yarn.multiplier * (STORED if config.latent else 1))
     if config.temperature:
         writer.add_attn_temperature_scale(config.temperature.slope)
+        if config.latent:
+            writer.add_attn_temperature_length(config.temperature.length)
 
 
 def _add_vocabulary(writer: GGUFWriter, vocabulary: Vocabulary) -> None:
@@ -202,8 +220,10 @@ def _tensors(config: DecoderConfig, mix: Mix, seed: int) -> Iterator[Planned]:
 def _place(tensor: str, config: DecoderConfig) -> str:
     """The tensor of the file that holds one of the graph's."""
     found = IN_A_LAYER.fullmatch(tensor)
-    for packed in config.packed if found else ():
-        if found and found["name"] in dict(config.parts_of(packed)):
+    wholes = {packed: tuple(dict(config.parts_of(packed))) for packed in config.packed}
+    wholes |= config.latent.packed if config.latent else {}
+    for packed, parts in wholes.items():
+        if found and found["name"] in parts:
             return f"{found['layer']}.{packed}.{found['kind']}"
     return tensor
 

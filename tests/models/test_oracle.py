@@ -19,6 +19,7 @@ MODELS = (
     *("nemotron-bias", "phi2-split"),
     *("qwen2moe-shared", "qwen3moe-plain", "granitemoe-shared", "ernie4_5-moe-shared"),
     *("glm4moe-plain", "gpt-oss-full", "mistral3-yarn", "olmo2-window"),
+    "deepseek2-v3",
 )
 
 

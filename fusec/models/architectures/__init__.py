@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from fusec.models.architectures import (
     cohere,
+    deepseek,
     gemma,
     glm,
     gpt_oss,
@@ -47,4 +48,5 @@ CONFIGS: dict[str, Callable[[Hyperparameters], DecoderConfig]] = {
     "glm4": phi.glm4,
     "glm4moe": glm.glm4moe,
     "gpt-oss": gpt_oss.gpt_oss,
+    "deepseek2": deepseek.deepseek2,
 }

@@ -13,6 +13,7 @@ from fusec.ir import Graph
 from fusec.ir.reference import Reference
 from fusec.models.decoder import DecoderConfig
 from fusec.models.decoder_graph import decode_graph
+from fusec.models.latent import Latent
 from fusec.models.presets import PRESETS
 from fusec.models.quant_mix import Mix
 from fusec.models.small import config_of
@@ -22,14 +23,20 @@ from tests.codegen.cuda.twin_session import TwinSession, random_weights, referen
 from tests.targets import HOPPER
 
 SIZES = {"layers": 1, "width": 64, "ffn_width": 96, "heads": 4, "kv_heads": 2, "head_dim": 32}
-
+OWN_SIZES = {
+    "deepseek2": {
+        **{"kv_heads": 1, "head_dim": 48, "rope_dims": 16},
+        "latent": Latent(4, 32, 64, plain=32, turned=16, values=32),
+    }
+}
 
 OTHER_BLOCKS = ("phi2", "stablelm", "starcoder2", "nemotron", "command-r", "cohere2")
 
 
 def graph_of(architecture: str, tokens: int = 1, matrix: str = "q8_0") -> Graph:
     """A layer of an architecture, small."""
-    config = replace(config_of(architecture), **SIZES, rope_dims=32, vocab=32)
+    sizes = SIZES | {"rope_dims": 32, "vocab": 32} | OWN_SIZES.get(architecture, {})
+    config = replace(config_of(architecture), **sizes)
     shapes = dict(config.tensor_shapes())
     types = {name: "f32" if len(shape) == 1 else matrix for name, shape in shapes.items()}
     return decode_graph(config, types, tokens, 16, "f32")
@@ -42,9 +49,9 @@ def one_by_one(session: TwinSession | Reference, count: int) -> np.ndarray:
 
 
 USUAL_BLOCKS = ("qwen2", "qwen3", "gemma2", "gemma3", "mistral3")
-EXPERTS = ("qwen2moe", "granitemoe", "gpt-oss")
-APART = ("phi2", "starcoder2", "gpt-oss", "granitemoe")
-"""Whose projection of attention has a bias of its own, or is scaled."""
+EXPERTS = ("qwen2moe", "granitemoe", "gpt-oss", "deepseek2")
+APART = ("phi2", "starcoder2", "gpt-oss", "granitemoe", "deepseek2")
+"""Whose projection of attention has a bias of its own, is scaled, or has heads' matrices in front."""
 
 
 @pytest.mark.parametrize("architecture", [*USUAL_BLOCKS, *OTHER_BLOCKS, *EXPERTS])
@@ -71,6 +78,8 @@ def test_levels_agree_and_with_the_reference(architecture: str) -> None:
         ("gpt-oss", 3),
         ("qwen2moe", 12),
         ("mistral3", 12),
+        ("deepseek2", 3),
+        ("deepseek2", 12),
     ],
 )
 def test_rows_of_a_step_have_the_bytes_of_their_own(architecture: str, tokens: int) -> None:
