@@ -21,51 +21,32 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from fusec.codegen.cuda.alike import Alike
-from fusec.codegen.cuda.attention_pieces import Pieces
-from fusec.codegen.cuda.elements import row_of
+from fusec.codegen.cuda.attention_cached import ROWS, ZEROS, CachedRows
 from fusec.codegen.cuda.shape import CHUNK, CHUNKS, SPAN, WARP
 from fusec.codegen.cuda.stages import Stage
 from fusec.errors import FusecError
-from fusec.ir.graph import Node, Value
-from fusec.ir.op_attention import query_of_values
+from fusec.ir.graph import Node
 
-ROWS = CHUNK // 4  # rows that a group of eight lanes takes
 HELD = 64  # registers that a lane may fill with keys and values
 MOST_ELEMENTS = 512  # of a head: a thread each
 BESIDES = 20  # registers for all else
 SHARED_BY_TWO = 64  # registers that an SM, which has 65,536, has for each of 32 warps
-ZEROS = {2: "(float32(0), float32(0))", 4: "(float32(0), float32(0), float32(0), float32(0))"}
-ZEROS[8] = f"({ZEROS[4]}, {ZEROS[4]})"
 
 
-class Attention:
+class Attention(CachedRows):
     """One segment of role 'heads'.
 
-    Scores are the sum of `products`: rows of a cache ("k", or also "v") times a query.
     `alone`: there is nothing else in the kernel, so that older rows are read in front of its wait.
     `held`: registers that keys and values may fill before the query is known.
     """
 
     def __init__(self, alike: Alike, node: Node, alone: bool, held: int = HELD) -> None:
-        self.alike, self.scope = alike, alike.scope
-        self.w, self.node, scope = alike.scope.w, node, alike.scope
-        self.q, self.k, self.v, self.pos = node.inputs[:4]
-        self.heads, self.kv_heads = int(node["heads"]), int(node["kv_heads"])
-        self.head_dim = self.v.shape[-1]
-        self.window = int(node["window"])
+        _check(node)
+        super().__init__(alike, node, held)
+        scope = alike.scope
         self.sinks = next((v for v in node.weights if len(v.shape) == 1), None)
         self.split = node.get("spans", 0) != 0
-        self._check()
-        self.value_pieces = self.key_pieces = Pieces(self.head_dim)
-        self.products = [("k", self.q)]
-        if (of_values := query_of_values(node)) is not None:
-            self.key_pieces = Pieces(self.k.shape[-1], "k")
-            self.products.append(("v", of_values))
         self.stride = self.value_pieces.parts * 8 * self.value_pieces.piece  # of a chunk's result
-        words = sum(x.parts * x.piece for x in (self.key_pieces, self.value_pieces))
-        self.rows_held = words * ROWS // (1 if self.v.dtype == "f32" else 2)
-        self.held = self.rows_held <= held
-        self.looped = not self.held and len(self.products) > 1  # registers would have addresses
         if scope.overlaps and self.split and not node.matrices:
             self._leave_room(SHARED_BY_TWO)
             scope.holds = False
@@ -82,18 +63,6 @@ class Attention:
         """
         if self.rows_held + others + BESIDES <= most:
             self.scope.registers = most
-
-    def _check(self) -> None:
-        if self.split and self.node["span"] != SPAN:
-            raise FusecError(
-                f"{self.node.name}: expected spans of {SPAN} positions, found {self.node['span']}"
-            )
-        for size in (self.k.shape[-1], self.head_dim):
-            if size % 2 or size > MOST_ELEMENTS:
-                raise FusecError(
-                    f"{self.node.name}: expected heads of an even number of elements up to "
-                    f"{MOST_ELEMENTS}, found {size}"
-                )
 
     def emit(self) -> None:
         """Everything: what needs no query in front of the wait."""
@@ -172,34 +141,7 @@ class Attention:
         w.line(f"kv_head = uint32(head // uint32({self.heads // self.kv_heads}))")
         w.line("group, member = uint32(lane >> uint32(3)), uint32(lane & uint32(7))")
         w.line(f"element = min_u32(thread, uint32({self.head_dim - 1}))")
-        for x in dict.fromkeys((self.key_pieces, self.value_pieces)):
-            for c in range(0 if self.looped else x.parts):
-                self._offset(x, c, f"uint32({8 * c})")
-
-    def _offset(self, x: Pieces, c: int, lanes: str) -> None:
-        """Where this lane's part c of a row begins, so many lanes behind its first."""
-        offset, inside = f"offset{x.tag}{c}", f"inside{x.tag}{c}"
-        self.w.line(f"{offset} = uint32((member + {lanes}) * {x.piece})")
-        if self._is_ragged(x, c):
-            self.w.line(f"{inside} = {offset} < uint32({x.size})")
-            self.w.line(f"{offset} = select_u32({inside}, {offset}, uint32(0))")
-
-    def _is_ragged(self, x: Pieces, c: int) -> bool:
-        """Whether some lanes have nothing of part c, or of the last one if a loop has them all."""
-        return x.is_ragged(x.parts - 1 if self.looped else c)
-
-    def _parts(self, x: Pieces) -> Iterator[tuple[int, str]]:
-        """For each part of a row: the number of its variables, and how many lanes it is behind."""
-        if not self.looped:
-            yield from ((c, str(8 * c)) for c in range(x.parts))
-            return
-        with self.w.block(f"for turn in range({x.parts}):"):
-            self._offset(x, 0, "turn * uint32(8)")
-            yield 0, "turn * 8"
-
-    def _pieces(self, cache: str) -> Pieces:
-        """Those of a cache's rows."""
-        return {"k": self.key_pieces, "v": self.value_pieces}[cache]
+        self._offsets()
 
     def _extent_of_span(self) -> None:
         """Where this warp's chunk of a span begins, and how many turns of four chunks there are.
@@ -259,62 +201,6 @@ class Attention:
             place = f"(warp * {self.stride} + (member + {lanes}) * {x.piece}) * 4"
             w.line(f"store_{x.piece}(uint32({self.outs} + {place}), o, lane)")
 
-    def _products(self) -> None:
-        """The group's rows times the queries, in two sums each."""
-        w = self.w
-        for t in range(ROWS):
-            w.line(f"d{t} = {ZEROS[2]}")
-        for cache, query in self.products:
-            x = self._pieces(cache)
-            for c, _ in self._parts(x):
-                if not self.held:
-                    w.line("warp_barrier()", "no more loads at once than there are registers")
-                    self._query(cache, query, c)
-                    self._read(cache, c)
-                for t in range(ROWS):
-                    floats = self._floats(cache, t, c)
-                    w.line(f"d{t} = dot_{x.piece}(d{t}, {floats}, q{x.tag}{c})")
-
-    def _query(self, cache: str, query: Value, c: int) -> None:
-        """Part c of a query, zeros where this lane has none."""
-        x, pointer = self._pieces(cache), self.scope.pointers[query.name]
-        place = f"uint32(head * {x.size} + offset{x.tag}{c})"
-        loaded = f"load_f32_{x.piece}({pointer}, {place})"
-        if self._is_ragged(x, c):
-            loaded = f"masked_{x.piece}(inside{x.tag}{c}, {loaded})"
-        self.w.line(f"q{x.tag}{c} = {loaded}")
-
-    def _rows(self) -> None:
-        """Where the group's rows begin; those behind `last` are `last`."""
-        for t in range(ROWS):
-            position = f"uint32(here + uint32({4 * t}))"
-            if self.window:
-                position = f"max_u32({position}, first)"
-            position = row_of(self.node, f"min_u32({position}, last)")
-            for x in dict.fromkeys((self.key_pieces, self.value_pieces)):
-                row = f"({position} * {self.kv_heads} + kv_head) * {x.size}"
-                self.w.line(f"row{x.tag}{t} = uint32({row})")
-
-    def _keys_and_values(self) -> None:
-        """The whole rows."""
-        self._rows()
-        for cache in "kv":
-            for c in range(self._pieces(cache).parts):
-                self._read(cache, c)
-
-    def _read(self, cache: str, c: int) -> None:
-        """Part c of the rows."""
-        x, value = self._pieces(cache), {"k": self.k, "v": self.v}[cache]
-        pointer = self.scope.pointers[value.name]
-        for t in range(ROWS):
-            where = f"{pointer}, uint32(row{x.tag}{t} + offset{x.tag}{c})"
-            self.w.line(f"{cache}{t}_{c} = load_{value.dtype}_{x.piece}({where})")
-
-    def _floats(self, cache: str, t: int, c: int) -> str:
-        """A piece as floats."""
-        name = f"{cache}{t}_{c}"
-        return f"halves_{self._pieces(cache).piece}({name})" if self.k.dtype == "f16" else name
-
     def _weights(self) -> None:
         """The positions' weights p0, p1, ...; their exponent and sum go to shared memory."""
         w = self.w
@@ -327,6 +213,18 @@ class Attention:
             w.line(f"p{t} = weight_of(p, lane, {t})")
         total = " + ".join(f"p{t}" for t in range(ROWS))
         w.line(f"store_weights(top, {total}, {self.maxima}, {self.sums}, warp, lane)")
+
+
+def _check(node: Node) -> None:
+    """Refuse spans and heads that no block makes."""
+    if node.get("spans", 0) and node["span"] != SPAN:
+        raise FusecError(f"{node.name}: expected spans of {SPAN} positions, found {node['span']}")
+    for cache in node.inputs[1:3]:
+        if (size := cache.shape[-1]) % 2 or size > MOST_ELEMENTS:
+            raise FusecError(
+                f"{node.name}: expected heads of an even number of elements up to "
+                f"{MOST_ELEMENTS}, found {size}"
+            )
 
 
 def scaled(node: Node, product: str) -> str:

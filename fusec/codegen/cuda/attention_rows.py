@@ -30,7 +30,8 @@ from dataclasses import dataclass
 
 from fusec.codegen.cuda.alike import Alike
 from fusec.codegen.cuda.arch import ARCHS
-from fusec.codegen.cuda.attention import ZEROS, quotient, scaled
+from fusec.codegen.cuda.attention import quotient, scaled
+from fusec.codegen.cuda.attention_cached import ZEROS
 from fusec.codegen.cuda.shape import CHUNK, CHUNKS, SPAN, WARP
 from fusec.codegen.cuda.stages import Stage
 from fusec.errors import FusecError

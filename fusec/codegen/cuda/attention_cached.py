@@ -1,0 +1,156 @@
+"""What lanes read of keys, values and queries in attention, and their products.
+
+Eight lanes share a cached row; a warp's four groups of eight take its 16 positions in turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from fusec.codegen.cuda.alike import Alike
+from fusec.codegen.cuda.elements import row_of
+from fusec.codegen.cuda.shape import CHUNK
+from fusec.ir.graph import Node, Value
+from fusec.ir.op_attention import query_of_values
+
+ROWS = CHUNK // 4  # rows that a group of eight lanes takes
+ZEROS = {2: "(float32(0), float32(0))", 4: "(float32(0), float32(0), float32(0), float32(0))"}
+ZEROS[8] = f"({ZEROS[4]}, {ZEROS[4]})"
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """Rows of `size` elements for eight lanes: each has up to `parts` pieces of `piece` elements.
+
+    `tag`: what tells the names of their variables from others.
+    """
+
+    size: int
+    tag: str = ""
+
+    @property
+    def piece(self) -> int:
+        """Elements that a lane takes at once."""
+        return next(n for n in (8, 4, 2) if self.size % n == 0)
+
+    @property
+    def parts(self) -> int:
+        """Pieces of a lane."""
+        return -(-self.size // (8 * self.piece))
+
+    def is_ragged(self, c: int) -> bool:
+        """Whether some lanes have nothing of part c."""
+        return 8 * (c + 1) * self.piece > self.size
+
+
+class CachedRows:
+    """The reading part of a segment of role 'heads'.
+
+    Scores are the sum of `products`: rows of a cache ("k", or also "v") times a query. `held`:
+    registers that keys and values may fill before the query is known; where they do not fit, they
+    are read when they are used, and in a loop if addresses would fill the registers too.
+    """
+
+    def __init__(self, alike: Alike, node: Node, held: int) -> None:
+        self.alike, self.scope = alike, alike.scope
+        self.w, self.node = alike.scope.w, node
+        self.q, self.k, self.v, self.pos = node.inputs[:4]
+        self.heads, self.kv_heads = int(node["heads"]), int(node["kv_heads"])
+        self.window, self.head_dim = int(node["window"]), self.v.shape[-1]
+        self.value_pieces = self.key_pieces = Pieces(self.head_dim)
+        self.products = [("k", self.q)]
+        if (of_values := query_of_values(node)) is not None:
+            self.key_pieces = Pieces(self.k.shape[-1], "k")
+            self.products.append(("v", of_values))
+        words = sum(x.parts * x.piece for x in (self.key_pieces, self.value_pieces))
+        self.rows_held = words * ROWS // (1 if self.v.dtype == "f32" else 2)
+        self.held = self.rows_held <= held
+        self.looped = not self.held and len(self.products) > 1
+
+    def _offsets(self) -> None:
+        """Where this lane's parts of rows begin."""
+        for x in dict.fromkeys((self.key_pieces, self.value_pieces)):
+            for c in range(0 if self.looped else x.parts):
+                self._offset(x, c, f"uint32({8 * c})")
+
+    def _offset(self, x: Pieces, c: int, lanes: str) -> None:
+        """Where this lane's part c of a row begins, so many lanes behind its first."""
+        offset, inside = f"offset{x.tag}{c}", f"inside{x.tag}{c}"
+        self.w.line(f"{offset} = uint32((member + {lanes}) * {x.piece})")
+        if self._is_ragged(x, c):
+            self.w.line(f"{inside} = {offset} < uint32({x.size})")
+            self.w.line(f"{offset} = select_u32({inside}, {offset}, uint32(0))")
+
+    def _is_ragged(self, x: Pieces, c: int) -> bool:
+        """Whether some lanes have nothing of part c, or of the last one if a loop has them all."""
+        return x.is_ragged(x.parts - 1 if self.looped else c)
+
+    def _parts(self, x: Pieces) -> Iterator[tuple[int, str]]:
+        """For each part of a row: the number of its variables, and how many lanes it is behind."""
+        if not self.looped:
+            yield from ((c, str(8 * c)) for c in range(x.parts))
+            return
+        with self.w.block(f"for turn in range({x.parts}):"):
+            self._offset(x, 0, "turn * uint32(8)")
+            yield 0, "turn * 8"
+
+    def _pieces(self, cache: str) -> Pieces:
+        """Those of a cache's rows."""
+        return {"k": self.key_pieces, "v": self.value_pieces}[cache]
+
+    def _products(self) -> None:
+        """The group's rows times the queries, in two sums each."""
+        w = self.w
+        for t in range(ROWS):
+            w.line(f"d{t} = {ZEROS[2]}")
+        for cache, query in self.products:
+            x = self._pieces(cache)
+            for c, _ in self._parts(x):
+                if not self.held:
+                    w.line("warp_barrier()", "no more loads at once than there are registers")
+                    self._query(cache, query, c)
+                    self._read(cache, c)
+                for t in range(ROWS):
+                    floats = self._floats(cache, t, c)
+                    w.line(f"d{t} = dot_{x.piece}(d{t}, {floats}, q{x.tag}{c})")
+
+    def _query(self, cache: str, query: Value, c: int) -> None:
+        """Part c of a query, zeros where this lane has none."""
+        x, pointer = self._pieces(cache), self.scope.pointers[query.name]
+        place = f"uint32(head * {x.size} + offset{x.tag}{c})"
+        loaded = f"load_f32_{x.piece}({pointer}, {place})"
+        if self._is_ragged(x, c):
+            loaded = f"masked_{x.piece}(inside{x.tag}{c}, {loaded})"
+        self.w.line(f"q{x.tag}{c} = {loaded}")
+
+    def _rows(self) -> None:
+        """Where the group's rows begin; those behind `last` are `last`."""
+        for t in range(ROWS):
+            position = f"uint32(here + uint32({4 * t}))"
+            if self.window:
+                position = f"max_u32({position}, first)"
+            position = row_of(self.node, f"min_u32({position}, last)")
+            for x in dict.fromkeys((self.key_pieces, self.value_pieces)):
+                row = f"({position} * {self.kv_heads} + kv_head) * {x.size}"
+                self.w.line(f"row{x.tag}{t} = uint32({row})")
+
+    def _keys_and_values(self) -> None:
+        """The whole rows."""
+        self._rows()
+        for cache in "kv":
+            for c in range(self._pieces(cache).parts):
+                self._read(cache, c)
+
+    def _read(self, cache: str, c: int) -> None:
+        """Part c of the rows."""
+        x, value = self._pieces(cache), {"k": self.k, "v": self.v}[cache]
+        pointer = self.scope.pointers[value.name]
+        for t in range(ROWS):
+            where = f"{pointer}, uint32(row{x.tag}{t} + offset{x.tag}{c})"
+            self.w.line(f"{cache}{t}_{c} = load_{value.dtype}_{x.piece}({where})")
+
+    def _floats(self, cache: str, t: int, c: int) -> str:
+        """A piece as floats."""
+        name = f"{cache}{t}_{c}"
+        return f"halves_{self._pieces(cache).piece}({name})" if self.k.dtype == "f16" else name
