@@ -29,7 +29,6 @@ from fusec.models.decoder import IN_A_LAYER, YARN, DecoderConfig
 from fusec.models.encode_tables import NVFP4_MAX
 from fusec.models.experts import Experts
 from fusec.models.gguf_write import Planned, Progress, gguf_file, write_tensors
-from fusec.models.latent import Latent
 from fusec.models.presets import PRESETS
 from fusec.models.quant_bytes import Bytes
 from fusec.models.quant_mix import Mix, factor_name, factors_of
@@ -103,11 +102,7 @@ def _add_metadata(writer: GGUFWriter, name: str, config: DecoderConfig, mix: Mix
     writer.add_feed_forward_length(config.ffn_width)
     writer.add_head_count(config.heads)
     writer.add_head_count_kv(config.kv_heads)
-    if config.latent:
-        _add_latent(writer, config.latent)
-    else:
-        writer.add_key_length(config.head_dim)
-        writer.add_value_length(config.head_dim)
+    _add_lengths(writer, config)
     if config.norm == "layer":
         writer.add_layer_norm_eps(config.norm_eps)
     else:
@@ -157,8 +152,13 @@ def _add_experts(writer: GGUFWriter, experts: Experts) -> None:
         writer.add_expert_shared_count(experts.shared // experts.width)
 
 
-def _add_latent(writer: GGUFWriter, latent: Latent) -> None:
-    """Keys of latent attention; lengths of keys and values are those of what is cached."""
+def _add_lengths(writer: GGUFWriter, config: DecoderConfig) -> None:
+    """Keys of the sizes of heads; with latent attention, of what is cached, and of heads."""
+    latent = config.latent
+    if latent is None:
+        writer.add_key_length(config.head_dim)
+        writer.add_value_length(config.head_dim)
+        return
     writer.add_key_length(latent.rank + latent.turned)
     writer.add_value_length(latent.rank)
     writer.add_kv_lora_rank(latent.rank)

@@ -51,7 +51,7 @@ def one_by_one(session: TwinSession | Reference, count: int) -> np.ndarray:
 USUAL_BLOCKS = ("qwen2", "qwen3", "gemma2", "gemma3", "mistral3")
 EXPERTS = ("qwen2moe", "granitemoe", "gpt-oss", "deepseek2")
 APART = ("phi2", "starcoder2", "gpt-oss", "granitemoe", "deepseek2")
-"""Whose projection of attention has a bias of its own, is scaled, or has heads' matrices in front."""
+"""Whose projection of attention has a bias, is scaled, or has heads' matrices in front of it."""
 
 
 @pytest.mark.parametrize("architecture", [*USUAL_BLOCKS, *OTHER_BLOCKS, *EXPERTS])
@@ -127,6 +127,21 @@ def of_a_real_shape(preset: str, layers: int) -> driver.Compiled:
 def test_real_shapes_assemble_without_spills(preset: str, layers: int, launches: int) -> None:
     compiled = of_a_real_shape(preset, layers)
     assert sum(launch.layer == 1 for launch in compiled.plan.launches) == launches
+    kernels = [compiled.backend.emit(kernel) for kernel in compiled.plan.kernels]
+    for cubin in compile_many(kernels, "sm_90a"):
+        assert cubin.spill_stores == cubin.spill_loads == 0
+
+
+@needs_compiler
+def test_latent_attention_of_a_real_shape_assembles_without_spills() -> None:
+    """That of DeepSeek V2 Lite, beside a dense feed-forward."""
+    latent = Latent(16, 512, 0, plain=128, turned=64, values=128)
+    sizes = {"width": 2048, "ffn_width": 2048, "heads": 16, "head_dim": 192, "rope_dims": 64}
+    config = replace(config_of("deepseek2"), latent=latent, temperature=None, layers=2, **sizes)
+    mix = Mix("Q4_K_M", config.layers, 1, config.tied)
+    types = {name: mix.dtype(name, shape) for name, shape in config.tensor_shapes()}
+    compiled = driver.compile(decode_graph(config, types, 1, 512, "f16"), target="sm_90a")
+    assert sum(launch.layer == 1 for launch in compiled.plan.launches) == 8
     kernels = [compiled.backend.emit(kernel) for kernel in compiled.plan.kernels]
     for cubin in compile_many(kernels, "sm_90a"):
         assert cubin.spill_stores == cubin.spill_loads == 0
