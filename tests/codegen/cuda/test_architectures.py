@@ -137,7 +137,8 @@ def test_latent_attention_of_a_real_shape_assembles_without_spills() -> None:
     """That of DeepSeek V2 Lite, beside a dense feed-forward."""
     latent = Latent(16, 512, 0, plain=128, turned=64, values=128)
     sizes = {"width": 2048, "ffn_width": 2048, "heads": 16, "head_dim": 192, "rope_dims": 64}
-    config = replace(config_of("deepseek2"), latent=latent, temperature=None, layers=2, **sizes)
+    sizes |= {"layers": 2, "temperature": None, "experts": None}
+    config = replace(config_of("deepseek2"), latent=latent, **sizes)
     mix = Mix("Q4_K_M", config.layers, 1, config.tied)
     types = {name: mix.dtype(name, shape) for name, shape in config.tensor_shapes()}
     compiled = driver.compile(decode_graph(config, types, 1, 512, "f16"), target="sm_90a")
