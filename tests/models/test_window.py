@@ -104,5 +104,5 @@ def test_a_deep_exaone4_has_windows_and_turns_their_layers_alone(tmp_path: Path)
     assert found.full_layers == config.full_layers and found.rope_in_windows
     assert found.angles(3) is None and found.angles(4) is not None
     few = synthesize(replace(config, layers=3, full_layers=frozenset()), tmp_path / "few.gguf")
-    with pytest.raises(FusecError, match="'exaone4.attention.sliding_window' is 24, which is not"):
+    with pytest.raises(FusecError, match=r"'exaone4.attention.sliding_window' is 24, which is not"):
         Model.open(few)
