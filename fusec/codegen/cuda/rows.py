@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from fusec.codegen.cuda.attention_rows import fits
+from fusec.codegen.cuda.attention_sizes import fits
 from fusec.codegen.cuda.tilings import SLIM, tile_rows
 from fusec.ir.graph import Graph
 from fusec.ir.op_matvec import is_fixed

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fusec.codegen.cuda.arch import ARCHS, Arch
-from fusec.codegen.cuda.attention_rows import Sizes, fits
+from fusec.codegen.cuda.attention_sizes import Sizes, fits
 from fusec.codegen.cuda.build import compile_many
 from fusec.codegen.cuda.emit import emit
 from fusec.codegen.cuda.shape import SPAN
