@@ -17,11 +17,17 @@ from dataclasses import dataclass
 
 from fusec.ir.graph import Graph, Node, Value, attrs
 from fusec.ir.op_attention import query_of_values
-from fusec.ir.op_parts import sum_of
 from fusec.ir.ops import make
 from fusec.ir.target import ColumnSums, Target
 from fusec.passes.fuse import Refusal
-from fusec.passes.projections import Product, homeless, parts_name, product_of, second_user
+from fusec.passes.projections import (
+    Product,
+    homeless,
+    parts_name,
+    product_of,
+    second_user,
+    total_of,
+)
 
 HASTE = 2
 """Of the weights that a block could hold, one part of so many is what it should read.
@@ -54,9 +60,9 @@ class ProjectHeads:
             spans = graph.producers[node.inputs[0].name]
             assert target.column_sums is not None
             blocks = blocks_of_head(spans, product.weight, target.column_sums)
-            parts, total = project(spans, product, node.inputs[3:], blocks)
+            parts, *totals = project(spans, product, node.inputs[3:], blocks)
             last = graph.producers[product.total.name]
-            made |= {spans.name: (parts,), node.name: (), last.name: (total,)}
+            made |= {spans.name: (parts,), node.name: (), last.name: tuple(totals)}
         nodes = [new for node in graph.nodes for new in made.get(node.name, (node,))]
         return graph.replace_nodes(nodes), len(made) // 3, tuple(refused)
 
@@ -85,12 +91,12 @@ def why_not(graph: Graph, combine: Node, target: Target) -> Product | str:
 
 def project(
     spans: Node, product: Product, sinks: tuple[Value, ...], blocks: int
-) -> tuple[Node, Node]:
+) -> tuple[Node, ...]:
     """Attention with its projection, and the sum under the name it had."""
     inputs = (*spans.inputs, product.weight, *sinks)
     given = dict(spans.attrs) | {"spans": blocks}
     made = make("attention_project", inputs, parts_name(product.total), attrs(**given))
-    return made, sum_of(made.outputs[0], product.residual, product.total)
+    return made, *total_of(made.outputs[0], product)
 
 
 def blocks_of_head(spans: Node, weight: Value, sums: ColumnSums) -> int:

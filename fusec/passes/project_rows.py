@@ -16,12 +16,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fusec.ir.graph import Graph, Node, Value, attrs
-from fusec.ir.op_parts import parts_of, sum_of
+from fusec.ir.op_parts import parts_of
 from fusec.ir.ops import kind_of, make, op, role_of
 from fusec.ir.region import NotOneKernel, analyse
 from fusec.ir.target import TILES, ColumnSums, Target
 from fusec.passes.fuse import Refusal
-from fusec.passes.projections import Product, homeless, parts_name, product_of
+from fusec.passes.projections import Product, homeless, parts_name, product_of, total_of
 
 MOST_PARTS = 8  # that every block of the next launch reads
 
@@ -35,7 +35,7 @@ class ProjectRows:
 
     def run(self, graph: Graph, target: Target) -> tuple[Graph, int, tuple[Refusal, ...]]:
         """The graph with every such product among the blocks that may make it."""
-        made: dict[str, Node] = {}
+        made: dict[str, tuple[Node, ...]] = {}
         refused = []
         for maker in graph.nodes:
             vector = _multiplied(graph, maker)
@@ -47,8 +47,9 @@ class ProjectRows:
                 continue
             assert target.column_sums is not None
             last = graph.producers[product.total.name]
-            made[maker.name], made[last.name] = project(maker, product, target.column_sums)
-        nodes = [made.get(node.name, node) for node in graph.nodes]
+            parts, *totals = project(maker, product, target.column_sums)
+            made |= {maker.name: (parts,), last.name: tuple(totals)}
+        nodes = [new for node in graph.nodes for new in made.get(node.name, (node,))]
         return graph.replace_nodes(nodes), len(made) // 2, tuple(refused)
 
 
@@ -80,7 +81,7 @@ def why_not(graph: Graph, maker: Node, vector: Value, target: Target) -> Product
     )
 
 
-def project(maker: Node, product: Product, sums: ColumnSums) -> tuple[Node, Node]:
+def project(maker: Node, product: Product, sums: ColumnSums) -> tuple[Node, ...]:
     """The vector's blocks with the product, and the sum under the name it had."""
     given = attrs(block=sums.block, lanes=sums.lanes, branch=branch_of(product.weight, sums))
     name = parts_name(product.total)
@@ -89,7 +90,7 @@ def project(maker: Node, product: Product, sums: ColumnSums) -> tuple[Node, Node
     body = (*maker.ops, last)
     outputs = (*(v for v in maker.outputs if v != product.matvec.inputs[0]), *last.outputs)
     fused = Node("fused", inputs, outputs, attrs(kind=kind_of(body)), body)
-    return fused, sum_of(last.outputs[0], product.residual, product.total)
+    return fused, *total_of(last.outputs[0], product)
 
 
 def _apart(maker: Node, product: Product, sums: ColumnSums) -> str | None:

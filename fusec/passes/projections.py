@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fusec.ir.graph import Graph, Node, Value
+from fusec.ir.graph import Graph, Node, Value, attrs, outside
 from fusec.ir.op_matvec import factor_of, inverse_of
-from fusec.ir.ops import op, role_of
+from fusec.ir.op_parts import sum_of
+from fusec.ir.ops import kind_of, op, role_of
 from fusec.passes.split import taken
 
 
 @dataclass(frozen=True)
 class Product:
-    """A node that multiplies a vector by a matrix, and adds a `residual` if it has one.
+    """A node that multiplies a vector by a matrix.
 
-    The result is `total`.
+    The result is `total`: the product itself, or what the element-wise nodes behind it, `after`,
+    make of it. An addition alone is not among them; what it adds is the `residual`.
     """
 
     matvec: Node
-    residual: Value | None
     total: Value
+    residual: Value | None = None
+    after: tuple[Node, ...] = ()
 
     @property
     def weight(self) -> Value:
@@ -30,25 +34,56 @@ class Product:
 def product_of(graph: Graph, vector: Value) -> Product | str:
     """The product that is the only reader of a vector, or the reason why there is none.
 
-    What is added to it is an activation that is not the product itself, nor the vector.
+    Element-wise nodes behind it may read anything but the vector.
     """
     if reason := second_user(graph, vector.name):
         return reason
     users = graph.users.get(vector.name, ())
-    ops = [n.op for n in users[0].ops] if users else []
-    if ops not in (["matvec"], ["matvec", "add"]) or users[0].ops[0].inputs[0] != vector:
-        return f"no product: expected a matvec, and at most an add, to read {vector.name}"
-    matvec, *added = users[0].ops
+    matvec, *after = users[0].ops if users else (None,)
+    if matvec is None or not _is_product(matvec, vector) or not _is_chain(matvec, after):
+        return f"no product: expected a matvec, and a chain of elements, to read {vector.name}"
+    if len(users[0].outputs) > 1:
+        return f"a second user: {users[0].outputs[1].name} is made beside {users[0].name}"
     total, residual = users[0].outputs[0], None
-    if added:
-        residual = next((v for v in added[0].inputs if v.name != matvec.name), None)
-        if residual is None or residual.is_weight or residual == vector:
-            return f"no residual: expected another activation to be added to {total.name}"
+    if [node.op for node in after] == ["add"]:
+        others = [v for v in after[0].inputs if v.name != matvec.name and not v.is_weight]
+        residual, after = (others[0], []) if others else (None, after)
+    product = Product(matvec, total, residual, tuple(after))
+    return _fault(product, vector) or product
+
+
+def _fault(product: Product, vector: Value) -> str | None:
+    """Why parts cannot be what a product says."""
+    matvec, total = product.matvec, product.total
+    if vector == product.residual or any(vector in node.inputs for node in product.after):
+        return f"a second user: {vector.name} is also added to {total.name}"
     if factor_of(matvec) is not None:
         return f"a factor of the whole matrix: {matvec.inputs[1].name} has one"
     if (inverse := inverse_of(matvec)) is not None:
         return f"a factor of each token: {matvec.name} is scaled by {inverse.name}"
-    return Product(matvec, residual, total)
+    return None
+
+
+def _is_product(node: Node, vector: Value) -> bool:
+    return node.op == "matvec" and node.inputs[0] == vector
+
+
+def _is_chain(matvec: Node, after: Sequence[Node]) -> bool:
+    """Whether each node makes one vector, element by element, of the one in front of it."""
+    pairs = zip((matvec, *after), after, strict=False)
+    return all(op(n.op).role == "element" and made.outputs[0] in n.inputs for made, n in pairs)
+
+
+def total_of(parts: Value, product: Product) -> tuple[Node, ...]:
+    """What adds the parts up under the name that the total had."""
+    if not product.after:
+        return (sum_of(parts, product.residual, product.total),)
+    total = sum_of(parts, None, product.matvec.outputs[0])
+    if len(product.after) == 1:
+        return total, product.after[0]
+    inputs, _ = outside(product.after, ())
+    kind = attrs(kind=kind_of(product.after))
+    return total, Node("fused", inputs, (product.total,), kind, product.after)
 
 
 def second_user(graph: Graph, name: str) -> str | None:

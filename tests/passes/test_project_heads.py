@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from fusec.errors import FusecError
-from fusec.ir import Builder
+from fusec.ir import Builder, Reference
 from fusec.ir.ops import OPS
 from fusec.passes.fuse import Fuse
 from fusec.passes.pipeline import passes_of, run_passes
 from fusec.passes.project_heads import ProjectHeads
 from fusec.passes.rules import prologue
-from tests.graphs import Types, llama_graph
+from tests.graphs import Types, llama_graph, weights_for
 from tests.passes.stages import distance, reasons_of, thirty_layers, through
 from tests.targets import AMPERE, ANY, HOPPER
 
@@ -84,6 +84,32 @@ def test_without_a_residual_the_parts_are_the_sum():
     assert [v.name for v in total.inputs] == ["%y.parts"]
 
 
+def test_what_is_done_with_the_sum_stays_behind_it():
+    """A bias and a factor in front of the residual: the sum of the parts, and then they."""
+    b = Builder("granite")
+    q, pos, x = b.input("q", (1, 64)), b.input("pos", (1,), "i32"), b.input("x", (1, 64))
+    k, v = (b.state(name, (600, 1, 32), "f32") for name in "kv")
+    a = b.attention(q, k, v, pos, heads=2, kv_heads=1, scale=0.2)
+    y = b.matvec(a, b.weight("w", (64, 64), "f32"), name="y")
+    y = b.scale(b.add(y, b.weight("bias", (64,))), factor=0.3)
+    y = b.add(x, y, name="z")
+    n = b.rms_norm(y, b.weight("g", (64,)), eps=1e-5)
+    stages = run_passes(b.build(b.matvec(n, b.weight("u", (8, 64))), y), passes_of(3), FLOATS)
+    final = stages[-1].graph
+    assert [node.kind for node in final.nodes] == [
+        "attention_project", "sum_add_scale_norm_matvec",
+    ]  # fmt: skip
+    given = {"q": (1, 64), "x": (1, 64)}
+    step = {name: RANDOM.normal(size=shape) for name, shape in given.items()}
+    weights, found = weights_for(stages[0].graph), []
+    for stage in (stages[0], stages[-1]):
+        reference = Reference(stage.graph, weights)
+        for state in reference.states.values():
+            state[:] = np.linspace(-1, 1, state.size).reshape(state.shape)
+        found.append(reference.step(**step, pos=np.array([300]))["z"])
+    assert np.abs(found[0] - found[1]).max() < 1e-12
+
+
 def test_a_head_of_many_columns_has_more_blocks_than_spans():
     """Three spans; 1,024 columns a block, and at most as many blocks as a cluster has."""
     for rows, blocks in ((3072, 3), (3076, 4), (8192, 8), (16384, 8)):
@@ -134,9 +160,7 @@ def test_a_target_without_clusters(target):
         ({"also": "spans output"}, "a second user: %s is an output of the graph"),
         ({"also": "sums output"}, "a second user: %s.sums is an output of the graph"),
         ({"also": "a output"}, "a second user: %a is an output of the graph"),
-        ({"residual": "weight"}, "no residual: expected another activation to be added to %z"),
-        ({"residual": "itself"}, "no residual: expected another activation to be added to %z"),
-        ({"residual": "attention"}, "no residual: expected another activation to be added to %z"),
+        ({"residual": "attention"}, "a second user: %a is also added to %z"),
         ({"taken": "z.parts"}, "a name is taken: %z.parts"),
         ({"factor": True}, "a factor of the whole matrix: @w has one"),
         ({"matrix": "f16"}, "no blocks of 32: @w is f16"),
@@ -168,6 +192,8 @@ def test_a_reason_to_leave_it(change, reason):
         {"heads": 32},
         {"rows": 16384},
         {"residual": ""},
+        {"residual": "weight"},
+        {"residual": "itself"},
         {"rows": 68},
         {"matrix": "q4_0"},
     ],

@@ -154,7 +154,6 @@ def test_a_target_without_clusters(target):
     [
         ({"also": "silu"}, "a second user: %h is also read by %also"),
         ({"also": "output"}, "a second user: %h is an output of the graph"),
-        ({"residual": "weight"}, "no residual: expected another activation to be added to %z"),
         ({"taken": "z.parts"}, "a name is taken: %z.parts"),
         ({"factor": True}, "a factor of the whole matrix: @w has one"),
         ({"down": "f16"}, "no blocks of 32: @w is f16"),
