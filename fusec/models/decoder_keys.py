@@ -60,6 +60,7 @@ EPSILONS = {
     "layer": "attention.layer_norm_epsilon",
 }
 WINDOW = "attention.sliding_window"
+WINDOW_BASE = "rope.freq_base_swa"
 BASE = "rope.freq_base", 10000.0  # and what it is where a file has none
 ORIGINAL = "rope.scaling.original_context_length"
 
@@ -70,6 +71,7 @@ def read(
     *,
     packs_gate: bool = False,
     pattern: int = 0,
+    default_window: int = 0,
     stretches_windows: bool = False,
     **traits: Any,
 ) -> DecoderConfig:
@@ -79,7 +81,8 @@ def read(
     reads itself, so that they may have any value, and those of `YARN_KEYS` that count for it.
     `packs_gate`: its files have gate and up in one matrix, unless they have been taken apart.
     `pattern`: of so many layers the last has no window, where the file does not say which; 0: all
-    have one. `stretches_windows`: YaRN holds for layers with a window too.
+    have one. `default_window`: its positions, where it does not say; MISSING if it has to.
+    `stretches_windows`: YaRN holds for layers with a window too.
     """
     file = keys.file
     layers = keys.count("block_count")
@@ -92,7 +95,7 @@ def read(
         )
     head_dim = keys.count("attention.key_length", max(width // heads, 1))
     norm = traits.get("norm", "rms")
-    context, window = keys.count("context_length"), keys.count(WINDOW, 0, least=0)
+    context, window = keys.count("context_length"), keys.count(WINDOW, default_window, least=0)
     given: dict[str, Any] = {
         "layers": layers - traits.get("skipped", 0),
         "width": width,
@@ -222,6 +225,8 @@ def _know(keys: Hyperparameters, config: DecoderConfig, reads: Sequence[str]) ->
         if name not in reads:
             keys.only(name, *values)
     keys.only("embedding_length_out", config.width)
+    if WINDOW_BASE not in reads:
+        keys.only(WINDOW_BASE, config.rope_base)
     if "attention.scale" not in reads:
         keys.only("attention.scale", 0, config.head_dim**-0.5)
 

@@ -117,7 +117,7 @@ def read_experts(
     found = Experts(
         count,
         keys.count("expert_used_count"),
-        width or keys.count("expert_feed_forward_length"),
+        width or width_of(keys),
         dense,
         gating,
         normalised,
@@ -130,6 +130,11 @@ def read_experts(
     )
     _check(keys, found)
     return found
+
+
+def width_of(keys: Hyperparameters) -> int:
+    """Elements between an expert's gate and up, and its down, which all layers have alike."""
+    return keys.per_layer("expert_feed_forward_length", keys.count("block_count"))
 
 
 def _check(keys: Hyperparameters, found: Experts) -> None:

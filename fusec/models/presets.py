@@ -55,7 +55,7 @@ def _gemma3(layers: int, width: int, ffn: int) -> DecoderConfig:
     """One with a window of 512 tokens in five layers of six."""
     given = {"vocab": 262144, "context": 32768, "norm_eps": 1e-6, "rope_base": 1e6, **gemma.GEMMA3}
     given |= {"architecture": "gemma3", "head_dim": 256, "embedding_scale": width**0.5}
-    given |= {"window_base": gemma.WINDOW_BASE, "full_layers": last_of(gemma.PATTERN, layers)}
+    given |= {"window_base": gemma.LOCAL_BASE, "full_layers": last_of(gemma.PATTERN, layers)}
     return _preset(layers, width, ffn, (4, 1), window=512, **given)
 
 

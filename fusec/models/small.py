@@ -62,7 +62,7 @@ TRAITS: dict[str, dict[str, Any]] = {
     },
     "gemma3": {
         **{"embedding_scale": ROOT, "window": 24, "full_layers": last_of(gemma.PATTERN, 7)},
-        **{"window_base": gemma.WINDOW_BASE, "layers": 7, "rope_base": 1e6},
+        **{"window_base": gemma.LOCAL_BASE, "layers": 7, "rope_base": 1e6},
         **gemma.GEMMA3,
     },
     "granite": {"attention_scale": 0.0625, **SCALES},

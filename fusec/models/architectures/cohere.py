@@ -6,6 +6,7 @@ from typing import Any
 
 from fusec.models.decoder import DecoderConfig
 from fusec.models.decoder_keys import read
+from fusec.models.gguf_metadata import MISSING
 from fusec.models.hyperparameters import Hyperparameters
 
 COMMAND_R: dict[str, Any] = {"norm": "layer", "parallel": True}
@@ -23,7 +24,7 @@ def command_r(keys: Hyperparameters) -> DecoderConfig:
 
 def cohere2(keys: Hyperparameters) -> DecoderConfig:
     """And layers without a window have no RoPE."""
-    return _read(keys, pattern=PATTERN, **COHERE2)
+    return _read(keys, pattern=PATTERN, default_window=MISSING, **COHERE2)
 
 
 def _read(keys: Hyperparameters, **traits: Any) -> DecoderConfig:

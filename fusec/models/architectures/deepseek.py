@@ -10,7 +10,7 @@ import numpy as np
 from fusec.errors import FusecError
 from fusec.models.decoder import DecoderConfig
 from fusec.models.decoder_keys import YARN_KEYS, read, stretch
-from fusec.models.experts import Experts, read_experts
+from fusec.models.experts import Experts, read_experts, width_of
 from fusec.models.hyperparameters import Hyperparameters
 from fusec.models.latent import Latent
 from fusec.models.positions import Temperature
@@ -34,7 +34,7 @@ def _experts(keys: Hyperparameters) -> Experts | None:
     """Behind some dense layers, with shared ones beside them."""
     shared = keys.count("expert_shared_count", 0, least=0)
     if shared:
-        shared *= keys.count("expert_feed_forward_length")
+        shared *= width_of(keys)
     return read_experts(keys, shared=shared, normalised=False, file_says=True)
 
 

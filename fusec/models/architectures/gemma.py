@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from fusec.models.decoder import DecoderConfig
-from fusec.models.decoder_keys import read
+from fusec.models.decoder_keys import WINDOW, WINDOW_BASE, read
 from fusec.models.hyperparameters import Hyperparameters
 
 GEMMA: dict[str, Any] = {"pairing": "halves", "activation": "gelu"}
 GEMMA2 = GEMMA | {"post_norms": True}
 GEMMA3 = GEMMA2 | {"qk_norms": "heads"}
-PATTERN2, CAPS = 2, (50.0, 30.0)  # of scores and of logits, where a gemma2 says nothing else
-PATTERN, WINDOW_BASE = 6, 10000.0  # where a gemma3 says nothing else
+PATTERN2, WINDOW2 = 2, 4096  # where a gemma2 says nothing else
+CAPS = (50.0, 30.0)  # of scores and of logits, the same
+PATTERN, LOCAL_BASE = 6, 10000.0  # where a gemma3 says nothing else
 DEEP = {"gemma2": 46, "gemma3": 62}
 """Layers of the 27B, whose scores are scaled by the width of a head's share of the embedding."""
 
@@ -30,6 +31,7 @@ def gemma2(keys: Hyperparameters) -> DecoderConfig:
         keys,
         reads=("hidden_activation", *caps),
         pattern=PATTERN2,
+        default_window=WINDOW2,
         embedding_scale=_scale(keys),
         attention_scale=_attention_scale(keys),
         score_cap=score_cap,
@@ -39,15 +41,20 @@ def gemma2(keys: Hyperparameters) -> DecoderConfig:
 
 
 def gemma3(keys: Hyperparameters) -> DecoderConfig:
-    """Norms of queries and keys instead of the scores' cap; a base of RoPE for window layers."""
+    """Norms of queries and keys instead of the scores' cap; a base of RoPE for window layers.
+
+    Some have no windows, and then one base.
+    """
+    base = keys.real(WINDOW_BASE, LOCAL_BASE)
+    has_windows = keys.count(WINDOW, 0, least=0) > 0
     return read(
         keys,
-        reads=("hidden_activation", "final_logit_softcapping"),
+        reads=("hidden_activation", "final_logit_softcapping", WINDOW_BASE),
         pattern=PATTERN,
         embedding_scale=_scale(keys),
         attention_scale=_attention_scale(keys),
         logit_cap=keys.real("final_logit_softcapping", 0.0),
-        window_base=keys.real("rope.freq_base_swa", WINDOW_BASE),
+        window_base=base if has_windows else 0.0,
         **GEMMA3,
     )
 

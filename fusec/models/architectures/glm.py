@@ -6,7 +6,7 @@ from typing import Any
 
 from fusec.models.decoder import DecoderConfig
 from fusec.models.decoder_keys import read
-from fusec.models.experts import read_experts
+from fusec.models.experts import read_experts, width_of
 from fusec.models.hyperparameters import Hyperparameters
 
 GLM4MOE: dict[str, Any] = {"pairing": "halves", "ffn_norm": "post_attention_norm"}
@@ -20,8 +20,9 @@ def glm4moe(keys: Hyperparameters) -> DecoderConfig:
     shared = keys.count("expert_shared_count", 0, least=0)
     experts = read_experts(
         keys,
-        shared=shared * keys.count("expert_feed_forward_length"),
+        shared=shared * width_of(keys),
         gating="sigmoid",
+        normalised=False,
         file_says=True,
     )
     return read(

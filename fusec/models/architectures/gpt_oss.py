@@ -7,6 +7,7 @@ from typing import Any
 from fusec.models.decoder import DecoderConfig
 from fusec.models.decoder_keys import read
 from fusec.models.experts import read_experts
+from fusec.models.gguf_metadata import MISSING
 from fusec.models.hyperparameters import Hyperparameters
 
 GPT_OSS: dict[str, Any] = {
@@ -21,6 +22,9 @@ ROUTING: dict[str, Any] = {"gating": "chosen", "normalised": False}
 
 def gpt_oss(keys: Hyperparameters) -> DecoderConfig:
     """Windows in every other layer, sinks, biases everywhere; YaRN stretches all layers alike."""
-    keys.only("rope.freq_base_swa", keys.real("rope.freq_base", 10000.0))
-    experts = read_experts(keys, **ROUTING)
-    return read(keys, experts=experts, pattern=PATTERN, stretches_windows=True, **GPT_OSS)
+    windows: dict[str, Any] = {
+        "pattern": PATTERN,
+        "default_window": MISSING,
+        "stretches_windows": True,
+    }
+    return read(keys, experts=read_experts(keys, **ROUTING), **windows, **GPT_OSS)

@@ -10,16 +10,16 @@ from fusec.models.hyperparameters import Hyperparameters
 
 BEHIND: dict[str, Any] = {"pairing": "halves", "pre_norms": False, "post_norms": True}
 PATTERN = 4  # of models with windows: OLMo 3, and the EXAONE 4 of so many layers
-DEEP = 64
+DEEP, DEEP_WINDOW = 64, 4096
 OLMO2 = BEHIND | {"qk_norms": "whole"}
 EXAONE4 = BEHIND | {"qk_norms": "heads"}
 
 
 def olmo2(keys: Hyperparameters) -> DecoderConfig:
     """Queries and keys are normed as whole vectors. OLMo 3 has windows, and YaRN without them."""
-    base = keys.real("rope.freq_base_swa", keys.real(*BASE))
     has_windows = keys.count(WINDOW, 0, least=0) > 0
-    return read(keys, pattern=PATTERN, window_base=base if has_windows else 0.0, **OLMO2)
+    base = keys.real(*BASE) if has_windows else 0.0  # llama.cpp knows no base of windows here
+    return read(keys, pattern=PATTERN, window_base=base, **OLMO2)
 
 
 def exaone4(keys: Hyperparameters) -> DecoderConfig:
@@ -30,4 +30,5 @@ def exaone4(keys: Hyperparameters) -> DecoderConfig:
     deep = keys.count("block_count") == DEEP
     if not deep:
         keys.only("attention.sliding_window", 0)
-    return read(keys, pattern=PATTERN, rope_in_windows=deep, **EXAONE4)
+    window = DEEP_WINDOW if deep else 0
+    return read(keys, pattern=PATTERN, default_window=window, rope_in_windows=deep, **EXAONE4)

@@ -41,4 +41,6 @@ def _width(keys: Hyperparameters) -> int:
     """Of an expert; where a file does not say, they share that of a dense model."""
     whole = keys.count("feed_forward_length")
     used = keys.count("expert_used_count", 1, least=0) or 1
-    return keys.count("expert_feed_forward_length", max(1, whole // used))
+    return keys.per_layer(
+        "expert_feed_forward_length", keys.count("block_count"), max(1, whole // used)
+    )
