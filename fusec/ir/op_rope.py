@@ -48,10 +48,14 @@ def rope(
     dims: int,
     pairing: str,
     scale: float,
+    magnitude: float = 1.0,
 ) -> Array:
-    """Each head's first `dims` elements rotated by pairs: neighbours, or halves (GPT-NeoX)."""
+    """Each head's first `dims` elements rotated by pairs: neighbours, or halves (GPT-NeoX).
+
+    What is rotated is multiplied by `magnitude`.
+    """
     angle = rope_angles(pos, base, dims, scale, factors)[:, None, :]
-    cos, sin = np.cos(angle).astype(x.dtype), np.sin(angle).astype(x.dtype)
+    cos, sin = ((magnitude * turn(angle)).astype(x.dtype) for turn in (np.cos, np.sin))
     heads = x.reshape(len(x), -1, head_dim)
     out = heads.copy()
     first, second = (
@@ -65,15 +69,20 @@ def rope(
 
 
 def _lookup(node: Node) -> Lookup:
-    angles = attrs(**{k: node[k] for k in ("base", "dims", "scale")})
-    return Lookup("rope", angles, next((v.name for v in node.weights), ""))
+    given = {name: node[name] for name in ("base", "dims", "scale")}
+    if node["magnitude"] != 1.0:
+        given["magnitude"] = node["magnitude"]
+    return Lookup("rope", attrs(**given), next((v.name for v in node.weights), ""))
 
 
 OPS = (
     Op(
         "rope", "pair", "x: f32[T, n], pos: i32[T], factors: f32[dims/2]", (2, 3),
         infer_rope, rope, lambda n: 3 * elements_of(n),
-        {"base": float, "head_dim": int, "dims": int, "pairing": "adjacent", "scale": 1.0},
+        {
+            **{"base": float, "head_dim": int, "dims": int},
+            **{"pairing": "adjacent", "scale": 1.0, "magnitude": 1.0},
+        },
         indices={1: bound_by_positions}, work=25, loads=1, lookup=_lookup,
     ),
 )  # fmt: skip

@@ -41,10 +41,10 @@ def make_table(table: Table, context: int, weight: Callable[[str], Array]) -> Ar
     return MAKERS[table.kind](np.arange(context), factors, **table.attrs).astype(np.float32)
 
 
-def _angles(pos: Array, factors: Array | None, **given: Any) -> Array:
-    """cos and sin of RoPE's angles, [positions, dims/2, 2]."""
+def _angles(pos: Array, factors: Array | None, magnitude: float = 1.0, **given: Any) -> Array:
+    """cos and sin of RoPE's angles times a magnitude, [positions, dims/2, 2]."""
     angle = rope_angles(pos, factors=factors, **given)
-    return np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+    return magnitude * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
 
 
 MAKERS: dict[str, Callable[..., Array]] = {

@@ -107,6 +107,11 @@ class DecoderConfig:
         rows = -(-(window - 1 + widest) // ROWS) * ROWS
         return min(context, rows) if window else context
 
+    @property
+    def turns_all(self) -> bool:
+        """Whether RoPE turns all of a head, so that `magnitude` can be in the scores' scale."""
+        return self.rope_dims == self.head_dim
+
     def is_stretched(self, layer: int) -> bool:
         """Whether RoPE has what stretches the context: a scale, factors, `magnitude`."""
         return not self.window_base or layer in self.full_layers

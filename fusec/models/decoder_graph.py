@@ -86,7 +86,7 @@ class _Step:
         seen = {"window": config.window_of(layer), "ring": ring, "cap": config.score_cap}
         sinks = (self._weight(f"{at}.attn_sinks.weight"),) if config.sinks else ()
         scale = config.attention_scale or config.head_dim**-0.5
-        if config.angles(layer) is not None and config.is_stretched(layer):
+        if config.angles(layer) is not None and config.is_stretched(layer) and config.turns_all:
             scale *= config.magnitude**2  # of queries and of keys
         given = {"scale": scale, **groups, **seen}
         a = b.attention(q, keys, values, self.pos, *sinks, name=f"{at}.attn", **given)
@@ -147,6 +147,8 @@ class _Step:
         if self.factors and config.is_stretched(layer):
             factors = (self._weight(self.factors),)
         given = {"dims": config.rope_dims, "pairing": config.pairing, **angles}
+        if config.is_stretched(layer) and not config.turns_all:
+            given["magnitude"] = config.magnitude
         name = f"blk.{layer}.{part}_rope"
         return self.b.rope(x, self.pos, *factors, head_dim=head, name=name, **given)
 

@@ -249,10 +249,10 @@ def _check(keys: Hyperparameters, config: DecoderConfig, stretches_windows: bool
             f"{keys.key(EPSILONS[config.norm])} {config.norm_eps} and rope.freq_base "
             f"{config.rope_base} should be above 0"
         )
-    elif config.magnitude != 1.0 and config.rope_dims != config.head_dim:
+    elif config.magnitude != 1.0 and config.latent:
         problem = (
             f"{keys.key('rope.dimension_count')} is {config.rope_dims} of {config.head_dim}, which "
-            "is not supported with YaRN and LongRoPE"
+            f"is not supported with YaRN without {keys.key(YARN_KEYS['multiplier'])}"
         )
     elif config.yarn and config.rope_factors:
         problem = "YaRN beside rope_freqs.weight is not supported"

@@ -34,6 +34,15 @@ def test_rope_turns_pairs_by_the_angle_of_their_position():
             assert (adjacent[t, head + 4 : head + 8] == x[t, head + 4 : head + 8]).all()
 
 
+def test_rope_lengthens_what_it_turns_and_nothing_else():
+    x, pos = RANDOM.standard_normal((2, 8)), np.array([0, 7])
+    given = {"base": 100.0, "head_dim": 8, "dims": 4, "scale": 1.0, "pairing": "halves"}
+    plain = OPS["rope"].reference(x, pos, **given)
+    found = OPS["rope"].reference(x, pos, magnitude=1.5, **given)
+    assert found[:, :4] == pytest.approx(1.5 * plain[:, :4])
+    assert (found[:, 4:] == x[:, 4:]).all()
+
+
 def test_rope_factors_divide_the_frequencies():
     x, pos = RANDOM.standard_normal((1, 4)), np.array([3])
     given = {"base": 10.0, "head_dim": 4, "dims": 4, "pairing": "adjacent", "scale": 1.0}

@@ -12,6 +12,7 @@ from fusec import driver
 from fusec.cli.synth import PRESETS as NAMED
 from fusec.errors import FusecError
 from fusec.models import ARCHITECTURES
+from fusec.models.decoder import DecoderConfig
 from fusec.models.decoder_graph import decode_graph
 from fusec.models.gguf_file import open_gguf
 from fusec.models.model import Model
@@ -101,6 +102,29 @@ def test_yarn_leaves_quick_pairs_alone_and_scales_slow_ones() -> None:
 def test_a_multiplier_takes_yarns_magnitude_out_of_queries_and_keys() -> None:
     assert Yarn(4.0, 32768, multiplier=1.0).magnitude == 1.0
     assert Yarn(4.0, 32768, multiplier=0.5).magnitude == pytest.approx(1.1386294 / 1.0693147)
+
+
+def test_yarn_lengthens_the_turned_part_of_a_head_alone(tmp_path: Path) -> None:
+    """As in Phi 4 mini, with LongRoPE. Of whole heads the scores' scale has it."""
+    yarn = Yarn(4.0, 16)
+    whole = replace(config_of("phi3"), layers=1, yarn=yarn, magnitude=yarn.magnitude)
+    path = synthesize(replace(whole, rope_dims=8), tmp_path / "model.gguf", "F32")
+    model = Model.open(path)
+    assert magnitudes(model.config) == ([yarn.magnitude] * 2, [0.25])
+    scale = pytest.approx(0.25 * yarn.magnitude**2)
+    assert magnitudes(whole) == ([1.0] * 2, [scale])
+    ids = [3, 1, 4, 1, 5]
+    with driver.load(model, "cpu", context=8, kv="f32") as engine:
+        found, wanted = engine.logits(ids), reference_logits(model, ids, 8)
+    assert np.linalg.norm(found - wanted) < 1e-5 * np.linalg.norm(wanted)
+
+
+def magnitudes(config: DecoderConfig) -> tuple[list[float], list[float]]:
+    """What a step's RoPE multiplies by, and its attention."""
+    types = {name: "f32" for name, _ in config.tensor_shapes()}
+    nodes = decode_graph(config, types, 1, 8, "f32").nodes
+    turns = [node["magnitude"] for node in nodes if node.op == "rope"]
+    return turns, [node["scale"] for node in nodes if node.op == "attention"]
 
 
 def test_window_layers_with_a_base_of_their_own_are_not_stretched(tmp_path: Path) -> None:
