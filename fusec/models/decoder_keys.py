@@ -236,14 +236,20 @@ def _check(keys: Hyperparameters, config: DecoderConfig, stretches_windows: bool
     values = keys.count("attention.value_length", config.head_dim)
     problem = None
     if config.heads % config.kv_heads:
-        problem = f"{config.heads} heads cannot share {config.kv_heads} key/value heads"
+        problem = (
+            f"{keys.key('attention.head_count_kv')}: {config.heads} heads cannot share "
+            f"{config.kv_heads} key/value heads"
+        )
     elif config.rope_dims % 2 or config.rope_dims > config.head_dim:
         problem = (
             f"{keys.key('rope.dimension_count')} is {config.rope_dims}, expected an even number "
             f"up to the head size {config.head_dim}"
         )
     elif values != config.head_dim and not config.latent:
-        problem = f"values of {values} elements beside keys of {config.head_dim} are not supported"
+        problem = (
+            f"{keys.key('attention.value_length')}: values of {values} elements beside keys of "
+            f"{config.head_dim} are not supported"
+        )
     elif not config.norm_eps > 0 or not config.rope_base > 0:
         problem = (
             f"{keys.key(EPSILONS[config.norm])} {config.norm_eps} and rope.freq_base "
@@ -257,7 +263,7 @@ def _check(keys: Hyperparameters, config: DecoderConfig, stretches_windows: bool
     elif config.yarn and config.rope_factors:
         problem = "YaRN beside rope_freqs.weight is not supported"
     elif config.yarn and config.window and not (config.window_base or stretches_windows):
-        problem = "YaRN in layers with windows is not supported"
+        problem = f"{keys.key('rope.scaling.type')}: YaRN in layers with windows is not supported"
     elif config.yarn and not config.rope_base > 1:
         problem = f"{keys.key('rope.freq_base')} is {config.rope_base}, expected above 1 for YaRN"
     elif not config.experts and keys.count("expert_count", 0, least=0):

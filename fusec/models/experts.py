@@ -22,6 +22,7 @@ STACKED = re.compile(r"(?P<layer>blk\.\d+)\.(?P<name>ffn_\w+_exps)\.(?P<kind>wei
 APART = re.compile(r"(?P<layer>blk\.\d+)\.ffn_(?P<part>gate|up|down)\.(?P<expert>\d+)\.weight")
 RANKS = {"weight": 3, "bias": 2}  # of stacks
 MERGED = "ffn_gate_up_exps"  # of each expert first the gate's rows
+ROUTER = "ffn_gate_inp.weight"
 SHARED_GATE = "ffn_gate_inp_shexp.weight"  # a row, which files have as a vector
 
 
@@ -56,7 +57,7 @@ class Experts:
 
     def tensors(self, width: int) -> Iterator[tuple[str, tuple[int, ...]]]:
         """(name in a layer, shape in the graph) of the tensors in a model of that width."""
-        yield "ffn_gate_inp.weight", (self.count, width)
+        yield ROUTER, (self.count, width)
         if self.choice_bias:
             yield "exp_probs_b.bias", (self.count,)
         yield "ffn_gate_exps.weight", (self.count * self.width, width)
@@ -99,6 +100,11 @@ def read_experts(
     """
     count = keys.count("expert_count", 0, least=0)
     if not count:
+        if routers := [name for name in keys.file.tensors if name.endswith(ROUTER)]:
+            raise FusecError(
+                f"{keys.file.path}: {keys.key('expert_count')} is missing or 0, expected the "
+                f"rows of tensor {routers[0]!r}"
+            )
         return None
     if file_says:
         code = keys.count("expert_gating_func", 0, least=0)
@@ -162,7 +168,8 @@ def stacked(file: GGUFFile, experts: Experts) -> dict[str, Tensor]:
     """A file's tensors with those of experts as the graph reads them.
 
     Stacks are the same bytes in another shape. Where gate and up are merged, or each expert has
-    tensors of its own, as in the first files of Mixtral, they are copied.
+    tensors of its own, as in the first files of Mixtral, they are copied. Raises FusecError for a
+    stack of more or fewer experts: other rows could make up for it.
     """
     found: dict[str, Tensor] = {}
     apart: dict[str, dict[int, Tensor]] = {}
@@ -171,6 +178,11 @@ def stacked(file: GGUFFile, experts: Experts) -> dict[str, Tensor]:
             stack = f"{match['layer']}.ffn_{match['part']}_exps.weight"
             apart.setdefault(stack, {})[int(match["expert"])] = tensor
         elif (match := STACKED.fullmatch(name)) and len(tensor.shape) == RANKS[match["kind"]]:
+            if tensor.shape[0] != experts.count:
+                raise FusecError(
+                    f"{file.path}: tensor {name!r} should have {experts.count} experts, found "
+                    f"{tensor.shape[0]} in shape {tensor.shape}"
+                )
             for part, own in _parts(tensor, match["name"]).items():
                 whole = f"{match['layer']}.{part}.{match['kind']}"
                 found[whole] = _tall(whole, own, match["kind"])

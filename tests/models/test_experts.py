@@ -92,9 +92,12 @@ def test_each_expert_may_have_tensors_of_its_own(tmp_path: Path) -> None:
 def test_tensors_of_an_expert_that_is_not_there_are_refused(tmp_path: Path) -> None:
     plain = written(tmp_path / "plain.gguf", count=4, used=2)
     wrong = {"blk.1.ffn_down_exps.weight": np.zeros((5, 96, 64), np.float32)}
-    message = r"'blk.1.ffn_down_exps.weight' should have shape \(384, 64\), found \(480, 64\)"
+    message = r"'blk.1.ffn_down_exps.weight' should have 4 experts, found 5 in shape \(5, 96, 64\)"
     with pytest.raises(FusecError, match=message):
         Model.open(changed(plain, tmp_path / "five.gguf", wrong))
+    as_long = {"blk.1.ffn_down_exps.weight": np.zeros((8, 48, 64), np.float32)}
+    with pytest.raises(FusecError, match="should have 4 experts, found 8"):
+        Model.open(changed(plain, tmp_path / "as_long.gguf", as_long))
     flat = {"blk.1.ffn_down_exps.weight": np.zeros((384, 64), np.float16)}
     assert Model.open(changed(plain, tmp_path / "flat.gguf", flat))  # the same bytes in order
     other = {"blk.1.ffn_gate_shexp.weight": np.zeros((32, 96), np.float32)}
@@ -106,6 +109,7 @@ def test_tensors_of_an_expert_that_is_not_there_are_refused(tmp_path: Path) -> N
     ("architecture", "key", "value", "reason"),
     [
         ("qwen3moe", "expert_used_count", 41, "is 41, .*: expected at most 32 experts"),
+        ("qwen3moe", "expert_count", 0, "is missing or 0, .* tensor 'blk.0.ffn_gate_inp.weight'"),
         ("qwen3moe", "expert_gating_func", 2, "is 2, .*: expected 0 or 1"),
         ("qwen3moe", "expert_weights_scale", 2.5, "is 2.5, .*: expected 1.0 or 0.0"),
         ("qwen3moe", "leading_dense_block_count", 2, "is 2, expected some of 2 layers to have"),
