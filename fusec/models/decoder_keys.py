@@ -73,6 +73,7 @@ def read(
     pattern: int = 0,
     default_window: int = 0,
     stretches_windows: bool = False,
+    biases: Sequence[str] = (),
     **traits: Any,
 ) -> DecoderConfig:
     """Read and cross-check the metadata. Raises FusecError naming the key at fault.
@@ -82,7 +83,8 @@ def read(
     `packs_gate`: its files have gate and up in one matrix, unless they have been taken apart.
     `pattern`: of so many layers the last has no window, where the file does not say which; 0: all
     have one. `default_window`: its positions, where it does not say; MISSING if it has to.
-    `stretches_windows`: YaRN holds for layers with a window too.
+    `stretches_windows`: YaRN holds for layers with a window too. `biases`: tensors, without layer
+    and kind, beside which a bias has to be; beside others it may.
     """
     file = keys.file
     layers = keys.count("block_count")
@@ -112,7 +114,9 @@ def read(
         "rope_factors": "rope_freqs.weight" in file.tensors,
         "tied": "output.weight" not in file.tensors,
         "scaled": _beside(file, "scale"),
-        "biased": _beside(file, "bias") | (_norm_biases(file) if norm == "layer" else set()),
+        "biased": _beside(file, "bias")
+        | (_norm_biases(file) if norm == "layer" else set())
+        | {stem for stem in _stems(file) if stem.rpartition(".")[2] in biases},
         "packed": frozenset(_packed(file, packs_gate)),
         "window": window if window < context else 0,  # else it hides nothing
         "full_layers": _full_layers(keys, layers, pattern),
@@ -159,6 +163,11 @@ def _norm_biases(file: GGUFFile) -> set[str]:
     norms = {n for n in file.tensors if n.endswith("_norm.weight") and not n.endswith(HEAD_NORMS)}
     stems = {name.removesuffix(".weight") for name in norms}
     return {stem for stem in stems if f"{stem}.bias" in file.tensors}
+
+
+def _stems(file: GGUFFile) -> Iterator[str]:
+    """Tensors of weights, without `.weight`."""
+    return (n.removesuffix(".weight") for n in file.tensors if n.endswith(".weight"))
 
 
 def _packed(file: GGUFFile, packs_gate: bool) -> Iterator[str]:

@@ -17,7 +17,7 @@ from fusec.models.decoder_graph import decode_graph
 from fusec.models.gguf_file import open_gguf
 from fusec.models.model import Model
 from fusec.models.requantize import requantize
-from fusec.models.small import TWO_NORMS, config_of
+from fusec.models.small import config_of
 from fusec.models.synth import synthesize
 from fusec.passes.pipeline import LEVELS
 from fusec.verifier import reference_logits
@@ -76,11 +76,11 @@ def test_an_epsilon_of_nothing_is_named(tmp_path: Path) -> None:
 
 
 def test_a_norm_without_its_bias_has_none(tmp_path: Path) -> None:
-    path = written("nemotron", tmp_path, tensors={"blk.1.ffn_norm.bias": None})
-    config = Model.open(path).config
-    assert config.biased == TWO_NORMS - {"blk.1.ffn_norm"}
+    bias = {"blk.1.attn_norm.bias": np.zeros(96, np.float32)}
+    config = Model.open(written("command-r", tmp_path, tensors=bias)).config
+    assert config.biased == {"blk.1.attn_norm"}
     norms = [node for node in graph_of(config).nodes if node.op == "layer_norm"]
-    assert [len(node.inputs) for node in norms] == [3, 3, 3, 2, 3, 3, 3]
+    assert [len(node.inputs) for node in norms] == [2, 3, 2, 2]
 
 
 @pytest.mark.parametrize(

@@ -73,3 +73,24 @@ def test_the_width_of_experts_may_be_written_for_each_layer(
     config = config_of(architecture)
     keys = {"expert_feed_forward_length": [64] * config.layers}
     assert opened(tmp_path, config, keys).experts == config.experts
+
+
+@pytest.mark.parametrize(
+    ("architecture", "bias"),
+    [
+        ("gpt-oss", "blk.1.ffn_up_exps"),
+        ("gpt-oss", "blk.1.ffn_gate_inp"),
+        ("phi2", "output"),
+        ("starcoder2", "blk.2.ffn_down"),
+        ("nemotron", "output_norm"),
+        ("stablelm", "blk.0.attn_norm"),
+    ],
+)
+def test_biases_without_which_a_model_is_another_are_not_left_out(
+    architecture: str, bias: str, tmp_path: Path
+) -> None:
+    path = synthesize(config_of(architecture), tmp_path / "model.gguf", "F32")
+    keys = {"general.architecture": architecture}
+    without = edited(path, tmp_path / "without.gguf", keys, {f"{bias}.bias": None})
+    with pytest.raises(FusecError, match=f"tensor '{bias}.bias' is missing"):
+        Model.open(without)

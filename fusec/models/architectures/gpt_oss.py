@@ -17,6 +17,8 @@ GPT_OSS: dict[str, Any] = {
     "sinks": True,
 }
 PATTERN = 2  # of so many layers the last has no window
+STACKS = ("ffn_gate_exps", "ffn_up_exps", "ffn_down_exps")
+BIASES = ("attn_output", "ffn_gate_inp", *STACKS)  # that every file has
 ROUTING: dict[str, Any] = {"gating": "chosen", "normalised": False}
 
 
@@ -27,4 +29,4 @@ def gpt_oss(keys: Hyperparameters) -> DecoderConfig:
         "default_window": MISSING,
         "stretches_windows": True,
     }
-    return read(keys, experts=read_experts(keys, **ROUTING), **windows, **GPT_OSS)
+    return read(keys, experts=read_experts(keys, **ROUTING), biases=BIASES, **windows, **GPT_OSS)
