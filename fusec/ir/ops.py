@@ -13,6 +13,7 @@ from fusec.errors import FusecError
 from fusec.ir import (
     op_argmax,
     op_attention,
+    op_attention_spans,
     op_elementwise,
     op_experts,
     op_fixed,
@@ -28,8 +29,8 @@ from fusec.ir.op import LOCAL, Op, Role
 from fusec.ir.op_checks import Type, TypeMismatch, types_of, want
 
 FAMILIES = (
-    op_matvec, op_norm, op_rope, op_temper, op_attention, op_elementwise, op_parts, op_argmax,
-    op_fixed, op_experts,
+    op_matvec, op_norm, op_rope, op_temper, op_attention, op_attention_spans, op_elementwise,
+    op_parts, op_argmax, op_fixed, op_experts,
 )  # fmt: skip
 OPS: dict[str, Op] = {entry.name: entry for family in FAMILIES for entry in family.OPS}
 

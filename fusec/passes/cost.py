@@ -22,7 +22,8 @@ from fusec.ir.dtypes import dtype
 from fusec.ir.gpu import Gpu
 from fusec.ir.graph import Graph, Node, Value
 from fusec.ir.op import INDEX
-from fusec.ir.op_attention import COMBINE, COMBINE_TURN, seen_at
+from fusec.ir.op_attention import seen_at
+from fusec.ir.op_attention_spans import COMBINE, COMBINE_TURN
 from fusec.ir.op_matvec import row_length
 from fusec.ir.ops import op, weight_bytes
 from fusec.ir.plan import LaunchPlan

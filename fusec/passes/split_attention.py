@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from fusec.ir.graph import Graph, Node, attrs
-from fusec.ir.op_attention import spans_seen
+from fusec.ir.op_attention_spans import spans_seen
 from fusec.ir.ops import make
 from fusec.ir.target import Target
 from fusec.passes.fuse import Refusal
