@@ -71,7 +71,8 @@ class Attention(CachedRows):
             w.line(f"unit = uint32(block - {first})" if first != "0" else "unit = block")
             w.line(f"n = uint32(load_u32({self.scope.pointers[self.pos.name]}) + uint32(1))")
             if self.window:
-                w.line(f"first = uint32(max_u32(n, uint32({self.window})) - uint32({self.window}))")
+                w.line(f"first = first_seen(n, {self.window})")
+                w.line(f"first_span = uint32(first // uint32({SPAN}))")
         if self.split:
             self._span_of_block()
         else:
@@ -108,7 +109,7 @@ class Attention(CachedRows):
         w.line("state = (float32(-(1 << 30)), float32(0), float32(0))", "of no span")
         count = quotient("n", SPAN)
         if self.window:
-            w.line(f"spans = uint32({count} - uint32(first // uint32({SPAN})))")
+            w.line(f"spans = uint32({count} - first_span)")
         with w.block(f"for part in range(uniform({'spans' if self.window else count})):"):
             w.line(f"span = {self._plus_first('part')}")
             self._extent_of_span()
@@ -127,7 +128,7 @@ class Attention(CachedRows):
         """The number of a span, of which the one with the first position seen is part 0."""
         if not self.window:
             return f"uint32({part})"
-        return f"uint32(uint32({part}) + uint32(first // uint32({SPAN})))"
+        return f"uint32(uint32({part}) + first_span)"
 
     def _sink(self, fold: str) -> None:
         """The head's logit without a value takes part in `state`, if it has one."""

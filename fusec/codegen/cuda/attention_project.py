@@ -80,7 +80,7 @@ class ProjectedAttention(Attention):
         if self.spans > 1:
             start, end = "uint32(0)", f"uint32({SPAN})"
             if self.window:
-                w.line(f"start = uint32(uint32(first // uint32({SPAN})) * {SPAN})")
+                w.line(f"start = uint32(first_span * {SPAN})")
                 start, end = "start", f"uint32(start + uint32({SPAN}))"
             w.line(f"alone = n <= {end}", "the first span is the only one: all make it")
             w.line(f"begin = select_u32(alone, {start}, begin)")
@@ -114,7 +114,7 @@ class ProjectedAttention(Attention):
         w.line(f"mailbox_wait({self.mailbox})")
         last = f"uint32(uint32(n - uint32(1)) // uint32({SPAN}))"
         if self.window:
-            last = f"uint32({last} - uint32(first // uint32({SPAN})))"
+            last = f"uint32({last} - first_span)"
         w.line(f"last = uniform({last})")
         for s in range(self.spans):
             w.line(f"span{s} = taken({self.values}, {self.pairs}, {quads}, {s}, own)")
