@@ -14,7 +14,7 @@ from typing import Any
 from numba import float32, int64, njit
 
 from fusec.codegen.cpu import vector
-from fusec.codegen.cpu.lib import Pointer, sigmoid
+from fusec.codegen.cpu.lib import Pointer, argmax, sigmoid
 from fusec.codegen.cpu.vector import advance, exp_f32, fma_f32
 from fusec.ir.op_experts import GATINGS, LEAST_SUM
 
@@ -48,16 +48,6 @@ def softmax(x: Pointer, n: int) -> None:
 
 
 @njit
-def largest(x: Pointer, n: int) -> int:
-    """Index of the largest of n floats, the first one on ties."""
-    best = int64(0)
-    for i in range(n):
-        if x[i] > x[best]:
-            best = i
-    return best
-
-
-@njit
 def keep_groups(scores: Pointer, n: int, groups: int, used: int) -> None:
     """Scores of groups whose two best do not add up to most become -inf.
 
@@ -71,7 +61,7 @@ def keep_groups(scores: Pointer, n: int, groups: int, used: int) -> None:
             first = max(first, scores[i])
         sums[g] = first + second
     for _ in range(used):
-        sums[largest(sums, groups)] = float32(-math.inf)  # kept
+        sums[argmax(sums, groups)] = float32(-math.inf)  # kept
     for g in range(groups):
         if sums[g] > float32(-math.inf):
             for i in range(g * size, (g + 1) * size):
@@ -98,7 +88,7 @@ def route(
     if groups > 1:
         keep_groups(scores, n, groups, groups_used)
     for slot in range(used):
-        best = largest(scores, n)
+        best = argmax(scores, n)
         ids[slot], weights[slot] = best, probabilities[best]
         scores[best] = float32(-math.inf)
     if gating == CHOSEN:
