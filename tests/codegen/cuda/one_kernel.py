@@ -14,7 +14,8 @@ RNG = np.random.default_rng(11)
 
 
 def distance(got: np.ndarray, wanted: np.ndarray) -> float:
-    return float(np.linalg.norm(got - wanted) / np.linalg.norm(wanted))
+    apart = np.linalg.norm(got - wanted)
+    return float(apart / np.linalg.norm(wanted)) if apart else 0.0  # zeros may be what is wanted
 
 
 def fused(graph: Graph) -> Graph:
