@@ -130,7 +130,7 @@ def candidate(name: str, model: Path, args: argparse.Namespace) -> Generate:
         level = int(name.removeprefix("-O"))
         engine = fusec.load(model, level=level, context=context, kv=args.kv, threads=args.threads)
         engine.stop = frozenset()
-        return engine.generate
+        return engine.tokens
 
     import llama_cpp
 

@@ -38,8 +38,8 @@ WIDTHS = (2, 8, 16, 512)  # rows of a step
 def decode(model: Path, level: int, far: bool, wide: bool) -> None:
     """What is checked: graphs of the prompt and of tokens, single steps, and steps of rows."""
     engine = load(model, "native", level, context=CONTEXT)
-    greedy = list(engine.generate([1, 2, 3, 4], 4))
-    sampled = list(engine.generate([1, 2, 3, 4], 4, Sampling(temperature=1.0)))
+    greedy = list(engine.tokens([1, 2, 3, 4], 4))
+    sampled = list(engine.tokens([1, 2, 3, 4], 4, Sampling(temperature=1.0)))
     if far:
         engine.position = SPAN - 2  # the rows in front are zeros
         for token in (5, 6, 7, 8):

@@ -17,19 +17,24 @@ from fusec.ir import Builder, Graph, Node, Reference, Value, parse
 if TYPE_CHECKING:
     from fusec.driver import Compiled, compile, load
     from fusec.passes.rule import Rule, pattern
+    from fusec.runtime.completion import Completion, Piece
     from fusec.runtime.engine import Engine
     from fusec.runtime.sampling import Sampling
+    from fusec.runtime.saved import Saved
 
 __all__ = [
     "Builder",
     "Compiled",
+    "Completion",
     "Engine",
     "FusecError",
     "Graph",
     "Node",
+    "Piece",
     "Reference",
     "Rule",
     "Sampling",
+    "Saved",
     "Value",
     "compile",
     "load",
@@ -40,8 +45,10 @@ __all__ = [
 _MODULES = {
     "fusec.driver": ("Compiled", "compile", "load"),
     "fusec.passes.rule": ("Rule", "pattern"),
+    "fusec.runtime.completion": ("Completion", "Piece"),
     "fusec.runtime.engine": ("Engine",),
     "fusec.runtime.sampling": ("Sampling",),
+    "fusec.runtime.saved": ("Saved",),
 }
 """Where the names are that are imported when first asked for, so that `import fusec` is quick."""
 

@@ -32,7 +32,8 @@ Array = np.ndarray[Any, Any]
 class Options:
     """How to compile. `rules` are run after the level's own; `disable` names rules to leave out.
 
-    `tuning`: shapes of kernels that were measured, for a GPU.
+    `tuning`: shapes of kernels that were measured, for a GPU. `outputs`: names, or patterns of
+    names, of values to give out beside the logits (see `fusec.passes.give_out`).
     """
 
     target: str
@@ -41,6 +42,7 @@ class Options:
     disable: tuple[str, ...] = ()
     stop_after: str | None = None
     tuning: Tuning = field(default_factory=Tuning)
+    outputs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

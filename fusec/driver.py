@@ -61,6 +61,7 @@ def compile(
     observe: Callable[[Stage], None] | None = None,
     tuning: Tuning | None = None,
     width: int = 1,
+    outputs: Iterable[str] = (),
 ) -> Compiled:
     """Compile the decode graph of a GGUF file, opened or not, or a graph built by hand.
 
@@ -72,7 +73,7 @@ def compile(
     `target` asks for that one, or what FUSEC_TUNING says. Raises FusecError for whatever is wrong
     with the input.
     """
-    options = options_of(target, level, rules, disable, stop_after, tuning)
+    options = options_of(target, level, rules, disable, stop_after, tuning, outputs)
     if isinstance(source, Graph):
         stages, plan = compile_graph(source, options, observe)
         return Compiled(options, stages, plan)
@@ -103,6 +104,7 @@ def load(
     threads: int = 0,
     l2: str = "auto",
     eager: bool = False,
+    outputs: Iterable[str] = (),
 ) -> Engine:
     """An engine for a GGUF file, opened or not: compiled, kernels built, weights bound.
 
@@ -114,7 +116,7 @@ def load(
     instead of as a graph.
     """
     check_mode(l2)
-    options = options_of(target, level, rules)
+    options = options_of(target, level, rules, outputs=outputs)
     model = path if isinstance(path, Model) else Model.open(Path(path))
     context = model.check_context(context, DEFAULT_CONTEXT)
     graphs = graphs_of(model, options, context, kv)
@@ -154,13 +156,15 @@ def options_of(
     disable: Iterable[str] = (),
     stop_after: str | None = None,
     tuning: Tuning | None = None,
+    outputs: Iterable[str] = (),
 ) -> Options:
     """The options with their defaults; "native" becomes the architecture of this machine's GPU."""
     known = backends.get(target)
     if tuning is None:
         tuning = known.tuning(target)
     level = known.level if level is None else level
-    return Options(known.name, level, tuple(rules), tuple(disable), stop_after, tuning)
+    names = (outputs,) if isinstance(outputs, str) else tuple(outputs)
+    return Options(known.name, level, tuple(rules), tuple(disable), stop_after, tuning, names)
 
 
 def graphs_of(model: Model, options: Options, context: int, kv: str) -> tuple[Graph, ...]:
@@ -180,6 +184,7 @@ def compile_graph(
     gpu: Gpu | None = None,
 ) -> tuple[tuple[Stage, ...], LaunchPlan]:
     """Every stage of a graph, and its plan. `gpu`: the one to predict for, or the target's own."""
+    from fusec.passes.give_out import give_out
     from fusec.passes.lower import lower
     from fusec.passes.overlap import overlap
     from fusec.passes.pipeline import OVERLAPPED, passes_of, run_passes
@@ -189,8 +194,15 @@ def compile_graph(
     limits = backend.limits if gpu is None else replace(backend.limits, gpu=gpu)
     passes = passes_of(options.level, options.rules, options.disable)
     stages = run_passes(graph, passes, limits, stop_after=options.stop_after, observe=observe)
+    extra = frozenset[str]()
+    if options.outputs and options.stop_after is None:
+        before = frozenset(stages[-1].graph.place)
+        stages = (*stages, give_out(stages, options.outputs))
+        extra = frozenset(stages[-1].graph.place) - before
+        if observe:
+            observe(stages[-1])
     final = stages[-1].graph
-    plan = lower(final, options.target, options.level, backend.rows)
+    plan = lower(final, options.target, options.level, backend.rows, extra)
     if options.level >= OVERLAPPED and limits.overlaps:
         plan = prefetch(overlap(plan))
     return stages, backend.sized(options.tuning.apply(plan))

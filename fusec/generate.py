@@ -18,7 +18,8 @@ from fusec import driver
 from fusec.errors import FusecError
 from fusec.models.model import Model
 from fusec.models.tokenizer import StreamDecoder, Tokenizer
-from fusec.runtime.engine import Engine, new_tokens
+from fusec.runtime.engine import Engine
+from fusec.runtime.job import new_tokens
 from fusec.runtime.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -210,7 +211,7 @@ def generate(
     ids: list[int] = []
     pieces: list[str] = []
     first = start = time.perf_counter()
-    for token in runner.engine.generate(prompt, count, request.sampling):
+    for token in runner.engine.tokens(prompt, count, request.sampling):
         if not ids:
             first = time.perf_counter()
         ids.append(token)

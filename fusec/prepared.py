@@ -51,7 +51,7 @@ def entry_of(graphs: Iterable[Graph], options: Options) -> Path | None:
         *map(str, graphs),
         options.target,
         str(options.level),
-        *options.disable,
+        json.dumps([options.disable, options.outputs]),
         json.dumps(options.tuning.as_dict()),
         repr(backend.limits.gpu),
         digest_of_files(*PACKAGE.rglob("*.py")),

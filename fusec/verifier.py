@@ -106,7 +106,7 @@ def check(
     if not 1 <= tokens <= context:
         raise FusecError(f"expected 1 to {context} tokens, the context, found {tokens}")
     if not 0 <= seed < MAX_SEED:
-        raise FusecError(f"expected a seed from 0 to 2^128 - 1, found {seed}")
+        raise FusecError(f"expected a seed from 0 to 2^64 - 1, found {seed}")
     random = np.random.default_rng(seed)
     ids = [int(i) for i in random.integers(0, model.config.vocab, tokens)]
     widest = min(backend.prefill_tokens, context)

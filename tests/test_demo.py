@@ -95,7 +95,7 @@ def test_every_command_and_the_library_know_it(tmp_path: Path) -> None:
     assert fusec("roofline", "demo", "--json").code == 0
     assert fusec("bench", "demo", "-n", 2, "--prompt", 1, "--repeats", 1, "-O2").code == 0
     engine = library.load("demo", context=8)
-    assert len(list(engine.generate([1], 3))) == 3
+    assert len(list(engine.tokens([1], 3))) == 3
     engine.close()
 
 

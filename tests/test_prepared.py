@@ -46,7 +46,7 @@ def plans(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 def tokens(path: Path | Model, **options: Any) -> list[int]:
     with load(path, context=CONTEXT, **options) as engine:
-        return list(engine.generate(PROMPT, 8))
+        return list(engine.tokens(PROMPT, 8))
 
 
 def test_a_second_load_makes_no_pass(

@@ -23,7 +23,7 @@ def main() -> None:
     engine = fusec.load("demo", level=0)
     cases = []
     for prompt in PROMPTS:
-        ids = list(engine.generate(tokenizer.encode(prompt), NEW_TOKENS))
+        ids = list(engine.tokens(tokenizer.encode(prompt), NEW_TOKENS))
         cases.append({"prompt": prompt, "text": tokenizer.decode(ids), "ids": ids})
     engine.close()
     PATH.write_text(json.dumps(cases, indent=1) + "\n", encoding="utf-8")

@@ -106,10 +106,24 @@ class Cpu(Backend[KernelSource, Mapping[str, KernelSource]]):
         l2: str = "auto",
         eager: bool = False,
     ) -> Engine:
-        """Three sessions: decode, prefill, and prefill without what only feeds the logits."""
-        three = plans.decode, plans.prefill, plans.prefill.only(set())
-        sessions = bind(kernels, three, model.raw, progress, threads)
-        return Engine(*sessions, context=positions(plans.decode), stop=model.stop_ids)
+        """Three sessions: decode, prefill, and prefill without what only feeds the logits.
+
+        One more for the values that somebody asked for.
+        """
+        wanted = [plans.decode.generating, plans.prefill.generating, plans.prefill.only(set())]
+        wanted += [plans.prefill] if plans.prefill.asked else []
+        decode, prefill, absorb, *traced = bind(
+            kernels, tuple(wanted), model.raw, progress, threads
+        )
+        return Engine(
+            decode,
+            prefill,
+            absorb,
+            context=positions(plans.decode),
+            stop=model.stop_ids,
+            traced=traced[0] if traced else None,
+            model=model,
+        )
 
     def threads(self, given: int = 0) -> int:
         """As many as are given, or `default_threads`."""

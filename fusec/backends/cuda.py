@@ -24,7 +24,7 @@ from fusec.codegen.formats import FORMATS
 from fusec.ir import gpus
 from fusec.ir.choosing import final_choice
 from fusec.ir.graph import Graph
-from fusec.ir.plan import Kernel, LaunchPlan, Size, Tensor
+from fusec.ir.plan import GENERATING, Kernel, LaunchPlan, Size, Tensor
 from fusec.ir.target import WIDEST, Target
 from fusec.models.model import Model
 from fusec.runtime.cuda.driver import Driver, Executable
@@ -104,8 +104,9 @@ class Cuda(Backend[CudaKernel, Executables]):
         """The token loop's own kernels, for a plan that chooses a token; none for another."""
         from fusec.codegen.cuda import control
 
-        if not {"%logits", "%next"} <= set(decode.outputs):
+        if not set(decode.outputs) >= GENERATING:
             return {}
+        decode = decode.generating
         vocabulary, argmax = decode.outputs["%logits"].shape[-1], final_choice(decode)
         parts = decode.region(argmax).inputs[0].shape[-1] if argmax else 0
         found = control.kernels(vocabulary, decode.overlaps, decode.prefetches, parts)
@@ -194,8 +195,9 @@ class Cuda(Backend[CudaKernel, Executables]):
         eager: bool = False,
     ) -> CudaEngine:
         """On the first GPU. `eager`: without captured graphs."""
-        one, several = plans.decode, self.variants(plans)
-        names = [kernel.name for kernel in one.kernels] + list(self.loop_kernels(one))
+        one, several = plans.decode.generating, self.variants(plans)
+        asked = plans.decode.asked
+        names = [*dict.fromkeys(launch.kernel for launch in one.launches), *self.loop_kernels(one)]
         workspace = Workspace(
             Driver(), (one, plans.prefill.only(set())), kernels, names, model.raw, PACKING, l2
         )
@@ -208,8 +210,18 @@ class Cuda(Backend[CudaKernel, Executables]):
         scores = session({"%logits"}, one)
         prefill, absorb = session({"%logits"}, one, *several), session(set(), one, *several)
         context = positions(one)
+        traced = session({"%logits", *asked}, plans.decode, *several) if asked else None
         loop = TokenLoop(decode, scores, absorb, context)
-        return CudaEngine(decode, prefill, absorb, loop, context=context, stop=model.stop_ids)
+        return CudaEngine(
+            decode,
+            prefill,
+            absorb,
+            loop,
+            context=context,
+            stop=model.stop_ids,
+            traced=traced,
+            model=model,
+        )
 
     def machine(self) -> Facts:
         """See `Backend`."""

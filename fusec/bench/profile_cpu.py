@@ -89,7 +89,7 @@ def _token(engine: Engine, prompt: list[int], tokens: int) -> float:
     """Microseconds of the quickest token near the middle of a generation, as the caller sees it."""
     found = []
     for _ in range(2):
-        made = [time.perf_counter() for _ in engine.generate(prompt, tokens)]
+        made = [time.perf_counter() for _ in engine.tokens(prompt, tokens)]
         low = max(1, tokens // 2 - NEAR)
         found += [made[i] - made[i - 1] for i in range(low, min(tokens, low + 2 * NEAR))]
     return 1e6 * min(found)

@@ -11,7 +11,7 @@ from fusec.runtime.engine import Engine
 
 def seconds_per_token(engine: Engine, prompt: list[int], n: int) -> float:
     """Time from the first new token to the n-th, as the caller sees them, over n - 1."""
-    tokens = engine.generate(prompt, n)
+    tokens = engine.tokens(prompt, n)
     next(tokens)
     start = time.perf_counter()
     made = sum(1 for _ in tokens)

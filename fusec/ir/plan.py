@@ -36,6 +36,9 @@ class Arg:
     offset: int = 0
 
 
+GENERATING = frozenset({"%logits", "%next"})
+"""The outputs that every model's plan has."""
+
 ROWS = Arg("rows", "rows")
 """The word with the number of rows of a step."""
 
@@ -81,7 +84,7 @@ class Launch:
     writes: tuple[str, ...]  # values and states
     waits: tuple[int, ...]
     layer: int | None
-    group: str  # forward | embed | sample
+    group: str  # forward | embed | sample | outputs
     early: bool = False
     prefetch: tuple[str, ...] = ()
     scalars: tuple[str, ...] = ()
@@ -247,6 +250,16 @@ class LaunchPlan:
             for i in order
         )
         return replace(self, launches=launches)
+
+    @property
+    def generating(self) -> LaunchPlan:
+        """The plan of what a generation needs: logits and the next token, and nothing else."""
+        return self.only({name for name in self.outputs if name in GENERATING})
+
+    @property
+    def asked(self) -> frozenset[str]:
+        """The other outputs of a model's plan: values that somebody asked for."""
+        return frozenset(self.outputs) - GENERATING
 
     def to_json(self) -> str:
         """The plan as JSON text."""

@@ -82,6 +82,14 @@ class Model:
         return self.file.get("tokenizer.ggml.model", str, "none") not in ("none", "no_vocab")
 
     @cached_property
+    def has_tokenizer(self) -> bool:
+        """Whether the file has a tokenizer that is supported."""
+        try:
+            return self.has_vocabulary and self.tokenizer is not None
+        except FusecError:
+            return False
+
+    @cached_property
     def stop_ids(self) -> frozenset[int]:
         """Tokens that end a generation, known without making a tokenizer.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from fusec.ir.graph import Graph, Node, Value
@@ -20,12 +20,17 @@ def one_row(_region: Graph, _tokens: int) -> int:
 
 
 def lower(
-    graph: Graph, target: str, level: int, rows: Callable[[Graph, int], int] = one_row
+    graph: Graph,
+    target: str,
+    level: int,
+    rows: Callable[[Graph, int], int] = one_row,
+    extra: Collection[str] = (),
 ) -> LaunchPlan:
     """Bind every node's parameters to memory and name the kernels.
 
     `rows`: of a canonical region and a step's T, how many rows a block of its kernel takes (see
-    `Kernel`). Kernels that take some are passed the number of rows behind all else.
+    `Kernel`). Kernels that take some are passed the number of rows behind all else. `extra`: nodes
+    that only make values which somebody asked for; their launches are a group of their own.
     """
     slots = plan_memory(graph)
     kernels: dict[str, Kernel] = {}
@@ -40,7 +45,8 @@ def lower(
         told = (ROWS,) if taken else ()
         args = (*(_arg(v, slots) for v in parameters(node.region)), *looked_up, *told)
         writes = tuple(v.buffer for v in node.outputs)
-        launches.append(Launch(node.name, name, args, writes, waits[i], node.layer, _group(node)))
+        group = "outputs" if node.name in extra else _group(node)
+        launches.append(Launch(node.name, name, args, writes, waits[i], node.layer, group))
     return LaunchPlan(
         name=graph.name,
         target=target,

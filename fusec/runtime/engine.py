@@ -1,35 +1,40 @@
-"""The token loop: prompt in, tokens out, over whatever session the backend made."""
+"""The engine as people use it: text or a conversation in, text out, and the sequence kept."""
 
 from __future__ import annotations
 
-import operator
-import threading
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
-
-import numpy as np
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from numbers import Integral
+from pathlib import Path
+from typing import Any, TypeVar, overload
 
 from fusec.errors import FusecError
-from fusec.runtime.finite import check_finite
-from fusec.runtime.sampling import Sampler, Sampling
-from fusec.runtime.session import Session, rewinds
-from fusec.runtime.turns import Closing, Turns
+from fusec.models.chat import ChatTemplate
+from fusec.models.model import Model
+from fusec.models.tokenizer import Tokenizer
+from fusec.runtime.aside import Aside
+from fusec.runtime.completion import Completion, Piece, Stream
+from fusec.runtime.job import Chosen, Processor, whole
+from fusec.runtime.sampling import Sampling
+from fusec.runtime.saved import Origin, Saved, check_origin
+from fusec.runtime.session import Session
+from fusec.runtime.token_engine import TokenEngine
 
-Array = np.ndarray[Any, Any]
+Message = Mapping[str, Any]
+"""One message of a conversation: `role`, `content`, and what else the chat template reads."""
+
+Prompt = str | Sequence[int] | Sequence[Message]
+"""A text, token ids, or a conversation for the model's chat template."""
+
+Own = TypeVar("Own", bound="Engine")
 
 
-class Engine(Closing):
-    """A model ready to generate.
+class Engine(TokenEngine):
+    """A model ready to generate text; `TokenEngine` says what its sessions are.
 
-    `decode` steps one token. `prefill` steps up to its plan's T tokens and `absorb` does so without
-    computing logits, for the prompt; all share one KV cache of `context` positions.
-
-    An engine holds one sequence of tokens, for one caller at a time. Calls of several threads take
-    turns. `reset`, `logits` and `generate` begin a new sequence, and whoever was in the middle of
-    another one (a generation, or tokens stepped and fed by another thread) gets a FusecError when
-    he goes on, never wrong tokens. Logits of which one is not a number, or the largest is not
-    finite, are a FusecError as well. `close`, or the end of a `with` statement, gives back memory
-    and threads; a closed engine, and one in a forked child, refuses every call.
+    `model` is the file that it was made of, which has the tokenizer and the chat template. Without
+    one the engine goes from token ids to token ids.
     """
 
     def __init__(
@@ -40,258 +45,268 @@ class Engine(Closing):
         *,
         context: int,
         stop: Iterable[int] = (),
+        traced: Session | None = None,
+        model: Model | None = None,
     ) -> None:
-        self.decode, self.prefill, self.absorb = decode, prefill, absorb
-        self.context, self.stop = context, frozenset(stop)
-        self.vocabulary = decode.plan.outputs["%logits"].shape[-1]
-        self._position, self._rewinds = 0, rewinds(decode.plan)
-        self._turns = Turns("engine")
-        self._uses = 0  # counts steps and resets, so that a generation notices another's
-        self._caller: threading.Thread | None = None  # whose sequence the cache holds
+        super().__init__(decode, prefill, absorb, context=context, stop=stop, traced=traced)
+        self.model = model
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The model's. Raises FusecError where it has none that is supported."""
+        return self._file.tokenizer
+
+    @cached_property
+    def chat_template(self) -> ChatTemplate:
+        """The model's; another can be put in its place. Raises FusecError where there is none."""
+        return ChatTemplate.from_gguf(self._file.file)
 
     @property
-    def position(self) -> int:
-        """The next token's: how many tokens of the sequence are in the cache.
+    def _file(self) -> Model:
+        if self.model is None:
+            raise FusecError("the engine was made without a model file: give token ids, no text")
+        return self.model
 
-        It can be set back, to go on from there. Raises FusecError where layers with a window no
-        longer have what the token there would see.
+    def encode(self, prompt: Prompt, *, append: bool = False) -> list[int]:
+        """The ids of a prompt, with a beginning token where the model wants one.
+
+        `append`: text that goes on has none. A conversation ends where the answer begins. Raises
+        FusecError for an empty one.
         """
-        return self._position
+        if isinstance(prompt, str):
+            ids = self.tokenizer.encode(prompt, bos=False if append else None)
+            if prompt or append:
+                return ids
+            raise FusecError("the prompt is empty: expected some text")
+        kinds = {type(item) for item in prompt}
+        if kinds and all(issubclass(kind, Mapping) for kind in kinds):
+            return self.tokenizer.encode(self.chat_template.render(list(prompt)), eos=False)  # type: ignore[arg-type]
+        if all(issubclass(kind, Integral) for kind in kinds):
+            return self._tokens(prompt)  # type: ignore[arg-type]
+        raise FusecError(
+            "expected a prompt as text, token ids or messages with role and content, found "
+            + " and ".join(sorted(kind.__name__ for kind in kinds))
+        )
 
-    @position.setter
-    def position(self, value: int) -> None:
-        if 0 < value < self._position - self._rewinds:
-            raise FusecError(
-                f"position {value}: the layers' window has moved on, expected 0 or a position from "
-                f"{self._position - self._rewinds} on, as {self._position} tokens are in the cache"
-            )
-        self._position = value
+    @overload
+    def generate(
+        self, prompt: Prompt, max_new_tokens: int | None = ..., sampling: Sampling | None = ...,
+        *, stop: str | Sequence[str] = ..., logprobs: int | None = ...,
+        processor: Processor | None = ..., append: bool = ..., reuse: bool = ...,
+    ) -> Completion: ...  # fmt: skip
 
-    @property
-    def residency(self) -> dict[str, Any] | None:
-        """How the GPU's L2 cache was asked to keep weights; None where nothing can be asked."""
-        return None
-
-    def reset(self) -> None:
-        """Forget every token. The next sequence is the calling thread's."""
-        with self._turns.take():
-            self._turns.check()
-            self._begin()
-
-    def step(self, token: int) -> Array:
-        """Append one token; float32[vocabulary] logits of what follows it."""
-        with self._turns.take():
-            self._turns.check()
-            ids = self._tokens([token])
-            self._go_on(len(ids))
-            return self._logits(self.decode, ids)[0]
-
-    def logits(self, ids: Sequence[int], width: int | None = None) -> Array:
-        """float32[len(ids), vocabulary]: logits after each token, from an empty cache.
-
-        `width`: how many tokens a step takes, which changes no byte; by default as many as the
-        plan of `prefill` is for. Raises FusecError for a width that this plan does not take.
-        """
-        with self._turns.take():
-            self._turns.check()
-            ids = self.check(ids)
-            size = self._width(width)
-            self._begin()
-            parts = [
-                self._logits(self.prefill, ids[i : i + size]) for i in range(0, len(ids), size)
-            ]
-            return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-    def feed(self, ids: Sequence[int]) -> None:
-        """Append tokens to the cache without asking what follows them."""
-        with self._turns.take():
-            self._turns.check()
-            ids = self._tokens(ids)
-            self._go_on(len(ids))
-            self._absorb(ids)
-
-    def wait(self) -> None:
-        """Return when all that was fed is in the cache: `feed` on a GPU does not wait for that.
-
-        Raises FusecError where a kernel failed.
-        """
-        with self._turns.take():
-            self._turns.check()
+    @overload
+    def generate(
+        self, prompt: list[str] | list[list[int]] | list[list[Message]],
+        max_new_tokens: int | None = ..., sampling: Sampling | None = ...,
+        *, stop: str | Sequence[str] = ..., logprobs: int | None = ...,
+        processor: Processor | None = ..., append: bool = ..., reuse: bool = ...,
+    ) -> list[Completion]: ...  # fmt: skip
 
     def generate(
         self,
-        ids: Sequence[int],
+        prompt: Any,
         max_new_tokens: int | None = None,
         sampling: Sampling | None = None,
-    ) -> Iterator[int]:
-        """Yield the tokens that follow `ids`, from an empty cache.
+        *,
+        stop: str | Sequence[str] = (),
+        logprobs: int | None = None,
+        processor: Processor | None = None,
+        append: bool = False,
+        reuse: bool = False,
+    ) -> Completion | list[Completion]:
+        """The text that follows a prompt; of a list of prompts, that of each, one after another.
 
-        Ends after `max_new_tokens` (default: when the context is full) or in front of a stop token.
-        Raises FusecError where prompt and new tokens together do not fit the context, and when the
-        engine is used for something else before the generation has ended.
+        A prompt is a text, token ids, or messages with `role` and `content`. It begins a new
+        sequence; with `append` it goes on behind `ids`, and an empty text just goes on. `reuse`
+        keeps what the cache holds of its beginning, which changes no byte.
+
+        Ends after `max_new_tokens` (default: when the context is full), at one of the model's stop
+        tokens, or in front of a `stop` string. `sampling`: greedy by default. `logprobs`: give each
+        token's log probability, and those of so many likeliest tokens. `processor(ids, logits)` may
+        change float32[vocabulary] logits before a token is chosen.
+
+        Raises FusecError for a prompt that is empty, out of vocabulary or too long for the context.
+        """
+        options: dict[str, Any] = {
+            "stop": stop, "logprobs": logprobs, "processor": processor, "append": append,
+            "reuse": reuse,
+        }  # fmt: skip
+        if not _is_list(prompt):
+            return self._completed(prompt, max_new_tokens, sampling, **options)
+        if append:
+            raise FusecError("append: expected one prompt, found a list of them")
+        return [self._completed(one, max_new_tokens, sampling, **options) for one in prompt]
+
+    def _completed(self, prompt: Prompt, *args: Any, **options: Any) -> Completion:
+        stream = self.stream(prompt, *args, **options)
+        for _ in stream:
+            pass
+        return stream.completion
+
+    def stream(
+        self,
+        prompt: Prompt,
+        max_new_tokens: int | None = None,
+        sampling: Sampling | None = None,
+        *,
+        stop: str | Sequence[str] = (),
+        logprobs: int | None = None,
+        processor: Processor | None = None,
+        append: bool = False,
+        reuse: bool = False,
+    ) -> Stream:
+        """As `generate`, piece by piece, each printed as its text.
+
+        What is wrong with the prompt is said at once, not with the first piece.
+        """
+        stop = (stop,) if isinstance(stop, str) else tuple(stop)
+        if logprobs is not None:
+            logprobs = whole(logprobs, "logprobs as a number of tokens from 0", 0)
+        ids = self.encode(prompt, append=append)
+        with self._turns.take():
+            self._turns.check()
+            job = self._planned(ids, max_new_tokens, sampling, append, reuse)
+            uses = self._uses if job.kept else None
+        made: Iterator[Chosen | int]
+        if logprobs is None and processor is None:
+            made = self._in_turns(self._generate(job), uses)
+        else:
+            made = self._in_turns(self._choose(job, processor), uses)
+        tokenizer = self.tokenizer if self._has_text(prompt, stop) else None
+        return Stream(made, job.sequence, job.count, tokenizer, stop, logprobs)
+
+    def chat(
+        self,
+        messages: str | Sequence[Message],
+        max_new_tokens: int | None = None,
+        sampling: Sampling | None = None,
+        **options: Any,
+    ) -> Completion:
+        """The model's answer to a conversation, or to one text of the user.
+
+        `messages`: each with `role` ("system", "user", "assistant") and `content`, for the model's
+        chat template. What the cache holds of the conversation is not computed again. `options` are
+        those of `generate`.
+        """
+        prompt = _messages(messages)
+        return self._completed(prompt, max_new_tokens, sampling, **({"reuse": True} | options))
+
+    async def astream(self, prompt: Prompt, *args: Any, **options: Any) -> AsyncIterator[Piece]:
+        """`stream` for an event loop: `async for piece in engine.astream("Once"): ...`.
+
+        Requests of several tasks are answered one after another.
+        """
+        async with self._aside.turn():
+            async for piece in self._aside.pieces(self.stream(prompt, *args, **options)):
+                yield piece
+
+    async def agenerate(self, prompt: Prompt, *args: Any, **options: Any) -> Completion:
+        """`generate` for an event loop, of one prompt: `await engine.agenerate("Once", 40)`."""
+        async with self._aside.turn():
+            stream = self.stream(prompt, *args, **options)
+            async for _ in self._aside.pieces(stream):
+                pass
+            return stream.completion
+
+    async def achat(
+        self, messages: str | Sequence[Message], *args: Any, **options: Any
+    ) -> Completion:
+        """`chat` for an event loop."""
+        return await self.agenerate(_messages(messages), *args, **({"reuse": True} | options))
+
+    @cached_property
+    def _aside(self) -> Aside:
+        return Aside(self._act_for)
+
+    def close(self) -> None:
+        """See `TokenEngine`."""
+        if "_aside" in self.__dict__:
+            self._aside.close()
+        super().close()
+
+    def _has_text(self, prompt: Prompt, stop: Sequence[str]) -> bool:
+        """Whether a generation needs the tokenizer: ids go to ids where there is none."""
+        if isinstance(prompt, str) or stop:
+            return True
+        return self.model is not None and self.model.has_tokenizer
+
+    # -- the sequence -----------------------------------------------------------------------------
+
+    @property
+    def _origin(self) -> Origin:
+        model = "" if self.model is None else self.model.file.fingerprint
+        return Origin(self.decode.plan.target, model, self.context)
+
+    def rewind(self, position: int) -> None:
+        """Forget the tokens of the sequence from `position` on, counted from 0.
+
+        Raises FusecError for a position that the sequence does not have, and where layers with a
+        window no longer hold what the token there would see.
         """
         with self._turns.take():
             self._turns.check()
-            ids = self.check(ids)
-            count = new_tokens(len(ids), max_new_tokens, self.context)
-            sampling = Sampling() if sampling is None else sampling
-            if not isinstance(sampling, Sampling):
-                raise FusecError(f"expected a Sampling, found {type(sampling).__name__}")
-        return self._in_turns(self._generate(ids, count, sampling))
+            wanted = f"a position from 0 to {self._position}, as the cache holds so many tokens"
+            position = whole(position, wanted, 0)
+            if position > self._position:
+                raise FusecError(f"expected {wanted}, found {position}")
+            self._go_on(0)
+            self.position = position
+            self._uses += 1
 
-    def _in_turns(self, tokens: Iterator[int]) -> Iterator[int]:
-        """Each token in a turn of its own, if nobody has used the engine since the last."""
-        uses = None
-        while True:
-            with self._turns.take():
-                self._turns.check()
-                if uses not in (None, self._uses):
-                    raise FusecError(
-                        "the engine was used for something else during a generation: one engine "
-                        "serves one caller at a time"
-                    )
-                try:
-                    token = next(tokens)
-                except StopIteration:
-                    return
-                uses, self._caller = self._uses, threading.current_thread()
-            yield token
+    def save(self, path: str | Path | None = None) -> Saved:
+        """The sequence and its cache as they are now, in memory and (`path`) in a file.
 
-    def _generate(self, ids: Sequence[int], count: int, sampling: Sampling) -> Iterator[int]:
-        self._begin()
-        sampler = Sampler(sampling)
-        for token in ids:
-            sampler.accept(token)
-        if count:
-            self._absorb(ids[:-1])
-        token = ids[-1]
-        for _ in range(count):
-            result = self._run(self.decode, [token])
-            check_finite(self.decode.plan, result["logits"], [token], self.position - 1)
-            token = (
-                int(result["next"][0])
-                if sampling.is_argmax
-                else sampler.choose(result["logits"][0])
-            )
-            if token in self.stop:
-                return
-            sampler.accept(token)
-            yield token
-
-    def _begin(self) -> None:
-        """An empty cache, for the calling thread."""
-        self.position = 0
-        self._uses += 1
-        self._caller = threading.current_thread()
-        self.decode.reset()
-
-    def _go_on(self, count: int) -> None:
-        """Raise FusecError unless the caller can append so many tokens to what the cache holds.
-
-        There must be room, and no other thread that may go on as well with what it has begun.
+        `restore` goes on from there, in this engine or in another one of the same model file,
+        target and context, and gives the same bytes as without the interruption.
         """
-        end = self.position + count
-        if end > self.context:
-            raise FusecError(f"position {end - 1} is past the context of {self.context} tokens")
-        caller, begun = threading.current_thread(), self._caller
-        if self.position and begun is not None and begun is not caller and begun.is_alive():
-            raise FusecError(
-                "the engine was used for something else by another thread, whose tokens its cache "
-                "holds: begin a new sequence with reset(), or load an engine for each thread"
-            )
-        self._caller = caller
-
-    def _logits(self, session: Session, ids: Sequence[int]) -> Array:
-        logits = self._run(session, ids)["logits"]
-        check_finite(session.plan, logits, ids, self.position - len(ids))
-        return logits
-
-    def _absorb(self, ids: Sequence[int]) -> None:
-        size = self.absorb.plan.tokens
-        for i in range(0, len(ids), size):
-            self._run(self.absorb, ids[i : i + size])
-
-    def _width(self, width: int | None) -> int:
-        """Tokens of a step of `prefill`: so many, or (None) as many as it can take."""
-        most = self.prefill.plan.tokens
-        if width is None:
-            return most
-        wanted = f"a width from 1 to {most}"
-        width = _whole(width, wanted, 1)
-        if width > most:
-            raise FusecError(f"expected {wanted}, found {width}")
-        return width
-
-    def check(self, ids: Sequence[int]) -> list[int]:
-        """The prompt as a list. Raises FusecError if it is empty, too long or out of vocabulary."""
-        ids = self._tokens(ids)
-        if not ids:
-            raise FusecError("the prompt is empty: expected at least one token")
-        new_tokens(len(ids), None, self.context)
-        return ids
-
-    def _tokens(self, ids: Iterable[int]) -> list[int]:
-        try:
-            tokens = [operator.index(i) for i in ids]
-        except TypeError as error:
-            raise FusecError(f"expected token ids: {error}") from None
-        for token in tokens:
-            if not 0 <= token < self.vocabulary:
-                raise FusecError(
-                    f"token {token} is out of vocabulary: expected 0 to {self.vocabulary - 1}"
-                )
-        return tokens
-
-    def _run(self, session: Session, ids: Sequence[int]) -> dict[str, Array]:
-        end = self.position + len(ids)
-        result = session.step(
-            token=np.asarray(ids, np.int32), pos=np.arange(self.position, end, dtype=np.int32)
-        )
-        self.position = end
-        self._uses += 1
-        return result
-
-    def close(self) -> None:
-        """Give back memory and threads, behind a call that is under way. Twice is fine.
-
-        In a forked child there is nothing to give back.
-        """
-        if self._turns.is_forked:
-            return
         with self._turns.take():
-            self._turns.closed = True
-            for session in (self.decode, self.prefill, self.absorb):
-                session.close()
+            self._turns.check()
+            states = self.decode.read_states(self._position)
+            saved = Saved(self._origin, tuple(self._ids), self._position, states)
+        if path is not None:
+            saved.write(path)
+        return saved
+
+    def restore(self, saved: Saved | str | Path) -> None:
+        """Take up a sequence that `save` gave, instead of the present one.
+
+        Raises FusecError for a file that cannot be read and for the sequence of another model,
+        target, context or type of cache; the present sequence is left as it is.
+        """
+        found = saved if isinstance(saved, Saved) else Saved.read(saved)
+        with self._turns.take():
+            self._turns.check()
+            check_origin(found.origin, self._origin)
+            self.decode.write_states(found.states, found.position)
+            self._begin()
+            self._ids, self._position = list(found.ids), found.position
+
+    @contextmanager
+    def fork(self: Own) -> Iterator[Own]:
+        """Try how the sequence could go on: at the end of the `with` block it is as it was.
+
+        engine.feed(prompt)
+        for seed in range(4):
+            with engine.fork():
+                print(engine.generate("", 40, Sampling(0.8, seed=seed), append=True))
+        """
+        saved = self.save()
+        try:
+            yield self
+        finally:
+            self.restore(saved)
 
 
-def new_tokens(prompt: int, wanted: int | None, context: int) -> int:
-    """How many tokens to make behind `prompt` ones: `wanted`, or (None) all there is room for.
-
-    Raises FusecError where prompt and new tokens together do not fit the context.
-    """
-    if prompt > context:
-        raise FusecError(
-            f"the prompt has {prompt} tokens, the context {context}: "
-            f"shorten it or ask for a larger context"
-        )
-    room = context - prompt + 1  # the last new token is never fed back
-    if wanted is None:
-        return room
-    wanted = _whole(wanted, f"a number of new tokens from 0 to {room}", 0)
-    if wanted > room:
-        raise FusecError(
-            f"{prompt} prompt tokens and {wanted} new ones do not fit a context of {context}: "
-            f"ask for at most {room} new tokens or a larger context"
-        )
-    return wanted
+def _messages(messages: str | Sequence[Message]) -> Sequence[Message]:
+    """A conversation; a text is the user's first message."""
+    if isinstance(messages, str):
+        return [{"role": "user", "content": messages}]
+    return messages
 
 
-def _whole(value: int, wanted: str, least: int) -> int:
-    """A whole number of at least so much. Raises FusecError that says what was `wanted`."""
-    try:
-        value = operator.index(value)
-    except TypeError as error:
-        raise FusecError(f"expected {wanted}: {error}") from None
-    if value < least:
-        raise FusecError(f"expected {wanted}, found {value}")
-    return value
+def _is_list(prompt: Any) -> bool:
+    """Whether this is a list of prompts: of texts, of lists of ids or of conversations."""
+    if isinstance(prompt, str) or not len(prompt):
+        return False
+    return isinstance(prompt[0], Iterable) and not isinstance(prompt[0], Mapping)

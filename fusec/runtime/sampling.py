@@ -14,7 +14,9 @@ from fusec.errors import FusecError
 
 Array = np.ndarray[Any, Any]
 
-MAX_SEED = 1 << 128  # the key of Philox
+MAX_SEED = 1 << 64  # the two words of Philox's key
+
+_WORD = 0xFFFFFFFF
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Sampling:
             ("min_p", 0 <= self.min_p <= 1, "from 0 to 1"),
             ("repeat_penalty", 0 < self.repeat_penalty < float("inf"), "above 0"),
             ("repeat_last", self.repeat_last >= 0, "at least 0"),
-            ("seed", 0 <= self.seed < MAX_SEED, "from 0 to 2^128 - 1"),
+            ("seed", 0 <= self.seed < MAX_SEED, "from 0 to 2^64 - 1"),
         ):
             if not good:
                 raise FusecError(f"sampling: expected {name} {wanted}, found {getattr(self, name)}")
@@ -59,30 +61,33 @@ class Sampling:
 
 
 class Sampler:
-    """One generation's choices: the same seed and logits give the same tokens."""
+    """One generation's choices: the same seed, position and logits give the same token.
 
-    def __init__(self, sampling: Sampling) -> None:
-        self.sampling = sampling
-        self._random = np.random.Generator(np.random.Philox(key=sampling.seed))
+    `most`: no more than so many candidates are ever kept, as a GPU's sampler does.
+    """
+
+    def __init__(self, sampling: Sampling, most: int | None = None) -> None:
+        self.sampling, self._most = sampling, most
         self._recent: deque[int] = deque(maxlen=min(sampling.repeat_last, sys.maxsize))
 
     def accept(self, token: int) -> None:
         """Let the repetition penalty know of a token, of the prompt or generated."""
         self._recent.append(token)
 
-    def choose(self, logits: Array) -> int:
-        """The next token for float32[vocabulary] logits, which `check_finite` has let pass.
+    def choose(self, logits: Array, position: int) -> int:
+        """The token at `position`, by float32[vocabulary] logits that `check_finite` has let pass.
 
-        Equal logits are ranked by id. A logit of minus infinity is never chosen.
+        Equal logits are ranked by id. A logit of minus infinity is never chosen. The random number
+        is one of the position: neither filters nor drafted tokens shift those that come later.
         """
         scores = self._penalised(logits.astype(np.float64))
         if self.sampling.temperature == 0:
             return int(np.argmax(scores))
         tokens = self._candidates(scores)
         weights = _softmax(scores[tokens], self.sampling.temperature)
-        # one uniform number per token, so that filters do not shift later choices
-        point = self._random.random() * weights.sum()
-        return int(tokens[min(np.searchsorted(np.cumsum(weights), point), len(tokens) - 1)])
+        point = uniform(self.sampling.seed, position) * weights.sum()
+        chosen = np.searchsorted(np.cumsum(weights), point, side="right")
+        return int(tokens[min(chosen, len(tokens) - 1)])
 
     def _penalised(self, scores: Array) -> Array:
         if self.sampling.repeat_penalty != 1 and self._recent:
@@ -97,7 +102,7 @@ class Sampler:
         The token that makes the mass top_p is the last, also where the two are equal. So masses
         are compared in float32, as in llama.cpp and on the GPU: ten equal tokens and 0.8 are eight.
         """
-        top_k = self.sampling.top_k or len(scores)
+        top_k = min(self.sampling.top_k or len(scores), self._most or len(scores))
         # those above the k-th score and all that equal it, so that ties are cut in order of id
         least = np.partition(scores, -top_k)[-top_k] if top_k < len(scores) else -np.inf
         tokens = np.flatnonzero(scores >= least)
@@ -109,6 +114,32 @@ class Sampler:
             tokens = tokens[: 1 + int(np.searchsorted(mass, enough))]
             weights = weights[: len(tokens)]
         return tokens[weights >= self.sampling.min_p]
+
+
+def uniform(seed: int, position: int) -> float:
+    """A number from 0 up to 1, a multiple of 2^-24: the same here and in a GPU's sampler.
+
+    It is the first word of Philox4x32-10 (Salmon et al. 2011) with the seed as key and the counter
+    (position, 0, 0, 0).
+    """
+    keys = [seed & _WORD, seed >> 32 & _WORD]
+    counter = [position & _WORD, 0, 0, 0]
+    for _ in range(10):
+        low, high = 0xD2511F53 * counter[0], 0xCD9E8D57 * counter[2]
+        counter = [
+            high >> 32 ^ counter[1] ^ keys[0],
+            high & _WORD,
+            low >> 32 ^ counter[3] ^ keys[1],
+            low & _WORD,
+        ]
+        keys = [keys[0] + 0x9E3779B9 & _WORD, keys[1] + 0xBB67AE85 & _WORD]
+    return (counter[0] >> 8) / (1 << 24)
+
+
+def log_probabilities(logits: Array) -> Array:
+    """float64[vocabulary]: the natural logarithm of the softmax of logits."""
+    scores = logits.astype(np.float64) - float(logits.max())
+    return scores - np.log(np.exp(scores).sum())
 
 
 def _softmax(scores: Array, temperature: float = 1.0) -> Array:

@@ -38,6 +38,12 @@ class Session(Protocol):
     def reset(self) -> None:
         """Empty the states."""
 
+    def read_states(self, rows: int) -> dict[str, Array]:
+        """Copies of the states, of each the first `rows` or all that it has."""
+
+    def write_states(self, states: Mapping[str, Array], rows: int) -> None:
+        """Put back what `read_states` gave. Raises FusecError, and writes none, for others."""
+
     def close(self) -> None:
         """Give back memory and threads, also those that other sessions share. Twice is fine."""
 
@@ -144,6 +150,22 @@ def checked_states(plan: LaunchPlan, states: Mapping[str, Array]) -> dict[str, A
                 f"contiguous, found {found.dtype}{list(found.shape)}"
             )
     return {name: states[name] for name in plan.states}
+
+
+def check_rows(plan: LaunchPlan, states: Mapping[str, Array], rows: int) -> None:
+    """Raise FusecError unless these are the first `rows` of every state of the plan."""
+    if set(states) != set(plan.states):
+        raise FusecError(
+            f"{plan.name}: expected the states {', '.join(plan.states)}, found {', '.join(states)}"
+        )
+    for name, tensor in plan.states.items():
+        kind, shape = dtype(tensor.dtype).numpy, (min(rows, tensor.shape[0]), *tensor.shape[1:])
+        found = states[name]
+        if found.dtype != kind or found.shape != shape:
+            raise FusecError(
+                f"{plan.name}: expected state {name} as {kind}{list(shape)}, found "
+                f"{found.dtype}{list(found.shape)}"
+            )
 
 
 def _plain_array(given: Any) -> Array:

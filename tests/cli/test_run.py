@@ -120,7 +120,7 @@ def test_a_conversation_on_standard_input(tiny_model: Path) -> None:
         messages.append({"role": "user", "content": turn})
         ids = model.tokenizer.encode(template.render(messages), bos=False)
         decoder = StreamDecoder(model.tokenizer, ids)
-        answer = "".join(map(decoder.push, engine.generate(ids, 4))) + decoder.finish()
+        answer = "".join(map(decoder.push, engine.tokens(ids, 4))) + decoder.finish()
         messages.append({"role": "assistant", "content": answer})
         wanted += answer + "\n"
     assert ran.out == wanted

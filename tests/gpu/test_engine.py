@@ -44,7 +44,7 @@ def test_stories_goes_on_as_llama_cpp_does(stories, shared_data, level):
     engine = load(stories, level, kv="f32")
     logits = engine.logits([1])[0]
     assert relative_error(logits, np.array(golden["logits0"])) < 1e-4
-    assert list(engine.generate([1], len(golden["greedy"]))) == golden["greedy"]
+    assert list(engine.tokens([1], len(golden["greedy"]))) == golden["greedy"]
     engine.close()
 
 
@@ -99,7 +99,7 @@ def test_a_full_size_model(smollm2):
 def test_graph_replay_is_what_eager_launches_are(tiny_model, engine):
     eager = load(tiny_model, eager=True)
     assert eager.logits(IDS).tobytes() == engine.logits(IDS).tobytes()
-    assert list(eager.generate(IDS, 50)) == list(engine.generate(IDS, 50))
+    assert list(eager.tokens(IDS, 50)) == list(engine.tokens(IDS, 50))
     eager.close()
 
 
@@ -110,50 +110,50 @@ def test_the_l2_window_changes_no_number(tiny_model, engine):
 
 
 def test_the_device_loop_is_greedy(engine):
-    made = list(engine.generate(IDS[:5], 30))
+    made = list(engine.tokens(IDS[:5], 30))
     logits = engine.logits(IDS[:5] + made[:-1])[4:]
     assert made == [int(i) for i in logits.argmax(-1)]
 
 
 def test_the_context_can_be_filled(engine):
-    made = list(engine.generate(IDS[:3]))
+    made = list(engine.tokens(IDS[:3]))
     assert len(made) == engine.context - 3 + 1
     with pytest.raises(FusecError, match="do not fit a context"):
-        engine.generate(IDS[:3], len(made) + 1)
+        engine.tokens(IDS[:3], len(made) + 1)
     with pytest.raises(FusecError, match="past the context"):
         engine.step(1)
 
 
 def test_a_stop_token_ends_the_generation(engine):
-    plain = list(engine.generate(IDS[:4], 30))
+    plain = list(engine.tokens(IDS[:4], 30))
     before = engine.stop
     engine.stop = frozenset({plain[7]})
-    assert list(engine.generate(IDS[:4], 30)) == plain[: plain.index(plain[7])]
+    assert list(engine.tokens(IDS[:4], 30)) == plain[: plain.index(plain[7])]
     engine.stop = before
-    assert list(engine.generate(IDS[:4], 30)) == plain
+    assert list(engine.tokens(IDS[:4], 30)) == plain
 
 
 def test_sampling_is_reproducible(engine):
     hot = Sampling(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, seed=3)
-    one, other = list(engine.generate(IDS[:4], 60, hot)), list(engine.generate(IDS[:4], 60, hot))
+    one, other = list(engine.tokens(IDS[:4], 60, hot)), list(engine.tokens(IDS[:4], 60, hot))
     assert one == other
     reseeded = Sampling(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, seed=4)
-    assert list(engine.generate(IDS[:4], 60, reseeded)) != one
+    assert list(engine.tokens(IDS[:4], 60, reseeded)) != one
 
 
 def test_sampling_from_one_candidate_is_greedy(engine):
-    greedy = list(engine.generate(IDS[:4], 40))
-    assert list(engine.generate(IDS[:4], 40, Sampling(temperature=0.7, top_k=1))) == greedy
+    greedy = list(engine.tokens(IDS[:4], 40))
+    assert list(engine.tokens(IDS[:4], 40, Sampling(temperature=0.7, top_k=1))) == greedy
     narrow = Sampling(temperature=0.7, top_k=0, top_p=1e-6, min_p=0.0)
-    assert list(engine.generate(IDS[:4], 40, narrow)) == greedy
+    assert list(engine.tokens(IDS[:4], 40, narrow)) == greedy
     picky = Sampling(temperature=0.7, top_k=0, top_p=1.0, min_p=1.0)
-    assert list(engine.generate(IDS[:4], 40, picky)) == greedy
+    assert list(engine.tokens(IDS[:4], 40, picky)) == greedy
 
 
 def test_sampled_tokens_pass_the_filters(engine):
     """Every token drawn is among those that the same settings leave on the host."""
     settings = Sampling(temperature=1.5, top_k=5, top_p=1.0, min_p=0.0, seed=11)
-    made = list(engine.generate(IDS[:4], 60, settings))
+    made = list(engine.tokens(IDS[:4], 60, settings))
     logits = engine.logits(IDS[:4] + made[:-1])[3:]
     ranks = [int((row > row[token]).sum()) for row, token in zip(logits, made, strict=True)]
     assert max(ranks) < 5
@@ -162,7 +162,7 @@ def test_sampled_tokens_pass_the_filters(engine):
 
 def test_the_penalty_keeps_greedy_text_from_repeating(engine):
     strong = Sampling(temperature=0.0, repeat_penalty=1e6, repeat_last=64)
-    made = list(engine.generate([1], 50, strong))
+    made = list(engine.tokens([1], 50, strong))
     assert len(set(made)) == len(made)
 
 
@@ -190,8 +190,8 @@ def broken(tiny_model, tmp_path_factory):
 def test_logits_that_are_no_numbers_are_an_error(broken, name, level):
     with load(broken[name], level) as engine:
         for use in (
-            lambda: list(engine.generate([1, 2, 3], 6)),
-            lambda: list(engine.generate([1, 2, 3], 6, Sampling(temperature=0.8))),
+            lambda: list(engine.tokens([1, 2, 3], 6)),
+            lambda: list(engine.tokens([1, 2, 3], 6, Sampling(temperature=0.8))),
             lambda: engine.logits([1, 2, 3]),
         ):
             with pytest.raises(FusecError, match=r"are not finite: .*--kv f32"):
@@ -200,7 +200,7 @@ def test_logits_that_are_no_numbers_are_an_error(broken, name, level):
 
 def test_a_cache_of_floats_holds_what_halves_do_not(broken):
     with load(broken["too large for f16"], kv="f32") as engine:
-        assert len(list(engine.generate([1, 2, 3], 6))) == 6
+        assert len(list(engine.tokens([1, 2, 3], 6))) == 6
 
 
 @pytest.mark.parametrize("level", [0, 3])
@@ -213,7 +213,7 @@ def test_the_device_says_so_itself(broken, monkeypatch, level, settings):
             with pytest.raises(
                 FusecError, match="behind token 3 at position 2 are not finite: the"
             ):
-                list(engine.generate([1, 2, 3], 40, settings))
+                list(engine.tokens([1, 2, 3], 40, settings))
 
 
 def test_two_threads_get_their_own_logits(engine):
@@ -225,12 +225,12 @@ def test_two_threads_get_their_own_logits(engine):
 
 
 def test_a_forked_child_is_refused_and_the_parent_goes_on(engine):
-    wanted = list(engine.generate(IDS[:4], 20))
+    wanted = list(engine.tokens(IDS[:4], 20))
     pid = os.fork()
     if pid == 0:  # pragma: no cover
         signal.alarm(30)
         refused = 0
-        for use in (lambda: engine.step(1), lambda: list(engine.generate([1], 2)), Driver):
+        for use in (lambda: engine.step(1), lambda: list(engine.tokens([1], 2)), Driver):
             try:
                 use()
             except FusecError:
@@ -238,13 +238,13 @@ def test_a_forked_child_is_refused_and_the_parent_goes_on(engine):
         engine.close()
         os._exit(refused != 3)
     assert os.waitpid(pid, 0)[1] == 0
-    assert list(engine.generate(IDS[:4], 20)) == wanted
+    assert list(engine.tokens(IDS[:4], 20)) == wanted
 
 
 def test_an_engine_that_is_closed_says_so(tiny_model):
     with load(tiny_model) as engine:
-        generation = engine.generate([1], 9)
+        generation = engine.tokens([1], 9)
         next(generation)
-    for use in (lambda: next(generation), lambda: engine.step(1), lambda: engine.generate([1])):
+    for use in (lambda: next(generation), lambda: engine.step(1), lambda: engine.tokens([1])):
         with pytest.raises(FusecError, match="closed"):
             use()

@@ -10,7 +10,8 @@ import pytest
 
 import fusec
 from fusec.errors import FusecError
-from fusec.runtime.engine import Engine, new_tokens
+from fusec.runtime.engine import Engine
+from fusec.runtime.job import new_tokens
 from fusec.runtime.sampling import Sampler, Sampling
 
 CONTEXT, CHUNK, VOCABULARY = 48, 16, 512
@@ -73,8 +74,8 @@ def test_widths_that_no_step_takes(engine: Engine, width: int) -> None:
 
 
 def test_waiting_is_no_use_of_the_engine(engine: Engine) -> None:
-    plain = list(engine.generate(IDS[:4], 6))
-    made = engine.generate(IDS[:4], 6)
+    plain = list(engine.tokens(IDS[:4], 6))
+    made = engine.tokens(IDS[:4], 6)
     first = next(made)
     engine.wait()
     assert [first, *made] == plain
@@ -123,45 +124,45 @@ def test_generate_is_the_loop_one_would_write(
     for token in prompt:
         sampler.accept(token)
     for _ in range(20):
-        token = sampler.choose(logits)
+        token = sampler.choose(logits, engine.position)
         sampler.accept(token)
         wanted.append(token)
         logits = engine.step(token)
-    assert list(engine.generate(prompt, 20, sampling)) == wanted
-    assert list(engine.generate(prompt, 20, sampling)) == wanted  # the seed starts anew
+    assert list(engine.tokens(prompt, 20, sampling)) == wanted
+    assert list(engine.tokens(prompt, 20, sampling)) == wanted  # the seed starts anew
     if sampling is GREEDY:
-        assert list(engine.generate(prompt, 20)) == wanted
+        assert list(engine.tokens(prompt, 20)) == wanted
 
 
 def test_generate_fills_the_context_and_no_more(engine: Engine) -> None:
     prompt = IDS[:10]
     room = CONTEXT - 10 + 1  # the last token is never fed back
-    assert len(list(engine.generate(prompt))) == room
+    assert len(list(engine.tokens(prompt))) == room
     assert engine.position == CONTEXT
-    assert len(list(engine.generate(prompt, room))) == room
+    assert len(list(engine.tokens(prompt, room))) == room
     with pytest.raises(FusecError, match=f"do not fit a context of {CONTEXT}: ask for at most 39"):
-        engine.generate(prompt, room + 1)
-    assert len(list(engine.generate(IDS, 1))) == 1  # a prompt as long as the context
+        engine.tokens(prompt, room + 1)
+    assert len(list(engine.tokens(IDS, 1))) == 1  # a prompt as long as the context
 
 
 def test_generate_nothing(engine: Engine) -> None:
-    assert list(engine.generate([5], 0)) == []
+    assert list(engine.tokens([5], 0)) == []
     with pytest.raises(FusecError, match="a number of new tokens from 0 to 48, found -1"):
-        engine.generate([5], -1)
+        engine.tokens([5], -1)
 
 
 def test_generate_ends_in_front_of_a_stop_token(engine: Engine) -> None:
-    whole = list(engine.generate([5], 12, WARM))
+    whole = list(engine.tokens([5], 12, WARM))
     place = next(i for i, token in enumerate(whole) if i >= 2 and token not in whole[:i])
     engine.stop = frozenset({whole[place]})
-    assert list(engine.generate([5], 12, WARM)) == whole[:place]
+    assert list(engine.tokens([5], 12, WARM)) == whole[:place]
     engine.stop = frozenset({5})  # in the prompt it stops nothing
-    assert list(engine.generate([5], 2, WARM)) == whole[:2]
+    assert list(engine.tokens([5], 2, WARM)) == whole[:2]
 
 
 def test_a_generation_notices_another_use(engine: Engine) -> None:
-    for disturb in (engine.reset, lambda: engine.step(1), lambda: next(engine.generate([2], 5))):
-        generation = engine.generate([5], 4)
+    for disturb in (engine.reset, lambda: engine.step(1), lambda: next(engine.tokens([2], 5))):
+        generation = engine.tokens([5], 4)
         next(generation)
         disturb()
         with pytest.raises(FusecError, match="used for something else during a generation"):
@@ -169,10 +170,10 @@ def test_a_generation_notices_another_use(engine: Engine) -> None:
 
 
 def test_an_abandoned_generation_harms_nobody(engine: Engine) -> None:
-    wanted = list(engine.generate([5, 6], 6))
-    abandoned = engine.generate([9, 9, 9], 20)
+    wanted = list(engine.tokens([5, 6], 6))
+    abandoned = engine.tokens([9, 9, 9], 20)
     next(abandoned)
-    assert list(engine.generate([5, 6], 6)) == wanted
+    assert list(engine.tokens([5, 6], 6)) == wanted
 
 
 def test_the_context_is_a_limit_for_steps(engine: Engine) -> None:
@@ -200,7 +201,7 @@ def test_the_context_is_a_limit_for_steps(engine: Engine) -> None:
 )
 def test_prompts_that_are_refused(engine: Engine, ids: list, reason: str) -> None:
     engine.feed([1, 2])
-    for use in (engine.logits, engine.generate):
+    for use in (engine.logits, engine.tokens):
         with pytest.raises(FusecError, match=reason):
             use(ids)
     assert engine.position == 2  # refused before anything was done
@@ -223,7 +224,7 @@ def test_a_context_shorter_than_a_chunk(tiny_model: Path) -> None:
     engine = fusec.load(tiny_model, context=5, kv="f32")
     assert engine.prefill.plan.tokens == 5
     assert engine.logits(IDS[:5]).tobytes() == stepped(engine, IDS[:5]).tobytes()
-    assert len(list(engine.generate(IDS[:5]))) <= 1
+    assert len(list(engine.tokens(IDS[:5]))) <= 1
     engine.close()
 
 

@@ -78,9 +78,9 @@ def test_every_method_that_gives_logits_or_tokens_says_so(
     assert compiled.model is not None
     with make(compiled, with_norm(compiled.model, name, value)) as engine:
         for use, token, position in (
-            (lambda: list(engine.generate([1, 2, 3], 4, GREEDY)), 3, 2),
-            (lambda: list(engine.generate([1, 2, 3], 4, WARM)), 3, 2),
-            (lambda: list(engine.generate([1], 1, Sampling(repeat_penalty=1.2))), 1, 0),
+            (lambda: list(engine.tokens([1, 2, 3], 4, GREEDY)), 3, 2),
+            (lambda: list(engine.tokens([1, 2, 3], 4, WARM)), 3, 2),
+            (lambda: list(engine.tokens([1], 1, Sampling(repeat_penalty=1.2))), 1, 0),
             (lambda: engine.logits([5, 6]), 5, 0),
         ):
             reason = (
@@ -104,7 +104,7 @@ def test_one_that_is_not_a_number_is_enough(
     assert compiled.model is not None
     engine = make(compiled, with_row(compiled.model, 300))
     with engine, pytest.raises(FusecError, match="behind token 6 at position 1 are not finite"):
-        next(engine.generate([5, 6], 4, sampling))
+        next(engine.tokens([5, 6], 4, sampling))
 
 
 def test_a_cache_of_floats_holds_what_halves_do_not(tiny_model: Path) -> None:
@@ -113,10 +113,10 @@ def test_a_cache_of_floats_holds_what_halves_do_not(tiny_model: Path) -> None:
         assert compiled.model is not None
         with on_cpu(compiled, scaled(compiled.model, "blk.0.attn_norm.weight", 1e6)) as engine:
             if good:
-                assert len(list(engine.generate([1, 2, 3], 6))) == 6
+                assert len(list(engine.tokens([1, 2, 3], 6))) == 6
             else:
                 with pytest.raises(FusecError, match="beyond what f16 can"):
-                    list(engine.generate([1, 2, 3], 6))
+                    list(engine.tokens([1, 2, 3], 6))
 
 
 def test_the_advice_fits_the_cache(tiny_model: Path) -> None:
@@ -164,7 +164,7 @@ def test_a_token_late_in_the_devices_own_loop(
 
     machine.api.kernels["advance"] = advance
     machine.loop._graphs.clear()
-    stream = machine.engine().generate([1, 2], 8)
+    stream = machine.engine().tokens([1, 2], 8)
     assert [next(stream) for _ in range(4)] == wanted[:4]
     with pytest.raises(FusecError, match=f"behind token {wanted[3]} at position 5 are not finite"):
         next(stream)

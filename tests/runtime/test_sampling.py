@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusec.errors import FusecError
-from fusec.runtime.sampling import Sampler, Sampling
+from fusec.runtime.sampling import Sampler, Sampling, uniform
 
 OFF = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
 DRAWS = 20_000
@@ -20,7 +20,7 @@ DRAWS = 20_000
 def draws(logits: list[float], count: int = DRAWS, **given: float) -> Counter[int]:
     sampler = Sampler(Sampling(**(OFF | given)))
     scores = np.array(logits, np.float32)
-    return Counter(sampler.choose(scores) for _ in range(count))
+    return Counter(sampler.choose(scores, position) for position in range(count))
 
 
 def expected(logits: list[float], *, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0) -> list[float]:
@@ -93,7 +93,7 @@ def test_ties_go_to_the_lowest_ids() -> None:
     even = [1.0, 1.0, 1.0, 1.0, 0.0]
     assert set(draws(even, 500, top_k=2)) == {0, 1}
     assert set(draws(even, 500, top_p=0.5)) == {0, 1, 2}  # of 0.92: two are 0.46
-    assert Sampler(Sampling()).choose(np.array([0, 3, 3], np.float32)) == 1
+    assert Sampler(Sampling()).choose(np.array([0, 3, 3], np.float32), 1) == 1
 
 
 @pytest.mark.parametrize("count", [2, 3, 5, 7, 10, 20, 64])
@@ -110,13 +110,28 @@ def test_a_seed_fixes_the_choices() -> None:
 
     def choices(**given: float) -> list[int]:
         sampler = Sampler(Sampling(**(OFF | given)))
-        return [sampler.choose(logits) for logits in steps]
+        return [sampler.choose(logits, position) for position, logits in enumerate(steps)]
 
     assert choices(seed=1) == choices(seed=1)
     assert choices(seed=1) != choices(seed=2)
-    assert choices(seed=2**128 - 1) != choices(seed=0)
-    single = [choices(seed=1 << bit) for bit in (0, 31, 32, 63, 64, 127)]
-    assert len(set(map(tuple, single))) == len(single)  # every word of a seed counts
+    assert choices(seed=2**64 - 1) != choices(seed=0)
+    single = [choices(seed=1 << bit) for bit in (0, 31, 32, 63)]
+    assert len(set(map(tuple, single))) == len(single)  # both words of a seed counts
+
+
+def test_uniform_is_random123s_philox() -> None:
+    """The first of kat_vectors of Random123: philox4x32, 10 rounds, counter and key zero."""
+    assert uniform(0, 0) == (0x6627E8D5 >> 8) / 2**24
+    numbers = [uniform(seed, place) for seed in (0, 7, 2**64 - 1) for place in range(2000)]
+    assert min(numbers) >= 0 and max(numbers) < 1 and len(set(numbers)) > 5990
+    assert abs(np.mean(numbers) - 0.5) < 0.02 and abs(np.std(numbers) - 12**-0.5) < 0.01
+
+
+def test_no_more_candidates_than_a_gpu_keeps() -> None:
+    flat = np.zeros(40)
+    assert len(Sampler(Sampling(**OFF), 8)._candidates(flat)) == 8
+    assert len(Sampler(Sampling(**(OFF | {"top_k": 5})), 8)._candidates(flat)) == 5
+    assert len(Sampler(Sampling(**OFF))._candidates(flat)) == 40
 
 
 def test_a_filter_does_not_shift_later_choices() -> None:
@@ -126,18 +141,18 @@ def test_a_filter_does_not_shift_later_choices() -> None:
     narrow = Sampler(Sampling(**(OFF | {"seed": 5, "top_k": 1})))
     for i, logits in enumerate(steps):
         if i % 2:
-            assert filtered.choose(logits) == plain.choose(logits)
+            assert filtered.choose(logits, i) == plain.choose(logits, i)
         else:
             filtered.sampling = narrow.sampling
-            filtered.choose(logits)
-            plain.choose(logits)
+            filtered.choose(logits, i)
+            plain.choose(logits, i)
             filtered.sampling = plain.sampling
 
 
 def test_temperature_0_is_greedy_whatever_the_filters() -> None:
     logits = np.array(LOGITS, np.float32)
     for options in ({}, {"top_k": 2}, {"top_p": 0.01}, {"min_p": 1.0}, {"seed": 9}):
-        assert Sampler(Sampling(temperature=0, **options)).choose(logits) == 3
+        assert Sampler(Sampling(temperature=0, **options)).choose(logits, 0) == 3
 
 
 @pytest.mark.parametrize("temperature", [1e-9, 1e-300, 5e-324])
@@ -155,12 +170,12 @@ def test_the_repetition_penalty() -> None:
     penal = Sampling(temperature=0, repeat_penalty=1.5)
     assert not penal.is_argmax
     sampler = Sampler(penal)
-    assert sampler.choose(logits) == 0
+    assert sampler.choose(logits, 0) == 0
     sampler.accept(0)
     sampler.accept(0)  # a token seen twice is penalised once
     scores = sampler._penalised(logits.astype(np.float64))
     assert scores.tolist() == pytest.approx([2.0 / 1.5, 1.9, -1.0, -1.1])
-    assert sampler.choose(logits) == 1
+    assert sampler.choose(logits, 0) == 1
     sampler.accept(2)  # below 0 it is multiplied
     assert sampler._penalised(logits.astype(np.float64))[2] == pytest.approx(-1.5)
     assert logits.tolist() == pytest.approx([2.0, 1.9, -1.0, -1.1])  # the caller's are left alone
@@ -199,20 +214,20 @@ def test_the_penalty_comes_before_the_filters() -> None:
     """What it takes down no longer counts among the likeliest."""
     sampler = Sampler(Sampling(**(OFF | {"top_k": 1, "repeat_penalty": 3.0})))
     sampler.accept(0)
-    assert {sampler.choose(np.array([2.0, 1.0, 0.5], np.float32)) for _ in range(20)} == {1}
+    assert {sampler.choose(np.array([2.0, 1.0, 0.5], np.float32), i) for i in range(20)} == {1}
 
 
 def test_the_penalty_forgets() -> None:
     logits = np.array([2.0, 1.0, 0.0, 0.0], np.float32)
     sampler = Sampler(Sampling(repeat_penalty=9, repeat_last=2))
     sampler.accept(0)
-    assert sampler.choose(logits) == 1
+    assert sampler.choose(logits, 0) == 1
     sampler.accept(2)
     sampler.accept(3)
-    assert sampler.choose(logits) == 0
+    assert sampler.choose(logits, 0) == 0
     blind = Sampler(Sampling(repeat_penalty=9, repeat_last=0))
     blind.accept(0)
-    assert blind.choose(logits) == 0
+    assert blind.choose(logits, 0) == 0
 
 
 INF, NAN = math.inf, math.nan
@@ -251,7 +266,7 @@ def test_logits_of_minus_infinity_are_never_chosen(logits: list[float], chosen: 
         ("repeat_penalty", NAN),
         ("repeat_last", -1),
         ("seed", -1),
-        ("seed", 2**128),
+        ("seed", 2**64),
     ],
 )
 def test_values_out_of_range(option: str, value: float) -> None:
@@ -279,5 +294,5 @@ def test_what_is_no_such_number(option: str, value: object) -> None:
 
 def test_numbers_of_numpy_and_whole_ones() -> None:
     one = Sampling(np.float32(1), np.int64(3), 1, np.float64(0.05), seed=np.uint64(7))
-    assert Sampler(one).choose(np.arange(8, dtype=np.float32)) in (5, 6, 7)
+    assert Sampler(one).choose(np.arange(8, dtype=np.float32), 0) in (5, 6, 7)
     Sampler(Sampling(repeat_last=10**30)).accept(1)

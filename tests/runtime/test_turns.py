@@ -136,7 +136,7 @@ def test_a_call_waits_for_the_one_that_is_under_way(compiled: fusec.Compiled, us
         "logits": lambda: engine.logits([5, 6]),
         "reset": engine.reset,
         "close": engine.close,
-        "generate": lambda: list(engine.generate([5], 2)),
+        "generate": lambda: list(engine.tokens([5], 2)),
     }
     wanted = engine.logits([3])[0].tobytes()
     engine.reset()
@@ -159,26 +159,26 @@ def test_a_call_waits_for_the_one_that_is_under_way(compiled: fusec.Compiled, us
 
 
 def test_a_generation_does_not_survive_another_threads_call(engine: Engine) -> None:
-    wanted = list(engine.generate([5, 6], 6))
+    wanted = list(engine.tokens([5, 6], 6))
     for disturb in (
         lambda: engine.logits([1, 2]),
-        lambda: list(engine.generate([9], 3)),
+        lambda: list(engine.tokens([9], 3)),
         engine.reset,
     ):
-        generation = engine.generate([5, 6], 6)
+        generation = engine.tokens([5, 6], 6)
         assert [next(generation), next(generation)] == wanted[:2]
         in_thread(disturb)
         with pytest.raises(FusecError, match="used for something else during a generation"):
             list(generation)
         assert list(generation) == []
-    assert list(engine.generate([5, 6], 6)) == wanted
+    assert list(engine.tokens([5, 6], 6)) == wanted
 
 
 def test_a_generation_under_way_is_finished_token_by_token(compiled: fusec.Compiled) -> None:
     """Another thread's call, made while a token is computed, comes behind that token."""
     with compiled.engine(threads=1) as engine:
-        wanted, after = list(engine.generate([5, 6], 4)), engine.logits([7]).tobytes()
-        generation = engine.generate([5, 6], 4)
+        wanted, after = list(engine.tokens([5, 6], 4)), engine.logits([7]).tobytes()
+        generation = engine.tokens([5, 6], 4)
         first = next(generation)
         held = Held(engine.decode)
         made: list[int] = []
@@ -198,8 +198,8 @@ def test_a_generation_under_way_is_finished_token_by_token(compiled: fusec.Compi
 
 
 def test_a_generation_may_be_drawn_by_one_thread_after_another(engine: Engine) -> None:
-    wanted = list(engine.generate([5, 6], 5))
-    generation = engine.generate([5, 6], 5)
+    wanted = list(engine.tokens([5, 6], 5))
+    generation = engine.tokens([5, 6], 5)
     assert [in_thread(lambda: next(generation)) for _ in range(5)] == wanted
 
 
@@ -281,7 +281,7 @@ def refuses_everything(engine: Engine, message: str) -> None:
         lambda: engine.step(1),
         lambda: engine.feed([1]),
         lambda: engine.logits([1]),
-        lambda: engine.generate([1], 1),
+        lambda: engine.tokens([1], 1),
         engine.reset,
         lambda: engine.decode.step(**inputs),
     ):
@@ -294,8 +294,8 @@ def refuses_everything(engine: Engine, message: str) -> None:
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 class TestForked:
     def test_a_child_is_refused_at_once(self, engine: Engine) -> None:
-        wanted = list(engine.generate([1, 2], 6))
-        generation = engine.generate([1, 2], 6)
+        wanted = list(engine.tokens([1, 2], 6))
+        generation = engine.tokens([1, 2], 6)
         next(generation)
 
         def child() -> None:
@@ -324,12 +324,12 @@ class TestForked:
 
     def test_a_child_can_make_its_own(self, compiled: fusec.Compiled) -> None:
         engine = compiled.engine(threads=2)
-        wanted = list(engine.generate([1, 2], 6))
+        wanted = list(engine.tokens([1, 2], 6))
 
         def child() -> None:
             nonlocal engine
             with compiled.engine(threads=2) as own:
-                assert list(own.generate([1, 2], 6)) == wanted
+                assert list(own.tokens([1, 2], 6)) == wanted
             del engine  # nobody closed it, and nothing waits for its threads
 
         in_child(child)
@@ -365,7 +365,7 @@ class TestForked:
 
 
 def test_a_closed_engine_says_so(engine: Engine) -> None:
-    generation = engine.generate([1], 5)
+    generation = engine.tokens([1], 5)
     next(generation)
     engine.close()
     refuses_everything(engine, "is closed")
@@ -428,7 +428,7 @@ def test_a_session_that_cannot_be_bound_leaves_no_threads() -> None:
 def test_a_process_that_loads_again_and_again_keeps_its_size(compiled: fusec.Compiled) -> None:
     def load() -> None:
         with compiled.engine(threads=2) as engine:
-            list(engine.generate([1, 2], 3))
+            list(engine.tokens([1, 2], 3))
 
     def size() -> tuple[int, int, int]:
         pages = int(Path("/proc/self/statm").read_text().split()[1])

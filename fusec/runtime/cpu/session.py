@@ -13,6 +13,7 @@ from fusec.runtime.session import (
     Array,
     bound_weight,
     check_inputs,
+    check_rows,
     checked_states,
     limits,
     tables,
@@ -61,9 +62,11 @@ class CpuSession(Closing):
         self.args[:, 2] = max(needed, LINE)
         for row, launch in zip(self.args, plan.launches, strict=True):
             row[3 : 3 + len(launch.args)] = [self._address(arg) for arg in launch.args]
+        written = {name for launch in plan.launches for name in launch.writes}
         self._outputs = {
             name[1:]: self._view(plan.output_args[name], t.dtype, t.shape)
             for name, t in plan.outputs.items()
+            if plan.output_args[name].name in written or plan.output_args[name].kind != "arena"
         }
 
     def step(self, **inputs: Array) -> dict[str, Array]:
@@ -79,6 +82,20 @@ class CpuSession(Closing):
 
     def reset(self) -> None:
         """Empty the states. Positions decide what is read, so nothing has to be cleared."""
+
+    def read_states(self, rows: int) -> dict[str, Array]:
+        """See `Session`."""
+        with self._turns.take():
+            self._turns.check()
+            return {name: state[:rows].copy() for name, state in self.states.items()}
+
+    def write_states(self, states: Mapping[str, Array], rows: int) -> None:
+        """See `Session`."""
+        with self._turns.take():
+            self._turns.check()
+            check_rows(self.plan, states, rows)
+            for name, state in self.states.items():
+                state[:rows] = states[name]
 
     def close(self) -> None:
         """End the team, for every session that shares it, and let go of memory and weights."""

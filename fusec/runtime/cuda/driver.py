@@ -167,6 +167,10 @@ class Driver:
         self.call("cuMemcpyDtoHAsync", address, pointer, nbytes, stream)
         self.synchronize(stream)
 
+    def copy(self, target: int, source: int, nbytes: int, stream: Handle) -> None:
+        """Copy device memory to device memory, after what the stream holds already."""
+        self.call("cuMemcpyDtoDAsync", target, source, nbytes, stream)
+
     def zero(self, pointer: int, nbytes: int, stream: Handle) -> None:
         """Fill device memory with zeros."""
         self.call("cuMemsetD8Async", pointer, 0, nbytes, stream)

@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from fusec.runtime.cuda.loop import TokenLoop
+from fusec.codegen.cuda.control import MOST_CANDIDATES
+from fusec.models.model import Model
+from fusec.runtime.cuda.device_array import DeviceArray
+from fusec.runtime.cuda.loop import RUN_AHEAD, TokenLoop
 from fusec.runtime.cuda.session import CudaSession
 from fusec.runtime.engine import Engine
-from fusec.runtime.sampling import Sampling
+from fusec.runtime.job import Job
 
 
 class CudaEngine(Engine):
     """`loop` generates; the sessions are those of `Engine`."""
+
+    most_candidates = MOST_CANDIDATES
+    traced: CudaSession
 
     def __init__(
         self,
@@ -23,8 +29,15 @@ class CudaEngine(Engine):
         *,
         context: int,
         stop: Iterable[int] = (),
+        traced: CudaSession | None = None,
+        model: Model | None = None,
     ) -> None:
-        super().__init__(decode, prefill, absorb, context=context, stop=stop)
+        super().__init__(
+            decode, prefill, absorb, context=context, stop=stop, traced=traced, model=model
+        )
+        if self._rewinds < context:  # tokens enqueued behind a stop token are in the windows too
+            self._rewinds = max(0, self._rewinds - RUN_AHEAD)
+        self.traced = prefill if traced is None else traced
         self.loop = loop
         self.workspace = decode.workspace
 
@@ -41,13 +54,37 @@ class CudaEngine(Engine):
             self.workspace.enter()
             self.workspace.driver.synchronize(self.workspace.stream)
 
-    def _generate(self, ids: Sequence[int], count: int, sampling: Sampling) -> Iterator[int]:
-        self._begin()
-        if not count:
+    def trace(
+        self,
+        ids: Sequence[int],
+        *,
+        width: int | None = None,
+        append: bool = False,
+        on_device: bool = False,
+    ) -> dict[str, Any]:
+        """See `TokenEngine`."""
+        if not on_device:
+            return super().trace(ids, width=width, append=append)
+        with self._turns.take():
+            self._turns.check()
+            size, ids = self._width(width), self._begun(ids, append)
+            found: dict[str, DeviceArray] = {}
+            for i in range(0, len(ids), size):
+                given = ids[i : i + size]
+                self.traced.step_into(found, i, len(ids), **self._inputs(given))
+                self._advance(given)
+            self.traced.finish()
+            return dict(found)
+
+    def _generate(self, job: Job) -> Iterator[int]:
+        self._go_back(job.kept)
+        if not job.count:
             return
-        self.position, made = len(ids) - 1, 0
-        for token in self.loop.run(ids, count, sampling, self.stop):
-            self.position += 1  # what the cache holds: the last token made is not in it
+        self._ids = list(job.sequence)
+        self._position, made = len(job.sequence) - 1, 0
+        for token in self.loop.run(job, self.stop):
+            self._position += 1  # what the cache holds: the last token made is not in it
+            self._ids.append(token)
             made += 1
             yield token
-        self.position += made < count  # in front of a stop token, it is
+        self._position += made < job.count  # in front of a stop token, it is

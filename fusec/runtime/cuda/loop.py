@@ -26,6 +26,7 @@ from fusec.ir.plan import Arg
 from fusec.runtime.cuda.driver import Handle
 from fusec.runtime.cuda.session import CudaSession
 from fusec.runtime.finite import check_finite, not_finite
+from fusec.runtime.job import Job
 from fusec.runtime.sampling import Sampling
 from fusec.runtime.session import Array
 
@@ -78,16 +79,15 @@ class TokenLoop:
             self._arguments["advance_best"] = (*parts, *self._arguments["advance"][1:])
         self._graphs: dict[str, Handle] = {}
 
-    def run(
-        self, ids: Sequence[int], count: int, sampling: Sampling, stop: frozenset[int]
-    ) -> Iterator[int]:
-        """Yield up to `count` tokens that follow `ids`, ending in front of one of `stop`.
+    def run(self, job: Job, stop: frozenset[int]) -> Iterator[int]:
+        """Yield the tokens of a job, ending in front of one of `stop`.
 
         The caller has checked that all of them fit the context, and takes care that nothing else
         uses the workspace until then.
         """
-        kind, enqueue = self.token_graph(sampling)
-        self.start(ids, sampling)
+        ids, count = job.sequence, job.count
+        kind, enqueue = self.token_graph(job.sampling)
+        self.start(ids, job.sampling, job.kept)
         first, token = self.steps, ids[-1]
         for done in range(count):
             position = len(ids) - 1 + done
@@ -105,8 +105,11 @@ class TokenLoop:
                 return
             yield token
 
-    def start(self, ids: Sequence[int], sampling: Sampling) -> None:
-        """Put prompt and settings on the device; enqueue all but the last token."""
+    def start(self, ids: Sequence[int], sampling: Sampling, kept: int = 0) -> None:
+        """Put prompt and settings on the device; enqueue all but the last token.
+
+        The cache has the first `kept` tokens already.
+        """
         memory = self.workspace.memory
         top_k = min(sampling.top_k, self._vocabulary)
         repeat_last = min(sampling.repeat_last, self._context)
@@ -116,7 +119,7 @@ class TokenLoop:
             memory.write(self._tokens, np.asarray(ids, np.uint32))
             memory.write(self._params, sampling_words(**asdict(within)))
             last, size = len(ids) - 1, self._absorb.plan.tokens
-            for first in range(0, last, size):
+            for first in range(kept, last, size):
                 places = np.arange(first, min(first + size, last), dtype=np.int32)
                 self._absorb.begin(token=np.asarray(ids, np.int32)[places], pos=places)
             memory.write(self._token, np.asarray(ids[-1:], np.int32))

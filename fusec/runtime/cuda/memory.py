@@ -45,6 +45,17 @@ class Memory:
         if array.nbytes:
             self.driver.to_device(pointer, array.ctypes.data, array.nbytes, self.stream)
 
+    def copy(self, target: int, source: int, nbytes: int) -> None:
+        """Copy device memory to device memory."""
+        if nbytes:
+            self.driver.copy(target, source, nbytes, self.stream)
+
+    def release(self, pointer: int) -> None:
+        """Give back what `empty` returned before the end, if the end has not come."""
+        if pointer in self._device:
+            self._device.remove(pointer)
+            self.driver.free(pointer)
+
     def read(self, pointer: int, shape: tuple[int, ...], kind: np.dtype[Any]) -> Array:
         """Device memory as a new array, once the stream has come this far."""
         array = np.empty(shape, kind)

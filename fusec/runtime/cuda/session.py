@@ -5,16 +5,20 @@ A plan for several rows is captured for widths that are powers of two, when they
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
-from fusec.ir.plan import ROWS, Arg, LaunchPlan
+from fusec.ir.dtypes import dtype
+from fusec.ir.plan import ROWS, Arg, LaunchPlan, Tensor
+from fusec.runtime.cuda.device_array import DeviceArray
 from fusec.runtime.cuda.driver import Handle
 from fusec.runtime.cuda.workspace import Workspace
-from fusec.runtime.session import Array, check_inputs, limits
+from fusec.runtime.session import Array, check_inputs, check_rows, limits
 from fusec.runtime.turns import Closing
 
 _Bound = tuple[str, tuple[int, ...], bool, list[tuple[int, int]]]
@@ -55,14 +59,46 @@ class CudaSession(Closing):
         with self.workspace.turns.take():
             self.workspace.enter()
             rows = self.begin(**inputs)
-            index = self._variant(rows)
-            places, arena = self._plans[index].output_args, self._arenas[index]
             return {
-                name[1:]: self.workspace.read(
-                    places[name], replace(tensor, shape=(rows, *tensor.shape[1:])), arena
-                )
-                for name, tensor in self._outputs.items()
+                name[1:]: self.workspace.memory.read(address, shape, kind)
+                for name, (address, shape, kind) in self._results(rows).items()
             }
+
+    def step_into(
+        self, arrays: dict[str, DeviceArray], first: int, total: int, **inputs: Array
+    ) -> None:
+        """Run the plan once; results become the rows from `first` on of arrays on the device.
+
+        Those that are missing are made, for `total` rows. `finish` waits for what was enqueued.
+        """
+        with self.workspace.turns.take():
+            self.workspace.enter()
+            for name, (address, shape, kind) in self._results(self.begin(**inputs)).items():
+                key = name[1:]
+                if key not in arrays:
+                    arrays[key] = self.workspace.device_array((total, *shape[1:]), kind)
+                row = math.prod(shape[1:]) * kind.itemsize
+                target = arrays[key].address + first * row
+                self.workspace.memory.copy(target, address, shape[0] * row)
+
+    def finish(self) -> None:
+        """Wait until everything that was enqueued is done. Raises FusecError where it failed."""
+        with self.workspace.turns.take():
+            self.workspace.enter()
+            self.workspace.driver.synchronize(self.workspace.stream)
+
+    def _results(self, rows: int) -> dict[str, tuple[int, tuple[int, ...], np.dtype[Any]]]:
+        """Name -> address, shape and type of what a step of so many rows gives."""
+        index = self._variant(rows)
+        places, arena = self._plans[index].output_args, self._arenas[index]
+        return {
+            name: (
+                self.workspace.address(places[name], arena),
+                (rows, *tensor.shape[1:]),
+                np.dtype(dtype(tensor.dtype).numpy),
+            )
+            for name, tensor in self._outputs.items()
+        }
 
     def begin(self, **inputs: Array) -> int:
         """Enqueue one step on these inputs; how many rows they are. See `Session.step`."""
@@ -121,6 +157,28 @@ class CudaSession(Closing):
     def reset(self) -> None:
         """Empty the states. Positions decide what is read, so nothing has to be cleared."""
 
+    def read_states(self, rows: int) -> dict[str, Array]:
+        """See `Session`."""
+        with self.workspace.turns.take():
+            self.workspace.enter()
+            return {
+                name: self.workspace.read(Arg("state", name), _first(tensor, rows))
+                for name, tensor in self.plan.states.items()
+            }
+
+    def write_states(self, states: Mapping[str, Array], rows: int) -> None:
+        """See `Session`."""
+        with self.workspace.turns.take():
+            self.workspace.enter()
+            check_rows(self.plan, states, rows)
+            for name, array in states.items():
+                self.workspace.write(Arg("state", name), array)
+
     def close(self) -> None:
         """Give back the workspace, for every session that shares it."""
         self.workspace.close()
+
+
+def _first(state: Tensor, rows: int) -> Tensor:
+    """The first rows of a state, or all that it has."""
+    return replace(state, shape=(min(rows, state.shape[0]), *state.shape[1:]))

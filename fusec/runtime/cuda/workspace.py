@@ -11,6 +11,7 @@ import numpy as np
 from fusec.errors import FusecError
 from fusec.ir.dtypes import dtype
 from fusec.ir.plan import ROWS, Arg, LaunchPlan, Tensor
+from fusec.runtime.cuda.device_array import DeviceArray
 from fusec.runtime.cuda.driver import Driver, Executable, Function, Handle
 from fusec.runtime.cuda.memory import Memory
 from fusec.runtime.cuda.window import Residency, attributes, decide, offsets, order_of_weights
@@ -119,6 +120,23 @@ class Workspace:
         """An argument's memory as a new array, once the stream has come this far."""
         plain = np.dtype(dtype(tensor.dtype).numpy)
         return self.memory.read(self.address(arg, arena), tensor.shape, plain)
+
+    def device_array(self, shape: tuple[int, ...], kind: np.dtype[Any]) -> DeviceArray:
+        """A new array on the device, whose memory is given back when nobody has it any more."""
+
+        def free(address: int) -> None:
+            if not (self.turns.is_forked or self.turns.closed):
+                self.driver.activate()
+                self.memory.release(address)
+
+        def read(address: int, shape: tuple[int, ...], kind: np.dtype[Any]) -> Array:
+            with self.turns.take():
+                self.enter()
+                return self.memory.read(address, shape, kind)
+
+        nbytes = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
+        address = self.memory.empty(nbytes, "traced values")
+        return DeviceArray(address, shape, kind, free, read)
 
     def need(self, names: Iterable[str]) -> None:
         """Have kernels on the GPU. To be called before a graph is captured."""

@@ -151,7 +151,7 @@ class FakeDriver:
         self._do(lambda: ctypes.memmove(target, source, nbytes))
         return OK
 
-    _cuMemcpyHtoDAsync = _cuMemcpyDtoHAsync = _copy
+    _cuMemcpyHtoDAsync = _cuMemcpyDtoHAsync = _cuMemcpyDtoDAsync = _copy
 
     def _cuMemsetD8Async(self, pointer, value, nbytes, _stream):
         self._do(lambda: ctypes.memset(pointer, value, nbytes))

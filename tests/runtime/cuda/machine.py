@@ -12,6 +12,7 @@ from fusec import driver
 from fusec.backends import cuda
 from fusec.runtime.cuda.driver import Driver
 from fusec.runtime.cuda.engine import CudaEngine
+from fusec.runtime.job import Job
 from fusec.runtime.sampling import Sampling
 from tests.runtime.cuda import fake
 
@@ -37,16 +38,18 @@ class Machine:
         self.api = fake.fake_for(*every, **options)
         self.asked: list[list[str]] = []
         kernels = fake.by_name(fake.executables(*every), self.asked)
-        model = SimpleNamespace(raw=weight or compiled.model.raw, stop_ids=NEVER)
+        file = compiled.model.file
+        model = SimpleNamespace(raw=weight or compiled.model.raw, stop_ids=NEVER, file=file)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(cuda, "Driver", lambda: Driver(self.api))
             patch.setattr(cuda, "PACKING", fake.UNPACKED)
             engine = compiled.backend.engine(plans, kernels, model, l2=l2, eager=eager)
+        self.built = engine
         self.workspace, self.loop = engine.workspace, engine.loop
         self.decode, self.prefill, self.absorb = engine.decode, engine.prefill, engine.absorb
 
     def run(self, ids, count, sampling=Sampling(), stop=NEVER):  # noqa: B008
-        return list(self.loop.run(ids, count, sampling, frozenset(stop)))
+        return list(self.loop.run(Job(tuple(ids), count, sampling), frozenset(stop)))
 
     def engine(self):
         sessions = self.decode, self.prefill, self.absorb

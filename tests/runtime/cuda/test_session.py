@@ -13,6 +13,7 @@ from fusec.ir.reference import Reference
 from fusec.runtime.cuda import loop as loop_module
 from fusec.runtime.cuda.driver import CudaError, Executable
 from fusec.runtime.cuda.loop import RUN_AHEAD
+from fusec.runtime.job import Job
 from fusec.runtime.sampling import Sampling
 from tests.runtime.cuda import fake
 from tests.runtime.cuda.machine import CONTEXT, NEVER, Machine, compiled_for_a_gpu
@@ -63,7 +64,7 @@ def test_the_loop_decodes_what_single_steps_do(compiled, machine):
     wanted = reference_greedy(compiled, [7, 8, 9], 20)
     assert machine.run([7, 8, 9], 20) == wanted
     engine = machine.engine()
-    assert list(engine.generate([7, 8, 9], 20)) == wanted
+    assert list(engine.tokens([7, 8, 9], 20)) == wanted
 
 
 def test_the_prompt_goes_to_the_device_once(compiled):
@@ -94,7 +95,7 @@ def test_eager_launches_give_the_same_tokens_without_a_graph(compiled, machine):
 
 def test_the_first_token_comes_before_the_last_is_enqueued(compiled):
     machine = Machine(compiled)
-    stream = machine.loop.run([1, 2, 3], 40, Sampling(), NEVER)
+    stream = machine.loop.run(Job((1, 2, 3), 40), NEVER)
     next(stream)
     assert machine.api.log.count("cuGraphLaunch") == 1 + RUN_AHEAD
 
@@ -109,25 +110,25 @@ def test_a_stop_token_ends_it_and_the_next_run_is_undisturbed(compiled, machine)
 
 def test_a_generation_left_early_does_not_disturb_the_next(machine):
     engine = machine.engine()
-    plain = list(engine.generate([5, 6], 20))
-    abandoned = engine.generate([9, 9, 9], 30)
+    plain = list(engine.tokens([5, 6], 20))
+    abandoned = engine.tokens([9, 9, 9], 30)
     next(abandoned)
-    assert list(engine.generate([5, 6], 20)) == plain
+    assert list(engine.tokens([5, 6], 20)) == plain
     with pytest.raises(FusecError, match="used for something else"):
         next(abandoned)
 
 
 def test_the_engine_goes_on_behind_what_was_generated(compiled, machine):
     engine, ids = machine.engine(), [5, 6, 7]
-    made = list(engine.generate(ids, 8))
+    made = list(engine.tokens(ids, 8))
     assert engine.position == len(ids) + 7
     found = engine.step(made[-1])
     wanted = engine.logits(ids + made)[-1]
     assert found.tobytes() == wanted.tobytes()
     engine.stop = frozenset({made[3]})
-    short = list(engine.generate(ids, 8))
+    short = list(engine.tokens(ids, 8))
     assert engine.position == len(ids) + len(short)
-    assert list(engine.generate(ids, 0)) == []
+    assert list(engine.tokens(ids, 0)) == []
 
 
 def test_the_ring_goes_round(compiled, monkeypatch):
@@ -146,7 +147,7 @@ def test_sampling_is_reproducible_and_depends_on_the_seed(machine):
 
 
 def test_settings_the_device_has_no_room_for(machine):
-    huge = Sampling(temperature=0.8, top_k=2**40, repeat_last=2**40, seed=2**80)
+    huge = Sampling(temperature=0.8, top_k=2**40, repeat_last=2**40, seed=2**64 - 1)
     assert len(machine.run([1, 2, 3], 4, huge)) == 4
 
 
@@ -155,7 +156,7 @@ def test_the_context_can_be_filled_to_the_last_position(compiled, machine):
     room = CONTEXT - len(ids) + 1
     assert len(machine.run(ids, room)) == room
     with pytest.raises(FusecError, match=f"at most {room} new tokens"):
-        machine.engine().generate(ids, room + 1)
+        machine.engine().tokens(ids, room + 1)
 
 
 def test_weights_of_layers_lie_together_under_the_window(compiled):
@@ -204,7 +205,7 @@ def test_too_little_memory_gives_back_what_was_taken(compiled):
 
 def test_a_closed_engine_says_so(compiled):
     machine = Machine(compiled)
-    stream = machine.loop.run([1], 30, Sampling(), NEVER)
+    stream = machine.loop.run(Job((1,), 30), NEVER)
     next(stream)
     machine.engine().close()
     machine.engine().close()

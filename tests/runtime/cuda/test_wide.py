@@ -199,7 +199,7 @@ def test_short_contexts(tiny_model, context):
     engine = Machine(compiled).engine()
     wanted = np.stack([engine.step(token) for token in IDS[:context]])
     assert engine.logits(IDS[:context]).tobytes() == wanted.tobytes()
-    made = list(engine.generate(IDS[:context], 1))
+    made = list(engine.tokens(IDS[:context], 1))
     assert made == [int(wanted[-1].argmax())]
 
 
@@ -216,7 +216,7 @@ def test_a_long_prompt_is_cut(tmp_path):
     machine = Machine(compiled)
     engine = machine.engine()
     ids = [7 * i % 500 for i in range(1100)]
-    (token,) = engine.generate(ids, 1)
+    (token,) = engine.tokens(ids, 1)
     assert machine.api.log.count("cuGraphLaunch") == 3 + 1
     assert set(machine.absorb._graphs) == {512, 128}  # 512 twice, and 75
     assert rows_word(machine) == 75
