@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from fusec.errors import FusecError
+from fusec.errors import FusecError, unknown
 from fusec.ir.graph import Graph
 from fusec.ir.target import Target
 from fusec.ir.verify import verify
@@ -91,13 +91,15 @@ def passes_of(
         raise FusecError(f"unknown level -O{level}: known are {', '.join(map(str, LEVELS))}")
     rules = tuple(rules)
     for rule in rules:
+        if not isinstance(rule, Rule):
+            raise FusecError(f"rules: expected fusec.Rule objects, found {type(rule).__name__}")
         rule.check(other.kind for other in rules)
     passes = (*LEVELS[level], *map(Fuse, rules))
     off = {name.removeprefix("fuse-") for name in disable}
     known = {_rule_name(p) for level_passes in LEVELS.values() for p in level_passes}
     known |= {_rule_name(p) for p in passes}
-    if unknown := sorted(off - known):
-        raise FusecError(f"--disable: no rule '{unknown[0]}': known are {', '.join(sorted(known))}")
+    for name in sorted(off - known):
+        raise unknown("disable: no rule or pass", name, known)
     return (*(p for p in passes if _rule_name(p) not in off), Schedule())
 
 

@@ -102,11 +102,11 @@ OTHERS: dict[str, tuple[list[str], str]] = {
     "stop": (["compile", "MODEL", "--stop-after", "last"], "no pass 'last' at this level: it runs"),
     "disable": (
         ["compile", "MODEL", "--disable", "magic"],
-        "no rule 'magic': known are chain, chain-to-fixed, ",
+        "no rule or pass 'magic': known are chain, chain-to-fixed, ",
     ),
     "inspect disable": (
         ["inspect", "MODEL", "--disable", ""],
-        "no rule '': known are chain, chain-to-fixed, ",
+        "no rule or pass '': known are chain, chain-to-fixed, ",
     ),
     "target": (["compile", "MODEL", "--target", "tpu"], "unknown target 'tpu': known are cpu"),
     "kv": (["compile", "MODEL", "--kv", "f64"], "unknown KV cache type 'f64': known are f16, f32"),
