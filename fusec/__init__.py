@@ -15,12 +15,14 @@ from fusec.errors import FusecError
 from fusec.ir import Builder, Graph, Node, Reference, Value, parse
 
 if TYPE_CHECKING:
+    from fusec.ablation import Ablation, ablate
     from fusec.driver import Compiled, compile, load
     from fusec.passes.rule import Rule, pattern
     from fusec.runtime.engine import Engine
     from fusec.runtime.sampling import Sampling
 
 __all__ = [
+    "Ablation",
     "Builder",
     "Compiled",
     "Engine",
@@ -31,6 +33,7 @@ __all__ = [
     "Rule",
     "Sampling",
     "Value",
+    "ablate",
     "compile",
     "load",
     "parse",
@@ -38,6 +41,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "fusec.ablation": ("Ablation", "ablate"),
     "fusec.driver": ("Compiled", "compile", "load"),
     "fusec.passes.rule": ("Rule", "pattern"),
     "fusec.runtime.engine": ("Engine",),

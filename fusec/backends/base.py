@@ -193,6 +193,10 @@ class Backend(ABC, Generic[Emitted, Ready]):
         """The CPU threads that compute where `given` are asked for; None where they do not."""
         return None
 
+    def is_here(self) -> bool:
+        """Whether this machine can run it."""
+        return True
+
     def machine(self) -> Facts:
         """The hardware under this target: its `gpu` and `driver`, None where there are none."""
         return {"gpu": None, "driver": None}

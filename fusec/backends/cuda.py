@@ -21,6 +21,7 @@ from fusec.codegen.cuda.shape import PARTS, SPAN, column_sums, tiles
 from fusec.codegen.cuda.toolchain import Cubin, CudaKernel
 from fusec.codegen.cuda.tuning import Tuning
 from fusec.codegen.formats import FORMATS
+from fusec.errors import FusecError
 from fusec.ir import gpus
 from fusec.ir.choosing import final_choice
 from fusec.ir.graph import Graph
@@ -210,6 +211,13 @@ class Cuda(Backend[CudaKernel, Executables]):
         context = positions(one)
         loop = TokenLoop(decode, scores, absorb, context)
         return CudaEngine(decode, prefill, absorb, loop, context=context, stop=model.stop_ids)
+
+    def is_here(self) -> bool:
+        """Whether the GPU of this machine is of this architecture."""
+        try:
+            return native_arch() == self.arch
+        except FusecError:
+            return False
 
     def machine(self) -> Facts:
         """See `Backend`."""

@@ -96,14 +96,15 @@ def passes_of(
         rule.check(other.kind for other in rules)
     passes = (*LEVELS[level], *map(Fuse, rules))
     off = {name.removeprefix("fuse-") for name in disable}
-    known = {_rule_name(p) for level_passes in LEVELS.values() for p in level_passes}
-    known |= {_rule_name(p) for p in passes}
+    known = {name_of(p) for level_passes in LEVELS.values() for p in level_passes}
+    known |= {name_of(p) for p in passes}
     for name in sorted(off - known):
         raise unknown("disable: no rule or pass", name, known)
-    return (*(p for p in passes if _rule_name(p) not in off), Schedule())
+    return (*(p for p in passes if name_of(p) not in off), Schedule())
 
 
-def _rule_name(step: Pass) -> str:
+def name_of(step: Pass | Stage) -> str:
+    """How `disable` calls a pass: a rule's own name, and another pass's."""
     return step.name.removeprefix("fuse-")
 
 
