@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusec.errors import FusecError
 from fusec.ir import Builder, Graph, Node, Reference, Value, parse
+from fusec.ir.own_op import register_op, unregister_op
 
 if TYPE_CHECKING:
     from fusec.ablation import Ablation, ablate
@@ -38,6 +39,8 @@ __all__ = [
     "load",
     "parse",
     "pattern",
+    "register_op",
+    "unregister_op",
 ]
 
 _MODULES = {

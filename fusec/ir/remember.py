@@ -1,0 +1,34 @@
+"""Caches of what follows from the op table: they are emptied when the table changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_clear: list[Callable[[], None]] = []
+
+
+def remembered(size: int) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Decorate a function whose last `size` results are kept, as long as the op table stays."""
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        kept = lru_cache(size)(function)
+        _clear.append(kept.cache_clear)
+
+        @wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            return kept(*args, **kwargs)  # type: ignore[arg-type]
+
+        return call
+
+    return decorate
+
+
+def forget() -> None:
+    """Empty all of them."""
+    for clear in _clear:
+        clear()
