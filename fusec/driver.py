@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 DEFAULT_CONTEXT = 512
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Compiled(Compilation):
     """A compilation, with what shows it and what keeps it."""
 

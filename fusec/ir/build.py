@@ -14,6 +14,7 @@ from fusec.ir.op_methods import OpMethods
 from fusec.ir.ops import OPS, make
 from fusec.ir.ops import op as entry_of
 from fusec.ir.verify import verify
+from fusec.writer import brief, count
 
 
 class Builder(OpMethods):
@@ -62,6 +63,9 @@ class Builder(OpMethods):
             self._named(value)
         self._nodes.append(node)
         return node.outputs if len(node.outputs) > 1 else node.outputs[0]
+
+    def __repr__(self) -> str:
+        return brief(self, f"{self.name}: {count(len(self._nodes), 'node')}")
 
     def __dir__(self) -> list[str]:
         return sorted({*super().__dir__(), *OPS})

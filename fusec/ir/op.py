@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 
 from fusec.ir.graph import Attr, Node
 from fusec.ir.op_checks import Array, Type
+from fusec.writer import brief
 
 Role = Literal["element", "pair", "store", "fold", "vector", "rows", "parts", "heads", "scalar"]
 """How an op's result depends on its operands, which decides what may share a kernel:
@@ -116,6 +117,9 @@ class Op:
             holes.append(f"an arity up to {len(types)} operands")
         if holes:
             raise TypeError(f"op table entry '{self.name}' is incomplete: it lacks {holes[0]}")
+
+    def __repr__(self) -> str:
+        return brief(self, f"{self.name}: {self.role}, {self.operands}")
 
     @property
     def about(self) -> str:

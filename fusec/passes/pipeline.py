@@ -21,6 +21,7 @@ from fusec.passes.rules import chain, epilogue, prologue, siblings, stack
 from fusec.passes.schedule import Schedule
 from fusec.passes.split_argmax import SplitArgmax
 from fusec.passes.split_attention import SplitAttention
+from fusec.writer import brief, count
 
 Pass = (
     Fuse | PlaceWeights | FactorNorms | FixVectors | ProjectHeads | ProjectRows | SplitArgmax
@@ -77,6 +78,13 @@ class Stage:
     equation: str = ""
     hits: int = 0
     refused: tuple[Refusal, ...] = ()
+
+    def __repr__(self) -> str:
+        merged = (
+            f"{count(self.hits, 'hit')}, {len(self.refused):,} refused, " if self.equation else ""
+        )
+        nodes = f"{self.before:,} -> {count(self.after, 'node')}"
+        return brief(self, f"{self.name}: {nodes}, {merged}{self.ms:.1f} ms")
 
 
 def passes_of(

@@ -14,6 +14,7 @@ from fusec.runtime.finite import check_finite
 from fusec.runtime.sampling import Sampler, Sampling
 from fusec.runtime.session import Session, rewinds
 from fusec.runtime.turns import Closing, Turns
+from fusec.writer import brief
 
 Array = np.ndarray[Any, Any]
 
@@ -48,6 +49,11 @@ class Engine(Closing):
         self._turns = Turns("engine")
         self._uses = 0  # counts steps and resets, so that a generation notices another's
         self._caller: threading.Thread | None = None  # whose sequence the cache holds
+
+    def __repr__(self) -> str:
+        plan, closed = self.decode.plan, ", closed" if self._turns.closed else ""
+        used = f"{self._position:,} of {self.context:,} positions"
+        return brief(self, f"{plan.name}: {plan.summary}, {used}{closed}")
 
     @property
     def position(self) -> int:

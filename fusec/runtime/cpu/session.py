@@ -18,6 +18,7 @@ from fusec.runtime.session import (
     tables,
 )
 from fusec.runtime.turns import Closing, Turns
+from fusec.writer import brief
 
 LINE = 64  # bytes: vectors start on a cache line
 
@@ -65,6 +66,9 @@ class CpuSession(Closing):
             name[1:]: self._view(plan.output_args[name], t.dtype, t.shape)
             for name, t in plan.outputs.items()
         }
+
+    def __repr__(self) -> str:
+        return brief(self, f"{self.plan.name}: {self.plan.summary}")
 
     def step(self, **inputs: Array) -> dict[str, Array]:
         """Run the plan once; what it returns are copies. See `Session.step`."""
