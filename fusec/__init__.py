@@ -53,12 +53,14 @@ _MODULES = {
 """Where the names are that are imported when first asked for, so that `import fusec` is quick."""
 
 
-def __getattr__(name: str) -> Any:
-    for module, names in _MODULES.items():
-        if name in names:
-            globals().update({each: getattr(import_module(module), each) for each in names})
-            return globals()[name]
-    raise AttributeError(f"module 'fusec' has no attribute '{name}'")
+if not TYPE_CHECKING:  # type checkers have the imports above, and notice other names
+
+    def __getattr__(name: str) -> Any:
+        for module, names in _MODULES.items():
+            if name in names:
+                globals().update({each: getattr(import_module(module), each) for each in names})
+                return globals()[name]
+        raise AttributeError(f"module 'fusec' has no attribute '{name}'")
 
 
 def __dir__() -> list[str]:
