@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from fusec.errors import FusecError
 from fusec.ir import Builder, Graph, Node, Reference, Value, parse
-from fusec.ir.own_op import register_op, unregister_op
 
 if TYPE_CHECKING:
     from fusec.ablation import Ablation, ablate
     from fusec.driver import Compiled, compile, load
+    from fusec.ir.own_op import register_op, unregister_op
     from fusec.passes.rule import Rule, pattern
     from fusec.runtime.engine import Engine
     from fusec.runtime.sampling import Sampling
@@ -46,6 +46,7 @@ __all__ = [
 _MODULES = {
     "fusec.ablation": ("Ablation", "ablate"),
     "fusec.driver": ("Compiled", "compile", "load"),
+    "fusec.ir.own_op": ("register_op", "unregister_op"),
     "fusec.passes.rule": ("Rule", "pattern"),
     "fusec.runtime.engine": ("Engine",),
     "fusec.runtime.sampling": ("Sampling",),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -103,28 +102,28 @@ def _as_wanted(given: Attr, wanted: Attr | type | None) -> Attr:
 
 def _method(builder: Builder, entry: Op) -> Callable[..., Any]:
     """A registered op as a method, with the signature that `help` shows."""
+    from inspect import Parameter, Signature  # only a script that registers ops needs it
+
     names = re.findall(r"(\w+): \w+", entry.operands)
-    positional = [_parameter(name, "Value", keyword=False) for name in names]
-    keywords = [
-        _parameter(key, "float", given) if not isinstance(given, type) else _parameter(key, "float")
-        for key, given in entry.attributes.items()
+    operands = [Parameter(n, Parameter.POSITIONAL_OR_KEYWORD, annotation="Value") for n in names]
+    attributes = [
+        Parameter(
+            key,
+            Parameter.KEYWORD_ONLY,
+            annotation="float",
+            default=Parameter.empty if isinstance(default, type) else default,
+        )
+        for key, default in entry.attributes.items()
     ]
-    named = _parameter("name", "str | None", None)
-    signature = inspect.Signature([*positional, *keywords, named], return_annotation="Value")
+    named = Parameter("name", Parameter.KEYWORD_ONLY, annotation="str | None", default=None)
+    signature = Signature([*operands, *attributes, named], return_annotation="Value")
 
     def method(*inputs: Value, **given: Attr) -> Any:
         bound = signature.bind(*inputs, **given).arguments
-        operands = [bound.pop(name) for name in names]
-        return builder.op(entry.name, *operands, **bound)
+        values = [bound.pop(name) for name in names]
+        return builder.op(entry.name, *values, **bound)
 
     method.__name__, method.__qualname__ = entry.name, f"Builder.{entry.name}"
     method.__doc__ = f"{entry.about}\n\n{entry.operands}"
     method.__signature__ = signature  # type: ignore[attr-defined]
     return method
-
-
-def _parameter(
-    name: str, annotation: str, default: Any = inspect.Parameter.empty, keyword: bool = True
-) -> inspect.Parameter:
-    kind = inspect.Parameter.KEYWORD_ONLY if keyword else inspect.Parameter.POSITIONAL_OR_KEYWORD
-    return inspect.Parameter(name, kind, default=default, annotation=annotation)
