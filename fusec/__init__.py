@@ -15,7 +15,9 @@ from fusec.errors import FusecError
 from fusec.ir import Builder, Graph, Node, Reference, Value, parse
 
 if TYPE_CHECKING:
+    from fusec.ablation import Ablation, ablate
     from fusec.driver import Compiled, compile, load
+    from fusec.ir.own_op import register_op, unregister_op
     from fusec.passes.rule import Rule, pattern
     from fusec.runtime.completion import Completion, Piece
     from fusec.runtime.engine import Engine
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from fusec.runtime.saved import Saved
 
 __all__ = [
+    "Ablation",
     "Builder",
     "Compiled",
     "Completion",
@@ -36,14 +39,19 @@ __all__ = [
     "Sampling",
     "Saved",
     "Value",
+    "ablate",
     "compile",
     "load",
     "parse",
     "pattern",
+    "register_op",
+    "unregister_op",
 ]
 
 _MODULES = {
+    "fusec.ablation": ("Ablation", "ablate"),
     "fusec.driver": ("Compiled", "compile", "load"),
+    "fusec.ir.own_op": ("register_op", "unregister_op"),
     "fusec.passes.rule": ("Rule", "pattern"),
     "fusec.runtime.completion": ("Completion", "Piece"),
     "fusec.runtime.engine": ("Engine",),
@@ -53,12 +61,14 @@ _MODULES = {
 """Where the names are that are imported when first asked for, so that `import fusec` is quick."""
 
 
-def __getattr__(name: str) -> Any:
-    for module, names in _MODULES.items():
-        if name in names:
-            globals().update({each: getattr(import_module(module), each) for each in names})
-            return globals()[name]
-    raise AttributeError(f"module 'fusec' has no attribute '{name}'")
+if not TYPE_CHECKING:  # type checkers have the imports above, and notice other names
+
+    def __getattr__(name: str) -> Any:
+        for module, names in _MODULES.items():
+            if name in names:
+                globals().update({each: getattr(import_module(module), each) for each in names})
+                return globals()[name]
+        raise AttributeError(f"module 'fusec' has no attribute '{name}'")
 
 
 def __dir__() -> list[str]:

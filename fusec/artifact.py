@@ -36,6 +36,7 @@ from fusec.pictures.subject import Subject, read_profile
 from fusec.report import summary
 from fusec.runtime.cuda.window import check_mode
 from fusec.runtime.engine import Engine
+from fusec.writer import brief
 
 MANIFEST = "fusec.json"
 VERSION = 5
@@ -169,6 +170,12 @@ class Artifact:
 
     folder: Path
     manifest: dict[str, Any]
+
+    def __repr__(self) -> str:
+        report = self.manifest["report"]
+        return brief(
+            self, f"{self.folder}: {report['name']}, {report['target']} -O{report['level']}"
+        )
 
     @classmethod
     def open(cls, folder: Path) -> Artifact:

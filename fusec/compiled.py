@@ -20,6 +20,7 @@ from fusec.models.model import Model
 from fusec.runtime.cuda.window import check_mode
 from fusec.runtime.engine import Engine
 from fusec.runtime.session import Session
+from fusec.writer import brief, count
 
 if TYPE_CHECKING:
     from fusec.passes.pipeline import Stage
@@ -44,6 +45,11 @@ class Options:
     tuning: Tuning = field(default_factory=Tuning)
     outputs: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        more = [f"rules {', '.join(rule.name for rule in self.rules)}"] if self.rules else []
+        more += [f"without {', '.join(self.disable)}"] if self.disable else []
+        return brief(self, "; ".join([f"{self.target} -O{self.level}", *more]))
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -55,6 +61,10 @@ class Prepared:
     target: str
     plans: Plans
     kernels: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        decode = self.plans.decode
+        return brief(self, f"{decode.name}: {decode.summary}; {count(len(self.kernels), 'source')}")
 
     def engine(
         self,
@@ -86,6 +96,11 @@ class Compilation:
     model: Model | None = None
     context: int = 0
     kv: str = "f16"
+
+    def __repr__(self) -> str:
+        rows = "" if self.plan.tokens == 1 else f", {self.plan.tokens} rows a step"
+        name = self.model.file.path.stem if self.model else self.plan.name
+        return brief(self, f"{name}: {self.plan.summary}{rows}")
 
     @cached_property
     def plans(self) -> Plans | None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 DEFAULT_CONTEXT = 512
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Compiled(Compilation):
     """A compilation, with what shows it and what keeps it."""
 
@@ -100,6 +100,7 @@ def load(
     kv: str = "f16",
     *,
     rules: Iterable[Rule] = (),
+    disable: Iterable[str] = (),
     progress: Progress | None = None,
     threads: int = 0,
     l2: str = "auto",
@@ -110,13 +111,15 @@ def load(
 
     What was compiled before with the same fusec, for the same graph, is taken from the cache.
 
+    `rules`: the caller's own, run behind the level's. `disable`: names of the level's rules and
+    passes to leave out, such as "epilogue"; an unknown name is a FusecError that lists the known.
     `threads`: of the CPU target; 0 takes FUSEC_THREADS or the cores this process may use.
     `l2` and `eager` are for a GPU: whether the layers' weights are asked to stay in its L2 cache or
     are fetched ahead (off, window, prefetch, auto), and whether kernels are launched one by one
     instead of as a graph.
     """
     check_mode(l2)
-    options = options_of(target, level, rules, outputs=outputs)
+    options = options_of(target, level, rules, disable, outputs=outputs)
     model = path if isinstance(path, Model) else Model.open(Path(path))
     context = model.check_context(context, DEFAULT_CONTEXT)
     graphs = graphs_of(model, options, context, kv)
@@ -163,8 +166,9 @@ def options_of(
     if tuning is None:
         tuning = known.tuning(target)
     level = known.level if level is None else level
+    disable = (disable,) if isinstance(disable, str) else tuple(disable)
     names = (outputs,) if isinstance(outputs, str) else tuple(outputs)
-    return Options(known.name, level, tuple(rules), tuple(disable), stop_after, tuning, names)
+    return Options(known.name, level, tuple(rules), disable, stop_after, tuning, names)
 
 
 def graphs_of(model: Model, options: Options, context: int, kv: str) -> tuple[Graph, ...]:

@@ -1,5 +1,9 @@
 """The one exception a user is meant to see: a sentence, not a traceback."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+
 
 class FusecError(Exception):
     """Bad input or an impossible request.
@@ -20,3 +24,17 @@ class FusecError(Exception):
 def reason(error: OSError) -> str:
     """Why the system refused, in its words: not every OSError has an error number, or a text."""
     return error.strerror or str(error) or type(error).__name__
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> FusecError:
+    """An error for a name that is none of the known: it lists them, the one that is meant first.
+
+    >>> str(unknown("no level", "fusd", ["fused", "deep"]))
+    "no level 'fusd': did you mean 'fused'? known are deep, fused"
+    """
+    from difflib import get_close_matches  # nobody else needs it at the start
+
+    names = sorted(known)
+    close = get_close_matches(name, names, n=1)
+    meant = f"did you mean '{close[0]}'? " if close else ""
+    return FusecError(f"{what} '{name}': {meant}known are {', '.join(names)}")

@@ -9,7 +9,7 @@ import io
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -126,6 +126,7 @@ def open_runner(
     threads: int,
     progress: Any,
     l2: str = "auto",
+    disable: Sequence[str] | None = None,
 ) -> Runner:
     """An engine for a model file or a compiled folder, with a context the request fits in.
 
@@ -135,7 +136,7 @@ def open_runner(
     request.check()
     artifact = _artifact(path) if path.is_dir() else None
     if artifact is not None:
-        artifact.refuse(level=level, context=context, kv=kv, target=target)
+        artifact.refuse(level=level, context=context, kv=kv, target=target, disable=disable or None)
     model = artifact.model() if artifact else Model.open(path)
     if request.is_conversation:
         _template(model)
@@ -157,6 +158,7 @@ def open_runner(
             level,
             context,
             kv or "f16",
+            disable=disable or (),
             progress=progress,
             threads=threads,
             l2=l2,

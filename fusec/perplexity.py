@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -73,6 +73,7 @@ def measure(
     level: int | None = None,
     kv: str = "f16",
     threads: int = 0,
+    disable: Iterable[str] = (),
     note: Note = lambda *_: None,
 ) -> Perplexity:
     """Perplexity of a model file over a text, in its first `chunks` chunks or in all.
@@ -94,7 +95,9 @@ def measure(
     with ExitStack() as stack:
         engines = []
         for file in (path, *([] if base is None else [base])):
-            engines.append(driver.load(file, target, level, length, kv, threads=threads))
+            engines.append(
+                driver.load(file, target, level, length, kv, threads=threads, disable=disable)
+            )
             stack.callback(engines[-1].close)
         start = time.perf_counter()
         rows: list[Array] = []

@@ -27,18 +27,15 @@ from fusec.codegen.cache import (
     sweep,
     writing,
 )
-from fusec.codegen.formats import FORMATS
+from fusec.codegen.formats import FORMATS, OWN_FORMATS
 from fusec.compiled import Options, Prepared
 from fusec.errors import FusecError
 from fusec.ir.graph import Graph
-from fusec.ir.ops import OPS
+from fusec.ir.ops import OPS, OWN_OPS
 from fusec.ir.plan import from_json
 
 PACKAGE = Path(__file__).parent
 PLANS = ("decode", "few", "prefill")  # fields of `Plans`
-
-# this module is loaded with the package, before anybody can add to the tables
-_OPS, _FORMATS = dict(OPS), dict(FORMATS)
 
 
 def entry_of(graphs: Iterable[Graph], options: Options) -> Path | None:
@@ -63,8 +60,8 @@ def _is_ours(graph: Graph) -> bool:
     """Whether ops and formats of a graph are those that came with fusec, not added or replaced."""
     ops = {inner.op for node in graph.nodes for inner in node.ops}
     formats = {weight.dtype for weight in graph.weights}
-    return all(OPS.get(name) is _OPS.get(name) for name in ops) and all(
-        FORMATS.get(name) is _FORMATS.get(name) for name in formats
+    return all(OPS.get(name) is OWN_OPS.get(name) for name in ops) and all(
+        FORMATS.get(name) is OWN_FORMATS.get(name) for name in formats
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from fusec.errors import FusecError
 from fusec.ir.ops import picks_rows
 from fusec.ir.reference import Reference
 from fusec.models.model import Model
-from fusec.passes.pipeline import LEVELS
+from fusec.passes.pipeline import LEVELS, passes_of
 from fusec.report import make_table
 from fusec.runtime.engine import Engine
 from fusec.runtime.sampling import MAX_SEED
@@ -87,20 +87,21 @@ def check(
     tokens: int | None = None,
     seed: int = 0,
     target: str = "cpu",
+    disable: Iterable[str] = (),
     note: Callable[[str], None] = lambda _: None,
 ) -> list[Verdict]:
     """Verdicts for one level (beside -O0) or all, over a random prompt of `tokens` tokens.
 
     The default is DEFAULT_TOKENS, or fewer where the context is shorter. Widths are compared over
-    as many tokens as the widest takes. Raises FusecError for anything unknown or out of range,
-    before it computes, and for logits that are not finite.
+    as many tokens as the widest takes. `disable`: rules and passes left out, of -O0 as well, since
+    one that rounds otherwise runs at every level or at none. Raises FusecError for anything unknown
+    or out of range, before it computes, and for logits that are not finite.
     """
-    backend = backends.get(target)
+    backend, disable = backends.get(target), tuple(disable)
     model = Model.open(path)
     context = model.check_context(context, driver.DEFAULT_CONTEXT)
     tokens = min(DEFAULT_TOKENS, context) if tokens is None else tokens
-    if level is not None and level not in LEVELS:
-        raise FusecError(f"unknown level -O{level}: known are {', '.join(map(str, LEVELS))}")
+    passes_of(0 if level is None else level, disable=disable)
     if unknown := [kind for kind in kinds if kind not in BOUNDS]:
         raise FusecError(f"unknown KV cache type '{unknown[0]}': known are {', '.join(BOUNDS)}")
     if not 1 <= tokens <= context:
@@ -121,7 +122,7 @@ def check(
         first: np.ndarray[Any, Any] | None = None
         for each in levels:
             note(f"-O{each} {kind}")
-            with driver.load(path, target=target, level=each, context=context, kv=kind) as engine:
+            with driver.load(path, target, each, context, kind, disable=disable) as engine:
                 found = engine.logits(ids)
                 single = one_by_one(engine, longer)
                 same = {width: agrees(engine, longer, width, single) for width in widths}

@@ -1,4 +1,4 @@
-"""Writing indented source text."""
+"""Writing text: indented source, and the one line that a `repr` is."""
 
 from __future__ import annotations
 
@@ -30,3 +30,19 @@ class Writer:
     def text(self) -> str:
         """Everything written."""
         return "\n".join(self._lines) + "\n"
+
+
+LONGEST = 160
+"""Characters of a `repr`."""
+
+
+def brief(what: object, text: str) -> str:
+    """A `repr` for people: `<Graph toy: 3 nodes>`, one line that is cut where it is long."""
+    line = " ".join(f"{type(what).__name__} {text}".split())
+    return f"<{line if len(line) <= LONGEST else line[: LONGEST - 3] + '...'}>"
+
+
+def count(number: int, thing: str) -> str:
+    """`1 node`, `2 nodes`, `1,000 launches`."""
+    ending = "" if number == 1 else "es" if thing.endswith(("s", "ch")) else "s"
+    return f"{number:,} {thing}{ending}"

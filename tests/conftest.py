@@ -9,6 +9,8 @@ from unittest import mock
 import pytest
 
 from fusec.codegen import pool
+from fusec.ir.ops import OPS, OWN_OPS
+from fusec.ir.own_op import unregister_op
 from fusec.models.synth import synthesize
 
 SHARED_DATA = Path(
@@ -81,3 +83,17 @@ def shared_data() -> Path:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A synthetic model in llama.cpp's IQ4_XS mix: iq4_nl, iq4_xs, q5_k, q8_0 and f32 tensors."""
     return synthesize("tiny", tmp_path_factory.mktemp("models") / "tiny.gguf")
+
+
+@pytest.fixture
+def update_golden() -> bool:
+    """UPDATE_GOLDEN=1 rewrites the files on disk instead of comparing with them."""
+    return bool(os.environ.get("UPDATE_GOLDEN"))
+
+
+@pytest.fixture
+def own_ops_table() -> Iterator[None]:
+    """What a test registers is no op any more when it is done."""
+    yield
+    for name in OPS.keys() - OWN_OPS.keys():
+        unregister_op(name)

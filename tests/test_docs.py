@@ -41,6 +41,14 @@ def test_the_model_example_generates(
     assert len(library_page[1]["model_example"](tiny_model)) == 8
 
 
+def test_the_ablation_example_prints_a_row_for_each(
+    library_page: tuple[str, dict[str, Any]], tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    library_page[1]["ablation_example"](tiny_model)
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert names == ["none", "prologue", "epilogue", "all"]
+
+
 def rows(first: str) -> list[list[str]]:
     """The cells of the table of the architecture page whose first heading is `first`."""
     table = ARCHITECTURE[ARCHITECTURE.index(f"| {first} |") :].split("\n\n")[0]

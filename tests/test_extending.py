@@ -40,6 +40,10 @@ def storyteller(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_llama.write(tmp_path_factory.mktemp("models") / "storyteller.gguf", changes)
 
 
+def test_an_op_of_a_scripts_own_is_registered(examples: dict[str, Any]) -> None:
+    assert OPS["shrink"].about == examples["shrink"].__doc__
+
+
 def test_the_page_adds_to_every_table(examples: dict[str, Any]) -> None:
     assert OPS["quick_gelu"] is examples["quick_gelu"]
     assert FORMATS["toy3"] is examples["FORMAT"]

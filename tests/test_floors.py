@@ -27,7 +27,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("artifact", "prepared"),
     ("driver",),
     ("bench", "generate", "perplexity"),
-    ("roofline", "verifier"),
+    ("ablation", "roofline", "verifier"),
     ("cli",),
 )
 """From the ground up. Those of one floor do not import one another; a package's modules do."""

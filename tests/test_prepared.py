@@ -61,6 +61,23 @@ def test_a_second_load_makes_no_pass(
         tokens(tiny_model, level=1)
     with pytest.raises(AssertionError, match="compiled again"):
         tokens(tiny_model, kv="f32")
+    with pytest.raises(AssertionError, match="compiled again"):
+        tokens(tiny_model, disable=["epilogue"])
+
+
+def test_a_load_without_a_rule_launches_more_and_gives_the_same(
+    plans: Path, tiny_model: Path
+) -> None:
+    with load(tiny_model, context=CONTEXT) as usual:
+        wanted = usual.logits(PROMPT)
+    for disable in (["epilogue"], ["fuse-epilogue"], "epilogue"):
+        with load(tiny_model, context=CONTEXT, disable=disable) as engine:
+            assert len(engine.decode.plan.launches) > len(usual.decode.plan.launches)
+            assert engine.logits(PROMPT).tobytes() == wanted.tobytes()
+    with pytest.raises(FusecError, match="no rule or pass 'epilog': did you mean 'epilogue'"):
+        load(tiny_model, context=CONTEXT, disable=["epilog"])
+    with pytest.raises(FusecError, match=r"rules: expected fusec\.Rule objects, found str"):
+        load(tiny_model, context=CONTEXT, rules=["epilogue"])  # type: ignore[list-item]
 
 
 def test_what_is_damaged_is_made_again(plans: Path, tiny_model: Path) -> None:

@@ -16,6 +16,7 @@ from fusec.ir.target import Target
 from fusec.models.model import Model
 from fusec.runtime.engine import Engine
 from fusec.runtime.session import Session
+from fusec.writer import brief
 
 Array = np.ndarray[Any, Any]
 Progress = Callable[[str], None]
@@ -53,6 +54,11 @@ class Plans:
     decode: LaunchPlan
     prefill: LaunchPlan
     few: LaunchPlan | None = None
+
+    def __repr__(self) -> str:
+        plans = (self.decode, self.few, self.prefill)
+        widths = dict.fromkeys(str(plan.tokens) for plan in plans if plan is not None)
+        return brief(self, f"{self.decode.name}: for steps of {', '.join(widths)} rows")
 
 
 Emitted = TypeVar("Emitted", bound=Source)
@@ -192,6 +198,10 @@ class Backend(ABC, Generic[Emitted, Ready]):
     def threads(self, _given: int = 0) -> int | None:
         """The CPU threads that compute where `given` are asked for; None where they do not."""
         return None
+
+    def is_here(self) -> bool:
+        """Whether this machine can run it."""
+        return True
 
     def machine(self) -> Facts:
         """The hardware under this target: its `gpu` and `driver`, None where there are none."""

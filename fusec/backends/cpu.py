@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from fusec.codegen.kernel import KernelSource
 from fusec.cores import cores
 from fusec.errors import FusecError
 from fusec.ir.plan import Kernel, LaunchPlan
+from fusec.ir.remember import remembered
 from fusec.ir.target import Target
 from fusec.models.model import Model
 from fusec.runtime.cpu.session import CpuSession, allocate_states
@@ -29,7 +29,7 @@ EMITTED = 256  # kernels whose source is kept: a model's come up again at other 
 L2_BYTES = 1 << 20  # of a core, where a thread's prologue should stay: a megabyte is common
 MOST_BY_DEFAULT = 64  # threads: a launch waits for all, and more have never been measured
 
-_emit = lru_cache(EMITTED)(emit)
+_emit = remembered(EMITTED)(emit)
 
 
 class Cpu(Backend[KernelSource, Mapping[str, KernelSource]]):

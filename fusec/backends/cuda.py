@@ -6,7 +6,6 @@ One class is the backend of every architecture in `fusec.codegen.cuda.arch`.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,12 @@ from fusec.codegen.cuda.shape import PARTS, SPAN, column_sums, tiles
 from fusec.codegen.cuda.toolchain import Cubin, CudaKernel
 from fusec.codegen.cuda.tuning import Tuning
 from fusec.codegen.formats import FORMATS
+from fusec.errors import FusecError
 from fusec.ir import gpus
 from fusec.ir.choosing import final_choice
 from fusec.ir.graph import Graph
 from fusec.ir.plan import GENERATING, Kernel, LaunchPlan, Size, Tensor
+from fusec.ir.remember import remembered
 from fusec.ir.target import WIDEST, Target
 from fusec.models.model import Model
 from fusec.runtime.cuda.driver import Driver, Executable
@@ -40,7 +41,7 @@ EMITTED = 256  # kernels whose source is kept: a model's come up again at other 
 STATIC_SHARED = 48 << 10  # bytes that a block may declare, where its prologue is kept
 
 
-@lru_cache(EMITTED)
+@remembered(EMITTED)
 def _emit(kernel: Kernel, arch: Arch, sms: int) -> CudaKernel:
     """Emitters are imported here: a model that was compiled before needs none."""
     from fusec.codegen.cuda.emit import emit
@@ -222,6 +223,13 @@ class Cuda(Backend[CudaKernel, Executables]):
             traced=traced,
             model=model,
         )
+
+    def is_here(self) -> bool:
+        """Whether the GPU of this machine is of this architecture."""
+        try:
+            return native_arch() == self.arch
+        except FusecError:
+            return False
 
     def machine(self) -> Facts:
         """See `Backend`."""

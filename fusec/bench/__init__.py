@@ -21,7 +21,7 @@ from fusec.errors import FusecError
 from fusec.ir.graph import Graph
 from fusec.ir.ops import weight_bytes
 from fusec.models.model import Model
-from fusec.passes.pipeline import LEVELS
+from fusec.passes.pipeline import LEVELS, passes_of
 from fusec.runtime.cuda.window import check_mode
 from fusec.runtime.engine import Engine
 
@@ -33,8 +33,8 @@ class Plan:
     """What to measure: every level with every L2 mode and every length, `repeats` times each.
 
     `lengths`: numbers of new tokens, behind a prompt of `prompt` tokens. `pp`: lengths of prompts
-    whose own time is measured. `eager` adds the lowest level launched kernel by kernel, without a
-    captured graph.
+    whose own time is measured. `disable`: rules and passes left out at every level. `eager` adds
+    the lowest level launched kernel by kernel, without a captured graph.
     """
 
     lengths: tuple[int, ...] = (128, 256)
@@ -46,6 +46,7 @@ class Plan:
     eager: bool = False
     threads: int = 0
     pp: tuple[int, ...] = ()
+    disable: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, values, least in (
@@ -60,6 +61,7 @@ class Plan:
             check_mode(mode)
         if unknown := set(self.levels) - set(LEVELS):
             raise FusecError(f"bench: no level {min(unknown)}: there are {sorted(LEVELS)}")
+        passes_of(min(self.levels), disable=self.disable)  # raises for a name that is not known
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,9 @@ def run(path: Path, plan: Plan, note: Note = lambda _: None) -> dict[str, Any]:
     for level, mode, eager in cases:
         note(f"-O{level} {'eager' if eager else mode}")
         for context in dict.fromkeys((for_results, for_prompts)):
-            compiled = driver.compile(path, target=plan.target, level=level, context=context)
+            compiled = driver.compile(
+                path, target=plan.target, level=level, context=context, disable=plan.disable
+            )
             engine = compiled.engine(threads=plan.threads, l2=mode, eager=eager)
             try:
                 if context == for_prompts:

@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from fusec.ir.plan import Choice
 
@@ -18,6 +19,7 @@ Choices = Mapping[str, Choice]
 Measure = Callable[[Choices], float]
 """Microseconds a token with those choices, by kernel."""
 Pair = tuple[float, float]
+T = TypeVar("T")
 
 LOOK, TURNS = 2, 14  # of A B B A, for a first look and for a decision
 LOSSES = 1  # of the turns; as many wins by luck have 15 chances in 16,384
@@ -82,7 +84,7 @@ def search(
     return found
 
 
-def turns(measure: Measure, one: Choices, other: Choices, count: int) -> Iterator[Pair]:
+def turns(measure: Callable[[T], float], one: T, other: T, count: int) -> Iterator[Pair]:
     """Times of `one` and of `other`, measured in turns; a linear drift is the same in both."""
     for _ in range(count):
         a, b, c, d = measure(one), measure(other), measure(other), measure(one)

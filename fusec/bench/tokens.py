@@ -7,11 +7,14 @@ import time
 import numpy as np
 
 from fusec.runtime.engine import Engine
+from fusec.runtime.sampling import Sampling
 
 
-def seconds_per_token(engine: Engine, prompt: list[int], n: int) -> float:
+def seconds_per_token(
+    engine: Engine, prompt: list[int], n: int, sampling: Sampling | None = None
+) -> float:
     """Time from the first new token to the n-th, as the caller sees them, over n - 1."""
-    tokens = engine.tokens(prompt, n)
+    tokens = engine.tokens(prompt, n, sampling)
     next(tokens)
     start = time.perf_counter()
     made = sum(1 for _ in tokens)

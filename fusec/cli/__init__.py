@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from fusec.cli import streams
+from fusec.cli.ablate import ablate
 from fusec.cli.bench import bench
 from fusec.cli.calibrate import calibrate
 from fusec.cli.compile import compile_command
@@ -53,8 +54,8 @@ def fusec(
 
 app.command("compile")(compile_command)
 COMMANDS = (
-    run, inspect, diff, verify, perplexity, bench, profile, roofline, calibrate, tune, synth,
-    quantize,
+    run, inspect, diff, verify, perplexity, bench, ablate, profile, roofline, calibrate, tune,
+    synth, quantize,
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(command)

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from fusec.cli.console import out, progress
-from fusec.cli.options import ModelArg
+from fusec.cli.options import Disable, ModelArg
 from fusec.errors import FusecError
 from fusec.files import check_outputs, write_whole
 
@@ -55,6 +55,7 @@ def bench(
     threads: Annotated[
         int, typer.Option(help="CPU threads; 0 takes the cores this process may use.")
     ] = 0,
+    disable: Disable = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the results there.")
     ] = None,
@@ -79,6 +80,7 @@ def bench(
         repeats=repeats,
         eager=eager,
         threads=threads,
+        disable=tuple(disable or ()),
         pp=prompts(pp) if pp is not None else measuring.default_prompts(model, target),
     )
     peers = tuple(words(compare))

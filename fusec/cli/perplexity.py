@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from fusec.cli.console import out, progress
-from fusec.cli.options import AsJson, Kv, MaybeLevel, ModelArg, Target, Threads
+from fusec.cli.options import AsJson, Disable, Kv, MaybeLevel, ModelArg, Target, Threads
 
 
 def perplexity(
@@ -40,6 +40,7 @@ def perplexity(
     level: MaybeLevel = None,
     kv: Kv = "f16",
     threads: Threads = 0,
+    disable: Disable = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure how well a model predicts a text: llama.cpp's perplexity, lower is better."""
@@ -58,6 +59,7 @@ def perplexity(
             level=level,
             kv=kv,
             threads=threads,
+            disable=disable or (),
             note=advance,
         )
     if as_json:

@@ -8,7 +8,16 @@ from typing import Annotated
 import typer
 
 from fusec.cli.console import err, out, progress
-from fusec.cli.options import AsJson, Context, MaybeKv, MaybeLevel, MaybeTarget, ModelOrDir, Threads
+from fusec.cli.options import (
+    AsJson,
+    Context,
+    Disable,
+    MaybeKv,
+    MaybeLevel,
+    MaybeTarget,
+    ModelOrDir,
+    Threads,
+)
 from fusec.errors import FusecError
 
 
@@ -52,6 +61,7 @@ def run(
             help="Have a GPU keep the layers' weights in its L2 cache, or fetch them ahead.",
         ),
     ] = "auto",
+    disable: Disable = None,
     ignore_eos: Annotated[
         bool, typer.Option("--ignore-eos", help="Go on behind an end-of-text token.")
     ] = False,
@@ -79,6 +89,7 @@ def run(
                 threads=threads,
                 progress=advance,
                 l2=l2,
+                disable=disable,
             )
     with runner.engine:
         if request.is_conversation:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fusec.cli.console import out, progress
-from fusec.cli.options import AsJson, Context, ModelArg, Target
+from fusec.cli.options import AsJson, Context, Disable, ModelArg, Target
 
 
 def verify(
@@ -27,6 +27,7 @@ def verify(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the random prompt.")] = 0,
     target: Target = "cpu",
+    disable: Disable = None,
     as_json: AsJson = False,
 ) -> None:
     """Check logits: against the float64 reference; levels and chunks, byte for byte."""
@@ -42,6 +43,7 @@ def verify(
             tokens=tokens,
             seed=seed,
             target=target,
+            disable=disable or (),
             note=advance,
         )
     if as_json:

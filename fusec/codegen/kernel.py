@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fusec.writer import brief, count
+
 
 @dataclass(frozen=True)
 class KernelSource:
@@ -12,3 +14,6 @@ class KernelSource:
     name: str
     source: str
     scratch_bytes: int
+
+    def __repr__(self) -> str:
+        return brief(self, f"{self.name}: {count(len(self.source.splitlines()), 'line')}")

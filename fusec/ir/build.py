@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fusec.errors import FusecError
+from fusec.errors import FusecError, unknown
 from fusec.ir.graph import Attr, Graph, Node, Value, attrs
+from fusec.ir.op import Op
+from fusec.ir.op_methods import OpMethods
 from fusec.ir.ops import OPS, make
+from fusec.ir.ops import op as entry_of
 from fusec.ir.verify import verify
+from fusec.writer import brief, count
 
 
-class Builder:
+class Builder(OpMethods):
     """Collects nodes in order; every op of the table is a method, `b.rms_norm(x, w, eps=1e-5)`.
+
+    Of an op that a script has registered, `b.softsign(x)` is the same as `b.op("softsign", x)`.
 
     Types are inferred, so a mistake shows at the line that makes it. `name=` names the result
     (default: a running number); an attribute left out takes the op table's default. `context`: how
@@ -44,7 +51,9 @@ class Builder:
 
     def op(self, op: str, *inputs: Value, name: str | None = None, **given: Attr) -> Any:
         """Append a node; returns its result, a tuple of them where the op has several."""
-        defaults = {k: v for k, v in OPS[op].attributes.items() if not isinstance(v, type)}
+        attributes = entry_of(op).attributes
+        defaults = {k: v for k, v in attributes.items() if not isinstance(v, type)}
+        given = {k: _as_wanted(v, attributes.get(k)) for k, v in given.items()}
         result = f"%{name or len(self._nodes)}"
         if OPS[op].role == "store":
             result = inputs[0].name + "'"
@@ -54,10 +63,21 @@ class Builder:
         self._nodes.append(node)
         return node.outputs if len(node.outputs) > 1 else node.outputs[0]
 
-    def __getattr__(self, op: str) -> Callable[..., Any]:
-        if op not in OPS:
-            raise AttributeError(f"no op '{op}': known are {', '.join(sorted(OPS))}")
-        return lambda *inputs, **given: self.op(op, *inputs, **given)
+    def __repr__(self) -> str:
+        return brief(self, f"{self.name}: {count(len(self._nodes), 'node')}")
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *OPS})
+
+    if not TYPE_CHECKING:  # of a registered op a type checker knows nothing: use `op` there
+
+        def __getattr__(self, op: str) -> Callable[..., Any]:
+            if op not in OPS:
+                try:
+                    raise unknown("no op", op, OPS)
+                except FusecError as error:
+                    raise AttributeError(str(error)) from None
+            return _method(self, OPS[op])
 
     def build(self, *outputs: Value) -> Graph:
         """The finished, verified graph."""
@@ -72,3 +92,38 @@ class Builder:
             raise FusecError(f"graph {self.name}: {value.name} is defined twice")
         self._names.add(value.name)
         return value
+
+
+def _as_wanted(given: Attr, wanted: Attr | type | None) -> Attr:
+    """A whole number as a float where the op wants one, as in Python's own arithmetic."""
+    kind = wanted if isinstance(wanted, type) else type(wanted)
+    return float(given) if kind is float and type(given) is int else given
+
+
+def _method(builder: Builder, entry: Op) -> Callable[..., Any]:
+    """A registered op as a method, with the signature that `help` shows."""
+    from inspect import Parameter, Signature  # only a script that registers ops needs it
+
+    names = re.findall(r"(\w+): \w+", entry.operands)
+    operands = [Parameter(n, Parameter.POSITIONAL_OR_KEYWORD, annotation="Value") for n in names]
+    attributes = [
+        Parameter(
+            key,
+            Parameter.KEYWORD_ONLY,
+            annotation="float",
+            default=Parameter.empty if isinstance(default, type) else default,
+        )
+        for key, default in entry.attributes.items()
+    ]
+    named = Parameter("name", Parameter.KEYWORD_ONLY, annotation="str | None", default=None)
+    signature = Signature([*operands, *attributes, named], return_annotation="Value")
+
+    def method(*inputs: Value, **given: Attr) -> Any:
+        bound = signature.bind(*inputs, **given).arguments
+        values = [bound.pop(name) for name in names]
+        return builder.op(entry.name, *values, **bound)
+
+    method.__name__, method.__qualname__ = entry.name, f"Builder.{entry.name}"
+    method.__doc__ = f"{entry.about}\n\n{entry.operands}"
+    method.__signature__ = signature  # type: ignore[attr-defined]
+    return method

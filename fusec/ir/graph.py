@@ -28,6 +28,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 from fusec.ir.dtypes import dtype
+from fusec.writer import brief, count
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -48,6 +49,9 @@ class Value:
     dtype: str
     shape: tuple[int, ...]
     layout: str = ""
+
+    def __repr__(self) -> str:
+        return brief(self, f"{self.name}: {self.type}")
 
     @property
     def is_weight(self) -> bool:
@@ -85,6 +89,12 @@ class Node:
     outputs: tuple[Value, ...]
     attrs: tuple[tuple[str, Attr], ...] = ()
     body: tuple[Node, ...] = ()
+
+    def __repr__(self) -> str:
+        made = ", ".join(f"{v.name}: {v.type}" for v in self.outputs)
+        read = ", ".join(v.name for v in self.inputs)
+        inside = f" of {count(len(self.body), 'op')} " if self.body else ""
+        return brief(self, f"{made} = {self.kind}{inside}({read})")
 
     @property
     def name(self) -> str:
@@ -172,6 +182,10 @@ class Graph:
 
     _repr_svg_: ClassVar[Callable[[Graph], str]]
     """What a notebook shows. `fusec` puts it here, since drawing stands above the graph."""
+
+    def __repr__(self) -> str:
+        ends = (", ".join(v.name for v in values) for values in (self.inputs, self.outputs))
+        return brief(self, f"{self.name}: {count(len(self.nodes), 'node')}, {' -> '.join(ends)}")
 
     @cached_property
     def producers(self) -> Mapping[str, Node]:

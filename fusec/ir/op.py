@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 
 from fusec.ir.graph import Attr, Node
 from fusec.ir.op_checks import Array, Type
+from fusec.writer import brief
 
 Role = Literal["element", "pair", "store", "fold", "vector", "rows", "parts", "heads", "scalar"]
 """How an op's result depends on its operands, which decides what may share a kernel:
@@ -68,6 +69,9 @@ class Op:
     row`), or the same as those of its integer operand (`as operand`). `rows_read`: how many rows of
     its weight one token reads, where its index names them; None where it reads all. `adds_parts`:
     its first operand is partial sums of what it makes.
+
+    `text`: what a registered op computes, as text that tells it from others of the same name (see
+    `fusec.ir.own_op`). `doc`: a line on what it computes, where the reference has no docstring.
     """
 
     name: str
@@ -92,6 +96,8 @@ class Op:
     points: Literal["", "into row", "as operand"] = ""
     rows_read: Callable[[Node], int] | None = None
     adds_parts: bool = False
+    text: str = ""
+    doc: str = ""
 
     def __post_init__(self) -> None:
         holes = [
@@ -111,6 +117,14 @@ class Op:
             holes.append(f"an arity up to {len(types)} operands")
         if holes:
             raise TypeError(f"op table entry '{self.name}' is incomplete: it lacks {holes[0]}")
+
+    def __repr__(self) -> str:
+        return brief(self, f"{self.name}: {self.role}, {self.operands}")
+
+    @property
+    def about(self) -> str:
+        """A line on what it computes."""
+        return self.doc or (self.reference.__doc__ or "").partition("\n")[0].strip()
 
     @property
     def short(self) -> str:

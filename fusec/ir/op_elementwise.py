@@ -79,11 +79,12 @@ OPS = (
     Op(
         "add", "element", "a: f32[T, n], b: f32[T, n]", (2, 2), infer_binary,
         lambda a, b: a + spread(a, b), elements_of,
-        expression=lambda n, x: f"{x[0]} + {x[1]}",
+        expression=lambda n, x: f"{x[0]} + {x[1]}", doc="a + b.",
     ),
     Op(
         "mul", "element", "a: f32[T, n], b: f32[T, n]", (2, 2), infer_binary,
         lambda a, b: a * spread(a, b), elements_of, expression=lambda n, x: f"{x[0]} * {x[1]}",
+        doc="a * b.",
     ),
     Op(
         "silu", "element", "x: f32[T, n]", (1, 1), infer_unary, silu,
@@ -105,12 +106,12 @@ OPS = (
         "swiglu_oai", "element", "gate: f32[T, n], up: f32[T, n]", (2, 2), infer_binary,
         lambda gate, up: swiglu_oai(gate, spread(gate, up)),
         lambda n: 9 * elements_of(n), expression=lambda n, x: f"swiglu_oai({x[0]}, {x[1]})",
-        work=50,
+        work=50, doc="g * sigmoid(1.702 g) * (u + 1) with g up to 7 and u within 7 (gpt-oss).",
     ),
     Op(
         "scale", "element", "x: f32[T, n]", (1, 1), infer_unary,
         lambda x, factor: x * x.dtype.type(factor), elements_of, {"factor": float},
-        expression=lambda n, x: f"{x[0]} * float32({n['factor']!r})",
+        expression=lambda n, x: f"{x[0]} * float32({n['factor']!r})", doc="x * factor.",
     ),
     Op(
         "softcap", "element", "x: f32[T, n]", (1, 1), infer_unary, softcap,

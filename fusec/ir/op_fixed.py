@@ -42,6 +42,7 @@ OPS = (
     Op(
         "fix", "vector", "x: f32[T, n]", (1, 1), infer_fix, lambda x, kind: x,
         lambda n: 2 * elements_of(n), {"kind": str},
+        doc="The vector in fixed point, which products of many rows read.",
         work_whole=lambda n, threads, _: (INDEX + FIX_QUAD)
         * -(-n.outputs[0].shape[-1] // (4 * threads)),
     ),

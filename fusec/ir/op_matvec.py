@@ -96,7 +96,7 @@ OPS = (
         "embed", "vector", "token: i32[T], table: weight[vocabulary, n]", (2, 2),
         infer_embed, lambda token, table: table[token], lambda n: 0, bytes=embed_bytes,
         indices={0: lambda n: n.inputs[1].shape[0]}, group="embed", loads=1,
-        rows_read=lambda n: 1,
+        rows_read=lambda n: 1, doc="Row `token` of a table.",
         work_whole=lambda n, threads, _: (INDEX + DECODE)
         * -(-n.outputs[0].shape[-1] // (4 * threads)),
     ),

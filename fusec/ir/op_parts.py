@@ -96,7 +96,7 @@ OPS = (
         work_whole=_sum_work, adds_parts=True,
     ),
     Op(
-        "sum_parts", "vector", "parts: f32[T, parts * n]", (1, 1), infer_sum_parts, sum_parts,
+        "sum_parts", "vector", "x: f32[T, parts * n]", (1, 1), infer_sum_parts, sum_parts,
         lambda n: math.prod(n.inputs[0].shape), {"parts": int}, label="sum",
         work_whole=_sum_work, adds_parts=True,
     ),

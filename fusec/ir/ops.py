@@ -8,8 +8,9 @@ The reference functions take and return plain arrays of the interpreter's float 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from types import MappingProxyType
 
-from fusec.errors import FusecError
+from fusec.errors import FusecError, unknown
 from fusec.ir import (
     op_argmax,
     op_attention,
@@ -33,6 +34,8 @@ FAMILIES = (
     op_parts, op_argmax, op_fixed, op_experts,
 )  # fmt: skip
 OPS: dict[str, Op] = {entry.name: entry for family in FAMILIES for entry in family.OPS}
+OWN_OPS = MappingProxyType(dict(OPS))
+"""Those that come with fusec, whatever is added or replaced later."""
 
 
 def op(name: str) -> Op:
@@ -40,7 +43,7 @@ def op(name: str) -> Op:
     try:
         return OPS[name]
     except KeyError:
-        raise FusecError(f"unknown op '{name}': known are {', '.join(sorted(OPS))}") from None
+        raise unknown("unknown op", name, OPS) from None
 
 
 def infer(node: Node) -> list[Type]:

@@ -19,6 +19,7 @@ from fusec.ir.dtypes import dtype
 from fusec.ir.graph import Graph
 from fusec.ir.region import parameters
 from fusec.ir.text import parse
+from fusec.writer import brief, count
 
 VERSION = 7
 RELEASES = ("wait", "barrier", "load", "read", "begin")
@@ -90,6 +91,12 @@ class Launch:
     scalars: tuple[str, ...] = ()
     size: Size | None = None
 
+    def __repr__(self) -> str:
+        size = f", {self.size}" if self.size else ""
+        return brief(
+            self, f"{self.kernel} makes {self.node}, {count(len(self.args), 'argument')}{size}"
+        )
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -141,6 +148,9 @@ class Kernel:
     choice: Choice | None = None
     rows: int = 0
 
+    def __repr__(self) -> str:
+        return brief(self, f"{self.name}: {count(self.region.count(' = '), 'op')}")
+
 
 @dataclass(frozen=True)
 class Tensor:
@@ -180,6 +190,16 @@ class LaunchPlan:
     weights_bytes: int
     context: int = 0  # positions of a sequence; 0: as many as the smallest state has rows
     version: int = VERSION
+
+    def __repr__(self) -> str:
+        rows = "" if self.tokens == 1 else f" for {self.tokens} rows"
+        return brief(self, f"{self.name}: {self.summary}{rows}")
+
+    @property
+    def summary(self) -> str:
+        """Target, level and sizes, as a `repr` shows them."""
+        counts = count(self.dispatches["forward"], "dispatch"), count(len(self.kernels), "kernel")
+        return f"{self.target} -O{self.level}, {', '.join(counts)}"
 
     @property
     def dispatches(self) -> dict[str, Any]:

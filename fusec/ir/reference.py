@@ -15,6 +15,7 @@ from fusec.errors import FusecError
 from fusec.ir.graph import Graph
 from fusec.ir.op import results_of
 from fusec.ir.ops import OPS
+from fusec.writer import brief, count
 
 Array = np.ndarray[Any, Any]
 Weights = Mapping[str, Array] | Callable[[str], Array]
@@ -30,6 +31,11 @@ class Reference:
         self.graph, self.dtype = graph, np.dtype(dtype)
         self._weight = weights if callable(weights) else weights.__getitem__
         self.reset()
+
+    def __repr__(self) -> str:
+        return brief(
+            self, f"{self.graph.name}: {self.dtype}, {count(len(self.graph.nodes), 'node')}"
+        )
 
     def reset(self) -> None:
         """Empty every state."""

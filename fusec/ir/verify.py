@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 
 from fusec.errors import FusecError
 from fusec.ir.graph import Graph, Node, Value, outside
 from fusec.ir.ops import infer, op
+from fusec.ir.remember import remembered
 
 KEPT = 1 << 14  # nodes that were found right: a few models' worth
 
@@ -48,7 +48,7 @@ def _verify(graph: Graph) -> None:
         _check_output(graph, value, defined)
 
 
-@lru_cache(KEPT)
+@remembered(KEPT)
 def _check_node(node: Node) -> None:
     """What is right or wrong about a node wherever it stands: a pass leaves most as they were."""
     for plain in node.ops:

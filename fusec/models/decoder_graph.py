@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from fusec.ir import Builder, Graph, Value
 from fusec.ir.target import WIDEST
@@ -88,7 +89,7 @@ class _Step:
         scale = config.attention_scale or config.head_dim**-0.5
         if config.angles(layer) is not None and config.is_stretched(layer) and config.turns_all:
             scale *= config.magnitude**2  # of queries and of keys
-        given = {"scale": scale, **groups, **seen}
+        given: dict[str, Any] = {"scale": scale, **groups, **seen}
         a = b.attention(q, keys, values, self.pos, *sinks, name=f"{at}.attn", **given)
         return self._matvec(a, f"{at}.attn_output.weight", f"{at}.attn_output")
 
@@ -117,8 +118,8 @@ class _Step:
         made = zip(caches, (k, v), strict=True)
         keys, values = (b.kv_append(cache, x, self.pos) for cache, x in made)
         scale = config.attention_scale or config.head_dim**-0.5
-        given = {"heads": latent.heads, "kv_heads": 1, "scale": scale, "name": f"{at}.attn"}
-        a = b.attention(q, keys, values, self.pos, p, **given)
+        given: dict[str, Any] = {"heads": latent.heads, "kv_heads": 1, "scale": scale}
+        a = b.attention(q, keys, values, self.pos, p=p, name=f"{at}.attn", **given)
         a = b.head_matvec(a, self._weight(f"{at}.attn_v_b.weight"), heads=latent.heads)
         return self._matvec(a, f"{at}.attn_output.weight", f"{at}.attn_output")
 
@@ -146,7 +147,7 @@ class _Step:
         factors: tuple[Value, ...] = ()
         if self.factors and config.is_stretched(layer):
             factors = (self._weight(self.factors),)
-        given = {"dims": config.rope_dims, "pairing": config.pairing, **angles}
+        given: dict[str, Any] = {"dims": config.rope_dims, "pairing": config.pairing, **angles}
         if config.is_stretched(layer) and not config.turns_all:
             given["magnitude"] = config.magnitude
         name = f"blk.{layer}.{part}_rope"
@@ -194,7 +195,7 @@ class _Step:
         b, config = self.b, self.config
         logits = self._matvec(n, f"{at}.ffn_gate_inp.weight", f"{at}.router")
         choice = [self._weight(f"{at}.exp_probs_b.bias")] if experts.choice_bias else []
-        ids, weights = b.route(logits, *choice, name=f"{at}.experts", **experts.routing)
+        ids, weights = b.op("route", logits, *choice, name=f"{at}.experts", **experts.routing)
         gate, up = (self._of_experts(n, ids, part, at, experts.width) for part in ("gate", "up"))
         h = self._activated(gate, up, at=at, kind="_exps")
         h = b.mul(h, weights, name=f"{at}.weighted")

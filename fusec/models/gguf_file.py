@@ -17,6 +17,7 @@ from fusec.models.gguf_metadata import MISSING, Kind
 from fusec.models.gguf_parts import Part, open_parts
 from fusec.models.quant_bytes import Bytes
 from fusec.models.shipped import located
+from fusec.writer import brief, count
 
 SAMPLES, SAMPLE_BYTES = 64, 4096  # what the fingerprint reads of the weights
 
@@ -34,6 +35,9 @@ class Tensor:
     shape: tuple[int, ...]
     data: Bytes = field(repr=False)
     offset: int
+
+    def __repr__(self) -> str:
+        return brief(self, f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]")
 
     def rows(self, name: str, first: int, count: int) -> Tensor:
         """Some rows of it, or elements of a vector, under another name."""
@@ -77,7 +81,9 @@ class GGUFFile:
         self._parts = tuple(parts)
 
     def __repr__(self) -> str:
-        return f"GGUFFile({str(self.path)!r}, {len(self.tensors)} tensors)"
+        parts = f" and {len(self.paths) - 1} more" if len(self.paths) > 1 else ""
+        size = f"{self.file_bytes / 2**20:,.1f} MiB"
+        return brief(self, f"{self.path}{parts}: {count(len(self.tensors), 'tensor')}, {size}")
 
     @property
     def architecture(self) -> str:

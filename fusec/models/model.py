@@ -16,6 +16,7 @@ from fusec.ir.graph import Graph
 from fusec.models import Architecture, architecture_of
 from fusec.models.gguf_file import GGUFFile, Tensor, open_gguf
 from fusec.models.tokenizer import Tokenizer, Vocabulary
+from fusec.writer import brief, count
 
 KV_TYPES = ("f16", "f32")
 
@@ -31,6 +32,11 @@ class Model:
     architecture: Architecture
     config: Any
     tensors: Mapping[str, Tensor]
+
+    def __repr__(self) -> str:
+        config, kind = self.config, self.file.architecture
+        sizes = f"{count(config.layers, 'layer')} of {config.width:,}, {config.vocab:,} tokens"
+        return brief(self, f"{self.file.path}: {kind}, {sizes}, context {config.context:,}")
 
     @classmethod
     def open(cls, path: Path) -> Model:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
-from functools import lru_cache
 
 from fusec.ir.graph import Graph, Node, Value
 from fusec.ir.ops import op
 from fusec.ir.region import parameters
+from fusec.ir.remember import remembered
 
 PREFIXES = {"%": "%", "$": "$s", "@": "@w"}
 KEPT = 1 << 12  # regions of a few models
 
 
-@lru_cache(KEPT)
+@remembered(KEPT)
 def canonical(node: Node) -> Graph:
     """The node's region with values numbered in order, T = 1 and a context of 1.
 
@@ -65,5 +65,6 @@ def kernel_name(node: Node) -> str:
 
 
 def digest(region: Graph) -> str:
-    """Eight hex digits that tell regions of the same name apart."""
-    return hashlib.sha256(str(region).encode()).hexdigest()[:8]
+    """Eight hex digits that tell regions of one name apart, and what registered ops compute."""
+    registered = (op(node.op).text for node in region.nodes)
+    return hashlib.sha256("".join([str(region), *registered]).encode()).hexdigest()[:8]

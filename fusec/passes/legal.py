@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import lru_cache
 
 from fusec.ir.graph import Graph, Node
 from fusec.ir.ops import op
 from fusec.ir.region import NotOneKernel, analyse, many_rows_apart
+from fusec.ir.remember import remembered
 from fusec.ir.target import Target, layouts_apart
 from fusec.passes.canonical import canonical
 from fusec.passes.cost import ERROR, launch_us
@@ -105,12 +105,12 @@ def _unsupported_format(match: tuple[Node, ...], target: Target) -> str | None:
     return None
 
 
-@lru_cache(KNOWN)
+@remembered(KNOWN)
 def _is_one_kernel(region: Graph, target: Target) -> bool:
     return _not_one_kernel(region, target) is None
 
 
-@lru_cache(KNOWN)
+@remembered(KNOWN)
 def _predicted_us(region: Graph, target: Target) -> float:
     assert target.gpu is not None
     return launch_us(region, target.gpu).total

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from fusec.errors import FusecError
+from fusec.errors import FusecError, unknown
 from fusec.ir.graph import Graph
 from fusec.ir.target import Target
 from fusec.ir.verify import verify
@@ -21,6 +21,7 @@ from fusec.passes.rules import chain, epilogue, prologue, siblings, stack
 from fusec.passes.schedule import Schedule
 from fusec.passes.split_argmax import SplitArgmax
 from fusec.passes.split_attention import SplitAttention
+from fusec.writer import brief, count
 
 Pass = (
     Fuse | PlaceWeights | FactorNorms | FixVectors | ProjectHeads | ProjectRows | SplitArgmax
@@ -78,6 +79,13 @@ class Stage:
     hits: int = 0
     refused: tuple[Refusal, ...] = ()
 
+    def __repr__(self) -> str:
+        merged = (
+            f"{count(self.hits, 'hit')}, {len(self.refused):,} refused, " if self.equation else ""
+        )
+        nodes = f"{self.before:,} -> {count(self.after, 'node')}"
+        return brief(self, f"{self.name}: {nodes}, {merged}{self.ms:.1f} ms")
+
 
 def passes_of(
     level: int, rules: Iterable[Rule] = (), disable: Iterable[str] = ()
@@ -91,17 +99,20 @@ def passes_of(
         raise FusecError(f"unknown level -O{level}: known are {', '.join(map(str, LEVELS))}")
     rules = tuple(rules)
     for rule in rules:
+        if not isinstance(rule, Rule):
+            raise FusecError(f"rules: expected fusec.Rule objects, found {type(rule).__name__}")
         rule.check(other.kind for other in rules)
     passes = (*LEVELS[level], *map(Fuse, rules))
     off = {name.removeprefix("fuse-") for name in disable}
-    known = {_rule_name(p) for level_passes in LEVELS.values() for p in level_passes}
-    known |= {_rule_name(p) for p in passes}
-    if unknown := sorted(off - known):
-        raise FusecError(f"--disable: no rule '{unknown[0]}': known are {', '.join(sorted(known))}")
-    return (*(p for p in passes if _rule_name(p) not in off), Schedule())
+    known = {name_of(p) for level_passes in LEVELS.values() for p in level_passes}
+    known |= {name_of(p) for p in passes}
+    for name in sorted(off - known):
+        raise unknown("disable: no rule or pass", name, known)
+    return (*(p for p in passes if name_of(p) not in off), Schedule())
 
 
-def _rule_name(step: Pass) -> str:
+def name_of(step: Pass | Stage) -> str:
+    """How `disable` calls a pass: a rule's own name, and another pass's."""
     return step.name.removeprefix("fuse-")
 
 

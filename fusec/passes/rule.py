@@ -21,6 +21,7 @@ from fusec.ir.ops import OPS, kind_of
 from fusec.ir.target import Target
 from fusec.passes.legal import why_illegal, why_slower
 from fusec.passes.match import connected_order, occurrences, view_of
+from fusec.writer import brief
 
 Refuse = Callable[[Graph, tuple[Node, ...]], str | None]
 
@@ -88,6 +89,9 @@ class Rule:
                 f"rule '{self.equation}': expected a pattern, as pattern('norm -> product', "
                 f"norm='rms_norm', product='matvec') makes it"
             )
+
+    def __repr__(self) -> str:
+        return brief(self, f"{self.name}: {self.equation}")
 
     @property
     def kind(self) -> str:

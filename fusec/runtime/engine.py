@@ -20,6 +20,7 @@ from fusec.runtime.sampling import Sampling
 from fusec.runtime.saved import Origin, Saved, check_origin
 from fusec.runtime.session import Session
 from fusec.runtime.token_engine import TokenEngine
+from fusec.writer import brief
 
 Message = Mapping[str, Any]
 """One message of a conversation: `role`, `content`, and what else the chat template reads."""
@@ -60,6 +61,11 @@ class Engine(TokenEngine):
     def chat_template(self) -> ChatTemplate:
         """The model's; another can be put in its place. Raises FusecError where there is none."""
         return ChatTemplate.from_gguf(self._file.file)
+
+    def __repr__(self) -> str:
+        plan, closed = self.decode.plan, ", closed" if self._turns.closed else ""
+        used = f"{self._position:,} of {self.context:,} positions"
+        return brief(self, f"{plan.name}: {plan.summary}, {used}{closed}")
 
     @property
     def _file(self) -> Model:

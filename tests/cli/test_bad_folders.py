@@ -150,7 +150,14 @@ def test_what_somebody_put_into_a_folder_of_ours_is_not_lost(folder: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "option", [["-O", "1"], ["--context", "8"], ["--kv", "f16"], ["--target", "cpu"]]
+    "option",
+    [
+        ["-O", "1"],
+        ["--context", "8"],
+        ["--kv", "f16"],
+        ["--target", "cpu"],
+        ["--disable", "chain"],
+    ],
 )
 def test_compiler_options_come_too_late_for_a_folder(folder: Path, option: list[str]) -> None:
     wanted = f"{folder} is compiled already: {option[0]} comes too late"

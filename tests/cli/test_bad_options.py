@@ -72,6 +72,10 @@ RUN: dict[str, tuple[list[str], str]] = {
     "large seed": (["-p", "a", "--seed", str(1 << 64)], "expected seed from 0 to 2^64 - 1"),
     "threads": (["-p", "a", "--threads", "-1"], "threads: expected 1 to "),
     "many threads": (["-p", "a", "--threads", "100000"], "threads: expected 1 to "),
+    "disable": (
+        ["-p", "a", "--disable", "epilog"],
+        "disable: no rule or pass 'epilog': did you mean 'epilogue'? known are chain, ",
+    ),
     "option": (["-p", "a", "--frobnicate"], "No such option: --frobnicate"),
     "argument": (["-p", "a", "more"], "unexpected extra argument"),
     "value": (["-p"], "Option '-p' requires an argument"),
@@ -102,11 +106,11 @@ OTHERS: dict[str, tuple[list[str], str]] = {
     "stop": (["compile", "MODEL", "--stop-after", "last"], "no pass 'last' at this level: it runs"),
     "disable": (
         ["compile", "MODEL", "--disable", "magic"],
-        "no rule 'magic': known are chain, chain-to-fixed, ",
+        "no rule or pass 'magic': known are chain, chain-to-fixed, ",
     ),
     "inspect disable": (
         ["inspect", "MODEL", "--disable", ""],
-        "no rule '': known are chain, chain-to-fixed, ",
+        "no rule or pass '': known are chain, chain-to-fixed, ",
     ),
     "target": (["compile", "MODEL", "--target", "tpu"], "unknown target 'tpu': known are cpu"),
     "kv": (["compile", "MODEL", "--kv", "f64"], "unknown KV cache type 'f64': known are f16, f32"),
@@ -116,6 +120,8 @@ OTHERS: dict[str, tuple[list[str], str]] = {
         "no stage '*' at -O2: there are decode-graph, ",
     ),
     "verify level": (["verify", "MODEL", "-O", "5"], "unknown level -O5: known are 0, 1, 2, 3"),
+    "verify disable": (["verify", "MODEL", "--disable", "magic"], "no rule or pass 'magic': known"),
+    "bench disable": (["bench", "MODEL", "--disable", "magic"], "no rule or pass 'magic': known"),
     "verify kv": (["verify", "MODEL", "--kv", "f8"], "unknown KV cache type 'f8': known are f16"),
     "verify none": (["verify", "MODEL", "--tokens", "0"], "expected 1 to 512 tokens"),
     "verify more": (["verify", "MODEL", "--tokens", "600"], "expected 1 to 512 tokens"),

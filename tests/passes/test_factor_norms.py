@@ -175,4 +175,4 @@ def test_what_may_not(scales, message):
     b = Builder("g")
     x, w = b.input("x", (2, 64)), b.weight("w", (8, 64))
     with pytest.raises(FusecError, match=f"expected {message}"):
-        b.matvec(x, w, *(SCALES[s](b) for s in scales))
+        b.op("matvec", x, w, *(SCALES[s](b) for s in scales))

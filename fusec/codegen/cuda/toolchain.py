@@ -27,6 +27,7 @@ from typing import Any
 from fusec.codegen.cuda.arch import Arch, missing_extra
 from fusec.errors import FusecError
 from fusec.ir.plan import Size
+from fusec.writer import brief, count
 
 _PACKAGES = ("numba", "numba-cuda", "llvmlite", "nvidia-nvvm", "nvidia-cuda-nvcc")
 
@@ -56,6 +57,10 @@ class CudaKernel:
     shared: int = 0
     rows: int = 0
 
+    def __repr__(self) -> str:
+        lines = count(len(self.source.splitlines()), "line")
+        return brief(self, f"{self.name}: {lines}, {self.size}")
+
     @property
     def size(self) -> Size:
         """How a launch of it is run."""
@@ -74,6 +79,10 @@ class Cubin:
     spill_stores: int  # bytes
     spill_loads: int  # bytes
     static_shared: int  # bytes
+
+    def __repr__(self) -> str:
+        registers = count(self.registers, "register")
+        return brief(self, f"{self.name}: {self.arch}, {len(self.data):,} bytes, {registers}")
 
 
 def compile_source(kernel: CudaKernel, arch: Arch, path: Path | None = None) -> Cubin:

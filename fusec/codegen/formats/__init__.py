@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from types import MappingProxyType
 
 from fusec.codegen.formats.base import FloatFormat, Format, QuantFormat
 from fusec.errors import FusecError
@@ -15,6 +16,8 @@ FORMATS: dict[str, Format] = {
     module.FORMAT.name: module.FORMAT for module in _modules if hasattr(module, "FORMAT")
 }
 """Every module of this folder that has a FORMAT."""
+OWN_FORMATS = MappingProxyType(dict(FORMATS))
+"""Those that come with fusec, whatever is added or replaced later."""
 
 
 def get(name: str) -> Format:
@@ -27,4 +30,4 @@ def get(name: str) -> Format:
         ) from None
 
 
-__all__ = ["FORMATS", "FloatFormat", "Format", "QuantFormat", "get"]
+__all__ = ["FORMATS", "OWN_FORMATS", "FloatFormat", "Format", "QuantFormat", "get"]

@@ -24,6 +24,7 @@ from fusec.models.tokenizer.pre import PRE_TOKENIZERS, Pre
 from fusec.models.tokenizer.sentencepiece import SentencePiece, byte_of, piece_to_bytes
 from fusec.models.tokenizer.stream import StreamDecoder
 from fusec.models.tokenizer.vocabulary import TokenType, Vocabulary, key_of
+from fusec.writer import brief, count
 
 KINDS = ("gpt2", "llama", "gemma4")
 SPECIAL = (TokenType.CONTROL, TokenType.UNKNOWN)
@@ -62,6 +63,9 @@ class Tokenizer:
         is not known.
         """
         return cls(file)
+
+    def __repr__(self) -> str:
+        return brief(self, f"{self.path}: {self.kind}, {count(len(self.tokens), 'token')}")
 
     @property
     def vocab_size(self) -> int:

@@ -19,6 +19,7 @@ from fusec.runtime.session import (
     tables,
 )
 from fusec.runtime.turns import Closing, Turns
+from fusec.writer import brief
 
 LINE = 64  # bytes: vectors start on a cache line
 
@@ -68,6 +69,9 @@ class CpuSession(Closing):
             for name, t in plan.outputs.items()
             if plan.output_args[name].name in written or plan.output_args[name].kind != "arena"
         }
+
+    def __repr__(self) -> str:
+        return brief(self, f"{self.plan.name}: {self.plan.summary}")
 
     def step(self, **inputs: Array) -> dict[str, Array]:
         """Run the plan once; what it returns are copies. See `Session.step`."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from fusec.codegen.cuda.arch import NoGpu, arch_for, find_arch, missing_extra
 from fusec.errors import FusecError
+from fusec.writer import brief
 
 Handle = Any
 """A stream, function, graph or event of the driver."""
@@ -49,6 +50,9 @@ class Executable:
     threads: int
     dynamic: int = 0
     rows: int = 0
+
+    def __repr__(self) -> str:
+        return brief(self, f"{self.name}: {self.arch}, {len(self.data):,} bytes")
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from fusec.runtime.cuda.driver import Handle
 from fusec.runtime.cuda.workspace import Workspace
 from fusec.runtime.session import Array, check_inputs, check_rows, limits
 from fusec.runtime.turns import Closing
+from fusec.writer import brief
 
 _Bound = tuple[str, tuple[int, ...], bool, list[tuple[int, int]]]
 """Kernel, pointers, whether it starts early, and what is fetched into L2 meanwhile."""
@@ -53,6 +54,9 @@ class CudaSession(Closing):
         self._arenas: dict[int, int] = {}  # by the plan's place among the variants
         self._bound: dict[int, list[_Bound]] = {}  # the same
         self._graphs: dict[int, Handle] = {}  # by how many rows they are launched for
+
+    def __repr__(self) -> str:
+        return brief(self, f"{self.plan.name}: {self.plan.summary}")
 
     def step(self, **inputs: Array) -> dict[str, Array]:
         """Run the plan once; what it returns are copies. See `Session.step`."""

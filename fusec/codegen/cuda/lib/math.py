@@ -10,6 +10,7 @@ from fusec.codegen.cuda.device import (
     div_f32,
     fma,
     inline,
+    max_magnitude,
     rcp_approx,
     select_f32,
 )
@@ -104,6 +105,12 @@ def softplus(x):
     s = fma(s, square, float32(0.3333333333333333))
     s = fma(s, square, float32(1))
     return select_f32(negative, float32(0), x) + (z + z) * s
+
+
+@inline
+def abs_f32(x):
+    """x without its sign."""
+    return max_magnitude(x, x)
 
 
 @inline
