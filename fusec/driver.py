@@ -70,7 +70,8 @@ def compile(
     for model files, as is `width`: how many rows a step takes, for stages and a plan to look at; an
     engine makes its own for prompts. `observe` is handed every stage as it is done. `tuning`:
     shapes of a GPU's kernels; by default those that `fusec tune` chose for this machine's GPU, if
-    `target` asks for that one, or what FUSEC_TUNING says. Raises FusecError for whatever is wrong
+    `target` asks for that one, or what FUSEC_TUNING says. `outputs`: names of values to give out
+    beside the graph's own outputs, as `load` has it. Raises FusecError for whatever is wrong
     with the input.
     """
     options = options_of(target, level, rules, disable, stop_after, tuning, outputs)
@@ -107,16 +108,32 @@ def load(
     eager: bool = False,
     outputs: Iterable[str] = (),
 ) -> Engine:
-    """An engine for a GGUF file, opened or not: compiled, kernels built, weights bound.
+    """An engine for a model: compiled, kernels built, weights bound. Close it, or use `with`.
+
+        with fusec.load("demo") as engine:
+            print(engine.generate("Once upon a time", 40))
 
     What was compiled before with the same fusec, for the same graph, is taken from the cache.
 
-    `rules`: the caller's own, run behind the level's. `disable`: names of the level's rules and
-    passes to leave out, such as "epilogue"; an unknown name is a FusecError that lists the known.
-    `threads`: of the CPU target; 0 takes FUSEC_THREADS or the cores this process may use.
-    `l2` and `eager` are for a GPU: whether the layers' weights are asked to stay in its L2 cache or
-    are fetched ahead (off, window, prefetch, auto), and whether kernels are launched one by one
-    instead of as a graph.
+    - `path`: a GGUF file, "demo" (the small model that comes with fusec), or an opened `Model`.
+    - `target`: "cpu", "native" (this machine's GPU), or a GPU architecture such as "sm_90a".
+    - `level`: how much is merged, 0 to 3; by default 3 on a GPU and 2 on the CPU. All give the same
+      bytes.
+    - `context`: positions of the KV cache, prompt and new tokens together, up to what the model was
+      trained for; by default 512, or fewer where it was trained for fewer.
+    - `kv`: element type of the KV cache, "f16" or "f32".
+    - `rules`: `fusec.Rule`s of the caller's own, which run behind the level's.
+    - `disable`: names of the level's rules and passes to leave out, such as "epilogue".
+    - `outputs`: names of values of the decode graph that `Engine.trace` gives beside the logits.
+      "blk.*.ffn_residual" is the hidden state behind every layer; `*`, `?` and `[]` are a shell's.
+    - `progress`: is called with the name of each kernel that has been compiled.
+    - `threads`: of the CPU; 0 takes FUSEC_THREADS, or the cores that this process may use.
+    - `l2`: whether a GPU is asked to keep the layers' weights in its L2 cache ("window"), has them
+      fetched ahead ("prefetch"), neither ("off"), or what suits it ("auto").
+    - `eager`: launch a GPU's kernels one by one instead of as a graph: slower, to compare.
+
+    Raises FusecError, which names what was expected and what was found, for a file that cannot be
+    read, a model that is not supported, and an argument out of range.
     """
     check_mode(l2)
     options = options_of(target, level, rules, disable, outputs=outputs)
