@@ -19,7 +19,7 @@ from fusec.bench import Plan, Result, summarize
 from fusec.bench.tokens import prompt_ids
 from fusec.errors import FusecError
 from fusec.models.model import Model
-from fusec.models.shipped import located
+from fusec.models.names import located
 
 PEERS = {"torch": "torch", "llama.cpp": "llama_cpp"}
 """Name on the command line -> the module it needs."""

@@ -23,6 +23,7 @@ from fusec.cli.diff import diff
 from fusec.cli.inspect import inspect
 from fusec.cli.perplexity import perplexity
 from fusec.cli.profile import profile
+from fusec.cli.pull import pull
 from fusec.cli.quantize import quantize
 from fusec.cli.roofline import roofline
 from fusec.cli.run import run
@@ -55,7 +56,7 @@ def fusec(
 app.command("compile")(compile_command)
 COMMANDS = (
     run, inspect, diff, verify, perplexity, bench, ablate, profile, roofline, calibrate, tune,
-    synth, quantize,
+    synth, quantize, pull,
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(command)

@@ -9,12 +9,16 @@ from typing import Annotated
 import typer
 
 from fusec.cli.console import out
-from fusec.cli.options import AsJson, Context
+from fusec.cli.options import AsJson, Context, model_file
 from fusec.errors import FusecError
 
 Plan = Annotated[
     Path,
-    typer.Argument(metavar="MODEL|DIR", help="A GGUF file, or a folder from fusec compile -o."),
+    typer.Argument(
+        metavar="MODEL|DIR",
+        help="A GGUF file or a model's name, or a folder from fusec compile -o.",
+        callback=model_file,
+    ),
 ]
 
 

@@ -8,13 +8,29 @@ from typing import Annotated
 
 import typer
 
-MODEL = "A GGUF model file, or demo, the small model that comes with fusec."
-ModelArg = Annotated[Path, typer.Argument(metavar="MODEL.gguf", help=MODEL)]
+NAMES = "demo (comes with fusec), smollm2, gemma3-270m, hf:OWNER/REPO"
+
+
+def model_file(context: typer.Context, path: Path | None) -> Path | None:
+    """The file of a model that may be given by its name, fetched if it is not here yet.
+
+    Done before the command begins, whose own progress would be in the way. Folders are left alone.
+    """
+    from fusec.models.names import located
+
+    if path is None or context.resilient_parsing or path.is_dir():
+        return path
+    return located(path)
+
+
+MODEL = f"A GGUF model file, or a name: {NAMES}."
+ModelArg = Annotated[Path, typer.Argument(metavar="MODEL", help=MODEL, callback=model_file)]
 ModelOrDir = Annotated[
     Path,
     typer.Argument(
-        metavar="MODEL.gguf|DIR",
-        help="A GGUF model file, demo, or a folder from fusec compile -o.",
+        metavar="MODEL|DIR",
+        help=f"A GGUF model file, a name ({NAMES}), or a folder from fusec compile -o.",
+        callback=model_file,
     ),
 ]
 LEVELS = "0 naive (a kernel per op), 1 paired, 2 fused, 3 deep."

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from fusec.cli.console import out, progress
-from fusec.cli.options import AsJson, Disable, Kv, MaybeLevel, ModelArg, Target, Threads
+from fusec.cli.options import AsJson, Disable, Kv, MaybeLevel, ModelArg, Target, Threads, model_file
 
 
 def perplexity(
@@ -33,7 +33,9 @@ def perplexity(
     base: Annotated[
         Path | None,
         typer.Option(
-            metavar="MODEL.gguf", help="Also say how far the predictions are from this model's."
+            metavar="MODEL",
+            help="Also say how far the predictions are from this model's.",
+            callback=model_file,
         ),
     ] = None,
     target: Target = "cpu",

@@ -8,11 +8,12 @@ from typing import Annotated
 import typer
 
 from fusec.cli.console import out, progress
+from fusec.cli.options import ModelArg
 from fusec.models.quant_bytes import Search
 
 
 def quantize(
-    source: Annotated[Path, typer.Argument(metavar="IN.gguf", help="The model to read.")],
+    source: ModelArg,
     output: Annotated[Path, typer.Argument(metavar="OUT.gguf", help="The file to write.")],
     mix: Annotated[
         str,

@@ -1,4 +1,4 @@
-"""The kernel cache on disk: one folder per content key, complete or absent.
+"""The cache of kernels, plans and models on disk: one folder per content key, complete or absent.
 
 An entry is built in a staging folder of its own, sealed with a manifest that names every file and
 its SHA-256, and moved into place at once, so processes that build the same entry do not meet. An
@@ -29,6 +29,7 @@ except ImportError:  # Windows: staging folders go by their age alone
     fcntl = None  # type: ignore[assignment]
 
 MANIFEST = "manifest.json"
+BLOCK = 1 << 20  # bytes read at a time
 ABANDONED_S = 24 * 3600  # age of a staging folder where the file system has no locks
 
 _held: dict[Path, int] = {}  # staging folder -> descriptor that holds its lock
@@ -39,7 +40,7 @@ def cache_root() -> Path:
     given = os.environ.get("FUSEC_CACHE_DIR")
     root = Path(given or platformdirs.user_cache_dir("fusec"))
     if not given and not root.is_absolute():  # "~/.cache" as it is: nobody's home is known
-        raise FusecError("this user has no home folder to keep kernels in: set FUSEC_CACHE_DIR")
+        raise FusecError("this user has no home folder for the cache: set FUSEC_CACHE_DIR")
     try:
         return root.absolute()  # worker processes have another working folder
     except OSError as error:  # relative to a folder that is gone
@@ -195,4 +196,8 @@ def intact(entry: Path) -> bool:
 
 
 def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):  # models are kept here too
+            digest.update(block)
+    return digest.hexdigest()

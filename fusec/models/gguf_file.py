@@ -15,8 +15,8 @@ import numpy as np
 from fusec.errors import FusecError
 from fusec.models.gguf_metadata import MISSING, Kind
 from fusec.models.gguf_parts import Part, open_parts
+from fusec.models.names import located
 from fusec.models.quant_bytes import Bytes
-from fusec.models.shipped import located
 from fusec.writer import brief, count
 
 SAMPLES, SAMPLE_BYTES = 64, 4096  # what the fingerprint reads of the weights
@@ -131,7 +131,7 @@ class GGUFFile:
 
 
 def open_gguf(path: str | Path) -> GGUFFile:
-    """Map a GGUF file and check its whole structure. The name of a shipped model is its file.
+    """Map a GGUF file and check its whole structure. A name is that model's file (`names`).
 
     The first file of a split model brings the others with it. Raises FusecError, naming the file
     and the fault, for anything that is not a complete model.

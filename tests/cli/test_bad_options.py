@@ -89,7 +89,7 @@ def test_run_options(tiny_model: Path, options: list[str], reason: str) -> None:
 
 OTHERS: dict[str, tuple[list[str], str]] = {
     "command": (["frobnicate"], "No such command 'frobnicate'"),
-    "no model": (["compile"], "Missing argument 'MODEL.gguf'"),
+    "no model": (["compile"], "Missing argument 'MODEL'"),
     "dump": (
         ["compile", "MODEL", "--dump-after", "fuse-all"],
         "no pass 'fuse-all' at this level: it runs decode-graph, place-weights, factor-norms, ",

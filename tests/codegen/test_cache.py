@@ -169,5 +169,5 @@ def test_a_relative_cache_folder_is_below_the_working_folder(tmp_path, monkeypat
 def test_a_user_without_a_home_is_told_what_to_set(monkeypatch):
     monkeypatch.delenv("FUSEC_CACHE_DIR")
     monkeypatch.setattr(cache.platformdirs, "user_cache_dir", lambda _: "~/.cache/fusec")
-    with pytest.raises(FusecError, match="no home folder to keep kernels in: set FUSEC_CACHE_DIR"):
+    with pytest.raises(FusecError, match="no home folder for the cache: set FUSEC_CACHE_DIR"):
         cache_root()
