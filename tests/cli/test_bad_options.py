@@ -138,7 +138,7 @@ OTHERS: dict[str, tuple[list[str], str]] = {
     "quantize again": (["quantize", "MODEL", "OUT", "Q4_0"], "is iq4_nl already, and to quantise"),
     "a name": (
         ["inspect", "smolm"],
-        "smolm: no such file, and no model of that name: known is demo",
+        "smolm: no such file, and no model of that name: did you mean smollm2?",
     ),
     "a file": (["inspect", "smolm.gguf"], "smolm.gguf: no such file"),
     "dot over the model": (
