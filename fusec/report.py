@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.table import Table
 
-from fusec.compiled import Compilation
 from fusec.ir.ops import bytes_moved, flops
 from fusec.ir.plan import LaunchPlan, Size
-from fusec.passes.pipeline import Stage
-from fusec.passes.schedule import critical_path
+
+if TYPE_CHECKING:
+    from fusec.compiled import Compilation
+    from fusec.passes.pipeline import Stage
 
 
 def summary(compiled: Compilation) -> dict[str, Any]:
     """The compilation as plain data, as `fusec inspect --json` prints it."""
+    from fusec.passes.schedule import critical_path
+
     plan, graph = compiled.plan, compiled.graph
     return {
         "name": plan.name,

@@ -15,7 +15,6 @@ from typing import Any
 
 from rich.table import Table
 
-from fusec.bench import weight_bytes_read
 from fusec.compiled import Options
 from fusec.driver import DEFAULT_CONTEXT, compile_graph
 from fusec.errors import FusecError, reason
@@ -23,7 +22,7 @@ from fusec.ir import gpus
 from fusec.ir.dtypes import dtype
 from fusec.ir.gpu import Gpu
 from fusec.ir.graph import Graph
-from fusec.ir.ops import flops, op
+from fusec.ir.ops import flops, op, weight_bytes_read
 from fusec.ir.plan import LaunchPlan
 from fusec.models.model import Model
 from fusec.passes import cost

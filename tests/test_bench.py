@@ -17,6 +17,7 @@ from fusec.bench.table import COLUMNS, lines, table
 from fusec.codegen.cuda import probe
 from fusec.codegen.cuda.build import compile_many
 from fusec.errors import FusecError
+from fusec.ir.ops import weight_bytes_read
 from fusec.passes.pipeline import LEVELS
 from tests.codegen.cuda.kernels import needs_compiler
 from tests.command import fusec, refused
@@ -147,14 +148,14 @@ def test_the_table_shows_the_columns_that_have_values(measured):
 def test_only_one_row_of_a_matrix_that_is_only_embedded_counts():
     tied, apart = (llama_graph(layers=1, vocab=64, tied=tied) for tied in (True, False))
     one_row = sum(v.nbytes for v in tied.weights if v.name == "@token_embd.weight") // 64
-    assert bench.weight_bytes_read(tied) == sum(v.nbytes for v in tied.weights)
-    assert bench.weight_bytes_read(apart) == bench.weight_bytes_read(tied) + one_row
+    assert weight_bytes_read(tied) == sum(v.nbytes for v in tied.weights)
+    assert weight_bytes_read(apart) == weight_bytes_read(tied) + one_row
 
 
 def test_of_experts_a_token_reads_those_that_are_chosen() -> None:
     few, more = (experts_graph(experts=count, used=2) for count in (4, 64))
     router = 64 * 4  # bytes of a row
-    assert bench.weight_bytes_read(more) == bench.weight_bytes_read(few) + 60 * router
+    assert weight_bytes_read(more) == weight_bytes_read(few) + 60 * router
 
 
 @pytest.mark.parametrize(

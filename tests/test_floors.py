@@ -26,7 +26,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("pictures",),
     ("artifact", "prepared"),
     ("driver",),
-    ("bench", "generate", "perplexity"),
+    ("bench", "generate", "info", "perplexity"),
     ("ablation", "roofline", "verifier"),
     ("cli",),
 )

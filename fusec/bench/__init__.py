@@ -18,8 +18,7 @@ from fusec.bench.instruments import instruments_of
 from fusec.bench.tokens import prompt_ids, seconds_of_prompt, seconds_per_token
 from fusec.driver import Compiled
 from fusec.errors import FusecError
-from fusec.ir.graph import Graph
-from fusec.ir.ops import weight_bytes
+from fusec.ir.ops import weight_bytes_read
 from fusec.models.model import Model
 from fusec.passes.pipeline import LEVELS, passes_of
 from fusec.runtime.cuda.window import check_mode
@@ -199,15 +198,6 @@ def summarize(model: str, times: Iterable[float], *, prompt: int, n: int) -> Res
     middle = statistics.median(times)
     spread = (times[-1] - times[0]) / middle
     return Result(model, None, model, "", prompt, n, 1 / middle, 1e6 * middle, spread)
-
-
-def weight_bytes_read(graph: Graph) -> int:
-    """Bytes of weights one token needs: all of each, but of those that an index picks rows of."""
-    read: dict[str, int] = {}
-    for node in graph.walk():
-        for weight in node.weights:
-            read[weight.name] = max(weight_bytes(node, weight), read.get(weight.name, 0))
-    return sum(read.values())
 
 
 def read_bandwidth(plan: Plan, note: Note) -> float | None:

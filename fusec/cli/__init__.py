@@ -20,6 +20,7 @@ from fusec.cli.bench import bench
 from fusec.cli.calibrate import calibrate
 from fusec.cli.compile import compile_command
 from fusec.cli.diff import diff
+from fusec.cli.info import info
 from fusec.cli.inspect import inspect
 from fusec.cli.perplexity import perplexity
 from fusec.cli.profile import profile
@@ -55,8 +56,8 @@ def fusec(
 
 app.command("compile")(compile_command)
 COMMANDS = (
-    run, inspect, diff, verify, perplexity, bench, ablate, profile, roofline, calibrate, tune,
-    synth, quantize, pull,
+    run, info, inspect, diff, verify, perplexity, bench, ablate, profile, roofline, calibrate,
+    tune, synth, quantize, pull,
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(command)

@@ -25,7 +25,7 @@ from fusec.ir import (
     op_temper,
 )
 from fusec.ir.dtypes import dtype
-from fusec.ir.graph import Attr, Node, Value
+from fusec.ir.graph import Attr, Graph, Node, Value
 from fusec.ir.op import LOCAL, Op, Role
 from fusec.ir.op_checks import Type, TypeMismatch, types_of, want
 
@@ -130,6 +130,15 @@ def weight_bytes(node: Node, weight: Value) -> int:
     if rows is None or len(weight.shape) < 2:
         return weight.nbytes
     return min(rows(node), weight.shape[0]) * dtype(weight.dtype).nbytes(weight.shape[1:])
+
+
+def weight_bytes_read(graph: Graph) -> int:
+    """Bytes of weights one token needs: all of each, but of those that an index picks rows of."""
+    read: dict[str, int] = {}
+    for node in graph.walk():
+        for weight in node.weights:
+            read[weight.name] = max(weight_bytes(node, weight), read.get(weight.name, 0))
+    return sum(read.values())
 
 
 def flops(node: Node) -> int:

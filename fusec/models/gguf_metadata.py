@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -75,6 +76,11 @@ class Metadata(Mapping[str, Any]):
         if not self._spans[key].is_array:
             raise self._mistyped(key, list, type(self[key]).__name__)
         return self._spans[key].count
+
+    def head(self, key: str, count: int) -> list[Any]:
+        """The first items of an array, up to `count`, without decoding the rest."""
+        span = self._spans[key]
+        return self._decode(key, replace(span, count=min(count, span.count)))
 
     def same_value(self, key: str, other: Metadata) -> bool:
         """Whether `other` has the same bytes as the value of `key`."""

@@ -41,7 +41,11 @@ class Model:
     @classmethod
     def open(cls, path: Path) -> Model:
         """Open and check a file. Raises FusecError naming it and what is wrong."""
-        file = open_gguf(path)
+        return cls.of(open_gguf(path))
+
+    @classmethod
+    def of(cls, file: GGUFFile) -> Model:
+        """The model in an open file. Raises FusecError as `open` does."""
         architecture = architecture_of(file)
         config = architecture.read_config(file)
         weights = architecture.weights_of(file, config)
@@ -49,13 +53,13 @@ class Model:
         tokens = file.metadata.array_length("tokenizer.ggml.tokens")
         if tokens not in (0, config.vocab):
             raise FusecError(
-                f"{path}: tokenizer.ggml.tokens has {tokens} tokens, "
+                f"{file.path}: tokenizer.ggml.tokens has {tokens} tokens, "
                 f"expected {config.vocab} as token_embd.weight has rows"
             )
         for tensor in file.tensors.values():
             if tensor.dtype not in FORMATS:
                 raise FusecError(
-                    f"{path}: tensor {tensor.name!r} is {tensor.dtype}; "
+                    f"{file.path}: tensor {tensor.name!r} is {tensor.dtype}; "
                     f"supported are {', '.join(sorted(FORMATS))}"
                 )
         return cls(file, architecture, config, weights.tensors)

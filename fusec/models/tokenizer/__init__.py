@@ -10,7 +10,15 @@
 from fusec.models.tokenizer.byte_level import byte_alphabet
 from fusec.models.tokenizer.sentencepiece import SPACE
 from fusec.models.tokenizer.stream import StreamDecoder
-from fusec.models.tokenizer.tokenizer import Tokenizer
+from fusec.models.tokenizer.tokenizer import Tokenizer, check_kind
 from fusec.models.tokenizer.vocabulary import TokenType, Vocabulary
 
-__all__ = ["SPACE", "StreamDecoder", "TokenType", "Tokenizer", "Vocabulary", "byte_alphabet"]
+__all__ = [
+    "SPACE",
+    "StreamDecoder",
+    "TokenType",
+    "Tokenizer",
+    "Vocabulary",
+    "byte_alphabet",
+    "check_kind",
+]

@@ -179,6 +179,13 @@ class Tokenizer:
         return self._vocabulary.id_of(name)
 
 
+def check_kind(file: GGUFFile) -> None:
+    """Raise FusecError for a file whose texts cannot become tokens: it has no vocabulary, or one
+    of a kind or with a pre-tokenizer that is not known. Nothing is decoded for it."""
+    if _kind(file) != "llama":
+        _pre(file)
+
+
 def _kind(file: GGUFFile) -> str:
     kind = file.get("tokenizer.ggml.model", str, "none")
     if kind in ("none", "no_vocab"):
