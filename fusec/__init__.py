@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fusec.ablation import Ablation, ablate
     from fusec.driver import Compiled, compile, load
     from fusec.ir.own_op import register_op, unregister_op
+    from fusec.models.names import KnownModel, known_models, pull
     from fusec.passes.rule import Rule, pattern
     from fusec.runtime.completion import Completion, Piece
     from fusec.runtime.engine import Engine
@@ -32,6 +33,7 @@ __all__ = [
     "Engine",
     "FusecError",
     "Graph",
+    "KnownModel",
     "Node",
     "Piece",
     "Reference",
@@ -41,9 +43,11 @@ __all__ = [
     "Value",
     "ablate",
     "compile",
+    "known_models",
     "load",
     "parse",
     "pattern",
+    "pull",
     "register_op",
     "unregister_op",
 ]
@@ -52,6 +56,7 @@ _MODULES = {
     "fusec.ablation": ("Ablation", "ablate"),
     "fusec.driver": ("Compiled", "compile", "load"),
     "fusec.ir.own_op": ("register_op", "unregister_op"),
+    "fusec.models.names": ("KnownModel", "known_models", "pull"),
     "fusec.passes.rule": ("Rule", "pattern"),
     "fusec.runtime.completion": ("Completion", "Piece"),
     "fusec.runtime.engine": ("Engine",),

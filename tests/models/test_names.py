@@ -19,6 +19,7 @@ from fusec.models import names, packages
 from fusec.models.gguf_file import open_gguf
 from fusec.models.package_table import PACKAGED, Packaged, Part
 from fusec.models.shipped import SHIPPED
+from tests import pages
 from tests.command import fusec, refused
 from tests.wheels import write_wheel
 
@@ -92,7 +93,7 @@ def test_a_name_is_taken_wherever_a_model_is(small: Packaged, tiny_model: Path) 
     assert open_gguf("small").fingerprint == open_gguf(tiny_model).fingerprint
     assert driver.compile("small").plan.dispatches == driver.compile(tiny_model).plan.dispatches
     with driver.load("small", context=24) as engine:
-        assert len(list(engine.generate([1, 2], 3))) <= 3
+        assert len(list(engine.tokens([1, 2], 3))) <= 3
     assert fusec("inspect", "small", "--json").json["name"]
     assert fusec("verify", "small", "--help").code == 0
 
@@ -213,6 +214,15 @@ def test_known_models_say_whether_they_are_here(small: Packaged) -> None:
     path = names.pull("small")
     (here,) = (model for model in names.known_models() if model.name == "small")
     assert (here.path, here.size, here.licence) == (path, path.stat().st_size, "MIT")
+
+
+def test_the_page_has_the_models_and_its_code_runs() -> None:
+    page = pages.page("docs/models.md")
+    for model in names.known_models():
+        row = next(line for line in page.splitlines() if line.startswith(f"| `{model.name}` |"))
+        assert model.about in row
+        assert f"| {model.size:,} | {model.licence} |" in row
+    assert pages.run("docs/models.md")["path"] == SHIPPED["demo"]
 
 
 def test_the_table_is_whole() -> None:
