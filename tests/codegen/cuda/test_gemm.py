@@ -21,7 +21,6 @@ from fusec.ir import Builder, Graph
 from fusec.ir.text import parse
 from fusec.passes.lower import lower
 from fusec.passes.pipeline import passes_of, run_passes
-from tests.codegen.cuda.kernels import needs_compiler
 from tests.codegen.cuda.one_kernel import fused
 from tests.codegen.cuda.twin_session import TwinSession, random_weights
 from tests.targets import HOPPER
@@ -229,7 +228,7 @@ def test_what_tiles_combine_is_of_one_type() -> None:
         emit(replace(kernel, rows=16))
 
 
-@needs_compiler
+@pytest.mark.cuda
 @pytest.mark.slow
 @pytest.mark.parametrize("tokens", [16, 512])
 def test_they_assemble_without_spills(tokens: int) -> None:
