@@ -19,22 +19,26 @@ FOLDERS = [p for p in (pages.ROOT / "fusec").rglob("*") if p.is_dir()]
 
 
 @pytest.fixture(scope="module")
-def library() -> dict[str, Any]:
-    return pages.run("docs/library.md")
+def library_page() -> tuple[str, dict[str, Any]]:
+    return pages.page("docs/library.md"), pages.run("docs/library.md")
 
 
-def test_the_printed_graph_parses_back(library: dict[str, Any]) -> None:
-    (shown,) = (e.shown for e in pages.examples(pages.page("docs/library.md")) if e.shown)
-    assert parse(shown) == library["graph"]
+def test_the_printed_graph_is_the_one_on_the_page(library_page: tuple[str, dict[str, Any]]) -> None:
+    text, names = library_page
+    shown = next(block for block in pages.blocks(text, "") if block.startswith("graph toy"))
+    assert shown == str(names["graph"])
+    assert parse(shown) == names["graph"]
 
 
-def test_the_rule_of_the_page_is_what_merges(library: dict[str, Any]) -> None:
-    (stage,) = [s for s in library["compiled"].stages if s.name == "fuse-capped-head"]
+def test_the_rule_of_the_page_is_what_merges(library_page: tuple[str, dict[str, Any]]) -> None:
+    (stage,) = [s for s in library_page[1]["compiled"].stages if s.name == "fuse-capped-head"]
     assert stage.hits == 1
 
 
-def test_the_model_example_generates(library: dict[str, Any], tiny_model: Path) -> None:
-    assert len(library["model_example"](tiny_model)) == 8
+def test_the_model_example_generates(
+    library_page: tuple[str, dict[str, Any]], tiny_model: Path
+) -> None:
+    assert len(library_page[1]["model_example"](tiny_model)) == 8
 
 
 def test_the_ablation_example_prints_a_row_for_each(
