@@ -19,6 +19,8 @@ from tests.codegen.cuda.twin_session import TwinSession, random_weights, referen
 from tests.graphs import Types, llama_graph
 from tests.targets import ANY, SPLIT
 
+pytestmark = pytest.mark.slow  # compiles many kernels
+
 RNG = np.random.default_rng(5)
 LENGTHS = [1, 31, 32, 33, 255, 256, 257, 600]
 CONTEXT = 600

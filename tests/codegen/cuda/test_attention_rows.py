@@ -21,6 +21,8 @@ from fusec.ir.plan import Kernel
 from fusec.passes.lower import lower
 from tests.codegen.cuda.test_attention import graph_of
 
+pytestmark = pytest.mark.slow  # compiles many kernels
+
 RNG = np.random.default_rng(17)
 HOPPER = ARCHS["sm_90a"]
 UNTOUCHED = np.float32(77)

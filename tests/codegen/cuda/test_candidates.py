@@ -38,6 +38,7 @@ def model(matrix: str) -> Graph:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("graph", "level", "target"),
     [

@@ -18,6 +18,8 @@ from tests.codegen.cuda.twin_session import TwinSession, random_weights, referen
 from tests.graphs import ROUTINGS, experts_graph
 from tests.targets import HOPPER
 
+pytestmark = pytest.mark.slow  # compiles many kernels
+
 TOKENS = 3
 
 

@@ -20,6 +20,8 @@ from tests.codegen.cuda.twin_session import TwinSession, random_weights, referen
 from tests.graphs import graph_of_every_format
 from tests.targets import TILED
 
+pytestmark = pytest.mark.slow  # compiles many kernels
+
 NAMES = sorted(formats.FORMATS)
 
 

@@ -25,6 +25,8 @@ from tests.codegen.cuda.one_kernel import fused
 from tests.codegen.cuda.twin_session import TwinSession, random_weights
 from tests.targets import HOPPER
 
+pytestmark = pytest.mark.slow  # compiles many kernels
+
 SHARED, SMS = 228 << 10, 132
 
 

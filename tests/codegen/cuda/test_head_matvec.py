@@ -14,6 +14,8 @@ from tests.codegen.cuda.one_kernel import check_fused, distance, inputs_of
 from tests.codegen.cuda.twin_session import TwinSession, random_weights, reference
 from tests.targets import HOPPER
 
+pytestmark = pytest.mark.slow  # compiles many kernels
+
 
 def product(kind: str, heads: int, columns: int, rows: int, tokens: int = 1) -> Graph:
     b = Builder("heads")

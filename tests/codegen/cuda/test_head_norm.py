@@ -11,6 +11,8 @@ from tests.codegen.cuda.one_kernel import check_fused, distance, fused, inputs_o
 from tests.codegen.cuda.twin_session import TwinSession, random_weights
 from tests.targets import HOPPER
 
+pytestmark = pytest.mark.slow  # compiles many kernels
+
 HEADS = [6, 8, 64, 80, 130]  # of less than a quad a lane and of more; of no whole quads
 
 

@@ -15,6 +15,8 @@ from tests.codegen.cuda.test_attention import cache_for, put, query
 from tests.codegen.cuda.twin_session import TwinSession, reference
 from tests.targets import HOPPER, SPLIT
 
+pytestmark = pytest.mark.slow  # compiles many kernels
+
 CONTEXT = 600
 
 

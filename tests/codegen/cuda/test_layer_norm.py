@@ -11,6 +11,8 @@ from tests.codegen.cuda.one_kernel import check_fused, distance, fused, inputs_o
 from tests.codegen.cuda.twin_session import TwinSession, random_weights
 from tests.targets import HOPPER
 
+pytestmark = pytest.mark.slow  # compiles many kernels
+
 SIZES = [6, 32, 80, 130, 256, 960]  # of no whole quads, of quads that not every lane has, of all
 HEADS = [6, 8, 64, 80, 130]
 AWAY = 100.0  # how far the mean is from 0: what is lost by squares that contain it

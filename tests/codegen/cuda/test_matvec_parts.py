@@ -22,6 +22,8 @@ from tests.codegen.cuda.one_kernel import distance, inputs_of
 from tests.codegen.cuda.twin_session import TwinSession, random_weights, reference
 from tests.targets import HOPPER
 
+pytestmark = pytest.mark.slow  # compiles many kernels
+
 TYPES = sorted(name for name, fmt in FORMATS.items() if fmt.quantized)
 
 

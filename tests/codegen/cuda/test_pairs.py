@@ -21,6 +21,8 @@ from tests.codegen.cuda.one_kernel import distance, inputs_of
 from tests.codegen.cuda.twin_session import TwinSession, random_weights, reference
 from tests.targets import HOPPER
 
+pytestmark = pytest.mark.slow  # compiles many kernels
+
 PAIRS = Choice(16, paired=True)
 SMS = ARCHS["sm_90a"].sms
 

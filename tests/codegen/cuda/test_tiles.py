@@ -26,6 +26,8 @@ from tests.codegen.cuda.one_kernel import check_fused, distance, fused, inputs_o
 from tests.codegen.cuda.twin_session import TwinSession, random_weights, reference
 from tests.targets import AMPERE, ANY, HOPPER, TILED
 
+pytestmark = pytest.mark.slow  # compiles many kernels
+
 FORMATS = sorted(
     name for name, f in formats.FORMATS.items() if isinstance(f, QuantFormat) and f.has_tiles
 )

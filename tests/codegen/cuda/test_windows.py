@@ -20,6 +20,8 @@ from tests.codegen.cuda.test_attention_rows import kernel_of
 from tests.codegen.cuda.twin_session import TwinSession, random_weights, reference
 from tests.targets import HOPPER, SPLIT
 
+pytestmark = pytest.mark.slow  # compiles many kernels
+
 RNG = np.random.default_rng(29)
 CONTEXT, RING = 900, 448
 SINKS = np.linspace(-1.0, 3.0, 6, dtype=np.float32)

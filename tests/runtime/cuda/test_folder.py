@@ -105,6 +105,7 @@ def test_running_the_folder_without_a_gpu(folder):
     )
 
 
+@pytest.mark.cuda
 def test_calibrating_without_a_gpu_advises_no_other_target():
     without_a_gpu()
     message = refused("calibrate")
@@ -112,6 +113,7 @@ def test_calibrating_without_a_gpu_advises_no_other_target():
     assert "--target" not in message
 
 
+@pytest.mark.cuda
 def test_native_without_a_gpu(tiny_model):
     without_a_gpu()
     for name in backends.NATIVE:
