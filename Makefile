@@ -3,12 +3,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 BASE := .venv/base
+LIGHT := .venv/light
 READY := .venv/ready
 
 .DEFAULT_GOAL := help
 
 help:  ## what a contributor can do
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
 
 $(BASE): pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -16,10 +17,14 @@ $(BASE): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable .
 	@touch $(BASE)
 
+$(LIGHT): $(BASE)
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $(LIGHT)
+
 # the CUDA toolchain runs without a GPU: tests assemble every kernel
 $(READY): $(BASE)
 	$(BIN)/python -m pip install --quiet --editable '.[cuda,dev,pictures]'
-	@touch $(READY)
+	@touch $(LIGHT) $(READY)
 
 setup: $(READY)  ## create .venv and install fusec with what its tests need
 
@@ -31,6 +36,12 @@ demo: $(BASE)  ## compile the demo model, show what was fused and the plan, writ
 test: $(READY)  ## run all tests
 	$(BIN)/python -m pytest -n auto --dist loadgroup
 
+test-fast: $(LIGHT)  ## run what takes two minutes and needs no CUDA toolchain
+	$(BIN)/python -m pytest -n auto --dist loadgroup -m "not slow and not cuda"
+
+test-pythons: $(LIGHT)  ## run the fast tests of the wheel on every supported Python found
+	.ci/pythons
+
 lint: $(READY)  ## format check, linter, type checker
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -41,6 +52,6 @@ format: $(READY)  ## rewrite files in the project's format
 	$(BIN)/ruff check --fix .
 
 clean:  ## remove everything that can be made again
-	rm -rf .venv out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help setup demo test lint format clean
+.PHONY: help setup demo test test-fast test-pythons lint format clean

@@ -52,6 +52,8 @@ __all__ = [
     "unregister_op",
 ]
 
+__version__ = "0.1.0"
+
 _MODULES = {
     "fusec.ablation": ("Ablation", "ablate"),
     "fusec.driver": ("Compiled", "compile", "load"),

@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import importlib.util
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -21,6 +22,12 @@ SHARED_DATA = Path(
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Groups first: a worker that gets one last would be alone at it while the others are done."""
     items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests that compile kernels for GPUs are skipped where the compiler is not installed."""
+    if item.get_closest_marker("cuda") and importlib.util.find_spec("numba_cuda") is None:
+        pytest.skip("the cuda extra is not installed")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -19,7 +19,6 @@ from fusec.codegen.cuda.build import compile_many
 from fusec.errors import FusecError
 from fusec.ir.ops import weight_bytes_read
 from fusec.passes.pipeline import LEVELS
-from tests.codegen.cuda.kernels import needs_compiler
 from tests.command import fusec, refused
 from tests.gguf_edit import edited
 from tests.graphs import experts_graph, llama_graph
@@ -239,7 +238,7 @@ def test_the_command_refuses(tiny_model, arguments, message):
     assert message in refused("bench", tiny_model, *arguments)
 
 
-@needs_compiler
+@pytest.mark.cuda
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90a"])
 def test_measuring_kernels_assemble(arch):
     for cubin in compile_many([probe.read(), *probe.stamps()], arch):

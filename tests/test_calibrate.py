@@ -9,7 +9,6 @@ from fusec.bench import calibrate
 from fusec.codegen.cuda import microbench, probe
 from fusec.codegen.cuda.build import compile_many
 from fusec.runtime.cuda.driver import Driver, Executable
-from tests.codegen.cuda.kernels import needs_compiler
 from tests.runtime.cuda.timed import TimedDriver, Times
 
 MEASURED = (
@@ -79,7 +78,7 @@ def test_links_are_one_cycle_through_every_line():
     assert len(set(np.diff(seen).tolist())) > 30  # no stride that hardware could guess
 
 
-@needs_compiler
+@pytest.mark.cuda
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90a"])
 def test_the_kernels_assemble(arch):
     kernels = microbench.kernels(arch)

@@ -30,6 +30,7 @@ pytestmark = pytest.mark.xdist_group("demo")  # they share the demo model's kern
 # --- its text ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("case", GOLDEN, ids=lambda case: case["prompt"][:20])
 def test_greedy_text_is_the_golden_one(level: int, case: dict) -> None:
@@ -39,6 +40,7 @@ def test_greedy_text_is_the_golden_one(level: int, case: dict) -> None:
     assert found["ids"] == case["ids"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", GOLDEN, ids=lambda case: case["prompt"][:20])
 def test_the_golden_text_is_the_references(case: dict) -> None:
     """The float64 reference chooses the same tokens, by more than what kernels may be off."""
@@ -55,6 +57,7 @@ def test_the_golden_text_is_the_references(case: dict) -> None:
     assert model.tokenizer.decode(case["ids"]) == case["text"]
 
 
+@pytest.mark.slow
 def test_sampled_text_is_a_story_too() -> None:
     """At the default temperature: whole sentences of words that the training text has."""
     words = set(re.findall(r"[a-z]+", " ".join(stories(0, 4000)).lower()))
@@ -83,6 +86,7 @@ def test_a_terminal_shows_the_prompt_too() -> None:
 # --- its name ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_command_and_the_library_know_it(tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("Once upon a time there was a fox. " * 20)

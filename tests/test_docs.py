@@ -76,7 +76,10 @@ def test_files_that_a_page_names_are_there(name: str) -> None:
     assert not {path for path in named if not any((at / path).is_file() for at in places)}
 
 
-PAGES = ["README.md", *sorted(f"docs/{p.name}" for p in (pages.ROOT / "docs").glob("*.md"))]
+PAGES = sorted(
+    str(path.relative_to(pages.ROOT))
+    for path in (*pages.ROOT.glob("*.md"), *(pages.ROOT / "docs").rglob("*.md"))
+)
 
 
 @pytest.mark.parametrize("name", PAGES)

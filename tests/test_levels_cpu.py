@@ -70,6 +70,7 @@ def test_other_mixes(tmp_path: Path, quant: str) -> None:
     assert all_ok(check(path, tokens=18, context=20))
 
 
+@pytest.mark.slow
 def test_untied_output_and_rope_factors(tmp_path: Path) -> None:
     shape = replace(PRESETS["tiny"], layers=1, tied=False, rope_factors=True, rope_dims=8)
     path = synthesize(shape, tmp_path / "m.gguf", quant="BF16", seed=1)
@@ -123,6 +124,7 @@ def agree(graph: Graph, steps: int = 2, tokens: int | None = None, bound: float 
         assert found_bytes == first, f"-O{level} differs from -O0"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tokens", [1, 3])
 def test_norms_of_heads_of_any_size(tokens: int) -> None:
     """Whole vectors of a lane, parts of one, and heads that no lane divides."""
@@ -165,6 +167,7 @@ def drawn(count: int, tokens: int) -> list[Graph]:
 ONE, THREE = drawn(16, 1), drawn(10, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("graph", ONE[:4], ids=range(4))
 def test_random_graphs(graph: Graph) -> None:
     agree(graph)

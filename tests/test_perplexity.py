@@ -107,6 +107,7 @@ def test_control_tokens_are_text_unless_asked_for(unsure: Path) -> None:
     check(found, *by_hand(unsure, special, CONTEXT))
 
 
+@pytest.mark.slow
 def test_divergence_from_a_base_model(unsure: Path, tmp_path: Path) -> None:
     coarse = np.round(Model.open(unsure).floats("token_embd.weight"), 1)
     path = edited(unsure, tmp_path / "b.gguf", tensors={"token_embd.weight": coarse})
@@ -131,6 +132,7 @@ def test_a_base_with_another_vocabulary_is_refused(tiny_model: Path, tmp_path: P
     assert said.startswith(f"{path}: expected the vocabulary of {tiny_model}")
 
 
+@pytest.mark.slow
 def test_levels_agree_to_the_last_bit(tiny_model: Path) -> None:
     values = {measure(tiny_model, TEXT, context=CONTEXT, level=level).value for level in LEVELS}
     assert len(values) == 1

@@ -11,10 +11,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from fusec import __version__
 from fusec.backends import Backend
 from fusec.cores import cores
 
-PACKAGES = ("fusec", "numpy", "numba", "numba-cuda", "llvmlite", "cuda-bindings")
+PACKAGES = ("numpy", "numba", "numba-cuda", "llvmlite", "cuda-bindings")
 
 
 def machine(backend: Backend[Any, Any]) -> dict[str, Any]:
@@ -22,7 +23,8 @@ def machine(backend: Backend[Any, Any]) -> dict[str, Any]:
     return backend.machine() | {
         "cpu": platform.processor() or platform.machine(),
         "cores": cores(),
-        "versions": {"python": platform.python_version()} | dict(installed(PACKAGES)),
+        "versions": {"fusec": __version__, "python": platform.python_version()}
+        | dict(installed(PACKAGES)),
         "commit": commit(),
         "command": " ".join(["fusec", *sys.argv[1:]]),
     }

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from html import escape
-from importlib.metadata import version
 from pathlib import Path
 
+from fusec import __version__
 from fusec.passes.cost import FITS, resident, token_us
 from fusec.pictures import memory
 from fusec.pictures.stages import refusals, stages
@@ -130,7 +130,7 @@ def _residency(subject: Subject) -> str:
 
 
 def _numbers(subject: Subject, command: str) -> str:
-    rows = [("this report", command or "fusec.pictures.html", f"fusec {version('fusec')}")]
+    rows = [("this report", command or "fusec.pictures.html", f"fusec {__version__}")]
     if subject.gpu is not None:
         rows.append(("predicted times", subject.gpu.measured, f"sizes: {subject.gpu.source}"))
     if subject.profile:

@@ -17,6 +17,7 @@ from tests.command import fusec
 pytestmark = pytest.mark.xdist_group("cli")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", LEVELS)
 def test_a_trained_model_tells_its_golden_story(shared_data: Path, level: int) -> None:
     golden = json.loads((shared_data / "stories260K.golden.json").read_text())

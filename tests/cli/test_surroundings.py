@@ -28,6 +28,7 @@ def shell(command: str, **env: str | None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(line, shell=True, env=full, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_a_closed_stream_is_like_one_that_nobody_is_at(tiny_model: Path, closed: str) -> None:
     ran = shell(f"fusec run {tiny_model} {' '.join(RUN)} {closed}")
@@ -42,6 +43,7 @@ def test_a_conversation_without_a_standard_input_is_over(tiny_model: Path) -> No
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists(NO_ROOM), reason="needs a device without room")
 @pytest.mark.parametrize("command", ["run MODEL --prompt-ids 7 -n 3", "inspect MODEL", "--help"])
 def test_a_full_disk_behind_standard_output_is_one_line(tiny_model: Path, command: str) -> None:
@@ -54,12 +56,14 @@ def test_a_complaint_that_nobody_can_read_changes_no_exit_code() -> None:
     assert shell("fusec run nothing -p a 2>&-").returncode == 2
 
 
+@pytest.mark.slow
 def test_readers_that_go_away_early(tiny_model: Path) -> None:
     for command in (f"inspect {tiny_model}", "--help"):
         ran = shell(f"(fusec {command}; echo $? >&2) | true")
         assert ran.stderr in ("0\n", "1\n"), command
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 @pytest.mark.usefixtures("signals_heard")
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from tests.gguf_split import split
 pytestmark = pytest.mark.xdist_group("artifact")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["gemma3", "phi3"])
 def test_a_model_in_parts_is_compiled_and_run_as_the_whole_is(
     architecture: str, tmp_path: Path

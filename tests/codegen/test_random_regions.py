@@ -24,7 +24,6 @@ from fusec.ir.target import Target
 from fusec.passes.legal import why_illegal
 from fusec.passes.lower import lower
 from fusec.passes.merge import merge
-from tests.codegen.cuda.kernels import needs_compiler
 from tests.codegen.cuda.one_kernel import distance, inputs_of
 from tests.codegen.cuda.twin_session import TwinSession, random_weights, reference
 from tests.graphs import Types, llama_graph, weights_for
@@ -129,7 +128,7 @@ def check_twins(graph: Graph, after: Graph) -> None:
         assert before.memory[state].tobytes() == session.memory[state].tobytes()
 
 
-@needs_compiler
+@pytest.mark.cuda
 def test_merges_compile_for_a_gpu():
     kernels = {}
     for seed in range(100, 106):

@@ -17,7 +17,6 @@ from fusec.ir.graph import Value
 from fusec.passes.lower import lower
 from fusec.passes.pipeline import passes_of, run_passes
 from fusec.passes.rule import Rule, pattern
-from tests.codegen.cuda.kernels import needs_compiler
 from tests.codegen.cuda.one_kernel import check_fused, distance, fused, inputs_of
 from tests.codegen.cuda.twin_session import TwinSession, random_weights, reference
 from tests.graphs import weights_for
@@ -81,7 +80,7 @@ def test_a_norm_merges_with_what_reads_it(work, target) -> None:
         assert np.count_nonzero(whole.memory[state]) > WIDTH // 2
 
 
-@needs_compiler
+@pytest.mark.cuda
 def test_those_merges_compile_for_a_gpu() -> None:
     kernels = []
     for work in WORKS:

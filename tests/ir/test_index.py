@@ -98,6 +98,7 @@ def test_an_index_made_of_what_is_not_known_is_refused() -> None:
         verify(b.build(b.rope(x, b.argmax(x), **angles)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", [0, 2])
 def test_indices_outside_of_memory_reach_no_kernel(level: int) -> None:
     graph = llama_graph(layers=1, vocab=64, context=8, types=Types("f32"))

@@ -29,6 +29,7 @@ def test_there_is_a_model_of_each() -> None:
     assert TRAITS.keys() == ARCHITECTURES.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", TRAITS)
 def test_a_model_is_read_as_it_was_written_and_agrees_with_the_reference(
     architecture: str, tmp_path: Path
@@ -104,6 +105,7 @@ def test_a_multiplier_takes_yarns_magnitude_out_of_queries_and_keys() -> None:
     assert Yarn(4.0, 32768, multiplier=0.5).magnitude == pytest.approx(1.1386294 / 1.0693147)
 
 
+@pytest.mark.slow
 def test_yarn_lengthens_the_turned_part_of_a_head_alone(tmp_path: Path) -> None:
     """As in Phi 4 mini, with LongRoPE. Of whole heads the scores' scale has it."""
     yarn = Yarn(4.0, 16)

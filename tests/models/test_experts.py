@@ -59,6 +59,7 @@ def test_a_file_has_stacks_of_matrices(tmp_path: Path) -> None:
     assert np.shares_memory(stack.data, model.file.tensors[stack.name].data)
 
 
+@pytest.mark.slow
 def test_gate_and_up_may_be_merged(tmp_path: Path) -> None:
     plain = written(tmp_path / "plain.gguf")
     there, changes = floats(plain), {}
@@ -80,6 +81,7 @@ def apart(plain: Path) -> dict[str, np.ndarray | None]:
     return changes
 
 
+@pytest.mark.slow
 def test_each_expert_may_have_tensors_of_its_own(tmp_path: Path) -> None:
     plain = written(tmp_path / "plain.gguf", count=4, used=2)
     changes = apart(plain)
@@ -136,6 +138,7 @@ def test_experts_of_an_architecture_that_has_none_are_refused(tmp_path: Path) ->
         Model.open(changed(plain, tmp_path / "wrong.gguf", {}, expert_count=8))
 
 
+@pytest.mark.slow
 def test_blocks_that_only_draft_tokens_are_skipped(tmp_path: Path) -> None:
     plain = written(tmp_path / "plain.gguf", "glm4moe")
     more = {f"blk.{LAYERS}.nextn.enorm.weight": np.ones(96, np.float32)}
@@ -145,6 +148,7 @@ def test_blocks_that_only_draft_tokens_are_skipped(tmp_path: Path) -> None:
         Model.open(changed(plain, tmp_path / "beyond.gguf", beyond))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quant", ["Q8_0", "MXFP4_MOE", "NVFP4"])
 def test_quantised_experts(quant: str, tmp_path: Path) -> None:
     plain = written(tmp_path / "plain.gguf", width=64)
@@ -162,6 +166,7 @@ def test_quantised_experts(quant: str, tmp_path: Path) -> None:
     assert np.linalg.norm(found - wanted) < 0.3 * np.linalg.norm(wanted)
 
 
+@pytest.mark.slow
 def test_each_expert_has_a_factor_of_its_own(tmp_path: Path) -> None:
     """As NVFP4 files have them; quantising anew takes them into account."""
     plain = written(tmp_path / "plain.gguf", count=8, used=3)

@@ -44,6 +44,7 @@ def test_undamaged_files_are_models(folder: Path) -> None:
         assert good == (name != "types.bin")
 
 
+@pytest.mark.slow
 @settings(
     max_examples=100,
     deadline=None,

@@ -22,6 +22,7 @@ def test_there_are_logits_of_every_architecture() -> None:
     assert not missing, f"make them with: {MAKE} {' '.join(missing)}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", TRAITS)
 def test_logits_are_those_of_llama_cpp(architecture: str, tmp_path: Path) -> None:
     given = FOLDER / f"{architecture}.npz"

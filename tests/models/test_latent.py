@@ -103,6 +103,7 @@ def plain() -> DecoderConfig:
     return replace(dense(), latent=latent, **bare)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [dense(), plain()], ids=["low-rank", "plain"])
 def test_it_is_attention_with_keys_and_values_of_every_head(config, tmp_path: Path) -> None:
     path = synthesize(config, tmp_path / "model.gguf", "F32")
@@ -125,6 +126,7 @@ def unsplit(path: Path, old: Path, latent: Latent, layers: int, **keys: Any) -> 
     return edited(path, old, KEYS | {f"{of}.{k}": v for k, v in lengths.items()} | keys, changes)
 
 
+@pytest.mark.slow
 def test_files_from_before_the_matrices_were_split_give_the_same_bytes(tmp_path: Path) -> None:
     config = dense()
     path = synthesize(config, tmp_path / "model.gguf", "F32")

@@ -47,6 +47,7 @@ def graph_of(config: DecoderConfig) -> Graph:
     return decode_graph(config, types, 1, 16, "f32")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", NEW)
 def test_levels_have_the_same_bytes_on_the_cpu(architecture: str, tmp_path: Path) -> None:
     path = written(architecture, tmp_path, layers=1)
@@ -119,6 +120,7 @@ def test_weights_of_another_number_of_heads_are_refused(tmp_path: Path) -> None:
         Model.open(written("stablelm", tmp_path, tensors=wrong))
 
 
+@pytest.mark.slow
 def test_a_deep_command_r_has_norms_of_heads(tmp_path: Path) -> None:
     traits = {"layers": 64, "width": 32, "heads": 2, "kv_heads": 1, "ffn_width": 32}
     path = written("command-r", tmp_path, qk_norms="each", **traits)

@@ -141,6 +141,7 @@ REACHED = {
 ROUNDING = 5e-5  # sums in another order make near ties fall otherwise
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ENCODERS)
 def test_error_on_normal_values(dtype: str) -> None:
     x = np.random.default_rng(0).standard_normal((64, 512)).astype(np.float32)
@@ -197,6 +198,7 @@ def test_degenerate_blocks(dtype: str) -> None:
     np.testing.assert_allclose(decode(large, dtype), 60000.0, rtol=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ENCODERS)
 def test_chunks_do_not_show(dtype: str) -> None:
     x = np.random.default_rng(1).standard_normal((300, 256)).astype(np.float32)

@@ -32,6 +32,7 @@ def vocabularies() -> Path:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_the_ids_are_llama_cpps(name: str, vocabularies: Path) -> None:
     path = vocabularies / f"ggml-vocab-{name}.gguf"

@@ -32,6 +32,7 @@ def windowed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return synthesize(config, tmp_path_factory.mktemp("models") / "windowed.gguf", "F32")
 
 
+@pytest.mark.slow
 def test_what_a_window_has_left_is_not_missed(windowed: Path) -> None:
     model = Model.open(windowed)
     rows = [model.config.cache_rows(n, 1024, WIDEST) for n in range(3)]
@@ -57,6 +58,7 @@ def test_a_window_hides_what_lies_in_front_of_it(windowed: Path) -> None:
         assert engine.logits(ids)[99].tobytes() != engine.logits(others)[99].tobytes()
 
 
+@pytest.mark.slow
 def test_a_sequence_goes_back_no_further_than_a_window_keeps(windowed: Path) -> None:
     with driver.load(windowed, "cpu", context=1024) as engine:
         every = engine.logits(IDS)
@@ -95,6 +97,7 @@ def test_the_last_of_a_pattern_has_no_window() -> None:
     assert [PRESETS["gemma3-1b"].window_of(n) for n in range(7)] == [512] * 5 + [0, 512]
 
 
+@pytest.mark.slow
 def test_a_deep_exaone4_has_windows_and_turns_their_layers_alone(tmp_path: Path) -> None:
     """As llama.cpp has it, which knows the model by its 64 layers."""
     config = replace(config_of("exaone4"), layers=64, window=24, full_layers=last_of(4, 64))

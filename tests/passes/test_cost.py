@@ -17,7 +17,6 @@ from fusec.ir.text import parse
 from fusec.passes import cost
 from fusec.passes.lower import lower
 from fusec.passes.pipeline import LEVELS, passes_of, run_passes
-from tests.codegen.cuda.kernels import needs_compiler
 from tests.graphs import llama_graph
 from tests.passes.stages import pass_of
 from tests.shapes import compiled_135m
@@ -46,7 +45,7 @@ def ptx_instructions(ptx: str) -> int:
     return sum(line.endswith(";") and line[0] not in "./{}" for line in lines if line)
 
 
-@needs_compiler
+@pytest.mark.cuda
 def test_instructions_are_those_of_the_emitted_code():
     graphs = {
         (dtype, columns): matvec(1056, columns, dtype)

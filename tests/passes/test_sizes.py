@@ -18,7 +18,6 @@ from fusec.ir.plan import ROWS, Choice, LaunchPlan, Size, from_json
 from fusec.passes import pipeline
 from fusec.pictures.dot import to_dot
 from fusec.report import plan_table, summary
-from tests.codegen.cuda.kernels import needs_compiler
 from tests.codegen.cuda.test_pairs import PAIRS, with_residual
 from tests.codegen.cuda.test_tiles import feed_forward
 from tests.command import fusec, refused
@@ -79,7 +78,7 @@ def test_tiles_and_pairs_say_their_rings() -> None:
     assert size.cluster == 2 and "clusters of 2" in str(size)
 
 
-@needs_compiler
+@pytest.mark.cuda
 def test_ptxas_finds_the_shared_memory_that_the_plan_says(compiled: driver.Compiled) -> None:
     wanted = ("attention_spans", "norm_matvec_silu_mul_parts", "embed_norm")
     kernels = [compiled.kernels[n] for n in sizes(compiled.plan) if n.startswith(wanted)]

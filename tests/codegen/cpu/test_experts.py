@@ -11,6 +11,8 @@ from fusec.codegen.cpu.experts import softplus
 from fusec.ir import Graph
 from tests.graphs import ROUTINGS, experts_graph
 
+pytestmark = pytest.mark.slow  # compiles many kernels
+
 TOKENS = 5
 
 

@@ -1,15 +1,7 @@
-"""Small kernels and the markers that CUDA tests share."""
-
-import importlib.util
-
-import pytest
+"""Small kernels that CUDA tests share."""
 
 from fusec.codegen.cuda.instructions import TABLE, Instruction
 from fusec.codegen.cuda.toolchain import CudaKernel
-
-needs_compiler = pytest.mark.skipif(
-    importlib.util.find_spec("numba_cuda") is None, reason="the cuda extra is not installed"
-)
 
 SCALE = CudaKernel(
     "scale",

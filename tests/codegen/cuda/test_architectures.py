@@ -18,9 +18,10 @@ from fusec.models.presets import PRESETS
 from fusec.models.quant_mix import Mix
 from fusec.models.small import config_of
 from fusec.passes.pipeline import LEVELS
-from tests.codegen.cuda.kernels import needs_compiler
 from tests.codegen.cuda.twin_session import TwinSession, random_weights, reference
 from tests.targets import HOPPER
+
+pytestmark = pytest.mark.slow  # compiles many kernels
 
 SIZES = {"layers": 1, "width": 64, "ffn_width": 96, "heads": 4, "kv_heads": 2, "head_dim": 32}
 OWN_SIZES = {
@@ -115,7 +116,7 @@ def of_a_real_shape(preset: str, layers: int) -> driver.Compiled:
     return driver.compile(decode_graph(config, types, 1, 512, "f16"), target="sm_90a")
 
 
-@needs_compiler
+@pytest.mark.cuda
 @pytest.mark.parametrize(
     ("preset", "layers", "launches"),
     [
@@ -132,7 +133,7 @@ def test_real_shapes_assemble_without_spills(preset: str, layers: int, launches:
         assert cubin.spill_stores == cubin.spill_loads == 0
 
 
-@needs_compiler
+@pytest.mark.cuda
 def test_latent_attention_of_a_real_shape_assembles_without_spills() -> None:
     """That of DeepSeek V2 Lite, beside a dense feed-forward."""
     latent = Latent(16, 512, 0, plain=128, turned=64, values=128)

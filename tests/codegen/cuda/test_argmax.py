@@ -22,6 +22,8 @@ from tests.codegen.cuda.one_kernel import fused
 from tests.codegen.cuda.twin_session import TwinSession
 from tests.targets import ANY, SPLIT
 
+pytestmark = pytest.mark.slow  # compiles many kernels
+
 RNG = np.random.default_rng(5)
 SCALE = 16.0  # of x: an infinite logit comes of a finite weight
 X = np.array([[SCALE, 0, 0, 0]])

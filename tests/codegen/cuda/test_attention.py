@@ -15,10 +15,11 @@ from fusec.errors import FusecError
 from fusec.ir import Builder, Graph
 from fusec.ir.graph import attrs, outside
 from fusec.passes.split_attention import SplitAttention
-from tests.codegen.cuda.kernels import needs_compiler
 from tests.codegen.cuda.twin_session import TwinSession, random_weights, reference
 from tests.graphs import Types, llama_graph
 from tests.targets import ANY, SPLIT
+
+pytestmark = pytest.mark.slow  # compiles many kernels
 
 RNG = np.random.default_rng(5)
 LENGTHS = [1, 31, 32, 33, 255, 256, 257, 600]
@@ -116,7 +117,7 @@ def test_scores_beyond_bounds_count_as_the_bound() -> None:
     assert found.tolist() == [[2, 3]]
 
 
-@needs_compiler
+@pytest.mark.cuda
 @pytest.mark.parametrize(("head_dim", "kv", "registers"), [(64, "f16", 64), (64, "f32", 0)])
 def test_spans_leave_room_for_the_launch_behind(head_dim: int, kv: str, registers: int) -> None:
     """If that costs no spill; where launches do not overlap there is nobody to leave it to."""
@@ -266,7 +267,7 @@ def test_the_cpu_target_has_no_kernels_for_them() -> None:
             emit_for_cpu(kernel)
 
 
-@needs_compiler
+@pytest.mark.cuda
 @pytest.mark.slow
 def test_heads_of_all_sizes_assemble_without_spills() -> None:
     kernels = []

@@ -13,12 +13,13 @@ from fusec.codegen.cuda.twins_grid import run_grid
 from fusec.errors import FusecError
 from fusec.ir import Builder, Graph
 from fusec.ir.plan import Kernel
-from tests.codegen.cuda.kernels import needs_compiler
 from tests.codegen.cuda.one_kernel import check_fused
 from tests.codegen.cuda.test_attention import cache_for, put
 from tests.codegen.cuda.twin_session import TwinSession, random_weights
 from tests.graphs import Types, llama_graph
 from tests.targets import HOPPER
+
+pytestmark = pytest.mark.slow  # compiles many kernels
 
 RNG = np.random.default_rng(8)
 
@@ -266,7 +267,7 @@ def test_what_would_wait_for_ever_is_caught(change: dict, message: str) -> None:
 # --- machine code --------------------------------------------------------------------------------
 
 
-@needs_compiler
+@pytest.mark.cuda
 @pytest.mark.slow
 def test_kernels_assemble_without_spills() -> None:
     kernels = {}

@@ -19,8 +19,9 @@ from fusec.errors import FusecError
 from fusec.ir import Graph
 from fusec.ir.plan import Kernel
 from fusec.passes.lower import lower
-from tests.codegen.cuda.kernels import needs_compiler
 from tests.codegen.cuda.test_attention import graph_of
+
+pytestmark = pytest.mark.slow  # compiles many kernels
 
 RNG = np.random.default_rng(17)
 HOPPER = ARCHS["sm_90a"]
@@ -213,13 +214,13 @@ def test_rows_that_no_block_takes_are_refused() -> None:
 # --- compiled ------------------------------------------------------------------------------------
 
 
-@needs_compiler
+@pytest.mark.cuda
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90a", "sm_120a"])
 def test_blocks_of_rows_assemble_without_spills(arch: str) -> None:
     assemble([(64, "f16", 16)], arch)
 
 
-@needs_compiler
+@pytest.mark.cuda
 @pytest.mark.slow
 def test_heads_of_all_sizes_assemble_without_spills() -> None:
     sizes = [(18, "f16", 16), (64, "f32", 16), (80, "f16", 16), (128, "f16", 16), (256, "f32", 8)]

@@ -12,6 +12,7 @@ from tests.graphs import BLOCKS, block_graph
 from tests.targets import HOPPER
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BLOCKS)
 def test_blocks_give_the_same_bytes_at_every_level(name: str) -> None:
     graph = block_graph(layers=1, heads=2, kv_heads=1, head_dim=32, kv="f32", **BLOCKS[name])

@@ -15,7 +15,6 @@ from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.errors import FusecError
 from fusec.ir import Builder, Graph
 from fusec.ir.plan import RELEASES, Choice, Kernel
-from tests.codegen.cuda.kernels import needs_compiler
 from tests.codegen.cuda.twin_session import TwinSession, random_weights
 from tests.graphs import Types, llama_graph
 from tests.shapes import compiled_135m
@@ -39,6 +38,7 @@ def model(matrix: str) -> Graph:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("graph", "level", "target"),
     [
@@ -143,7 +143,7 @@ def of_135m() -> list[CudaKernel]:
     return list(found.values())
 
 
-@needs_compiler
+@pytest.mark.cuda
 @pytest.mark.slow
 def test_the_largest_variants_assemble_without_spills() -> None:
     for cubin in compile_many(of_135m(), "sm_90a"):

@@ -59,6 +59,7 @@ def sampled(logits: np.ndarray, tokens: np.ndarray, pos: int, given: dict) -> in
     return int(found[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vocabulary", [1, 100, 1500, 20000])
 @pytest.mark.parametrize("temperature", [0.0, 0.8, 1.5])
 @pytest.mark.parametrize("top_k", [0, 1, 40, 3000])
@@ -100,6 +101,7 @@ def test_top_p_at_the_very_mass_is_as_on_the_host(count: int, top_p: float, kept
     assert sampled(logits, np.zeros(top + 1, np.uint32), top, options) == kept - 1, "and no more"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("best", [3.0, 1e-30])
 def test_the_cut_among_equal_scores_is_found_from_above_and_from_below(best: float) -> None:
     """More equal scores than there is room for, below one or a few that are far from them."""
@@ -112,6 +114,7 @@ def test_the_cut_among_equal_scores_is_found_from_above_and_from_below(best: flo
         assert min(drawn) < 40 - above
 
 
+@pytest.mark.slow
 def test_draws_follow_the_probabilities_and_the_seed() -> None:
     logits, tokens = np.log(np.array([0.6, 0.3, 0.1], np.float32)), np.zeros(600, np.uint32)
     drawn = [sampled(logits, tokens, pos, OFF) for pos in range(40)]
@@ -121,6 +124,7 @@ def test_draws_follow_the_probabilities_and_the_seed() -> None:
     assert drawn[:20] != [sampled(logits, tokens, pos, OFF | {"seed": 1}) for pos in range(20)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("window", [0, 1, 5, 7, 64])
 @pytest.mark.parametrize("pos", [0, 6, 30])
 def test_the_penalty_is_for_the_tokens_in_the_window(window: int, pos: int) -> None:

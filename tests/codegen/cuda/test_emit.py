@@ -48,6 +48,7 @@ def exps_of_cpu(x):
 # --- whole models --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("matrix", "shape"),
     [
@@ -79,6 +80,7 @@ def test_levels_agree_to_the_byte_and_with_the_reference(matrix: str, shape: dic
             assert result["next"] == results[0]["next"]
 
 
+@pytest.mark.slow
 def test_a_cache_of_halves_loses_what_halves_lose() -> None:
     graph = llama_graph(**SMALL)
     weights = random_weights(graph)
@@ -91,6 +93,7 @@ def test_a_cache_of_halves_loses_what_halves_lose() -> None:
         assert distance(one, checked.step(**given)["logits"]) < 5e-3
 
 
+@pytest.mark.slow
 def test_formats_mix_in_one_kernel() -> None:
     matrices = {
         "blk.0.attn_v.weight": "q5_k",
@@ -108,6 +111,7 @@ def test_formats_mix_in_one_kernel() -> None:
     assert distance(one, reference(graph, weights).step(**given)["logits"]) < 2e-6
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(graph=random_graphs(max_nodes=8), target=sampled_from([ANY, HOPPER]))
 def test_random_graphs_at_every_level(graph: Graph, target: Target) -> None:
@@ -165,6 +169,7 @@ def test_a_rotated_vector_in_the_prologue() -> None:
     check_fused(b.build(b.matvec(turned, b.weight("w", (40, 64), "f16"))), position=5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rows", "matrix"), [(5000, "q8_0"), (3001, "f32"), (2200, "iq4_nl")])
 def test_more_rows_than_warps(rows: int, matrix: str) -> None:
     b = Builder("tall")

@@ -20,7 +20,6 @@ from fusec.models.decoder_graph import decode_graph
 from fusec.models.quant_mix import Mix
 from fusec.models.synth import PRESETS
 from fusec.passes.pipeline import LEVELS
-from tests.codegen.cuda.kernels import needs_compiler
 
 STORIES260K = replace(
     PRESETS["tiny"], layers=5, width=64, ffn_width=172, heads=8, kv_heads=4, head_dim=8,
@@ -61,7 +60,7 @@ def kernels_of(
     return [emit(kernel) for kernel in kernels]
 
 
-@needs_compiler
+@pytest.mark.cuda
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "quant", "other", "levels"),
@@ -84,7 +83,7 @@ def test_kernels_assemble_without_spills(
         assert cubin.static_shared <= 48 << 10, cubin.name
 
 
-@needs_compiler
+@pytest.mark.cuda
 @pytest.mark.parametrize("overlaps", [False, True])
 def test_control_kernels_assemble_without_spills(overlaps: bool) -> None:
     for cubin in compile_many(control.kernels(49152, overlaps, parts=1024), "sm_90a"):
@@ -92,7 +91,7 @@ def test_control_kernels_assemble_without_spills(overlaps: bool) -> None:
         assert ".f64" not in cubin.ptx
 
 
-@needs_compiler
+@pytest.mark.cuda
 def test_what_is_known_of_a_thread_leaves_no_tests_of_where_a_vector_ends() -> None:
     """512 threads and 2,048 elements: all of them have a quad each; of 2,044, not all."""
 

@@ -14,10 +14,11 @@ from fusec.ir import Builder
 from fusec.ir.target import ROWS, TILES
 from fusec.passes.lower import lower
 from fusec.passes.pipeline import passes_of, run_passes
-from tests.codegen.cuda.kernels import needs_compiler
 from tests.codegen.cuda.twin_session import TwinSession, random_weights, reference
 from tests.graphs import ROUTINGS, experts_graph
 from tests.targets import HOPPER
+
+pytestmark = pytest.mark.slow  # compiles many kernels
 
 TOKENS = 3
 
@@ -115,7 +116,7 @@ def test_a_long_row_is_in_shared_memory_that_the_launch_adds() -> None:
         emit(kernel)
 
 
-@needs_compiler
+@pytest.mark.cuda
 @pytest.mark.parametrize(
     ("sizes", "given"),
     [

@@ -12,6 +12,8 @@ from tests.codegen.cuda.one_kernel import check_fused, distance, inputs_of
 from tests.codegen.cuda.twin_session import TwinSession, random_weights, reference
 from tests.targets import HOPPER
 
+pytestmark = pytest.mark.slow  # compiles many kernels
+
 RNG = np.random.default_rng(3)
 
 

@@ -16,10 +16,11 @@ from fusec.models.decoder_graph import decode_graph
 from fusec.models.synth import PRESETS
 from fusec.passes.lower import lower
 from fusec.passes.pipeline import passes_of, run_passes
-from tests.codegen.cuda.kernels import needs_compiler
 from tests.codegen.cuda.twin_session import TwinSession, random_weights, reference
 from tests.graphs import graph_of_every_format
 from tests.targets import TILED
+
+pytestmark = pytest.mark.slow  # compiles many kernels
 
 NAMES = sorted(formats.FORMATS)
 
@@ -103,7 +104,7 @@ def test_a_model_with_factors_is_the_same_at_every_level() -> None:
     assert len({logits.tobytes() for logits in found}) == 1
 
 
-@needs_compiler
+@pytest.mark.cuda
 @pytest.mark.slow
 def test_matvecs_of_every_format_assemble_without_spills() -> None:
     kernels = [

@@ -21,10 +21,11 @@ from fusec.ir import Builder, Graph
 from fusec.ir.text import parse
 from fusec.passes.lower import lower
 from fusec.passes.pipeline import passes_of, run_passes
-from tests.codegen.cuda.kernels import needs_compiler
 from tests.codegen.cuda.one_kernel import fused
 from tests.codegen.cuda.twin_session import TwinSession, random_weights
 from tests.targets import HOPPER
+
+pytestmark = pytest.mark.slow  # compiles many kernels
 
 SHARED, SMS = 228 << 10, 132
 
@@ -229,7 +230,7 @@ def test_what_tiles_combine_is_of_one_type() -> None:
         emit(replace(kernel, rows=16))
 
 
-@needs_compiler
+@pytest.mark.cuda
 @pytest.mark.slow
 @pytest.mark.parametrize("tokens", [16, 512])
 def test_they_assemble_without_spills(tokens: int) -> None:

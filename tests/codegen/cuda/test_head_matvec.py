@@ -10,10 +10,11 @@ from fusec.errors import FusecError
 from fusec.ir import Builder, Graph
 from fusec.ir.target import ROWS
 from fusec.passes.place_weights import PlaceWeights
-from tests.codegen.cuda.kernels import needs_compiler
 from tests.codegen.cuda.one_kernel import check_fused, distance, inputs_of
 from tests.codegen.cuda.twin_session import TwinSession, random_weights, reference
 from tests.targets import HOPPER
+
+pytestmark = pytest.mark.slow  # compiles many kernels
 
 
 def product(kind: str, heads: int, columns: int, rows: int, tokens: int = 1) -> Graph:
@@ -85,7 +86,7 @@ def test_heads_of_no_whole_quads_are_refused() -> None:
         TwinSession(graph, random_weights(graph), 0)
 
 
-@needs_compiler
+@pytest.mark.cuda
 def test_it_assembles_without_spills() -> None:
     """As DeepSeek-V3 has it: 128 heads of 128 elements become heads of 512, and back."""
     graphs = [product("q4_k", 128, 512, 128), product("q8_0", 128, 128, 512)]

@@ -7,10 +7,11 @@ import pytest
 
 from fusec.codegen.cuda.build import compile_many
 from fusec.ir import Builder
-from tests.codegen.cuda.kernels import needs_compiler
 from tests.codegen.cuda.one_kernel import check_fused, distance, fused, inputs_of
 from tests.codegen.cuda.twin_session import TwinSession, random_weights
 from tests.targets import HOPPER
+
+pytestmark = pytest.mark.slow  # compiles many kernels
 
 HEADS = [6, 8, 64, 80, 130]  # of less than a quad a lane and of more; of no whole quads
 
@@ -94,7 +95,7 @@ def test_in_a_plan_that_overlaps() -> None:
     assert plain.memory["$s"].tobytes() == deep.memory["$s"].tobytes()
 
 
-@needs_compiler
+@pytest.mark.cuda
 @pytest.mark.slow
 def test_it_assembles_without_spills() -> None:
     b = Builder("code")

@@ -7,10 +7,10 @@ import pytest
 from fusec.codegen.cuda.arch import ARCHS, find_arch
 from fusec.codegen.cuda.instructions import TABLE, ptx_op
 from fusec.codegen.cuda.toolchain import compile_source
-from tests.codegen.cuda.kernels import needs_compiler, tiny_kernel
+from tests.codegen.cuda.kernels import tiny_kernel
 
 
-@needs_compiler
+@pytest.mark.cuda
 @pytest.mark.parametrize("name", TABLE)
 def test_an_instruction_assembles_for_hopper(name: str) -> None:
     entry = TABLE[name]
@@ -20,7 +20,7 @@ def test_an_instruction_assembles_for_hopper(name: str) -> None:
     assert cubin.spill_stores == cubin.spill_loads == 0
 
 
-@needs_compiler
+@pytest.mark.cuda
 @pytest.mark.parametrize("arch", ARCHS)
 def test_an_instruction_needs_no_more_than_it_says(arch: str) -> None:
     target = find_arch(arch)

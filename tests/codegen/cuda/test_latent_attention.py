@@ -11,10 +11,11 @@ from fusec.errors import FusecError
 from fusec.ir import Builder, Graph
 from fusec.passes.project_heads import ProjectHeads
 from fusec.passes.split_attention import SplitAttention
-from tests.codegen.cuda.kernels import needs_compiler
 from tests.codegen.cuda.test_attention import cache_for, put, query
 from tests.codegen.cuda.twin_session import TwinSession, reference
 from tests.targets import HOPPER, SPLIT
+
+pytestmark = pytest.mark.slow  # compiles many kernels
 
 CONTEXT = 600
 
@@ -78,7 +79,7 @@ def test_heads_that_no_block_makes_are_refused(keys: int, values: int) -> None:
         TwinSession(graph_of(keys, values, "f16"), {}, 0)
 
 
-@needs_compiler
+@pytest.mark.cuda
 def test_it_assembles_without_spills() -> None:
     """As DeepSeek has it: a key of 64 elements beside a vector of 512."""
     kernels = []

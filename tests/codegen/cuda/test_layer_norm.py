@@ -7,10 +7,11 @@ import pytest
 
 from fusec.codegen.cuda.build import compile_many
 from fusec.ir import Builder, Graph, Value
-from tests.codegen.cuda.kernels import needs_compiler
 from tests.codegen.cuda.one_kernel import check_fused, distance, fused, inputs_of
 from tests.codegen.cuda.twin_session import TwinSession, random_weights
 from tests.targets import HOPPER
+
+pytestmark = pytest.mark.slow  # compiles many kernels
 
 SIZES = [6, 32, 80, 130, 256, 960]  # of no whole quads, of quads that not every lane has, of all
 HEADS = [6, 8, 64, 80, 130]
@@ -159,7 +160,7 @@ def test_many_rows_are_normed_and_brought_into_fixed_point_by_one_launch() -> No
     assert [node.kind for node in session.graph.nodes] == ["norm_fix", "matvec"]
 
 
-@needs_compiler
+@pytest.mark.cuda
 @pytest.mark.slow
 def test_it_assembles_without_spills() -> None:
     kernels = []

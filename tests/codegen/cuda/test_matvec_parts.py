@@ -18,10 +18,11 @@ from fusec.ir.plan import Choice, Kernel
 from fusec.passes.lower import lower
 from fusec.passes.overlap import overlap
 from fusec.passes.pipeline import passes_of, run_passes
-from tests.codegen.cuda.kernels import needs_compiler
 from tests.codegen.cuda.one_kernel import distance, inputs_of
 from tests.codegen.cuda.twin_session import TwinSession, random_weights, reference
 from tests.targets import HOPPER
+
+pytestmark = pytest.mark.slow  # compiles many kernels
 
 TYPES = sorted(name for name, fmt in FORMATS.items() if fmt.quantized)
 
@@ -138,7 +139,7 @@ def test_the_cpu_target_has_no_kernel_for_it() -> None:
         emit_for_cpu(kernel_of(network(256)))
 
 
-@needs_compiler
+@pytest.mark.cuda
 @pytest.mark.slow
 def test_kernels_assemble_without_spills() -> None:
     kernels = [

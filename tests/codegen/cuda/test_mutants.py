@@ -30,6 +30,8 @@ from tests.codegen.cuda.twin_session import TwinSession, random_weights
 from tests.graphs import llama_graph
 from tests.targets import ANY, HOPPER, SPLIT
 
+pytestmark = pytest.mark.slow  # compiles many kernels
+
 # Rings in front of the wait ask for one copy at a time (`ring.pace`), which is about time: a later
 # wait covers the same copies, and a group more or less in front of a wait for all is the same.
 PACED = ["copy_async_commit()", "copy_async_wait_0()"]

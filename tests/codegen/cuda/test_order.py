@@ -11,6 +11,8 @@ from fusec.codegen.cuda.twins_grid import run_grid
 from fusec.codegen.cuda.twins_history import RaceError
 from fusec.codegen.cuda.twins_order import Trace
 
+pytestmark = pytest.mark.slow  # compiles many kernels
+
 START = ("room = shared_bytes(1024)", "t = thread_index()", "lane = uint32(t & uint32(31))")
 STORE = "store_shared_u32(uint32(room + t * 4), t)"
 OTHER_WARP = "v = load_shared_u32(uint32(room + (t ^ uint32(32)) * 4))"

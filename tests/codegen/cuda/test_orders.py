@@ -13,6 +13,8 @@ from tests.codegen.cuda import orders
 from tests.codegen.cuda.twin_session import TwinSession
 from tests.targets import HOPPER
 
+pytestmark = pytest.mark.slow  # compiles many kernels
+
 RNG = np.random.default_rng(23)
 
 

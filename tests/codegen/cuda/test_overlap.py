@@ -19,7 +19,6 @@ from fusec.ir.ops import op
 from fusec.ir.plan import Kernel
 from fusec.ir.region import parameters
 from fusec.ir.text import parse
-from tests.codegen.cuda.kernels import needs_compiler
 from tests.codegen.cuda.ptx import Program
 from tests.graphs import llama_graph
 from tests.shapes import graph_of
@@ -78,7 +77,7 @@ def fixed_numbers(region: Graph) -> tuple[set[int], set[int]]:
 # --- machine code --------------------------------------------------------------------------------
 
 
-@needs_compiler
+@pytest.mark.cuda
 @pytest.mark.slow
 def test_kernels_assemble_without_spills() -> None:
     for _, _, _, cubin in assembled():
@@ -86,7 +85,7 @@ def test_kernels_assemble_without_spills() -> None:
         assert ".f64" not in cubin.ptx, cubin.name
 
 
-@needs_compiler
+@pytest.mark.cuda
 @pytest.mark.slow
 def test_all_kernels_wait_once_and_let_the_next_begin_at_that() -> None:
     """Or with their first line; or, where blocks share what they make, when they have read."""
@@ -101,7 +100,7 @@ def test_all_kernels_wait_once_and_let_the_next_begin_at_that() -> None:
             assert all(program.only_behind(WAIT, end) for end in program.find("ret;")), kind
 
 
-@needs_compiler
+@pytest.mark.cuda
 @pytest.mark.slow
 def test_activations_and_results_are_only_touched_behind_the_wait() -> None:
     for kind, region, program, _ in assembled():
@@ -117,7 +116,7 @@ def test_activations_and_results_are_only_touched_behind_the_wait() -> None:
             assert behind, (kind, program.lines[access.index])
 
 
-@needs_compiler
+@pytest.mark.cuda
 @pytest.mark.slow
 def test_weights_are_loaded_before_the_wait() -> None:
     seen = set()
@@ -141,7 +140,7 @@ def test_weights_are_loaded_before_the_wait() -> None:
     assert seen == {*LOADS_ALL_FIRST, EMBEDS, "attention_project"}
 
 
-@needs_compiler
+@pytest.mark.cuda
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ATTENDS)
 def test_the_newest_row_is_read_again_behind_the_wait(kind: str) -> None:
@@ -154,7 +153,7 @@ def test_the_newest_row_is_read_again_behind_the_wait(kind: str) -> None:
         assert any(a.parameters == {state} for a in after)
 
 
-@needs_compiler
+@pytest.mark.cuda
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("nvdisasm") is None, reason="nvdisasm is not installed")
 def test_the_assembler_keeps_that_order(tmp_path: Path) -> None:
@@ -191,7 +190,7 @@ def test_control_kernels_wait_where_the_plan_overlaps() -> None:
         assert body.splitlines()[1].strip() == "griddep_wait()"
 
 
-@needs_compiler
+@pytest.mark.cuda
 def test_advance_best_reads_in_front_of_its_wait_only_what_the_last_token_left() -> None:
     (cubin,) = compile_many([control.advance_best(1024, True)], "sm_90a")
     program = Program(cubin.ptx)

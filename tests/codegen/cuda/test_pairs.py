@@ -17,10 +17,11 @@ from fusec.ir import Builder, Graph
 from fusec.ir.plan import Choice, Kernel
 from fusec.passes.lower import lower
 from fusec.passes.pipeline import passes_of, run_passes
-from tests.codegen.cuda.kernels import needs_compiler
 from tests.codegen.cuda.one_kernel import distance, inputs_of
 from tests.codegen.cuda.twin_session import TwinSession, random_weights, reference
 from tests.targets import HOPPER
+
+pytestmark = pytest.mark.slow  # compiles many kernels
 
 PAIRS = Choice(16, paired=True)
 SMS = ARCHS["sm_90a"].sms
@@ -105,7 +106,7 @@ def test_a_search_tries_pairs_where_launches_overlap() -> None:
     assert "paired" in str(PAIRS)
 
 
-@needs_compiler
+@pytest.mark.cuda
 def test_what_ptxas_makes_of_a_pair() -> None:
     long = [kernel_of(with_residual(name, 2048)) for name in ("q4_k", "q5_1", "iq4_nl", "mxfp4")]
     emitted = [emit(replace(kernel, choice=c)) for kernel in long for c in (None, PAIRS)]

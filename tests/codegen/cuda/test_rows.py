@@ -10,6 +10,8 @@ from tests.codegen.cuda.twin_session import TwinSession, random_weights
 from tests.graphs import Types, llama_graph
 from tests.targets import HOPPER
 
+pytestmark = pytest.mark.slow  # compiles many kernels
+
 SHAPE = {"width": 64, "ffn": 96, "heads": 4, "kv_heads": 2, "layers": 1, "context": 40}
 
 

@@ -22,10 +22,11 @@ from fusec.ir.target import TILES, layouts_apart
 from fusec.passes.lower import lower
 from fusec.passes.pipeline import passes_of, run_passes
 from tests.codegen.blocks import random_rows
-from tests.codegen.cuda.kernels import needs_compiler
 from tests.codegen.cuda.one_kernel import check_fused, distance, fused, inputs_of
 from tests.codegen.cuda.twin_session import TwinSession, random_weights, reference
 from tests.targets import AMPERE, ANY, HOPPER, TILED
+
+pytestmark = pytest.mark.slow  # compiles many kernels
 
 FORMATS = sorted(
     name for name, f in formats.FORMATS.items() if isinstance(f, QuantFormat) and f.has_tiles
@@ -209,7 +210,7 @@ def test_an_older_gpu_has_the_same_bytes_in_less_shared_memory() -> None:
     assert small.dynamic < large.dynamic
 
 
-@needs_compiler
+@pytest.mark.cuda
 def test_what_ptxas_makes_of_them() -> None:
     """No spills, no doubles, and copies that are asked for in front of the wait."""
     kernel = replace(kernel_of(matvec("iq4_xs", rows=2048), level=3), overlaps=True)

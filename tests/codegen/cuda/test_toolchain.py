@@ -12,7 +12,7 @@ from fusec.codegen.cuda import arch, build, toolchain
 from fusec.codegen.cuda.build import compile_kernel, compile_many, entry_of
 from fusec.codegen.cuda.toolchain import CudaKernel, canonical, compile_source
 from fusec.errors import FusecError
-from tests.codegen.cuda.kernels import SCALE, needs_compiler
+from tests.codegen.cuda.kernels import SCALE
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +28,7 @@ def numbered(count: int) -> list[CudaKernel]:
     ]
 
 
-@needs_compiler
+@pytest.mark.cuda
 @pytest.mark.parametrize("name", arch.ARCHS)
 def test_a_kernel_becomes_machine_code_for(name: str) -> None:
     cubin = compile_source(SCALE, arch.find_arch(name))
@@ -38,7 +38,7 @@ def test_a_kernel_becomes_machine_code_for(name: str) -> None:
     assert cubin.spill_stores == cubin.spill_loads == cubin.static_shared == 0
 
 
-@needs_compiler
+@pytest.mark.cuda
 def test_products_and_sums_stay_apart_and_names_are_stable() -> None:
     ptx = compile_source(SCALE, arch.find_arch("sm_90a")).ptx
     assert "mul.rn.f32" in ptx and "add.rn.f32" in ptx
@@ -57,7 +57,7 @@ def test_canonical_ptx_does_not_depend_on_the_process() -> None:
     assert canonical(raw("_Z1k_1"), "_Z1k_1", "k") == canonical(raw("_Z1k_22"), "_Z1k_22", "k")
 
 
-@needs_compiler
+@pytest.mark.cuda
 def test_spills_and_shared_memory_are_reported() -> None:
     lines = ["t = thread_index()", "s = shared_bytes(2048)"]
     lines += [f"v{n} = load_u32(at(x, uint32(t + {n * 32})))" for n in range(100)]
@@ -75,7 +75,7 @@ def test_spills_and_shared_memory_are_reported() -> None:
     assert cubin.spill_stores > 0 and cubin.spill_loads > 0
 
 
-@needs_compiler
+@pytest.mark.cuda
 def test_room_for_other_blocks_costs_no_spills() -> None:
     """40 sums that live side by side: too many for two blocks of 1,024 threads, or 24 registers."""
     lines = [f"    s{k} = load_f32(at(x, uint32(thread_index() + {k})))" for k in range(40)]
@@ -97,7 +97,7 @@ def test_room_for_other_blocks_costs_no_spills() -> None:
     assert fits.registers <= 64 and ".minnctapersm 2" in fits.ptx
 
 
-@needs_compiler
+@pytest.mark.cuda
 def test_the_cache_is_used_and_needs_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     first = compile_kernel(SCALE, "sm_90a")
     monkeypatch.setattr(build, "_compile", pytest.fail)
@@ -111,7 +111,7 @@ def test_what_decides_the_code_decides_the_entry() -> None:
     assert len(entries | {entry_of(SCALE, "sm_80")}) == 6
 
 
-@needs_compiler
+@pytest.mark.cuda
 @pytest.mark.parametrize("damage", ["truncate", "garbage", "empty", "no report"])
 def test_a_torn_entry_is_built_again(damage: str) -> None:
     whole = compile_kernel(SCALE, "sm_90a")
@@ -129,7 +129,7 @@ def test_a_torn_entry_is_built_again(damage: str) -> None:
     assert cubin.read_bytes() == whole.data
 
 
-@needs_compiler
+@pytest.mark.cuda
 def test_two_processes_compile_the_same_kernels_at_once() -> None:
     script = (
         "import sys; sys.path.insert(0, '.')\n"
@@ -151,7 +151,7 @@ def test_two_processes_compile_the_same_kernels_at_once() -> None:
     assert len(list(folder.iterdir())) == 2  # no staging folder is left behind
 
 
-@needs_compiler
+@pytest.mark.cuda
 def test_many_kernels_report_progress_and_keep_their_order() -> None:
     kernels = [*numbered(3), numbered(1)[0]]
     heard: list[str] = []
@@ -175,14 +175,14 @@ def test_without_the_extra_the_error_says_what_to_install(monkeypatch: pytest.Mo
         compile_kernel(SCALE, "sm_90a")
 
 
-@needs_compiler
+@pytest.mark.cuda
 def test_source_that_numba_refuses_names_the_kernel() -> None:
     broken = dataclasses.replace(SCALE, source=SCALE.source.replace("float32(1.5)", "'text'"))
     with pytest.raises(FusecError, match="kernel scale: numba-cuda refused the source"):
         compile_kernel(broken, "sm_90a")
 
 
-@needs_compiler
+@pytest.mark.cuda
 def test_what_ptxas_refuses_names_the_kernel_and_the_reason() -> None:
     hopper_only = CudaKernel(
         "early",
@@ -194,7 +194,7 @@ def test_what_ptxas_refuses_names_the_kernel_and_the_reason() -> None:
         compile_kernel(hopper_only, "sm_80")
 
 
-@needs_compiler
+@pytest.mark.cuda
 def test_a_failure_stops_the_others_without_hanging() -> None:
     broken = dataclasses.replace(SCALE, source="def scale(x, y, n, f):\n    undefined(x)\n")
     with pytest.raises(FusecError, match="kernel scale"):

@@ -15,11 +15,12 @@ from fusec.codegen.cuda.twins_grid import run_grid
 from fusec.ir import Graph
 from fusec.models.decoder_graph import decode_graph
 from fusec.models.small import config_of
-from tests.codegen.cuda.kernels import needs_compiler
 from tests.codegen.cuda.test_attention import graph_of, put, query, split
 from tests.codegen.cuda.test_attention_rows import kernel_of
 from tests.codegen.cuda.twin_session import TwinSession, random_weights, reference
 from tests.targets import HOPPER, SPLIT
+
+pytestmark = pytest.mark.slow  # compiles many kernels
 
 RNG = np.random.default_rng(29)
 CONTEXT, RING = 900, 448
@@ -154,7 +155,7 @@ def test_heads_that_project_see_a_window(position: int) -> None:
     assert found[0].tobytes() == found[1].tobytes()
 
 
-@needs_compiler
+@pytest.mark.cuda
 @pytest.mark.slow
 def test_kernels_with_all_of_it_assemble_without_spills() -> None:
     sizes = [(64, "f16", 64), (64, "f16", 16), (128, "f16", 16), (256, "f16", 16), (256, "f32", 8)]

@@ -12,7 +12,6 @@ from fusec.artifact import Artifact
 from fusec.backends import cuda
 from fusec.errors import FusecError
 from fusec.runtime.cuda.driver import Driver
-from tests.codegen.cuda.kernels import needs_compiler
 from tests.command import fusec, refused
 from tests.runtime.cuda.fake import FakeDriver, Status
 from tests.runtime.cuda.here import without_a_gpu
@@ -37,7 +36,7 @@ def folder(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@needs_compiler
+@pytest.mark.cuda
 def test_the_folder_has_all_that_a_gpu_needs(folder, tiny_model):
     manifest = json.loads((folder / "fusec.json").read_text())
     compiled = driver.compile(tiny_model, target=ARCH, context=48)
@@ -53,7 +52,7 @@ def test_the_folder_has_all_that_a_gpu_needs(folder, tiny_model):
         assert (folder / "kernels" / f"{name}.cubin").read_bytes().startswith(b"\x7fELF")
 
 
-@needs_compiler
+@pytest.mark.cuda
 def test_the_folder_is_at_the_gpus_default_level_and_takes_no_other(folder):
     assert fusec("inspect", folder, "--json").json["level"] == 3
     assert Artifact.open(folder).plan().overlaps
@@ -62,7 +61,7 @@ def test_the_folder_is_at_the_gpus_default_level_and_takes_no_other(folder):
         assert message == f"{folder} is compiled already: -O comes too late"
 
 
-@needs_compiler
+@pytest.mark.cuda
 def test_a_folder_for_another_gpu(folder, monkeypatch):
     on_a_gpu(monkeypatch, capability=(8, 0))
     message = refused("run", folder, "--prompt-ids", "1,2", "-n", 4)
@@ -70,7 +69,7 @@ def test_a_folder_for_another_gpu(folder, monkeypatch):
     assert "--target sm_80" in message
 
 
-@needs_compiler
+@pytest.mark.cuda
 def test_a_gpu_with_too_little_memory(folder, monkeypatch):
     manifest = json.loads((folder / "fusec.json").read_text())
     api = on_a_gpu(monkeypatch, memory=1 << 16)
@@ -83,7 +82,7 @@ def test_a_gpu_with_too_little_memory(folder, monkeypatch):
     assert not api.buffers
 
 
-@needs_compiler
+@pytest.mark.cuda
 def test_damaged_machine_code_is_refused(folder, tmp_path):
     name = next(iter(json.loads((folder / "fusec.json").read_text())["kernels"]))
     path = folder / "kernels" / f"{name}.cubin"
@@ -96,7 +95,7 @@ def test_damaged_machine_code_is_refused(folder, tmp_path):
     assert "not as fusec compile wrote it" in message
 
 
-@needs_compiler
+@pytest.mark.cuda
 def test_running_the_folder_without_a_gpu(folder):
     without_a_gpu()
     message = refused("run", folder, "--prompt-ids", "1,2", "-n", 4)
@@ -106,6 +105,7 @@ def test_running_the_folder_without_a_gpu(folder):
     )
 
 
+@pytest.mark.cuda
 def test_calibrating_without_a_gpu_advises_no_other_target():
     without_a_gpu()
     message = refused("calibrate")
@@ -113,6 +113,7 @@ def test_calibrating_without_a_gpu_advises_no_other_target():
     assert "--target" not in message
 
 
+@pytest.mark.cuda
 def test_native_without_a_gpu(tiny_model):
     without_a_gpu()
     for name in backends.NATIVE:

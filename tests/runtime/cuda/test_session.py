@@ -131,6 +131,7 @@ def test_the_engine_goes_on_behind_what_was_generated(compiled, machine):
     assert list(engine.tokens(ids, 0)) == []
 
 
+@pytest.mark.slow
 def test_the_ring_goes_round(compiled, monkeypatch):
     monkeypatch.setattr(loop_module, "RING", 8)
     monkeypatch.setattr(loop_module, "RUN_AHEAD", 3)

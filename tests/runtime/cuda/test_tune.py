@@ -104,6 +104,7 @@ def kernel_like(compiled, start: str):
     return next(k for k in compiled.plan.kernels if k.name.startswith(start))
 
 
+@pytest.mark.slow
 def test_the_fastest_choices_are_found_and_what_they_gain(compiled, on):
     """Two kernels have better choices than their defaults; all others are as they are."""
     one, other = kernel_like(compiled, "norm_matvec_silu"), kernel_like(compiled, "matvec_add")
@@ -167,6 +168,7 @@ def test_a_context_too_short_to_measure_in(tiny_model, on):
 # --- the command ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_command_saves_what_the_next_compilation_takes(
     compiled, on, tiny_model, cache, monkeypatch
 ):
@@ -193,6 +195,7 @@ def test_the_command_saves_what_the_next_compilation_takes(
     assert driver.compile(tiny_model, target=ARCH, level=LEVEL).plan == plan
 
 
+@pytest.mark.slow
 def test_candidates_are_compiled_ahead_for_another_machine(compiled, tiny_model, monkeypatch):
     """All but those that spill are left; a default is, whatever it does."""
     spilt, usual = compiled.plan.kernels[0].name, compiled.plan.kernels[1].name
@@ -220,6 +223,7 @@ def test_candidates_are_compiled_ahead_for_another_machine(compiled, tiny_model,
     assert ran.out == f"{len(built)} variants of {len(left)} kernels are ready\n", ran.err
 
 
+@pytest.mark.slow
 def test_only_what_a_greedy_token_launches_is_tuned(tiny_model, monkeypatch):
     """At -O3 that is all but the launch that `advance_best` does as well."""
     compiled = tune.prepare(tiny_model, ARCH, 3, CONTEXT, "f16")

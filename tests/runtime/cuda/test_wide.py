@@ -65,6 +65,7 @@ def test_a_prompt_takes_few_steps(machine, length, steps):
     assert machine.api.log.count("cuGraphLaunch") == steps + 1  # and the token's
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=0.8, seed=4)])
 @pytest.mark.parametrize("eager", [False, True])
 def test_tokens_are_those_behind_single_steps(compiled, machine, sampling, eager):
@@ -144,6 +145,7 @@ def test_kernels_are_wanted_when_a_step_needs_them_and_before_it_is_captured(com
     assert {k.name for k in wide.kernels if k.rows == NARROW} & have
 
 
+@pytest.mark.slow
 def test_each_row_has_the_logits_of_a_step_of_its_own(compiled, machine):
     engine = machine.engine()
     engine.reset()
