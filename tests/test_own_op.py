@@ -23,6 +23,7 @@ from tests.codegen.cuda.kernels import needs_compiler
 from tests.codegen.cuda.one_kernel import distance
 from tests.codegen.cuda.twin_session import TwinSession, random_weights, reference
 from tests.own_ops import WIDTH, gated, register_softsign, softsign
+from tests.targets import HOPPER
 
 RANDOM = np.random.default_rng(3)
 
@@ -71,6 +72,27 @@ def test_it_is_an_epilogue_on_both_targets(name: str) -> None:
     assert levels[0].tobytes() == levels[1].tobytes()
     for found in (on_the_cpu(graph, weights, x), levels[0]):
         assert distance(found, wanted) < 2e-6
+
+
+@pytest.mark.parametrize("tokens", [1, 16])
+def test_it_stands_in_front_of_products_and_behind_them_in_steps_of_any_width(tokens: int) -> None:
+    register_softsign()
+    b = Builder("around")
+    x = b.input("x", (tokens, 256))
+    n = b.rms_norm(b.op("softsign", x), b.weight("norm", (256,)), eps=1e-5)
+    gate, up = (b.matvec(n, b.weight(name, (128, 256), "q4_k")) for name in ("gate", "up"))
+    h = b.mul(b.op("softsign", gate), up)
+    graph = b.build(b.op("softsign", b.matvec(h, b.weight("down", (64, 128), "q8_0")), name="y"))
+    weights = random_weights(graph)
+    given = RANDOM.standard_normal((tokens, 256)).astype(np.float32)
+    wanted = reference(graph, weights).step(x=given)["y"]
+    levels = [TwinSession(graph, weights, level, target=HOPPER) for level in (0, 3)]
+    kinds = [node.kind for node in levels[1].graph.nodes]
+    assert len(kinds) == {1: 2, 16: 5}[tokens]
+    found = [session.step(x=given)["y"] for session in levels]
+    assert found[0].tobytes() == found[1].tobytes()
+    for result in (found[0], on_the_cpu(graph, weights, given)):
+        assert distance(result, wanted) < 1e-5
 
 
 def test_two_operands_of_which_one_is_shared_or_a_weight() -> None:
