@@ -63,7 +63,7 @@ def compile(
     width: int = 1,
     outputs: Iterable[str] = (),
 ) -> Compiled:
-    """Compile the decode graph of a GGUF file, opened or not, or a graph built by hand.
+    """Compile the decode graph of a GGUF file (or a model's name), or a graph built by hand.
 
     `level`: default 3 on a GPU, 2 on the CPU. `context`: positions of the KV cache (default: 512,
     or what the model was trained for if that is less); `kv`: its element type, f16 or f32; both are
@@ -115,7 +115,8 @@ def load(
 
     What was compiled before with the same fusec, for the same graph, is taken from the cache.
 
-    - `path`: a GGUF file, "demo" (the small model that comes with fusec), or an opened `Model`.
+    - `path`: a GGUF file, a name ("demo", "smollm2": see `fusec.known_models`; "hf:OWNER/REPO"),
+      or an opened `Model`. A model that is not here yet is fetched.
     - `target`: "cpu", "native" (this machine's GPU), or a GPU architecture such as "sm_90a".
     - `level`: how much is merged, 0 to 3; by default 3 on a GPU and 2 on the CPU. All give the same
       bytes.

@@ -130,7 +130,7 @@ def _shape_rows(shape: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield (
             "experts",
             f"{experts['used']} of {experts['count']} of width {experts['width']}{shared}, "
-            f"{shape['activation']}, weights by {experts['gating']}",
+            f"{shape['activation']}, gating: {experts['gating']}",
         )
     yield "norms", f"{shape['norm']}, epsilon {shape['norm_eps']:g}"
     tied = "the embedding is the output matrix" if shape["tied"] else "an output matrix of its own"
