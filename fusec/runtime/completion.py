@@ -11,6 +11,7 @@ from fusec.errors import FusecError
 from fusec.models.tokenizer import StreamDecoder, Tokenizer
 from fusec.runtime.job import Array, Chosen
 from fusec.runtime.sampling import log_probabilities
+from fusec.writer import brief, count
 
 
 @dataclass(frozen=True)
