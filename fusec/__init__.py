@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusec.errors import FusecError
 from fusec.ir import Builder, Graph, Node, Reference, Value, parse
+from fusec.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from fusec.ablation import Ablation, ablate
@@ -51,8 +52,6 @@ __all__ = [
     "register_op",
     "unregister_op",
 ]
-
-__version__ = "0.1.0"
 
 _MODULES = {
     "fusec.ablation": ("Ablation", "ablate"),

@@ -13,7 +13,7 @@ import fusec
 
 ROOT = Path(fusec.__file__).parent
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "cores", "writer"),
+    ("errors", "cores", "version", "writer"),
     ("files",),
     ("ir",),
     ("codegen", "passes"),

@@ -11,9 +11,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from fusec import __version__
 from fusec.backends import Backend
 from fusec.cores import cores
+from fusec.version import __version__
 
 PACKAGES = ("numpy", "numba", "numba-cuda", "llvmlite", "cuda-bindings")
 

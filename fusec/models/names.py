@@ -19,6 +19,7 @@ from fusec.errors import FusecError
 from fusec.models import hub, packages
 from fusec.models.package_table import PACKAGED
 from fusec.models.shipped import SHIPPED
+from fusec.writer import brief
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,10 @@ class KnownModel:
     licence: str
     licence_url: str
     path: Path | None
+
+    def __repr__(self) -> str:
+        where = self.path or "not fetched"
+        return brief(self, f"{self.name}: {self.size / 2**20:,.1f} MiB, {self.licence}, {where}")
 
 
 def known_models() -> tuple[KnownModel, ...]:

@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 
-from fusec import __version__
 from fusec.passes.cost import FITS, resident, token_us
 from fusec.pictures import memory
 from fusec.pictures.stages import refusals, stages
 from fusec.pictures.subject import Subject, size
 from fusec.pictures.times import kernels, times
 from fusec.report import plan_line
+from fusec.version import __version__
 
 
 def html(

@@ -11,6 +11,7 @@ from fusec.errors import FusecError
 from fusec.models.tokenizer import StreamDecoder, Tokenizer
 from fusec.runtime.job import Array, Chosen
 from fusec.runtime.sampling import log_probabilities
+from fusec.writer import brief, count
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,10 @@ class Piece:
     token: int | None = None
     logprob: float | None = None
     top: tuple[tuple[int, float], ...] = ()
+
+    def __repr__(self) -> str:
+        odds = "" if self.logprob is None else f", logprob {self.logprob:.3f}"
+        return brief(self, f"{self.text!r}, token {self.token}{odds}")
 
     def __str__(self) -> str:
         return self.text
@@ -48,6 +53,10 @@ class Completion:
     finish: str
     logprobs: tuple[float, ...] = ()
     top: tuple[tuple[tuple[int, float], ...], ...] = ()
+
+    def __repr__(self) -> str:
+        tokens = f"{count(len(self.prompt), 'token')} + {len(self.ids):,}"
+        return brief(self, f"{tokens}, ended by {self.finish}: {self.text!r}")
 
     def __str__(self) -> str:
         return self.text
