@@ -22,6 +22,7 @@ from fusec.cli.compile import compile_command
 from fusec.cli.diff import diff
 from fusec.cli.info import info
 from fusec.cli.inspect import inspect
+from fusec.cli.list import list_command
 from fusec.cli.perplexity import perplexity
 from fusec.cli.profile import profile
 from fusec.cli.pull import pull
@@ -55,6 +56,7 @@ def fusec(
 
 
 app.command("compile")(compile_command)
+app.command("list")(list_command)
 COMMANDS = (
     run, info, inspect, diff, verify, perplexity, bench, ablate, profile, roofline, calibrate,
     tune, synth, quantize, pull,

@@ -67,7 +67,8 @@ class Rule:
 
     The right side is the kind of the new nodes. Where `named` is given, kinds are made of the ops
     that nodes hold instead (`fusec.ir.ops.kind_of`), and `named` is how `--disable` and the pass
-    list call the rule, as they otherwise do by the kind.
+    list call the rule, as they otherwise do by the kind. `about` may say more; its first sentence
+    is what `fusec list rules` prints.
     Raises FusecError for an equation of another form, and a pattern that `pattern` did not make.
     """
 
@@ -75,6 +76,7 @@ class Rule:
     pattern: nx.DiGraph
     refuse: Refuse | None = None
     named: str = ""
+    about: str = ""
 
     def __post_init__(self) -> None:
         left, arrow, right = (text.strip() for text in self.equation.partition("=>"))
