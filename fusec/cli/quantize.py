@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fusec.cli.console import out, progress
 from fusec.cli.options import ModelArg
-from fusec.models.quant_bytes import Search
+
+if TYPE_CHECKING:
+    from fusec.models.quant_bytes import Search
 
 
 def quantize(
