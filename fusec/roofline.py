@@ -15,8 +15,9 @@ from typing import Any
 
 from rich.table import Table
 
+from fusec import driver
 from fusec.compiled import Options
-from fusec.driver import DEFAULT_CONTEXT, compile_graph
+from fusec.driver import DEFAULT_CONTEXT
 from fusec.errors import FusecError, reason
 from fusec.ir import gpus
 from fusec.ir.dtypes import dtype
@@ -26,8 +27,8 @@ from fusec.ir.ops import flops, op, weight_bytes_read
 from fusec.ir.plan import LaunchPlan
 from fusec.models.model import Model
 from fusec.passes import cost
-from fusec.passes.pipeline import LEVELS
-from fusec.passes.schedule import critical_path
+from fusec.passes.pipeline import LEVELS, Pass, run_passes
+from fusec.passes.schedule import Schedule, critical_path
 from fusec.pictures.subject import size
 from fusec.report import make_table
 
@@ -86,10 +87,9 @@ def run(
     for gpu in known:
         note(gpu.name)
         plans = {}
-        for level in levels:
-            stages, plan = compile_graph(graph, Options(gpu.arch, level), gpu=gpu)
+        for level, final, plan in plans_of(graph, gpu, levels):
             plans[level] = plan
-            steps[level] = critical_path(stages[-1].graph)
+            steps[level] = critical_path(final)
         rows.append(_row(gpu, graph, plans, position, nbytes))
     data = {
         "model": path.stem,
@@ -104,6 +104,26 @@ def run(
     }
     data["measured"] = list(_compared(data, measured))
     return data
+
+
+def plans_of(
+    graph: Graph, gpu: Gpu, levels: Sequence[int]
+) -> Iterator[tuple[int, Graph, LaunchPlan]]:
+    """(level, scheduled graph, plan) on a GPU, lowest level first.
+
+    A level goes on from what the one below made, where it begins with the same passes: all do.
+    """
+    done: tuple[Pass, ...] = ()
+    fused = graph
+    for level in sorted(levels):
+        options, passes = Options(gpu.arch, level), LEVELS[level]
+        limits = driver.limits_of(options, gpu)
+        if passes[: len(done)] != done:
+            done, fused = (), graph
+        fused = run_passes(fused, passes[len(done) :], limits)[-1].graph
+        done = passes
+        final = run_passes(fused, [Schedule()], limits)[-1].graph
+        yield level, final, driver.plan_of(final, options, limits)
 
 
 def needed(graph: Graph, position: int) -> int:

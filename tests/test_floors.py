@@ -29,6 +29,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("bench", "generate", "info", "perplexity"),
     ("ablation", "roofline", "verifier"),
     ("cli",),
+    ("__main__",),
 )
 """From the ground up. Those of one floor do not import one another; a package's modules do."""
 

