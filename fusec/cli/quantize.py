@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fusec.cli.console import out, progress
-from fusec.cli.options import ModelArg
+from fusec.cli.options import ModelArg, Quiet
 
 if TYPE_CHECKING:
     from fusec.models.quant_bytes import Search
@@ -30,6 +30,7 @@ def quantize(
             "--again", help="Accept a model that is quantised already; F32 needs no asking."
         ),
     ] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Write a copy of a model with its matrices quantised, by llama.cpp's rules for the mix."""
     from fusec.models.gguf_file import open_gguf

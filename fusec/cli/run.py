@@ -16,6 +16,7 @@ from fusec.cli.options import (
     MaybeLevel,
     MaybeTarget,
     ModelOrDir,
+    Quiet,
     Threads,
 )
 from fusec.errors import FusecError
@@ -66,6 +67,7 @@ def run(
         bool, typer.Option("--ignore-eos", help="Go on behind an end-of-text token.")
     ] = False,
     as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Generate text: from a model, or from a folder that fusec compile wrote."""
     from fusec.runtime.cuda.awake import awake

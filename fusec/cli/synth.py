@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from fusec.cli.console import out, progress
+from fusec.cli.options import Quiet
 
 PRESETS = (
     "smollm2-135m, smollm2-360m, smollm2-1.7b, llama3.2-1b, qwen2.5-0.5b, qwen3-0.6b, qwen3-8b, "
@@ -34,6 +35,7 @@ def synth(
     context: Annotated[
         int | None, typer.Option(help="Replaces the length the model says it was trained for.")
     ] = None,
+    quiet: Quiet = False,
 ) -> None:
     """Write a model of a real shape with random weights, for tests and measurements."""
     from fusec.models.synth import synthesize
