@@ -90,7 +90,7 @@ def bench(
     with progress("measuring") as advance:
         data: dict[str, Any] = measuring.run(model, plan, advance)
         if peers:
-            advance(compare)
+            advance(f"compared: {compare}")
             rows, data["notes"] = bench_peers.compare(model, plan, peers)
             data["results"] += [asdict(row) for row in rows]
     # a wide table that a narrow terminal wraps is better than one without its numbers
