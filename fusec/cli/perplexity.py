@@ -57,7 +57,8 @@ def perplexity(
     quiet: Quiet = False,
 ) -> None:
     """Measure how well a model predicts a text: llama.cpp's perplexity, lower is better."""
-    from fusec.perplexity import measure, read_text
+    from fusec.perplexity import measure
+    from fusec.texts import read_text
 
     given = read_text(text)
     with progress("reading") as advance:

@@ -74,7 +74,7 @@ def test_the_line_of_a_command_is_its_docstring_s_first(name: str) -> None:
 
 
 def test_every_module_with_a_command_is_in_the_table() -> None:
-    helpers = {"commands", "console", "options", "streams"}
+    helpers = {"commands", "console", "options", "prompts", "streams"}
     assert {entry.name for entry in pkgutil.iter_modules(cli.__path__)} - helpers == set(COMMANDS)
 
 
