@@ -70,7 +70,7 @@ def run(
     levels: Sequence[int],
     position: int,
     measured: Sequence[Path] = (),
-    note: Callable[[str], None] = lambda _: None,
+    note: Callable[[str, int, int], None] = lambda *_: None,
 ) -> dict[str, Any]:
     """The table as plain data. `names` empty: every GPU that is known, and the ASICs."""
     if unknown := set(levels) - set(LEVELS):
@@ -83,13 +83,12 @@ def run(
     context = model.check_context(longer, DEFAULT_CONTEXT)
     graph = model.graph(tokens=1, context=context, kv="f16")
     nbytes = needed(graph, position)
-    rows, steps = [], {}
-    for gpu in known:
-        note(gpu.name)
+    rows, finals = [], {}
+    for number, gpu in enumerate(known):
+        note(gpu.name, number, len(known))
         plans = {}
         for level, final, plan in plans_of(graph, gpu, levels):
-            plans[level] = plan
-            steps[level] = critical_path(final)
+            plans[level], finals[level] = plan, final
         rows.append(_row(gpu, graph, plans, position, nbytes))
     data = {
         "model": path.stem,
@@ -97,7 +96,7 @@ def run(
         "weights_bytes": sum(v.nbytes for v in graph.weights),
         "bytes": nbytes,
         "flops": sum(flops(n) for n in graph.nodes),
-        "steps": steps,
+        "steps": {level: critical_path(final) for level, final in finals.items()},
         "rows": [{**asdict(row), "floor": row.floor} for row in rows],
         "asics": [] if names else [_asic(asic, graph, nbytes) for asic in gpus.ASICS],
         "study": STUDY,
@@ -120,10 +119,9 @@ def plans_of(
         limits = driver.limits_of(options, gpu)
         if passes[: len(done)] != done:
             done, fused = (), graph
-        fused = run_passes(fused, passes[len(done) :], limits)[-1].graph
-        done = passes
-        final = run_passes(fused, [Schedule()], limits)[-1].graph
-        yield level, final, driver.plan_of(final, options, limits)
+        *stages, scheduled = run_passes(fused, (*passes[len(done) :], Schedule()), limits)
+        done, fused = passes, stages[-1].graph
+        yield level, scheduled.graph, driver.plan_of(scheduled.graph, options, limits)
 
 
 def needed(graph: Graph, position: int) -> int:

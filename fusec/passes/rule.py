@@ -20,10 +20,12 @@ from fusec.ir.op import ROLES
 from fusec.ir.ops import OPS, kind_of
 from fusec.ir.target import Target
 from fusec.passes.legal import why_illegal, why_slower
-from fusec.passes.match import connected_order, occurrences, view_of
+from fusec.passes.match import Views, connected_order, occurrences
 from fusec.writer import brief
 
 Refuse = Callable[[Graph, tuple[Node, ...]], str | None]
+
+_views = Views()
 
 
 def pattern(edges: str, context: str = "", kept: str = "", **ops: str) -> nx.DiGraph:
@@ -132,7 +134,7 @@ class Rule:
         """
         place, parts = graph.place, self.pattern.nodes
         found: dict[tuple[str, ...], frozenset[str]] = {}
-        for match in occurrences(view_of(graph), self.pattern):
+        for match in occurrences(_views.of(graph), self.pattern):
             merged = sorted(
                 (n for p, n in match.items() if parts[p]["merged"]), key=place.__getitem__
             )
