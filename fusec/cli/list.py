@@ -99,7 +99,11 @@ TOPICS: dict[str, Callable[[], Iterable[Entry]]] = {
 def list_command(
     topic: Annotated[
         str | None,
-        typer.Argument(metavar="|".join(TOPICS), help="What to list. (default: the topics)"),
+        typer.Argument(
+            metavar="|".join(TOPICS),
+            help="What to list. (default: the topics)",
+            autocompletion=lambda: list(TOPICS),
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

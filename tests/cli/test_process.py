@@ -99,6 +99,8 @@ def test_completion() -> None:
     assert process(**asked).communicate(timeout=60)[0].split() == ["roofline"]
     asked |= {"COMP_WORDS": "fusec run --chat --rep", "COMP_CWORD": "3"}
     assert process(**asked).communicate(timeout=60)[0].split() == ["--repeat-penalty"]
+    asked |= {"COMP_WORDS": "fusec list f", "COMP_CWORD": "2"}
+    assert process(**asked).communicate(timeout=60)[0].split() == ["formats"]
     assert "_FUSEC_COMPLETE" in process("--show-completion", "bash").communicate(timeout=60)[0]
 
 

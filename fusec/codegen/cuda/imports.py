@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusec.codegen.cuda.instructions import TABLE
-from fusec.codegen.formats import FORMATS
+from fusec.codegen.formats import FORMATS, Format
 
 PACKAGE = "fusec.codegen.cuda"
 _FOLDER = Path(__file__).parent / "lib"
@@ -36,19 +36,18 @@ def tables() -> dict[str, NDArray[np.uint32]]:
 
 
 @functools.cache
-def _of_formats() -> dict[str, tuple[str, frozenset[str]]]:
-    """Source of every function of a weight format, and which others it calls."""
-    known: dict[str, str] = {}
-    for fmt in FORMATS.values():
-        known |= fmt.cuda_functions()
-    return {name: (text, _calls(text) & known.keys()) for name, text in known.items()}
+def _functions(fmt: Format) -> dict[str, tuple[str, frozenset[str]]]:
+    """Source of every function of a weight format, and what it calls."""
+    return {name: (text, _calls(text)) for name, text in fmt.cuda_functions().items()}
 
 
 def format_functions(source: str) -> str:
     """Source of the functions of weight formats that a kernel's source calls, in order."""
-    known = _of_formats()
+    known: dict[str, tuple[str, frozenset[str]]] = {}
+    for fmt in FORMATS.values():
+        known |= _functions(fmt)
     needed = {*_calls(source) & known.keys()}
-    needed |= {name for function in needed for name in known[function][1]}
+    needed |= {name for function in needed for name in known[function][1] & known.keys()}
     return "\n\n".join(text for name, (text, _) in known.items() if name in needed)
 
 
