@@ -12,12 +12,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from fusec.errors import FusecError
-from fusec.ir import Builder, Graph, Node, Reference, Value, parse
 from fusec.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from fusec.ablation import Ablation, ablate
     from fusec.driver import Compiled, compile, load
+    from fusec.ir import Builder, Graph, Node, Reference, Value, parse
     from fusec.ir.own_op import register_op, unregister_op
     from fusec.models.names import KnownModel, known_models, pull
     from fusec.passes.rule import Rule, pattern
@@ -56,6 +56,7 @@ __all__ = [
 _MODULES = {
     "fusec.ablation": ("Ablation", "ablate"),
     "fusec.driver": ("Compiled", "compile", "load"),
+    "fusec.ir": ("Builder", "Graph", "Node", "Reference", "Value", "parse"),
     "fusec.ir.own_op": ("register_op", "unregister_op"),
     "fusec.models.names": ("KnownModel", "known_models", "pull"),
     "fusec.passes.rule": ("Rule", "pattern"),
@@ -67,9 +68,14 @@ _MODULES = {
 """Where the names are that are imported when first asked for, so that `import fusec` is quick."""
 
 
+_PACKAGES = ("ir", "passes")
+"""Those that are at hand as `fusec.NAME` without an import of their own."""
+
 if not TYPE_CHECKING:  # type checkers have the imports above, and notice other names
 
     def __getattr__(name: str) -> Any:
+        if name in _PACKAGES:
+            return import_module(f"fusec.{name}")
         for module, names in _MODULES.items():
             if name in names:
                 globals().update({each: getattr(import_module(module), each) for each in names})
@@ -79,13 +85,3 @@ if not TYPE_CHECKING:  # type checkers have the imports above, and notice other 
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-def _to_svg(graph: Graph) -> str:
-    """What a notebook shows of a graph."""
-    from fusec.pictures.svg import to_svg
-
-    return to_svg(graph)
-
-
-Graph._repr_svg_ = _to_svg

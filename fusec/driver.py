@@ -20,6 +20,7 @@ from fusec.errors import FusecError
 from fusec.ir.gpu import Gpu
 from fusec.ir.graph import Graph
 from fusec.ir.plan import LaunchPlan
+from fusec.ir.target import Target
 from fusec.models.model import Model
 from fusec.runtime.cuda.window import check_mode
 from fusec.runtime.engine import Engine
@@ -207,14 +208,10 @@ def compile_graph(
 ) -> tuple[tuple[Stage, ...], LaunchPlan]:
     """Every stage of a graph, and its plan. `gpu`: the one to predict for, or the target's own."""
     from fusec.passes.give_out import give_out
-    from fusec.passes.lower import lower
-    from fusec.passes.overlap import overlap
-    from fusec.passes.pipeline import OVERLAPPED, passes_of, run_passes
-    from fusec.passes.prefetch import prefetch
+    from fusec.passes.pipeline import passes_of, run_passes
 
-    backend = backends.get(options.target)
-    limits = backend.limits if gpu is None else replace(backend.limits, gpu=gpu)
     passes = passes_of(options.level, options.rules, options.disable)
+    limits = limits_of(options, gpu)
     stages = run_passes(graph, passes, limits, stop_after=options.stop_after, observe=observe)
     extra = frozenset[str]()
     if options.outputs and options.stop_after is None:
@@ -223,8 +220,26 @@ def compile_graph(
         extra = frozenset(stages[-1].graph.place) - before
         if observe:
             observe(stages[-1])
-    final = stages[-1].graph
-    plan = lower(final, options.target, options.level, backend.rows, extra)
+    return stages, plan_of(stages[-1].graph, options, limits, extra)
+
+
+def limits_of(options: Options, gpu: Gpu | None = None) -> Target:
+    """What passes are told of the target. `gpu`: the one to predict for, or the target's own."""
+    limits = backends.get(options.target).limits
+    return limits if gpu is None else replace(limits, gpu=gpu)
+
+
+def plan_of(
+    graph: Graph, options: Options, limits: Target, extra: frozenset[str] = frozenset()
+) -> LaunchPlan:
+    """The plan of a graph that every pass has seen. `extra`: see `fusec.passes.lower.lower`."""
+    from fusec.passes.lower import lower
+    from fusec.passes.overlap import overlap
+    from fusec.passes.pipeline import OVERLAPPED
+    from fusec.passes.prefetch import prefetch
+
+    backend = backends.get(options.target)
+    plan = lower(graph, options.target, options.level, backend.rows, extra)
     if options.level >= OVERLAPPED and limits.overlaps:
         plan = prefetch(overlap(plan))
-    return stages, backend.sized(options.tuning.apply(plan))
+    return backend.sized(options.tuning.apply(plan))

@@ -5,7 +5,6 @@ What only a compiled folder or a conversation needs is imported when there is on
 
 from __future__ import annotations
 
-import io
 import re
 import sys
 import time
@@ -21,6 +20,7 @@ from fusec.models.tokenizer import StreamDecoder, Tokenizer
 from fusec.runtime.engine import Engine
 from fusec.runtime.job import new_tokens
 from fusec.runtime.sampling import Sampling
+from fusec.texts import standard_input, utf8
 
 if TYPE_CHECKING:
     from fusec.artifact import Artifact
@@ -36,7 +36,8 @@ CHAT_CONTEXT = 2048  # positions a conversation gets unless told otherwise
 class Request:
     """One prompt, in one of its three forms, and how to go on from it.
 
-    `new_tokens` None is DEFAULT_NEW_TOKENS, or fewer where the context is short.
+    `new_tokens` None is DEFAULT_NEW_TOKENS, or fewer where the context is short. In a chat
+    `system` comes before the first turn, and `template` is used instead of the file's.
     """
 
     prompt: str | None
@@ -45,6 +46,8 @@ class Request:
     new_tokens: int | None
     sampling: Sampling
     ignore_eos: bool
+    system: str | None = None
+    template: str | None = None
 
     @property
     def is_conversation(self) -> bool:
@@ -57,7 +60,13 @@ class Request:
             other = "--chat" if self.prompt is None else "text (-p)"
             raise FusecError(f"the prompt is given twice, as --prompt-ids and as {other}")
         if self.prompt is None and self.prompt_ids is None and not self.chat:
-            raise FusecError("no prompt: give one with -p TEXT, --prompt-ids 1,2,3 or --chat")
+            raise FusecError(
+                "no prompt: give one with -p TEXT, -f FILE, --prompt-ids 1,2,3, on standard input, "
+                "or --chat"
+            )
+        for option, given in (("--system", self.system), ("--chat-template", self.template)):
+            if given is not None and not self.chat:
+                raise FusecError(f"{option} is for conversations: add --chat")
         if self.new_tokens is not None and self.new_tokens < 0:
             raise FusecError(f"-n: expected a number of tokens from 0, found {self.new_tokens}")
 
@@ -69,10 +78,17 @@ class Request:
             raise FusecError("the prompt is empty: expected some text behind -p")
         prompt = utf8(self.prompt, "-p")
         if self.chat:
-            return chat_ids(model, [{"role": "user", "content": prompt}])
+            messages = [*self.first_messages(), {"role": "user", "content": prompt}]
+            return chat_ids(model, messages, self.template)
         if ids := model.tokenizer.encode(prompt):
             return ids
         raise FusecError("the prompt is empty: its text makes no tokens")
+
+    def first_messages(self) -> list[dict[str, str]]:
+        """What a conversation begins with."""
+        if self.system is None:
+            return []
+        return [{"role": "system", "content": utf8(self.system, "--system")}]
 
     def count(self, prompt: int, context: int) -> int:
         """New tokens to make behind a prompt of that many tokens."""
@@ -139,7 +155,7 @@ def open_runner(
         artifact.refuse(level=level, context=context, kv=kv, target=target, disable=disable or None)
     model = artifact.model() if artifact else Model.open(path)
     if request.is_conversation:
-        _template(model)
+        _template(model, request.template)
     prompt = [] if request.is_conversation else request.ids(model)
     if artifact is not None:
         context = artifact.context
@@ -174,10 +190,10 @@ def _artifact(folder: Path) -> Artifact:
     return Artifact.open(folder)
 
 
-def _template(model: Model) -> ChatTemplate:
+def _template(model: Model, given: str | None) -> ChatTemplate:
     from fusec.models.chat import ChatTemplate
 
-    return ChatTemplate.from_gguf(model.file)
+    return ChatTemplate.from_gguf(model.file, given)
 
 
 def _default_context(request: Request, prompt: int) -> int:
@@ -237,39 +253,28 @@ def generate(
     return {"prompt_ids": prompt, "ids": ids, "text": text, "timings": timings}
 
 
-def chat_ids(model: Model, messages: list[dict[str, str]]) -> list[int]:
-    """A conversation as tokens, by the model's template.
+def chat_ids(
+    model: Model, messages: list[dict[str, str]], template: str | None = None
+) -> list[int]:
+    """A conversation as tokens, by the model's template or the given one.
 
     As in llama.cpp it begins with one BOS if the vocabulary says that texts do, whether or not the
     template writes it; if not, with what the template writes. No EOS: the answer is still to come.
     """
-    text = _template(model).render(messages)
+    text = _template(model, template).render(messages)
     if ids := model.tokenizer.encode(text, eos=False):
         return ids
     raise FusecError(f"{model.file.path}: the chat template makes no tokens of the conversation")
 
 
-def utf8(text: str, where: str) -> str:
-    """Text from outside, where Python keeps bytes it could not decode as lone surrogates.
-
-    In a locale without UTF-8 these are all bytes beyond ASCII, and UTF-8 after all as a rule.
-    Raises FusecError for what is not.
-    """
-    try:
-        return text.encode(errors="surrogateescape").decode()
-    except (UnicodeEncodeError, UnicodeDecodeError) as error:
-        raise FusecError(f"{where}: expected UTF-8 text, found {error.reason}") from None
-
-
 def read_turns() -> Iterator[str]:
     """The lines of standard input that say something. Raises FusecError for one not in UTF-8."""
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
-    interactive = sys.stdin.isatty()
+    lines = standard_input()
+    interactive = lines.isatty()
     number = 0
     while True:
         try:
-            line = input("> ") + "\n" if interactive else sys.stdin.readline()
+            line = input("> ") + "\n" if interactive else lines.readline()
         except EOFError:
             return
         if not line:
@@ -281,10 +286,10 @@ def read_turns() -> Iterator[str]:
 
 def converse(runner: Runner, request: Request) -> None:
     """A conversation: a line on standard input is a turn, its end is the end."""
-    messages: list[dict[str, str]] = []
+    messages = request.first_messages()
     for line in read_turns():
         messages.append({"role": "user", "content": line})
-        prompt = chat_ids(runner.model, messages)
+        prompt = chat_ids(runner.model, messages, request.template)
         room = new_tokens(len(prompt), None, runner.engine.context)
         wanted = DEFAULT_NEW_TOKENS if request.new_tokens is None else request.new_tokens
         turn = replace(request, new_tokens=min(wanted, room))

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from fusec import driver
-from fusec.errors import FusecError, reason
+from fusec.errors import FusecError
 from fusec.models.model import Model
 from fusec.runtime.engine import Engine
 
@@ -208,13 +208,3 @@ def perplexity_of(nll: float) -> float:
 def mean_and_error(values: Array) -> tuple[float, float]:
     """The mean and its standard error."""
     return float(values.mean()), float(values.std()) / math.sqrt(max(values.size - 1, 1))
-
-
-def read_text(path: Path) -> str:
-    """A text file. Raises FusecError if it cannot be read or is not UTF-8."""
-    try:
-        return path.read_bytes().decode()
-    except OSError as error:
-        raise FusecError(f"{path}: cannot be read: {reason(error)}") from None
-    except UnicodeDecodeError as error:
-        raise FusecError(f"{path}: expected UTF-8 text, found {error.reason}") from None

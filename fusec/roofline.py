@@ -15,8 +15,9 @@ from typing import Any
 
 from rich.table import Table
 
+from fusec import driver
 from fusec.compiled import Options
-from fusec.driver import DEFAULT_CONTEXT, compile_graph
+from fusec.driver import DEFAULT_CONTEXT
 from fusec.errors import FusecError, reason
 from fusec.ir import gpus
 from fusec.ir.dtypes import dtype
@@ -26,8 +27,8 @@ from fusec.ir.ops import flops, op, weight_bytes_read
 from fusec.ir.plan import LaunchPlan
 from fusec.models.model import Model
 from fusec.passes import cost
-from fusec.passes.pipeline import LEVELS
-from fusec.passes.schedule import critical_path
+from fusec.passes.pipeline import LEVELS, Pass, run_passes
+from fusec.passes.schedule import Schedule, critical_path
 from fusec.pictures.subject import size
 from fusec.report import make_table
 
@@ -69,7 +70,7 @@ def run(
     levels: Sequence[int],
     position: int,
     measured: Sequence[Path] = (),
-    note: Callable[[str], None] = lambda _: None,
+    note: Callable[[str, int, int], None] = lambda *_: None,
 ) -> dict[str, Any]:
     """The table as plain data. `names` empty: every GPU that is known, and the ASICs."""
     if unknown := set(levels) - set(LEVELS):
@@ -82,14 +83,12 @@ def run(
     context = model.check_context(longer, DEFAULT_CONTEXT)
     graph = model.graph(tokens=1, context=context, kv="f16")
     nbytes = needed(graph, position)
-    rows, steps = [], {}
-    for gpu in known:
-        note(gpu.name)
+    rows, finals = [], {}
+    for number, gpu in enumerate(known):
+        note(gpu.name, number, len(known))
         plans = {}
-        for level in levels:
-            stages, plan = compile_graph(graph, Options(gpu.arch, level), gpu=gpu)
-            plans[level] = plan
-            steps[level] = critical_path(stages[-1].graph)
+        for level, final, plan in plans_of(graph, gpu, levels):
+            plans[level], finals[level] = plan, final
         rows.append(_row(gpu, graph, plans, position, nbytes))
     data = {
         "model": path.stem,
@@ -97,13 +96,32 @@ def run(
         "weights_bytes": sum(v.nbytes for v in graph.weights),
         "bytes": nbytes,
         "flops": sum(flops(n) for n in graph.nodes),
-        "steps": steps,
+        "steps": {level: critical_path(final) for level, final in finals.items()},
         "rows": [{**asdict(row), "floor": row.floor} for row in rows],
         "asics": [] if names else [_asic(asic, graph, nbytes) for asic in gpus.ASICS],
         "study": STUDY,
     }
     data["measured"] = list(_compared(data, measured))
     return data
+
+
+def plans_of(
+    graph: Graph, gpu: Gpu, levels: Sequence[int]
+) -> Iterator[tuple[int, Graph, LaunchPlan]]:
+    """(level, scheduled graph, plan) on a GPU, lowest level first.
+
+    A level goes on from what the one below made, where it begins with the same passes: all do.
+    """
+    done: tuple[Pass, ...] = ()
+    fused = graph
+    for level in sorted(levels):
+        options, passes = Options(gpu.arch, level), LEVELS[level]
+        limits = driver.limits_of(options, gpu)
+        if passes[: len(done)] != done:
+            done, fused = (), graph
+        *stages, scheduled = run_passes(fused, (*passes[len(done) :], Schedule()), limits)
+        done, fused = passes, stages[-1].graph
+        yield level, scheduled.graph, driver.plan_of(scheduled.graph, options, limits)
 
 
 def needed(graph: Graph, position: int) -> int:

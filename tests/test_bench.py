@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -136,11 +137,30 @@ def test_the_table_shows_the_columns_that_have_values(measured):
     console = Console(width=200, record=True)
     console.print(table(measured))
     text = console.export_text()
-    shown = [line.split("off")[1].split() for line in text.splitlines() if " off " in line]
-    assert [" ".join(words[:3]) for words in shown[-2:]] == ["tg4 @ d3", "tg6 @ d3"]
-    assert [words[0] for words in shown[:4]] == ["pp1", "pp20"] * 2  # in front of them
+    body = re.split(r"─ *\n", text)[1]
+    prompts, new = (part.splitlines() for part in re.split(r"\n *\n", body.strip()))
+    assert [line.split(" cpu ")[1].split()[0] for line in prompts] == ["pp1", "pp20"] * 2
+    new_tests = [" ".join(line.split(" cpu ")[1].split()[:3]) for line in new]
+    assert new_tests == ["tg4 @ d3", "tg6 @ d3"] * 2
     assert "-O2" in text
     assert "gap us" not in text  # nobody measured it on the CPU
+    assert "l2" not in text  # it has none to ask for
+
+
+def test_it_says_which_row_it_measures(tiny_model):
+    plan = Plan(lengths=(2,), levels=(0, 2), repeats=1, prompt=3, threads=1, pp=(4,))
+    said = []
+    bench.run(tiny_model, plan, lambda *note: said.append(note))
+    assert [note for note in said if note[0].split()[-1] in ("pp4", "d3")] == [
+        ("-O0 cpu pp4", 0, 4),
+        ("-O0 cpu tg2 @ d3", 1, 4),
+        ("-O2 cpu pp4", 2, 4),
+        ("-O2 cpu tg2 @ d3", 3, 4),
+    ]
+    assert ("-O2 cpu compiling", 2, 4) in said
+
+
+def test_the_lines_of_the_machine(measured):
     assert any("cores" in line for line in lines(measured))
 
 

@@ -73,7 +73,7 @@ def test_sampled_text_is_a_story_too() -> None:
 def test_a_terminal_shows_the_prompt_too() -> None:
     """Somebody who reads gets the whole text, a program that reads only what is new."""
     reader, writer = os.openpty()
-    command = [sys.executable, "-m", "fusec.cli", "run", "demo", "-p", "Once upon", "-n", "2"]
+    command = [sys.executable, "-m", "fusec", "run", "demo", "-p", "Once upon", "-n", "2"]
     command += ["--temp", "0"]
     subprocess.run(command, stdout=writer, stderr=subprocess.DEVNULL, check=True, timeout=120)
     os.close(writer)

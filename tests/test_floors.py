@@ -14,7 +14,7 @@ import fusec
 ROOT = Path(fusec.__file__).parent
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "cores", "version", "writer"),
-    ("files",),
+    ("files", "texts"),
     ("ir",),
     ("codegen", "passes"),
     ("models",),  # weights' formats are codegen's
@@ -29,6 +29,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("bench", "generate", "info", "perplexity"),
     ("ablation", "roofline", "verifier"),
     ("cli",),
+    ("__main__",),
 )
 """From the ground up. Those of one floor do not import one another; a package's modules do."""
 

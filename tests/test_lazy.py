@@ -10,6 +10,14 @@ from pathlib import Path
 import pytest
 
 import fusec
+from fusec.cli.commands import COMMANDS
+
+COMMAND_LINE = """
+import contextlib, io, sys
+from fusec import cli
+with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
+    cli.main({!r})
+"""
 
 
 def imported(code: str) -> set[str]:
@@ -23,15 +31,34 @@ def imported(code: str) -> set[str]:
     return set(ran.stdout.split())
 
 
-def test_importing_fusec_imports_neither_passes_nor_pictures() -> None:
-    found = imported("import fusec")
-    assert "fusec.ir.graph" in found
-    heavy = ("networkx", "fusec.driver", "fusec.passes", "fusec.pictures", "numba", "llvmlite")
-    assert not found & {*heavy, "jinja2", "matplotlib", "cuda"}
+HEAVY = {
+    *("numpy", "numba", "llvmlite", "networkx", "gguf", "tokenizers", "jinja2"),
+    *("matplotlib", "cuda", "platformdirs", "fusec.ir", "fusec.driver", "fusec.passes"),
+}
+
+
+def test_importing_fusec_imports_nothing_that_is_slow() -> None:
+    assert not imported("import fusec") & {*HEAVY, "typer", "rich"}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], [], ["bnech"]])
+def test_help_imports_no_command(arguments: list[str]) -> None:
+    found = imported(COMMAND_LINE.format(arguments))
+    assert "typer" in found
+    assert not found & {*HEAVY, "rich"}
+    ours = {name for name in found if name.startswith("fusec.")}
+    assert ours == {"fusec.errors", "fusec.cli", "fusec.cli.commands", "fusec.cli.streams"}
+
+
+def test_help_of_commands_imports_signatures_and_no_more() -> None:
+    found = imported("".join(COMMAND_LINE.format([name, "--help"]) for name in COMMANDS))
+    assert {f"fusec.cli.{name}" for name in COMMANDS} < found
+    assert not found & HEAVY
 
 
 def test_a_name_imports_what_it_needs() -> None:
     assert "fusec.runtime.sampling" in imported("import fusec; fusec.Sampling")
+    assert "fusec.ir.graph" in imported("import fusec; fusec.ir.parse")
     found = imported("from fusec import load")
     assert "fusec.driver" in found
     assert not found & {"networkx", "fusec.pictures", "fusec.passes.pipeline"}

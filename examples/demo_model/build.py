@@ -58,7 +58,7 @@ def finish(out: Path, install: bool) -> None:
     """What follows training."""
     exact, small = out / "demo-f32.gguf", out / "demo.gguf"
     step(HERE / "export.py", out, exact)
-    step("-m", "fusec.cli", "quantize", exact, small, SHIPPED)
+    step("-m", "fusec", "quantize", exact, small, SHIPPED)
     if install:
         shutil.copy(small, ROOT / "fusec" / "data" / "demo.gguf")
         shutil.copy(out / "log.json", HERE / "training.json")

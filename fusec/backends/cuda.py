@@ -63,6 +63,8 @@ class Cuda(Backend[CudaKernel, Executables]):
 
     def __init__(self, arch: Arch) -> None:
         self.arch, gpu = arch, gpus.for_arch(arch.name)
+        assert gpu is not None  # the table has one for every architecture
+        self.sms = gpu.sms
         super().__init__(
             Target(
                 arch.name,
@@ -82,16 +84,16 @@ class Cuda(Backend[CudaKernel, Executables]):
 
     def emit(self, kernel: Kernel) -> CudaKernel:
         """See `Backend`."""
-        return _emit(kernel, self.arch, self.arch.sms)
+        return _emit(kernel, self.arch, self.sms)
 
     def rows(self, region: Graph, tokens: int) -> int:
         """See `Backend`."""
-        return rows_of_block(region, tokens, self.arch.shared, self.arch.sms)
+        return rows_of_block(region, tokens, self.arch.shared, self.sms)
 
     def variants(self, plans: Plans) -> tuple[LaunchPlan, ...]:
         """See `Backend`."""
         several = [p for p in (plans.few, plans.prefill) if p is not None and p is not plans.decode]
-        return tuple(p for plan in several for p in for_fewer(plan, self.arch.sms))
+        return tuple(p for plan in several for p in for_fewer(plan, self.sms))
 
     def source(self, facts: Facts) -> CudaKernel:
         """See `Backend`."""

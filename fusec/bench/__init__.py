@@ -15,6 +15,7 @@ from typing import Any
 from fusec import backends, driver
 from fusec.bench.facts import machine
 from fusec.bench.instruments import instruments_of
+from fusec.bench.table import test_name
 from fusec.bench.tokens import prompt_ids, seconds_of_prompt, seconds_per_token
 from fusec.driver import Compiled
 from fusec.errors import FusecError
@@ -24,7 +25,9 @@ from fusec.passes.pipeline import LEVELS, passes_of
 from fusec.runtime.cuda.window import check_mode
 from fusec.runtime.engine import Engine
 
-Note = Callable[[str], None]
+Note = Callable[[str, int, int], None]
+"""`note(what, done, total)`: what is measured next, and how many of the rows are done."""
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -88,30 +91,38 @@ class Result:
     us_gap: float | None = None
 
 
-def run(path: Path, plan: Plan, note: Note = lambda _: None) -> dict[str, Any]:
+def run(path: Path, plan: Plan, note: Note = lambda *_: None) -> dict[str, Any]:
     """Measure a model file as `plan` says. Returns what `--json` writes."""
     backend = backends.get(plan.target)
     modes = plan.l2 if backend.l2_modes else ("off",)
     cases = [(level, mode, False) for level in plan.levels for mode in modes]
     if plan.eager and len(backend.launches) > 1:
         cases.insert(0, (min(plan.levels), modes[0], True))
-    bandwidth = read_bandwidth(plan, note)
+    rows = len(cases) * (len(plan.pp) + len(plan.lengths))
+    bandwidth = read_bandwidth(plan, lambda what: note(what, 0, rows))
     results: list[Result] = []
     prompts: list[Result] = []
     residency: dict[str, Any] = {}
     for_results, for_prompts = contexts(plan)
     for level, mode, eager in cases:
-        note(f"-O{level} {'eager' if eager else mode}")
+        case = f"-O{level} {backend.launches[eager]}"
         for context in dict.fromkeys((for_results, for_prompts)):
             compiled = driver.compile(
                 path, target=plan.target, level=level, context=context, disable=plan.disable
             )
-            engine = compiled.engine(threads=plan.threads, l2=mode, eager=eager)
+
+            def say(what: str, case: str = case) -> None:
+                note(f"{case} {what}", len(prompts) + len(results), rows)
+
+            say("compiling")
+            engine = compiled.engine(say, threads=plan.threads, l2=mode, eager=eager)
             try:
                 if context == for_prompts:
-                    prompts += measure_prompts(engine, compiled, plan, mode, eager)
+                    for row in measure_prompts(engine, compiled, plan, mode, eager, say):
+                        prompts.append(row)
                 if context == for_results:
-                    results += measure(engine, compiled, plan, mode, eager, bandwidth)
+                    for row in measure(engine, compiled, plan, mode, eager, bandwidth, say):
+                        results.append(row)
                 if engine.residency is not None:
                     residency[mode] = engine.residency
             finally:
@@ -142,7 +153,13 @@ def contexts(plan: Plan) -> tuple[int | None, int | None]:
 
 
 def measure(
-    engine: Engine, compiled: Compiled, plan: Plan, mode: str, eager: bool, bandwidth: float | None
+    engine: Engine,
+    compiled: Compiled,
+    plan: Plan,
+    mode: str,
+    eager: bool,
+    bandwidth: float | None,
+    say: Say,
 ) -> Iterator[Result]:
     """A row for each number of new tokens. A run before the first is not counted."""
     launch = compiled.backend.launches[eager]
@@ -154,6 +171,7 @@ def measure(
     if device_times is not None and not eager:
         device, gap = device_times(engine, prompt, min(plan.lengths))
     for n in plan.lengths:
+        say(test_name(len(prompt), n))
         seconds_per_token(engine, prompt, n)
         times = [seconds_per_token(engine, prompt, n) for _ in range(plan.repeats)]
         row = summarize(model_name(compiled), times, prompt=len(prompt), n=n)
@@ -172,10 +190,11 @@ def measure(
 
 
 def measure_prompts(
-    engine: Engine, compiled: Compiled, plan: Plan, mode: str, eager: bool
+    engine: Engine, compiled: Compiled, plan: Plan, mode: str, eager: bool, say: Say
 ) -> Iterator[Result]:
     """A row for each prompt. A run before the first is not counted."""
     for tokens in plan.pp:
+        say(test_name(tokens, 0))
         prompt = prompt_ids(engine.vocabulary, tokens)
         seconds_of_prompt(engine, prompt)
         times = [seconds_of_prompt(engine, prompt) / tokens for _ in range(plan.repeats)]
@@ -200,11 +219,11 @@ def summarize(model: str, times: Iterable[float], *, prompt: int, n: int) -> Res
     return Result(model, None, model, "", prompt, n, 1 / middle, 1e6 * middle, spread)
 
 
-def read_bandwidth(plan: Plan, note: Note) -> float | None:
+def read_bandwidth(plan: Plan, say: Say) -> float | None:
     """GB/s this target reads from memory; None where nothing measures it."""
     backend = backends.get(plan.target)
     measured = instruments_of(backend).read_bandwidth
     if measured is None:
         return None
-    note("bandwidth")
+    say("bandwidth")
     return measured(backend.name)

@@ -15,7 +15,7 @@ COLUMNS: dict[str, Callable[[Row], str | None]] = {
     "model": lambda row: row["model"],
     "level": lambda row: _shown("-O{}", row["level"]),
     "launch": lambda row: row["launch"],
-    "l2": lambda row: row["l2"],
+    "l2": lambda row: None if row["launch"] == "cpu" else row["l2"],
     "test": lambda row: test_name(row["prompt"], row["n"]),
     "t/s": lambda row: f"{row['tok_s']:,.1f} ± {50 * row['spread']:.1f}%",
     "us/token": lambda row: f"{row['us_per_token']:,.1f}",
@@ -28,7 +28,7 @@ COLUMNS: dict[str, Callable[[Row], str | None]] = {
 
 
 def table(data: dict[str, Any]) -> Table:
-    """One row a result, prompts first; columns nobody measured are left out."""
+    """One row a result: prompts, an empty line, new tokens; without what nobody measured."""
     found = make_table("batch 1: prompts (pp), and new tokens (tg) behind one (@ d)")
     rows = [*data["prompts"], *data["results"]]
     cells = {title: [show(row) for row in rows] for title, show in COLUMNS.items()}
@@ -36,8 +36,9 @@ def table(data: dict[str, Any]) -> Table:
     for title in shown:
         words = title in ("model", "level", "launch", "l2", "test")
         found.add_column(title, justify="left" if words else "right", no_wrap=True)
-    for row in zip(*shown.values(), strict=True):
-        found.add_row(*(cell or "" for cell in row))
+    for number, row in enumerate(zip(*shown.values(), strict=True), start=1):
+        last_prompt = number == len(data["prompts"])
+        found.add_row(*(cell or "" for cell in row), end_section=last_prompt)
     return found
 
 

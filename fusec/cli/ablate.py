@@ -10,7 +10,7 @@ from rich.console import Console
 
 from fusec.cli.bench import TABLE_WIDTH, words
 from fusec.cli.console import out, progress
-from fusec.cli.options import AsJson, Context, Kv, MaybeLevel, ModelArg, Target, Threads
+from fusec.cli.options import AsJson, Context, Kv, MaybeLevel, ModelArg, Quiet, Target, Threads
 
 
 def ablate(
@@ -35,6 +35,7 @@ def ablate(
     repeats: Annotated[int, typer.Option(help="Turns that each row is measured for.")] = 5,
     threads: Threads = 0,
     as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """What each rule and pass is worth: dispatches, time and logits of a model without it."""
     from fusec import ablation

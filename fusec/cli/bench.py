@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from fusec.cli.console import out, progress
-from fusec.cli.options import Disable, ModelArg
+from fusec.cli.options import Disable, ModelArg, Quiet
 from fusec.errors import FusecError
 from fusec.files import check_outputs, write_whole
 
@@ -59,6 +59,7 @@ def bench(
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the results there.")
     ] = None,
+    quiet: Quiet = False,
 ) -> None:
     """Measure prompts and new tokens: tokens a second, dispatches, bandwidth; at every level.
 
@@ -89,7 +90,7 @@ def bench(
     with progress("measuring") as advance:
         data: dict[str, Any] = measuring.run(model, plan, advance)
         if peers:
-            advance(compare)
+            advance(f"compared: {compare}")
             rows, data["notes"] = bench_peers.compare(model, plan, peers)
             data["results"] += [asdict(row) for row in rows]
     # a wide table that a narrow terminal wraps is better than one without its numbers

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from fusec.cli.console import out, progress
+from fusec.cli.options import Quiet
 from fusec.errors import FusecError
 from fusec.files import check_outputs, write_whole
 
@@ -18,6 +19,7 @@ def calibrate(
         Path | None,
         typer.Option("--json", metavar="FILE", help="Write the constants there as well."),
     ] = None,
+    quiet: Quiet = False,
 ) -> None:
     """Measure this machine's GPU: bandwidths, kernel boundaries, barriers, exchanges.
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from fusec.cli.console import out, progress, show_report
-from fusec.cli.options import Context, Disable, Kv, MaybeLevel, ModelArg, Target, Width
+from fusec.cli.options import Context, Disable, Kv, MaybeLevel, ModelArg, Quiet, Target, Width
 from fusec.errors import FusecError
 from fusec.files import check_outputs, write_whole
 
@@ -35,6 +35,7 @@ def compile_command(
     ] = None,
     disable: Disable = None,
     width: Width = 1,
+    quiet: Quiet = False,
 ) -> None:
     """Compile a model: print what each pass merged, and the plan; build every kernel."""
     from fusec import artifact, driver, report

@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from fusec.cli import streams
+
+EVERY = 5.0  # seconds between two lines about work that goes on
+STILL = 60.0  # seconds until a line about work that is where it was
 
 out = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
+Note = Callable[..., None]
+"""`note(what)`, which counts one, or `note(what, done, total)`."""
+
+
+def progress(title: str, total: int = 0) -> AbstractContextManager[Note]:
+    """Say on standard error what is being done: a bar on a terminal, else a line now and then.
+
+    Work of a few seconds says nothing in a pipe or a file, and none does after --quiet.
+    """
+    return _bar(title, total) if err.is_terminal else _lines(title, total)
+
 
 @contextmanager
-def progress(title: str, total: int = 0) -> Iterator[Callable[..., None]]:
-    """A bar on standard error; silent where nobody looks.
+def _bar(title: str, total: int) -> Iterator[Note]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    Yields `note(what)`, which counts one, or `note(what, done, total)`.
-    """
     columns = (
         TextColumn(f"{title:<10}"),
         BarColumn(),
@@ -26,7 +41,7 @@ def progress(title: str, total: int = 0) -> Iterator[Callable[..., None]]:
         TimeElapsedColumn(),
         TextColumn("{task.description}"),
     )
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+    with Progress(*columns, console=err, transient=True, disable=err.quiet) as bar:
         task = bar.add_task("", total=total or None)
 
         def note(what: str = "", done: int | None = None, total: int | None = None) -> None:
@@ -35,6 +50,43 @@ def progress(title: str, total: int = 0) -> Iterator[Callable[..., None]]:
                 bar.update(task, completed=done, total=total)
 
         yield note
+
+
+@contextmanager
+def _lines(title: str, total: int) -> Iterator[Note]:
+    """Lines from a thread of their own, so that a long step says that it goes on."""
+    start = time.monotonic()
+    finished = threading.Event()
+    state = ("", 0, total)
+
+    def note(what: str = "", done: int | None = None, total: int | None = None) -> None:
+        nonlocal state
+        state = (what, state[1] + 1 if done is None else done, total or state[2])
+
+    def tell() -> None:
+        told, when = None, start
+        while not finished.wait(EVERY):
+            now, shown = time.monotonic(), state
+            if shown != told or now - when >= STILL:
+                streams.complain(_line(title, *shown, now - start))
+                told, when = shown, now
+
+    if err.quiet:
+        yield note
+        return
+    teller = threading.Thread(target=tell, name="progress", daemon=True)
+    teller.start()
+    try:
+        yield note
+    finally:
+        finished.set()
+        teller.join()
+
+
+def _line(title: str, what: str, done: int, total: int, seconds: float) -> str:
+    """`measuring: -O0 auto, 1 of 4, 12 s`."""
+    count = f"{done} of {total}" if total else ""
+    return f"{title}: {', '.join(filter(None, (what, count, f'{seconds:.0f} s')))}"
 
 
 def show_report(data: dict[str, Any]) -> None:

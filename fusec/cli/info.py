@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from fusec.cli.console import out, progress
-from fusec.cli.options import AsJson, Context, Kv, MaybeLevel, ModelArg, Target
+from fusec.cli.options import AsJson, Context, Kv, MaybeLevel, ModelArg, Quiet, Target
 
 SHOWN = 72  # characters of a value
 
@@ -26,6 +26,7 @@ def info(
         bool, typer.Option("--plan/--no-plan", help="Whether to compile, for plan and memory.")
     ] = True,
     as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Show what is in a model file, what fusec makes of it, and the memory it takes.
 

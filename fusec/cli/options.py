@@ -61,3 +61,17 @@ Width = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Threads = Annotated[int, typer.Option(help="CPU threads; 0 takes the cores this process may use.")]
+
+
+def _hush(quiet: bool) -> bool:
+    """Standard error has errors alone from here on."""
+    from fusec.cli.console import err
+
+    err.quiet = quiet
+    return quiet
+
+
+Quiet = Annotated[
+    bool,
+    typer.Option("-q", "--quiet", callback=_hush, help="Say nothing about progress and speed."),
+]

@@ -9,7 +9,17 @@ from typing import Annotated
 import typer
 
 from fusec.cli.console import out, progress
-from fusec.cli.options import AsJson, Disable, Kv, MaybeLevel, ModelArg, Target, Threads, model_file
+from fusec.cli.options import (
+    AsJson,
+    Disable,
+    Kv,
+    MaybeLevel,
+    ModelArg,
+    Quiet,
+    Target,
+    Threads,
+    model_file,
+)
 
 
 def perplexity(
@@ -44,9 +54,11 @@ def perplexity(
     threads: Threads = 0,
     disable: Disable = None,
     as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Measure how well a model predicts a text: llama.cpp's perplexity, lower is better."""
-    from fusec.perplexity import measure, read_text
+    from fusec.perplexity import measure
+    from fusec.texts import read_text
 
     given = read_text(text)
     with progress("reading") as advance:

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from fusec.cli.console import out, progress
-from fusec.cli.options import Context, Disable, Kv, MaybeLevel, ModelArg, Target, Threads
+from fusec.cli.options import Context, Disable, Kv, MaybeLevel, ModelArg, Quiet, Target, Threads
 from fusec.files import check_outputs, write_whole
 
 TABLE_WIDTH = 130
@@ -35,6 +35,7 @@ def profile(
         Path | None,
         typer.Option(metavar="FILE", help="Write one token's launches for Perfetto or Chrome."),
     ] = None,
+    quiet: Quiet = False,
 ) -> None:
     """Where a token's time goes: between tokens, launches, memory, compute; launch by launch."""
     from fusec import driver, walls

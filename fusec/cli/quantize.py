@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fusec.cli.console import out, progress
-from fusec.cli.options import ModelArg
-from fusec.models.quant_bytes import Search
+from fusec.cli.options import ModelArg, Quiet
+
+if TYPE_CHECKING:
+    from fusec.models.quant_bytes import Search
 
 
 def quantize(
@@ -28,6 +30,7 @@ def quantize(
             "--again", help="Accept a model that is quantised already; F32 needs no asking."
         ),
     ] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Write a copy of a model with its matrices quantised, by llama.cpp's rules for the mix."""
     from fusec.models.gguf_file import open_gguf

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from fusec.cli.bench import numbers
 from fusec.cli.console import out, progress
-from fusec.cli.options import AsJson, ModelArg
+from fusec.cli.options import AsJson, ModelArg, Quiet
 
 TABLE_WIDTH = 150
 
@@ -36,6 +36,7 @@ def roofline(
         ),
     ] = None,
     as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """What GPUs could make of a model: floors, predicted tokens a second, and what binds."""
     from fusec import roofline as rooflines

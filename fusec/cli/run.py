@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from fusec.cli import prompts
 from fusec.cli.console import err, out, progress
 from fusec.cli.options import (
     AsJson,
@@ -16,6 +18,7 @@ from fusec.cli.options import (
     MaybeLevel,
     MaybeTarget,
     ModelOrDir,
+    Quiet,
     Threads,
 )
 from fusec.errors import FusecError
@@ -24,7 +27,11 @@ from fusec.errors import FusecError
 def run(
     model: ModelOrDir,
     prompt: Annotated[
-        str | None, typer.Option("-p", "--prompt", help="The text to go on from.")
+        str | None,
+        typer.Option("-p", "--prompt", help="The text to go on from; - reads standard input."),
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option("-f", "--file", metavar="FILE", help="A file with the prompt.")
     ] = None,
     prompt_ids: Annotated[
         str | None, typer.Option(metavar="1,2,3", help="The prompt as token ids.")
@@ -35,6 +42,14 @@ def run(
             "--chat", help="Use the model's chat template: for -p, or for a conversation on stdin."
         ),
     ] = False,
+    system: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="With --chat: what the model is told before all turns."),
+    ] = None,
+    chat_template: Annotated[
+        str | None,
+        typer.Option(metavar="FILE|TEXT", help="With --chat: a Jinja template for the file's."),
+    ] = None,
     new_tokens: Annotated[
         int | None,
         typer.Option(
@@ -66,6 +81,7 @@ def run(
         bool, typer.Option("--ignore-eos", help="Go on behind an end-of-text token.")
     ] = False,
     as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Generate text: from a model, or from a folder that fusec compile wrote."""
     from fusec.runtime.cuda.awake import awake
@@ -75,7 +91,12 @@ def run(
         from fusec.runtime.sampling import Sampling
 
         sampling = Sampling(temp, top_k, top_p, min_p, repeat_penalty, seed=seed)
-        request = generate.Request(prompt, prompt_ids, chat, new_tokens, sampling, ignore_eos)
+        prompt = prompts.prompt_of(prompt, file, elsewhere=chat or prompt_ids is not None)
+        request = generate.Request(
+            *(prompt, prompt_ids, chat, new_tokens, sampling, ignore_eos),
+            system=system,
+            template=prompts.template_of(chat_template),
+        )
         if as_json and request.is_conversation:
             raise FusecError("--json takes one prompt: give one with -p TEXT")
         with progress("kernels") as advance:

@@ -8,18 +8,16 @@ from typing import Annotated
 import typer
 
 from fusec.cli.console import out, progress
-
-PRESETS = (
-    "smollm2-135m, smollm2-360m, smollm2-1.7b, llama3.2-1b, qwen2.5-0.5b, qwen3-0.6b, qwen3-8b, "
-    "qwen3-30b-a3b-4-layers, gpt-oss-20b-4-layers, gemma3-270m, gemma3-1b, stablelm2-1.6b, "
-    "starcoder2-3b, phi-2 or tiny."
-)
+from fusec.cli.options import Quiet
 
 
 def synth(
     preset: Annotated[
         str,
-        typer.Argument(metavar="PRESET", help=f"{PRESETS} Or an architecture, for a small one."),
+        typer.Argument(
+            metavar="PRESET",
+            help="A shape of `fusec list presets`, or an architecture, for a small model of it.",
+        ),
     ],
     output: Annotated[Path, typer.Option("-o", metavar="FILE", help="The GGUF file to write.")],
     quant: Annotated[
@@ -34,6 +32,7 @@ def synth(
     context: Annotated[
         int | None, typer.Option(help="Replaces the length the model says it was trained for.")
     ] = None,
+    quiet: Quiet = False,
 ) -> None:
     """Write a model of a real shape with random weights, for tests and measurements."""
     from fusec.models.synth import synthesize

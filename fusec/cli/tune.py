@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from fusec.cli.console import out, progress
-from fusec.cli.options import Context, Kv, MaybeLevel, ModelArg
+from fusec.cli.options import Context, Kv, MaybeLevel, ModelArg, Quiet
 from fusec.errors import FusecError
 from fusec.files import check_outputs, write_whole
 
@@ -33,6 +33,7 @@ def tune(
     target: Annotated[
         str, typer.Option(help="With --build-only: an architecture such as sm_90a.")
     ] = "native",
+    quiet: Quiet = False,
 ) -> None:
     """Choose the shapes of a GPU's kernels by measuring: every later --target native uses them.
 

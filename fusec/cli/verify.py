@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fusec.cli.console import out, progress
-from fusec.cli.options import AsJson, Context, Disable, ModelArg, Target
+from fusec.cli.options import AsJson, Context, Disable, ModelArg, Quiet, Target
 
 
 def verify(
@@ -29,6 +29,7 @@ def verify(
     target: Target = "cpu",
     disable: Disable = None,
     as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Check logits: against the float64 reference; levels and chunks, byte for byte."""
     from fusec.verifier import check, verdict_table

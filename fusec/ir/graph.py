@@ -22,10 +22,11 @@ under their own names; its inputs and outputs are those of the body seen from ou
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from fusec.ir.dtypes import dtype
 from fusec.writer import brief, count
@@ -180,9 +181,6 @@ class Graph:
     outputs: tuple[Value, ...]
     context: int = 0
 
-    _repr_svg_: ClassVar[Callable[[Graph], str]]
-    """What a notebook shows. `fusec` puts it here, since drawing stands above the graph."""
-
     def __repr__(self) -> str:
         ends = (", ".join(v.name for v in values) for values in (self.inputs, self.outputs))
         return brief(self, f"{self.name}: {count(len(self.nodes), 'node')}, {' -> '.join(ends)}")
@@ -275,6 +273,11 @@ class Graph:
             lines += _lines(node, "  ")
         lines += [f"  return {', '.join(v.name for v in self.outputs)}", "}"]
         return "\n".join(lines) + "\n"
+
+    def _repr_svg_(self) -> str:
+        """What a notebook shows. Drawing stands above the graph, which knows its name alone."""
+        drawn: str = import_module("fusec.pictures.svg").to_svg(self)
+        return drawn
 
 
 def _typed(values: Iterable[Value]) -> str:

@@ -81,10 +81,11 @@ class ChatTemplate:
             raise self._fail(error) from error
 
     @classmethod
-    def from_gguf(cls, file: GGUFFile) -> ChatTemplate:
+    def from_gguf(cls, file: GGUFFile, source: str | None = None) -> ChatTemplate:
         """The file's template; of several, the one named 'default', or the only one.
 
-        Raises FusecError when the file has none, or several and no default.
+        `source` is a template to use instead, with the file's tokens. Raises FusecError when there
+        is none, or several and no default.
         """
         vocabulary = Vocabulary(file)
         tokens = {
@@ -92,6 +93,8 @@ class ChatTemplate:
             for variable, name in TOKEN_VARIABLES.items()
             if (text := vocabulary.text_of(name)) is not None
         }
+        if source is not None:
+            return cls(source, Path("--chat-template"), **tokens)
         return cls(file.get(_key(file), str), file.path, **tokens)
 
     def render(

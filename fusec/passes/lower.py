@@ -36,10 +36,14 @@ def lower(
     kernels: dict[str, Kernel] = {}
     launches = []
     waits = _waits(graph, slots)
+    rows_taken: dict[str, int] = {}  # of the same region as often as it has layers
     for i, node in enumerate(graph.nodes):
         region = canonical(node)
-        taken = rows(region, graph.tokens)
-        name = f"{region.name}_{digest(region)}" + (f"_{taken}" if taken else "")
+        name = f"{region.name}_{digest(region)}"
+        if name not in rows_taken:
+            rows_taken[name] = rows(region, graph.tokens)
+        if taken := rows_taken[name]:
+            name = f"{name}_{taken}"
         kernels[name] = Kernel(name, str(replace(region, name=name)), rows=taken)
         looked_up = tuple(Arg("table", table) for table in tables_of(node.ops))
         told = (ROWS,) if taken else ()
@@ -89,11 +93,16 @@ def _waits(graph: Graph, slots: dict[str, Slot]) -> list[tuple[int, ...]]:
     """For each launch, the earlier ones it must follow, transitively reduced to the latest few.
 
     It follows whoever makes what it reads, and whoever still uses the memory it writes: readers of
-    the state versions it overwrites, and makers and readers of values whose bytes it takes over.
+    the state versions it overwrites, and makers and readers of values whose bytes it takes over. Of
+    values that had the very same bytes in turn, the last has followed the others.
     """
     place = {node.name: i for i, node in enumerate(graph.nodes)}
     waits: list[tuple[int, ...]] = []
     covered: list[set[int]] = []
+    ending: dict[int, list[Slot]] = {}  # the last launch that uses a slot -> such slots
+    for slot in slots.values():
+        ending.setdefault(slot.last, []).append(slot)
+    ended: dict[tuple[int, int], Slot] = {}  # bytes -> the last slot that had them
     for i, node in enumerate(graph.nodes):
         direct = {
             place[graph.producers[v.name].name] for v in node.inputs if v.name in graph.producers
@@ -103,10 +112,11 @@ def _waits(graph: Graph, slots: dict[str, Slot]) -> list[tuple[int, ...]]:
                 direct |= {place[u.name] for u in graph.readers_before(value)}
                 continue
             mine = slots[value.name]
-            for other in slots.values():
-                if other.last < i and mine.overlaps(other):
+            for other in ended.values():
+                if mine.overlaps(other):
                     users = graph.users.get(other.value.name, ())
                     direct |= {other.first, *(place[u.name] for u in users)}
+        ended |= {(slot.offset, slot.size): slot for slot in ending.get(i, ())}
         direct -= {i}
         reached: set[int] = set()
         kept = []

@@ -24,6 +24,24 @@ def occurrences(view: nx.DiGraph, pattern: nx.DiGraph) -> Iterator[dict[str, str
     yield from _extend(view, pattern, order, {})
 
 
+class Views:
+    """The view of the graph that was looked at last.
+
+    A rule's last sweep and the next one's first see the same graph, and building a view takes
+    longer than matching on it.
+    """
+
+    def __init__(self) -> None:
+        self._last: tuple[Graph | None, nx.DiGraph] = (None, nx.DiGraph())
+
+    def of(self, graph: Graph) -> nx.DiGraph:
+        """`view_of`, to read."""
+        last = self._last
+        if last[0] is not graph:
+            last = self._last = (graph, view_of(graph))
+        return last[1]
+
+
 def view_of(graph: Graph) -> nx.DiGraph:
     """`Graph.as_networkx` with `names` for every vertex: all that a pattern may call it."""
     view = graph.as_networkx()

@@ -20,10 +20,12 @@ from fusec.ir.op import ROLES
 from fusec.ir.ops import OPS, kind_of
 from fusec.ir.target import Target
 from fusec.passes.legal import why_illegal, why_slower
-from fusec.passes.match import connected_order, occurrences, view_of
+from fusec.passes.match import Views, connected_order, occurrences
 from fusec.writer import brief
 
 Refuse = Callable[[Graph, tuple[Node, ...]], str | None]
+
+_views = Views()
 
 
 def pattern(edges: str, context: str = "", kept: str = "", **ops: str) -> nx.DiGraph:
@@ -67,7 +69,8 @@ class Rule:
 
     The right side is the kind of the new nodes. Where `named` is given, kinds are made of the ops
     that nodes hold instead (`fusec.ir.ops.kind_of`), and `named` is how `--disable` and the pass
-    list call the rule, as they otherwise do by the kind.
+    list call the rule, as they otherwise do by the kind. `about` may say more; its first sentence
+    is what `fusec list rules` prints.
     Raises FusecError for an equation of another form, and a pattern that `pattern` did not make.
     """
 
@@ -75,6 +78,7 @@ class Rule:
     pattern: nx.DiGraph
     refuse: Refuse | None = None
     named: str = ""
+    about: str = ""
 
     def __post_init__(self) -> None:
         left, arrow, right = (text.strip() for text in self.equation.partition("=>"))
@@ -130,7 +134,7 @@ class Rule:
         """
         place, parts = graph.place, self.pattern.nodes
         found: dict[tuple[str, ...], frozenset[str]] = {}
-        for match in occurrences(view_of(graph), self.pattern):
+        for match in occurrences(_views.of(graph), self.pattern):
             merged = sorted(
                 (n for p, n in match.items() if parts[p]["merged"]), key=place.__getitem__
             )

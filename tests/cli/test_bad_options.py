@@ -13,7 +13,7 @@ pytestmark = pytest.mark.xdist_group("cli")
 
 
 RUN: dict[str, tuple[list[str], str]] = {
-    "no prompt": ([], "no prompt: give one with -p TEXT, --prompt-ids 1,2,3 or --chat"),
+    "no prompt": ([], "no prompt: give one with -p TEXT, -f FILE, "),
     "empty text": (["-p", ""], "the prompt is empty: expected some text behind -p"),
     "empty ids": (["--prompt-ids", ""], "the prompt is empty: expected numbers like 1,2,3"),
     "blank ids": (["--prompt-ids", " "], "the prompt is empty: expected numbers like 1,2,3"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
+import pkgutil
 import re
 import signal
 import subprocess
@@ -12,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.command import fusec
+from fusec import cli
+from fusec.cli.commands import COMMANDS, command, function_of
+from tests.command import fusec, refused
 
 pytestmark = pytest.mark.xdist_group("cli")
 
@@ -45,15 +49,15 @@ def test_quantize_writes_a_model_that_runs(tmp_path: Path) -> None:
 def test_help_explains_every_command_and_option() -> None:
     main = fusec("--help")
     assert main.code == 0
-    assert fusec().out == main.out
-    for command in ("compile", "run", "inspect", "verify", "perplexity", "synth", "quantize"):
-        assert re.search(rf"\b{command}\b +\S+ \S+", main.out)
-        text = fusec(command, "--help").out
-        assert f"Usage: fusec {command} [OPTIONS]" in text
-        for line in text.splitlines():
-            # a name, perhaps a short one, a value, and then what it means
-            if option := re.match(r"│ \*? +(--[a-z-]+) (.*?)│$", line):
-                assert len(option[2].split()) >= 3, f"{command} {option[1]} is not explained"
+    assert fusec().out == fusec("-h").out == main.out
+    for name in COMMANDS:
+        assert re.search(rf"^  {name} +\S+ \S+", main.out, re.MULTILINE)
+        text = fusec(name, "--help").out
+        assert f"Usage: fusec {name} [OPTIONS]" in text
+        assert fusec(name, "-h").out == text
+        for option in command(name).params:
+            assert len((option.help or "").split()) >= 3, f"{name} {option.opts} is not explained"
+            assert option.opts[0] in text or option.metavar in text
     run = fusec("run", "--help").out
     for option in (
         *("--prompt", "--prompt-ids", "--chat", "-n", "-O", "--context", "--kv", "--temp"),
@@ -62,13 +66,47 @@ def test_help_explains_every_command_and_option() -> None:
         assert option in run
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_line_of_a_command_is_its_docstring_s_first(name: str) -> None:
+    doc = inspect.getdoc(function_of(name))
+    assert doc is not None
+    assert " ".join(doc.split("\n\n")[0].split()) == COMMANDS[name]
+
+
+def test_every_module_with_a_command_is_in_the_table() -> None:
+    helpers = {"commands", "console", "options", "prompts", "streams"}
+    assert {entry.name for entry in pkgutil.iter_modules(cli.__path__)} - helpers == set(COMMANDS)
+
+
 def test_version() -> None:
     assert re.fullmatch(r"fusec \d+\.\d+\S*\n", fusec("--version").out)
+    assert fusec("-V").out == fusec("--version").out
+
+
+def test_mistyped_commands_and_options() -> None:
+    assert refused("bnech") == (
+        "No such command 'bnech'. Did you mean 'bench'? (fusec --help explains)"
+    )
+    said = refused("run", "demo", "--tempp", "1")
+    assert said.startswith("No such option: --tempp")
+    assert "--temp" in said.removeprefix("No such option: --tempp")
+    assert said.endswith("(fusec run --help explains)")
+    assert "MODEL.gguf|DIR" in refused("run")
+
+
+def test_completion() -> None:
+    asked = {"_FUSEC_COMPLETE": "complete_bash", "COMP_WORDS": "fusec ro", "COMP_CWORD": "1"}
+    assert process(**asked).communicate(timeout=60)[0].split() == ["roofline"]
+    asked |= {"COMP_WORDS": "fusec run --chat --rep", "COMP_CWORD": "3"}
+    assert process(**asked).communicate(timeout=60)[0].split() == ["--repeat-penalty"]
+    asked |= {"COMP_WORDS": "fusec list f", "COMP_CWORD": "2"}
+    assert process(**asked).communicate(timeout=60)[0].split() == ["formats"]
+    assert "_FUSEC_COMPLETE" in process("--show-completion", "bash").communicate(timeout=60)[0]
 
 
 def process(*args: object, **env: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "fusec.cli", *map(str, args)],
+        [sys.executable, "-m", "fusec", *map(str, args)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -24,7 +24,7 @@ NO_ROOM = "/dev/full"
 def shell(command: str, **env: str | None) -> subprocess.CompletedProcess[str]:
     """A command line in which `fusec` is this one; None takes a variable out of the environment."""
     full = {k: v for k, v in (os.environ | env).items() if v is not None}
-    line = command.replace("fusec", f"{sys.executable} -m fusec.cli")
+    line = command.replace("fusec", f"{sys.executable} -m fusec")
     return subprocess.run(line, shell=True, env=full, capture_output=True, text=True, check=False)
 
 
@@ -73,7 +73,7 @@ def test_signals_end_it_quietly_while_kernels_compile(
     tiny_model: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     running = subprocess.Popen(
-        [sys.executable, "-m", "fusec.cli", "compile", tiny_model, "-o", tmp_path / "out"],
+        [sys.executable, "-m", "fusec", "compile", tiny_model, "-o", tmp_path / "out"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from fusec import driver
-from fusec.cli.synth import PRESETS as NAMED
 from fusec.errors import FusecError
 from fusec.models import ARCHITECTURES
 from fusec.models.decoder import DecoderConfig
@@ -161,10 +160,6 @@ def test_longrope_has_factors_for_short_and_for_long_contexts() -> None:
         types = {name: "f32" for name, _ in config.tensor_shapes()}
         graph = decode_graph(config, types, 1, context, "f32")
         assert {w.name[1:] for w in graph.weights} & names == {name}
-
-
-def test_the_command_names_all_presets() -> None:
-    assert NAMED.rstrip(".").replace(" or ", ", ").split(", ") == list(PRESETS)
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -49,6 +49,15 @@ def test_predictions_are_the_cost_models(data, tiny_model):
         assert row["walls"][row["binds"]] == max(row["walls"].values())
 
 
+def test_levels_that_share_their_first_passes_are_those_made_alone(tiny_model):
+    """In whatever order they are asked for."""
+    found = roofline.run(tiny_model, ["H200"], (3, 1, 2), 64)
+    for level in (1, 2, 3):
+        alone = roofline.run(tiny_model, ["H200"], (level,), 64)
+        assert found["rows"][0]["tok_s"][level] == alone["rows"][0]["tok_s"][level]
+        assert found["steps"][level] == alone["steps"][level]
+
+
 H200 = replace(gpus.find("H200"), gap=0.0)
 SLOWER = {  # what takes longer -> the wall it goes into, and the GPU on which it does
     "launches": {"boundary": 1000.0, "touch": 1000.0 + H200.touch - H200.boundary},

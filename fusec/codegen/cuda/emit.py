@@ -166,7 +166,7 @@ class _Emitter:
         )
         functions = format_functions(kernel.text)
         text = f"{functions}\n\n{kernel.text}" if functions else kernel.text
-        imports = "\n".join(import_lines(text))
+        imports = "\n".join(import_lines(functions, kernel.text))
         return CudaKernel(
             self.region.name,
             f"{head}{imports}\n\n\n{text}",

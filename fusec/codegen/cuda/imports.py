@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusec.codegen.cuda.instructions import TABLE
-from fusec.codegen.formats import FORMATS
+from fusec.codegen.formats import FORMATS, Format
 
 PACKAGE = "fusec.codegen.cuda"
 _FOLDER = Path(__file__).parent / "lib"
@@ -20,6 +20,7 @@ _BESIDE_TABLE = (
     *("select_f32", "select_pointer", "select_s32", "select_u32"),
 )
 LINE = 100
+READ = 64  # sources whose calls are kept: kernels share the functions of formats
 _TYPES = ("float32", "int32", "uint32", "uint64")
 
 
@@ -34,25 +35,31 @@ def tables() -> dict[str, NDArray[np.uint32]]:
     return {k: words for fmt in FORMATS.values() for k, words in fmt.cuda_tables().items()}
 
 
+@functools.cache
+def _functions(fmt: Format) -> dict[str, tuple[str, frozenset[str]]]:
+    """Source of every function of a weight format, and what it calls."""
+    return {name: (text, _calls(text)) for name, text in fmt.cuda_functions().items()}
+
+
 def format_functions(source: str) -> str:
     """Source of the functions of weight formats that a kernel's source calls, in order."""
-    called = _calls(source)
-    known: dict[str, str] = {}
+    known: dict[str, tuple[str, frozenset[str]]] = {}
     for fmt in FORMATS.values():
-        known |= fmt.cuda_functions()
-    needed = called & known.keys()
-    needed |= {name for function in needed for name in _calls(known[function]) & known.keys()}
-    return "\n\n".join(text for name, text in known.items() if name in needed)
+        known |= _functions(fmt)
+    needed = {*_calls(source) & known.keys()}
+    needed |= {name for function in needed for name in known[function][1] & known.keys()}
+    return "\n\n".join(text for name, (text, _) in known.items() if name in needed)
 
 
-def _calls(source: str) -> set[str]:
+@functools.lru_cache(READ)
+def _calls(source: str) -> frozenset[str]:
     """Names of what is called, or decorates a function."""
     tree = list(ast.walk(ast.parse(source)))
     called = [node.func for node in tree if isinstance(node, ast.Call)]
     for node in tree:
         if isinstance(node, ast.FunctionDef):
             called += node.decorator_list
-    return {name.id for name in called if isinstance(name, ast.Name)}
+    return frozenset(name.id for name in called if isinstance(name, ast.Name))
 
 
 @functools.cache
@@ -69,11 +76,11 @@ def modules() -> dict[str, str]:
     return found
 
 
-def import_lines(source: str) -> Iterator[str]:
-    """The import statements for what a kernel's source calls."""
+def import_lines(*sources: str) -> Iterator[str]:
+    """The import statements for what the parts of a kernel's source call."""
     known = modules()
     names: dict[str, list[str]] = {}
-    for name in _calls(source) & known.keys():
+    for name in frozenset().union(*map(_calls, sources)) & known.keys():
         names.setdefault(known[name], []).append(name)
     for module in sorted(names, key=lambda m: (m != "numba", m)):
         line = f"from {module} import {', '.join(sorted(names[module]))}"

@@ -33,4 +33,5 @@ def chain(name: str, first: str, then: str, kept: bool = False) -> Rule:
         pattern("a -> b", kept="a" if kept else "", a=first, b=then),
         refuse=_two_products,
         named=name,
+        about=__doc__,
     )

@@ -16,4 +16,5 @@ def epilogue(name: str, work: str, kept: bool = False) -> Rule:
         f"rows -> {work.replace(' ', ' | ')} => rows{' & their fold' if kept else ''}",
         pattern("product -> work", kept="product" if kept else "", product="rows", work=work),
         named=name,
+        about=__doc__,
     )

@@ -17,4 +17,5 @@ def prologue(name: str, made: str, kept: bool = False) -> Rule:
         f"{made.replace(' ', ' | ')} -> rows => rows{' & what they read' if kept else ''}",
         pattern("made -> product", kept="made" if kept else "", made=made, product="rows parts"),
         named=name,
+        about=__doc__,
     )

@@ -22,4 +22,5 @@ def siblings(name: str, role: str, neighbour: str) -> Rule:
         f"{roles} & {roles} => {roles}",
         pattern(edges, context="n", n="node", a=role, b=role),
         named=name,
+        about=__doc__,
     )

@@ -22,4 +22,5 @@ def stack() -> Rule:
         pattern("x -> a, x -> b", context="x", a="rows", b="rows"),
         refuse=_different_vectors,
         named="stack",
+        about=__doc__,
     )

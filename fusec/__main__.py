@@ -1,4 +1,4 @@
-"""`python -m fusec.cli`."""
+"""`python -m fusec`."""
 
 from fusec.cli import main
 
