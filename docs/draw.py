@@ -27,7 +27,7 @@ def main(model: Path) -> None:
         compiled.build()
         found = RESULTS / f"h200-profile-O{level}.json"
         subject = pictures.of_compiled(compiled, found if found.is_file() else None)
-        (folder / f"layer-O{level}.svg").write_text(subject.svg(layer=4))
+        (folder / f"layer-O{level}.svg").write_text(subject.svg(layers=(4,)))
         if level == 3:
             (folder / "plan-O3.svg").write_text(subject.svg())
     for path in sorted(RESULTS.glob("h200-profile-O*.json")):
