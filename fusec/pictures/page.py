@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from fusec.pictures.style import MEANINGS, PARTS, page_style
 from fusec.report import size
 from fusec.walls import COLOURS
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 
 def render(template: str, **data: Any) -> str:
@@ -21,6 +23,8 @@ def render(template: str, **data: Any) -> str:
 
 @cache
 def _templates() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # slow; only pages need it
+
     found = Environment(
         loader=FileSystemLoader(Path(__file__).with_name("templates")),
         autoescape=True,
