@@ -2,8 +2,9 @@
 
     python docs/draw.py MODEL.gguf
 
-The plan's pictures are compiled; the walls are drawn from benchmarks/results/h200-profile-O*.json,
-which `fusec profile` wrote. Needs the extras cuda (for registers) and pictures (for the chart).
+The plan's pictures are compiled, with predicted times; the walls are drawn from
+benchmarks/results/h200-profile-O*.json, which `fusec profile` wrote. Needs the extras cuda (for
+registers) and pictures (for the chart).
 """
 
 from __future__ import annotations
@@ -25,9 +26,8 @@ def main(model: Path) -> None:
     for level in (0, 3):
         compiled = driver.compile(model, target="sm_90a", level=level)
         compiled.build()
-        found = RESULTS / f"h200-profile-O{level}.json"
-        subject = pictures.of_compiled(compiled, found if found.is_file() else None)
-        (folder / f"layer-O{level}.svg").write_text(subject.svg(layer=4))
+        subject = pictures.of_compiled(compiled)
+        (folder / f"layer-O{level}.svg").write_text(subject.svg(layers=(4,)))
         if level == 3:
             (folder / "plan-O3.svg").write_text(subject.svg())
     for path in sorted(RESULTS.glob("h200-profile-O*.json")):

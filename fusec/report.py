@@ -131,18 +131,22 @@ def code_table(described: Mapping[str, dict[str, Any]]) -> Table:
 
 def plan_line(data: dict[str, Any]) -> str:
     """The plan in one sentence."""
-    dispatches = data["dispatches"]
-    other = ", ".join(f"{n} {group}" for group, n in dispatches["other"].items())
+    counts = data["dispatches"]
+    other = [f"{n} {group}" for group, n in counts["other"].items()]
+    total = counts["forward"] + sum(counts["other"].values())
+    groups = ", ".join([f"{counts['forward']} forward", *other])
     step = "a token" if data["tokens"] == 1 else f"a step of {data['tokens']} rows"
     return (
         f"{data['name']} at -O{data['level']} for {data['target']}: "
-        f"{dispatches['forward']} dispatches {step}, {dispatches['per_layer']} a layer"
-        f"{f' (+ {other})' if other else ''}; critical path {data['critical_path']}; "
-        f"weights {mib(data['weights_bytes'])}, KV cache {mib(data['states_bytes'])}, "
-        f"arena {mib(data['arena_bytes'])}"
+        f"{total} dispatches {step} ({groups}), {counts['per_layer']} a layer; "
+        f"critical path {data['critical_path']}; weights {size(data['weights_bytes'])}, "
+        f"KV cache {size(data['states_bytes'])}, arena {size(data['arena_bytes'])}"
     )
 
 
-def mib(count: int) -> str:
-    """Bytes for people."""
-    return f"{count / 2**20:.1f} MiB" if count >= 2**20 else f"{count / 2**10:.1f} KiB"
+def size(nbytes: float) -> str:
+    """Bytes for people, in powers of ten as bandwidths and files are."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
+        if nbytes >= factor:
+            return f"{nbytes / factor:,.1f} {unit}"
+    return f"{nbytes:,.0f} bytes"

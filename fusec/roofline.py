@@ -29,8 +29,7 @@ from fusec.models.model import Model
 from fusec.passes import cost
 from fusec.passes.pipeline import LEVELS, Pass, run_passes
 from fusec.passes.schedule import Schedule, critical_path
-from fusec.pictures.subject import size
-from fusec.report import make_table
+from fusec.report import make_table, size
 
 STUDY = {
     "RTX 5090": (

@@ -45,12 +45,12 @@ def test_bytes_and_operations_of_a_graph():
 @pytest.mark.parametrize(
     ("count", "shown"),
     [
-        (0, "0.0 KiB"), (1536, "1.5 KiB"), (102400, "100.0 KiB"), ((1 << 20) - 1, "1024.0 KiB"),
-        (1 << 20, "1.0 MiB"), (5 << 19, "2.5 MiB"), (3 << 30, "3072.0 MiB"),
+        (0, "0 bytes"), (999, "999 bytes"), (1000, "1.0 KB"), (1_549_000, "1.5 MB"),
+        (999_999, "1,000.0 KB"), (1e6, "1.0 MB"), (2.25e9, "2.2 GB"), (4e12, "4,000.0 GB"),
     ],
 )  # fmt: skip
-def test_bytes_for_people(count, shown):
-    assert report.mib(count) == shown
+def test_bytes_in_powers_of_ten(count, shown):
+    assert report.size(count) == shown
 
 
 def test_the_plan_s_line_and_tables_name_each_number():
@@ -64,15 +64,15 @@ def test_the_plan_s_line_and_tables_name_each_number():
     data = {
         "name": "m", "level": 2, "target": "cpu", "tokens": 1, "critical_path": 55,
         "dispatches": {"forward": 61, "per_layer": 6, "other": {"embed": 1, "sample": 2}},
-        "weights_bytes": 7 << 20, "states_bytes": 3 << 20, "arena_bytes": 5 << 10,
+        "weights_bytes": 7_000_000, "states_bytes": 3_000_000, "arena_bytes": 5_000,
         "kernels": {"first": 30, "second": 1}, "tuned": {}, "sizes": {},
     }  # fmt: skip
     assert report.plan_line(data) == (
-        "m at -O2 for cpu: 61 dispatches a token, 6 a layer (+ 1 embed, 2 sample); critical path "
-        "55; weights 7.0 MiB, KV cache 3.0 MiB, arena 5.0 KiB"
+        "m at -O2 for cpu: 64 dispatches a token (61 forward, 1 embed, 2 sample), 6 a layer; "
+        "critical path 55; weights 7.0 MB, KV cache 3.0 MB, arena 5.0 KB"
     )
     wide = report.plan_line(data | {"tokens": 40})
-    assert wide.startswith("m at -O2 for cpu: 61 dispatches a step of 40 rows, 6 a layer (+ 1 ")
+    assert wide.startswith("m at -O2 for cpu: 64 dispatches a step of 40 rows (61 forward, ")
     assert row_of(report.plan_table(data), "first") == {"kernel": "first", "launches": "30"}
     tuned = report.plan_table(data | {"tuned": {"second": "8 warps"}})
     assert [row_of(tuned, name)["tuned"] for name in ("first", "second")] == ["", "8 warps"]

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from fusec.report import make_table, mib
+from fusec.report import make_table, size
 
 Row = dict[str, Any]
 
@@ -55,11 +55,11 @@ def lines(data: dict[str, Any]) -> list[str]:
         found.append(f"read bandwidth measured: {data['bandwidth_gb_s']:,.0f} GB/s")
     for asked, l2 in data["l2"].items():
         kept = (
-            f"{mib(l2['carve_out'])} set aside for {mib(l2['window'])} of weights"
+            f"{size(l2['carve_out'])} set aside for {size(l2['window'])} of weights"
             if l2["mode"] == "window"
             else "no window"
         )
-        found.append(f"L2 {asked}: {kept}, at most {mib(l2['limit'])} can be set aside")
+        found.append(f"L2 {asked}: {kept}, at most {size(l2['limit'])} can be set aside")
     return [*found, *data.get("notes", [])]
 
 

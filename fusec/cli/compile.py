@@ -9,7 +9,17 @@ from typing import Annotated
 import typer
 
 from fusec.cli.console import out, progress, show_report
-from fusec.cli.options import Context, Disable, Kv, MaybeLevel, ModelArg, Quiet, Target, Width
+from fusec.cli.options import (
+    Context,
+    Disable,
+    Kv,
+    MaybeLayers,
+    MaybeLevel,
+    ModelArg,
+    Quiet,
+    Target,
+    Width,
+)
 from fusec.errors import FusecError
 from fusec.files import check_outputs, write_whole
 
@@ -27,6 +37,7 @@ def compile_command(
     dot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the plan as graphviz DOT.")
     ] = None,
+    layers: MaybeLayers = None,
     dump_after: Annotated[
         str | None, typer.Option(metavar="PASS|all", help="Print the graph after this pass.")
     ] = None,
@@ -40,8 +51,12 @@ def compile_command(
     """Compile a model: print what each pass merged, and the plan; build every kernel."""
     from fusec import artifact, driver, report
     from fusec.pictures.dot import to_dot
+    from fusec.pictures.view import read_layers
 
     start = time.perf_counter()
+    drawn = read_layers(layers)
+    if drawn is not None and dot is None:
+        raise FusecError("--layers: what to draw with --dot FILE")
     check_outputs([dot], model)
     if output is not None:  # before the long work, not after it
         artifact.check_target(output)
@@ -66,7 +81,7 @@ def compile_command(
         if dump_after in ("all", stage.name):
             typer.echo(artifact.stage_text(stage))
     if dot is not None:
-        write_whole(dot, to_dot(compiled.graph, compiled.plan.launches))
+        write_whole(dot, to_dot(compiled.graph, compiled.plan.launches, layers=drawn))
     with progress("compiling", len(compiled.kernels)) as advance:
         built = compiled.build(advance)
     if output is not None:

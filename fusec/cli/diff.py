@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ import typer
 from fusec.cli.console import out
 from fusec.cli.options import AsJson, Context, model_file
 from fusec.errors import FusecError
+from fusec.files import check_outputs, write_whole
 
 Plan = Annotated[
     Path,
@@ -32,12 +34,16 @@ def diff(
         str | None, typer.Option(metavar="A,B", help="Targets, for GGUF files. (default: cpu)")
     ] = None,
     context: Context = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a page that opens in any browser.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare two plans: their sizes, and which dispatches became which."""
     from fusec import artifact, driver, pictures
-    from fusec.pictures.diff import compare, tables
+    from fusec.pictures import diff as comparison
 
+    check_outputs([html], a, b)
     levels, targets = _two("-O", level), _two("--target", target)
     subjects = []
     for path, level_of, target_of in zip((a, b), levels, targets, strict=True):
@@ -55,11 +61,15 @@ def diff(
             context=context,
         )
         subjects.append(pictures.of_compiled(compiled))
-    data = compare(*subjects)
+    left, right = subjects
+    if html is not None:
+        command = " ".join(["fusec", *sys.argv[1:]])
+        write_whole(html, comparison.html(left, right, command))
+    data = comparison.compare(left, right)
     if as_json:
         typer.echo(json.dumps(data))
         return
-    for table in tables(data):
+    for table in comparison.tables(data):
         out.print(table)
 
 

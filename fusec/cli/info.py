@@ -54,24 +54,24 @@ def info(
 
 def show_contents(data: Mapping[str, Any]) -> None:
     """Print what the file holds."""
-    from fusec.report import mib
+    from fusec.report import size
 
     first, *others = data["files"]
     out.print(first + (f" and {len(others)} more" if others else ""))
     bits = f", {data['bits_per_weight']:.2f} bits a weight" if data["parameters"] else ""
     out.print(
         f"{_value(data['architecture'])}, {_count(data['parameters'])} parameters{bits}, "
-        f"{mib(data['bytes'])}\n"
+        f"{size(data['bytes'])}\n"
     )
     _print_table("metadata", ((_short(key), _value(v)) for key, v in data["metadata"].items()))
     rows = [
-        (g["type"], str(g["tensors"]), _count(g["parameters"]), mib(g["bytes"]))
+        (g["type"], str(g["tensors"]), _count(g["parameters"]), size(g["bytes"]))
         for g in data["types"]
     ]
     _print_table("tensors", rows, ("type", "tensors", "parameters", "bytes"))
     if "tensors" in data:
         listed = (
-            (_short(t["name"]), t["type"], " x ".join(map(str, t["shape"])), mib(t["bytes"]))
+            (_short(t["name"]), t["type"], " x ".join(map(str, t["shape"])), size(t["bytes"]))
             for t in data["tensors"]
         )
         _print_table("every tensor", listed, ("name", "type", "shape", "bytes"))
@@ -150,7 +150,7 @@ def _stretch(shape: Mapping[str, Any]) -> str:
 
 
 def _plan_rows(plan: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    from fusec.report import mib
+    from fusec.report import size
 
     counts = plan["dispatches"]
     other = "".join(f", {n} {group}" for group, n in counts["other"].items())
@@ -160,21 +160,21 @@ def _plan_rows(plan: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         f"{counts['forward']} dispatches a token ({counts['per_layer']} a layer{other}), "
         f"{plan['kernels']} kernels, critical path {plan['critical_path']}",
     )
-    yield "weights read", f"{mib(plan['weights_read_bytes'])} a token"
+    yield "weights read", f"{size(plan['weights_read_bytes'])} a token"
 
 
 def _memory_rows(memory: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    from fusec.report import mib
+    from fusec.report import size
 
-    yield "weights", mib(memory["weights_bytes"])
-    trained = f"{mib(memory['trained_kv_bytes'])} at {memory['trained_context']}"
+    yield "weights", size(memory["weights_bytes"])
+    trained = f"{size(memory['trained_kv_bytes'])} at {memory['trained_context']}"
     yield (
         "KV cache",
-        f"{mib(memory['kv_bytes'])} in {memory['kv']} at a context of {memory['context']} "
+        f"{size(memory['kv_bytes'])} in {memory['kv']} at a context of {memory['context']} "
         f"({trained})",
     )
-    yield "arena", f"{mib(memory['arena_bytes'])} for a prompt's activations"
-    yield "memory", mib(memory["bytes"])
+    yield "arena", f"{size(memory['arena_bytes'])} for a prompt's activations"
+    yield "memory", size(memory["bytes"])
 
 
 def _print_table(title: str, rows: Any, columns: tuple[str, ...] = ()) -> None:

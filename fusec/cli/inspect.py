@@ -17,6 +17,7 @@ from fusec.cli.options import (
     Context,
     Disable,
     MaybeKv,
+    MaybeLayers,
     MaybeLevel,
     MaybeTarget,
     ModelOrDir,
@@ -45,10 +46,7 @@ def inspect(
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a report that opens in any browser.")
     ] = None,
-    layer: Annotated[int | None, typer.Option(metavar="N", help="Draw this layer alone.")] = None,
-    every: Annotated[
-        bool, typer.Option("--all", help="Draw every layer, also those that are alike.")
-    ] = False,
+    layers: MaybeLayers = None,
     profile: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Show the times that fusec profile --json measured."),
@@ -61,8 +59,11 @@ def inspect(
     from fusec import artifact, driver, pictures, report
     from fusec.ir.text import parse
     from fusec.pictures.dot import to_dot
-    from fusec.pictures.view import one_layer
+    from fusec.pictures.view import read_layers
 
+    drawn = read_layers(layers)
+    if drawn is not None and dot is None and svg is None and html is None:
+        raise FusecError("--layers: what to draw with --dot, --svg or --html FILE")
     if profile is not None and svg is None and html is None:
         raise FusecError("--profile: its times are shown by --svg FILE and --html FILE")
     check_outputs([dot, svg, html], model, profile)
@@ -93,15 +94,14 @@ def inspect(
         launches = compiled.plan.launches
         picture = partial(pictures.of_compiled, compiled, profile)
     if dot is not None:
-        drawn = graph if layer is None else one_layer(graph, layer)
-        write_whole(dot, to_dot(drawn, launches if stage is None else ()))
+        write_whole(dot, to_dot(graph, launches if stage is None else (), layers=drawn))
     if svg is not None or html is not None:
         subject = picture()
         if svg is not None:
-            write_whole(svg, subject.svg(stage, layer=layer, every=every))
+            write_whole(svg, subject.svg(stage, layers=drawn))
         if html is not None:
             command = " ".join(["fusec", *sys.argv[1:]])
-            write_whole(html, pictures.html(subject, command, layer=layer, every=every))
+            write_whole(html, pictures.html(subject, command, layers=drawn))
     if as_json:
         typer.echo(json.dumps(data))
     elif stage is not None:

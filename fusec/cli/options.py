@@ -59,6 +59,13 @@ Disable = Annotated[
 Width = Annotated[
     int, typer.Option(metavar="ROWS", help="Show a step of so many rows, as prompts take them.")
 ]
+MaybeLayers = Annotated[
+    str | None,
+    typer.Option(
+        metavar="all|N|N-M,...",
+        help="Layers to draw. (default: those that are alike once)",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Threads = Annotated[int, typer.Option(help="CPU threads; 0 takes the cores this process may use.")]
 

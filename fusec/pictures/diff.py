@@ -4,28 +4,83 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import networkx as nx
+from markupsafe import Markup
 from rich.table import Table
 
 from fusec.ir.graph import Graph, Node
+from fusec.pictures.merges import node_parts
+from fusec.pictures.page import render
 from fusec.pictures.subject import Subject
+from fusec.pictures.view import span
 from fusec.report import make_table
+
+
+@dataclass(frozen=True)
+class Change:
+    """Dispatches of a and those of b that compute the same.
+
+    What happened alike several `times` is one: `a` and `b` are the nodes of the first, `us_a` and
+    `us_b` the times of all, measured or else predicted, None without either.
+    """
+
+    a: list[Node]
+    b: list[Node]
+    times: int
+    layers: str
+    us_a: float | None
+    us_b: float | None
+
+    def data(self) -> dict[str, Any]:
+        """As `fusec diff --json` prints it."""
+        kinds = {"a": [n.kind for n in self.a], "b": [n.kind for n in self.b]}
+        times = {"us_a": self.us_a, "us_b": self.us_b}
+        return {**kinds, "times": self.times, "layers": self.layers, **times}
 
 
 def compare(a: Subject, b: Subject) -> dict[str, Any]:
     """The comparison as plain data."""
     return {
-        "a": _title(a),
-        "b": _title(b),
+        "a": a.title,
+        "b": b.title,
         "sizes": _sizes(a, b),
-        "changes": list(_changes(a, b)),
+        "changes": [change.data() for change in changes(a, b)],
         "kernels": {
             "only a": sorted(set(a.sources) - set(b.sources)),
             "only b": sorted(set(b.sources) - set(a.sources)),
         },
     }
+
+
+def html(a: Subject, b: Subject, command: str = "") -> str:
+    """The comparison as a page that opens offline. `command`: what made it."""
+    data = compare(a, b)
+    shown = [
+        {
+            **vars(change),
+            "a": [node_parts(n) for n in change.a],
+            "b": [node_parts(n) for n in change.b],
+        }
+        for change in changes(a, b)
+    ]
+    return render(
+        "diff.html",
+        title=f"{a.title} and {b.title}" if a.model != b.model else _short_title(a, b),
+        sections={"sizes": "Sizes", "changes": "What became of what", "plans": "Both plans"},
+        data=data,
+        changes=shown,
+        plans=[Markup(subject.svg(links={})) for subject in (a, b)],
+        command=command,
+    )
+
+
+def _short_title(a: Subject, b: Subject) -> str:
+    """For two plans of one model."""
+    one, two = (f"-O{subject.plan.level} for {subject.plan.target}" for subject in (a, b))
+    return f"{a.model} at {one} and {two}"
 
 
 def tables(data: dict[str, Any]) -> Iterator[Table]:
@@ -48,10 +103,6 @@ def tables(data: dict[str, Any]) -> Iterator[Table]:
         cells = " + ".join(change["a"]) or "nothing", " + ".join(change["b"]) or "nothing"
         changes.add_row(*cells, str(change["times"]), change["layers"], *times)
     yield changes
-
-
-def _title(subject: Subject) -> str:
-    return f"{subject.model} at -O{subject.plan.level} for {subject.plan.target}"
 
 
 def _sizes(a: Subject, b: Subject) -> dict[str, tuple[float | None, float | None]]:
@@ -79,7 +130,7 @@ def _sizes(a: Subject, b: Subject) -> dict[str, tuple[float | None, float | None
     return {name: (left[name], right[name]) for name in left}
 
 
-def _changes(a: Subject, b: Subject) -> Iterator[dict[str, Any]]:
+def changes(a: Subject, b: Subject) -> list[Change]:
     """Groups of dispatches that compute the same ops in both, but not one for one."""
     found: dict[tuple[tuple[str, ...], tuple[str, ...]], list[tuple[list[Node], list[Node]]]] = {}
     for left, right in _groups(a.graph, b.graph):
@@ -87,49 +138,65 @@ def _changes(a: Subject, b: Subject) -> Iterator[dict[str, Any]]:
             continue
         key = tuple(n.kind for n in left), tuple(n.kind for n in right)
         found.setdefault(key, []).append((left, right))
-    for (kinds_a, kinds_b), groups in found.items():
-        nodes = [n for pair in groups for side in pair for n in side]
-        yield {
-            "a": list(kinds_a),
-            "b": list(kinds_b),
-            "times": len(groups),
-            "layers": _span(nodes),
-            "us_a": _us(a, [n for left, _ in groups for n in left]),
-            "us_b": _us(b, [n for _, right in groups for n in right]),
-        }
+    return [
+        Change(
+            *groups[0],
+            times=len(groups),
+            layers=span([n for pair in groups for side in pair for n in side]),
+            us_a=_us(a, [n for left, _ in groups for n in left]),
+            us_b=_us(b, [n for _, right in groups for n in right]),
+        )
+        for groups in found.values()
+    ]
 
 
 def _groups(a: Graph, b: Graph) -> Iterator[tuple[list[Node], list[Node]]]:
-    """Nodes of both that share plain ops, by the name of what an op makes."""
+    """Nodes of both that compute the same: they share ops, by the name of what an op makes."""
+    graphs = {"a": a, "b": b}
     view = nx.Graph()
-    for side, graph in (("a", a), ("b", b)):
+    for side, graph in graphs.items():
         for node in graph.nodes:
             view.add_node((side, node.name))
             for name in _ops(node):
                 view.add_edge((side, node.name), ("op", name))
-    place = {(side, n.name): (i, n) for side, graph in (("a", a), ("b", b))
-             for i, n in enumerate(graph.nodes)}  # fmt: skip
+    for side, other in (("a", "b"), ("b", "a")):
+        _adopt(view, side, graphs[side], other, graphs[other])
     for component in nx.connected_components(view):
-        sides: dict[str, list[tuple[int, Node]]] = {"a": [], "b": [], "op": []}
-        for vertex in component:
-            if vertex in place:
-                sides[vertex[0]].append(place[vertex])
         left, right = (
-            [n for _, n in sorted(sides[side], key=lambda found: found[0])] for side in "ab"
+            sorted(
+                (graph.producers[name] for found, name in component if found == side),
+                key=lambda node, graph=graph: graph.place[node.name],  # type: ignore[misc]
+            )
+            for side, graph in graphs.items()
         )
         yield left, right
 
 
+def _adopt(view: nx.Graph, side: str, graph: Graph, other: str, others: Graph) -> None:
+    """Tie nodes that share no op with the other side, since a pass put other ops in their place.
+
+    Such a node belongs to what makes the same value there, or else to its reader in the same layer.
+    """
+    makers = {v.name: n.name for n in others.nodes for op in n.ops for v in op.outputs}
+
+    def matched(name: str) -> bool:
+        found = nx.node_connected_component(view, (side, name))
+        return any(kind == other for kind, _ in found)
+
+    for node in reversed(graph.nodes):
+        if matched(node.name):
+            continue
+        same = next((makers[v.name] for v in node.outputs if v.name in makers), None)
+        readers = [u for v in node.outputs for u in graph.users.get(v.name, ())]
+        near = next((u.name for u in readers if u.layer == node.layer and matched(u.name)), None)
+        if same is not None:
+            view.add_edge((side, node.name), (other, same))
+        elif near is not None:
+            view.add_edge((side, node.name), (side, near))
+
+
 def _ops(node: Node) -> Counter[str]:
     return Counter(f"{n.op} {n.name}" for n in node.ops)
-
-
-def _span(nodes: list[Node]) -> str:
-    """Layers as `0-29`, or nothing for what is outside of layers."""
-    layers = sorted({n.layer for n in nodes if n.layer is not None})
-    if not layers:
-        return ""
-    return f"{layers[0]}-{layers[-1]}" if len(layers) > 1 else str(layers[0])
 
 
 def _us(subject: Subject, nodes: list[Node]) -> float | None:

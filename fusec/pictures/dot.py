@@ -7,44 +7,37 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 
 from fusec.ir.graph import LAYER, Graph, Node, Value
-from fusec.ir.ops import op
 from fusec.ir.plan import Launch
+from fusec.pictures.style import EARLY, ROLES, role_of
+from fusec.pictures.view import Folded, Layers, shown, stands
 from fusec.writer import Writer
 
-COLOURS = {  # by the heaviest role inside, colour-blind safe (Okabe & Ito 2008), lightened
-    "rows": "#cfe8f7",
-    "heads": "#fbe3b3",
-    "vector": "#d5efe3",
-    "pair": "#f6d9e8",
-    "store": "#f6d9e8",
-    "scalar": "#ece7a8",
-    "fold": "#ece7a8",
-    "element": "#eeeeee",
-}
-EARLY = "#D55E00"
 FONT = 'fontname="Helvetica"'
 
 
-def to_dot(graph: Graph, launches: Iterable[Launch] = ()) -> str:
+def to_dot(graph: Graph, launches: Iterable[Launch] = (), *, layers: Layers = None) -> str:
     """The DOT text.
 
     A box names its place in launch order, its kind, and the ops it holds with their weights. An
     input is drawn once in every layer that reads it, and a state in its layer, so that edges
     between layers are the activations that pass from one to the next. What flows between two boxes
-    is one edge, with a line per value, as wide as its bytes are many; states are dashed.
+    is one edge, with a line per value, as wide as its bytes are many; states are dashed. `layers`
+    chooses the layers to draw; without it, those like an earlier one are one dashed box.
 
     Of the plan's `launches`, a box has the grid, and one that starts while the launch in front of
     it runs (programmatic dependent launch) has an edge without an arrow.
+    Raises FusecError for a layer that the graph does not have.
     """
-    w = Writer()
+    part, folded = shown(graph, layers)
     planned = {launch.node: launch for launch in launches}
-    with w.block(f"digraph {_quoted(graph.name)} {{"):
-        title = _quoted(f"{graph.name}: {len(graph.nodes)} nodes")
+    w = Writer()
+    with w.block(f"digraph {_quoted(part.name)} {{"):
+        title = _quoted(f"{part.name}: {len(part.nodes)} {_unit(planned)}")
         w.line(f"label={title}; labelloc=t; fontsize=16; {FONT};")
         w.line("rankdir=TB; ranksep=0.3; nodesep=0.3;")
         w.line(f'node [shape=box, style="rounded,filled", {FONT}, fontsize=10];')
         w.line(f'edge [{FONT}, fontsize=8, color="#555555", arrowsize=0.7];')
-        for layer, lines in _by_layer(graph, planned).items():
+        for layer, lines in _by_layer(part, folded, graph.place, planned).items():
             if layer is None:
                 for line in lines:
                     w.line(line)
@@ -54,28 +47,36 @@ def to_dot(graph: Graph, launches: Iterable[Launch] = ()) -> str:
                 for line in lines:
                     w.line(line)
             w.line("}")
-        for line in _edges(graph):
+        boxes = stands(part, folded)
+        for line in (*_edges(part, folded, boxes), *_early(graph, boxes, planned)):
             w.line(line)
-        for front, node in pairwise(graph.nodes):
-            if node.name in planned and planned[node.name].early:
-                ends = f"{_quoted(front.name)} -> {_quoted(node.name)}"
-                w.line(f'{ends} [color="{EARLY}", arrowhead=none, constraint=false];')
     w.line("}")
     return w.text
 
 
-def _by_layer(graph: Graph, planned: Mapping[str, Launch]) -> dict[int | None, list[str]]:
+def _by_layer(
+    graph: Graph, folded: Folded, place: Mapping[str, int], planned: Mapping[str, Launch]
+) -> dict[int | None, list[str]]:
     """Layer (None outside) -> lines that declare its boxes, in launch order."""
     lines: dict[int | None, list[str]] = {}
     for value in graph.states:
-        if value.name in graph.users:
-            lines.setdefault(_state_layer(value), []).append(_source(value, value.name, "cylinder"))
+        layer = _state_layer(value)
+        if value.name in graph.users and layer not in folded:
+            lines.setdefault(layer, []).append(_source(value, value.name, "cylinder"))
     for value in graph.inputs:
         for layer in dict.fromkeys(n.layer for n in graph.users.get(value.name, ())):
-            name = _input_name(value, layer)
-            lines.setdefault(layer, []).append(_source(value, name, "ellipse"))
-    for i, node in enumerate(graph.nodes, start=1):
-        lines.setdefault(node.layer, []).append(_box(i, node, planned.get(node.name)))
+            if layer not in folded:
+                name = _input_name(value, layer)
+                lines.setdefault(layer, []).append(_source(value, name, "ellipse"))
+    for node in graph.nodes:
+        if node.layer not in folded:
+            box = _box(place[node.name] + 1, node, planned.get(node.name))
+            lines.setdefault(node.layer, []).append(box)
+    for run in dict.fromkeys(folded.values()):
+        count = sum(folded.get(node.layer) == run for node in graph.nodes)
+        label = _quoted(f"{run.title}\n{count} {_unit(planned)}")
+        attrs = f'label={label}, style="rounded,dashed"'
+        lines.setdefault(None, []).append(f"{_quoted(run.name)} [{attrs}];")
     for value in graph.outputs:
         label = _quoted(f"{_short(value.name, None)}\n{value.type}")
         attrs = f"label={label}, shape=ellipse, style=bold"
@@ -83,20 +84,37 @@ def _by_layer(graph: Graph, planned: Mapping[str, Launch]) -> dict[int | None, l
     return lines
 
 
-def _edges(graph: Graph) -> Iterator[str]:
-    made = graph.producers
+def _edges(graph: Graph, folded: Folded, boxes: Mapping[str, str]) -> Iterator[str]:
+    """What flows between boxes. Of a folded layer, only what passes to and from other layers."""
+    flows: dict[tuple[str, str], tuple[dict[str, Value], int | None]] = {}
     for node in graph.nodes:
-        sources: dict[str, list[Value]] = {}
-        for value in dict.fromkeys(v for v in node.inputs if not v.is_weight):
-            source = made[value.name].name if value.name in made else value.name
-            if value in graph.inputs:
-                source = _input_name(value, node.layer)
-            sources.setdefault(source, []).append(value)
-        for source, values in sources.items():
-            yield _edge(source, node.name, values, node.layer)
+        for value in node.inputs:
+            maker = graph.producers.get(value.name)
+            if value.is_weight or (maker is None and node.layer in folded):
+                continue
+            if maker is not None:
+                source = boxes[maker.name]
+            else:
+                source = value.name if value.is_state else _input_name(value, node.layer)
+            ends = source, boxes[node.name]
+            if source != ends[1]:
+                flows.setdefault(ends, ({}, node.layer))[0][value.name] = value
+    for (source, target), (values, layer) in flows.items():
+        yield _edge(source, target, [*values.values()], layer)
     for value in graph.outputs:
-        source = made[value.name].name if value.name in made else value.name
+        maker = graph.producers.get(value.name)
+        source = boxes[maker.name] if maker else value.name
         yield _edge(source, f"out {value.name}", [value], None)
+
+
+def _early(graph: Graph, boxes: Mapping[str, str], planned: Mapping[str, Launch]) -> Iterator[str]:
+    """Edges from the launch in front of one that starts early."""
+    for front, node in pairwise(graph.nodes):
+        source, target = boxes.get(front.name), boxes.get(node.name)
+        early = node.name in planned and planned[node.name].early
+        if early and source and target and source != target:
+            line = f"{_quoted(source)} -> {_quoted(target)}"
+            yield f'{line} [color="{EARLY}", arrowhead=none, constraint=false];'
 
 
 def _edge(source: str, target: str, values: list[Value], layer: int | None) -> str:
@@ -104,6 +122,11 @@ def _edge(source: str, target: str, values: list[Value], layer: int | None) -> s
     style = ", style=dashed" if all(v.is_state for v in values) else ""
     width = edge_width(sum(v.nbytes for v in values))
     return f"{_quoted(source)} -> {_quoted(target)} [label={label}, penwidth={width:.1f}{style}];"
+
+
+def _unit(planned: Mapping[str, Launch]) -> str:
+    """What a graph's nodes are called: each node of a plan is one dispatch."""
+    return "dispatches" if planned else "nodes"
 
 
 def edge_width(nbytes: int) -> float:
@@ -117,8 +140,7 @@ def _source(value: Value, name: str, shape: str) -> str:
 
 
 def _box(place: int, node: Node, launch: Launch | None) -> str:
-    roles = {op(n.op).role for n in node.ops}
-    colour = next(c for role, c in COLOURS.items() if role in roles)
+    colour, _ = ROLES[role_of(node)]
     lines = [f"{place}  {node.kind}"]
     if launch is not None and launch.size is not None:
         lines.append(str(launch.size))

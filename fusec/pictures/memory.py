@@ -8,7 +8,8 @@ from html import escape
 from fusec.ir.graph import LAYER, Graph
 from fusec.ir.plan import LaunchPlan
 from fusec.passes.memory import Slot, plan_memory
-from fusec.pictures.subject import Subject, size
+from fusec.pictures.subject import Subject
+from fusec.report import size
 from fusec.runtime.cuda.window import order_of_weights
 
 WIDTH = 1120.0
@@ -37,8 +38,9 @@ def arena(graph: Graph, first: int = 0, last: int | None = None) -> str:
     parts = [_open(height)]
     for row, offset in enumerate(offsets):
         y = TOP + row * BAND
-        parts.append(f'<path d="M{LEFT} {y:.1f}H{WIDTH - 8}" stroke="#ddd"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y + 13:.1f}" text-anchor="end">{offset:,}</text>')
+        parts.append(f'<path d="M{LEFT} {y:.1f}H{WIDTH - 8}" stroke="#ddd" class="grid"/>')
+        at = f'x="{LEFT - 6}" y="{y + 13:.1f}" text-anchor="end"'
+        parts.append(f'<text class="ink" {at}>{offset:,}</text>')
     for slot in slots.values():
         if slot.last < first or slot.first >= end:
             continue
@@ -50,7 +52,7 @@ def arena(graph: Graph, first: int = 0, last: int | None = None) -> str:
         what = (
             f"{slot.value.name} {slot.value.type}, {slot.value.nbytes:,} bytes at {slot.offset:,}"
         )
-        span = f"launches {slot.first + 1} to {min(slot.last, len(graph.nodes) - 1) + 1}"
+        span = f"dispatches {slot.first + 1} to {min(slot.last, len(graph.nodes) - 1) + 1}"
         parts.append(
             f'<g><title>{escape(what)}, {span}</title><rect x="{x:.1f}" y="{y:.1f}" '
             f'width="{width:.1f}" height="{tall:.1f}" rx="2" fill="{colour[_kind(slot)]}"/>'
@@ -63,10 +65,12 @@ def arena(graph: Graph, first: int = 0, last: int | None = None) -> str:
     for kind, fill in colour.items():
         y = TOP + BAND * len(offsets) + 50
         parts.append(f'<rect x="{x:.1f}" y="{y - 9:.1f}" width="10" height="10" fill="{fill}"/>')
-        parts.append(f'<text x="{x + 13:.1f}" y="{y:.1f}">{escape(kind[1:])}</text>')
+        text = f'<text class="ink" x="{x + 13:.1f}" y="{y:.1f}">{escape(kind[1:])}</text>'
+        parts.append(text)
         x += 13 + len(kind) * 5.8 + 8
     parts += _ticks(first, end, step, TOP + BAND * len(offsets))
-    parts.append(f'<text x="{LEFT - 6}" y="18" text-anchor="end" fill="#666">byte</text>')
+    at = f'x="{LEFT - 6}" y="18" text-anchor="end"'
+    parts.append(f'<text {at} fill="#666" class="faint">byte</text>')
     return "".join([*parts, "</svg>"])
 
 
@@ -92,14 +96,14 @@ def weights(subject: Subject) -> str:
             parts.append(f'<text x="{x + 3:.1f}" y="49">{escape(label)}</text>')
         parts.append("</g>")
         x += width
-    if l2:
-        parts.append(
-            f'<rect x="20" y="68" width="{l2 * scale:.1f}" height="10" fill="none" stroke="#444"/>'
-            f'<text x="24" y="94" fill="#444">L2 of {escape(subject.gpu.name)}: {size(l2)}</text>'
-            if subject.gpu
-            else ""
-        )
-    parts.append(f'<text x="20" y="18" fill="#666">{size(total)} of weights, by layer</text>')
+    if subject.gpu:
+        at = f'x="20" y="68" width="{l2 * scale:.1f}" height="10" fill="none" stroke="#444"'
+        label = f"L2 of {escape(subject.gpu.name)}: {size(l2)}"
+        parts.append(f'<rect class="box" {at}/>')
+        parts.append(f'<text class="faint" x="24" y="94" fill="#444">{label}</text>')
+    parts.append(
+        f'<text x="20" y="18" fill="#666" class="faint">{size(total)} of weights, by layer</text>'
+    )
     return "".join([*parts, "</svg>"])
 
 
@@ -126,8 +130,8 @@ def _ticks(first: int, end: int, step: float, y: float) -> Iterable[str]:
         if (i + 1) % every == 0 or i == first:
             x = LEFT + (i - first + 0.5) * step
             at = f'x="{x:.1f}" y="{y + 14:.1f}" text-anchor="middle"'
-            yield f'<text {at} fill="#666">{i + 1}</text>'
-    yield f'<text x="{LEFT}" y="{y + 30:.1f}" fill="#666">launch</text>'
+            yield f'<text {at} fill="#666" class="faint">{i + 1}</text>'
+    yield f'<text x="{LEFT}" y="{y + 30:.1f}" fill="#666" class="faint">dispatch</text>'
 
 
 def _open(height: float) -> str:

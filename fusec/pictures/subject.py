@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,9 +16,10 @@ from fusec.ir.graph import Graph, Node
 from fusec.ir.plan import LaunchPlan, Size
 from fusec.passes import cost
 from fusec.passes.pipeline import Stage
+from fusec.pictures.drawing import anchor
 from fusec.pictures.svg import to_svg
-from fusec.pictures.view import one_layer
-from fusec.report import summary
+from fusec.pictures.view import Layers, shown, stands
+from fusec.report import size, summary
 
 
 @dataclass(frozen=True)
@@ -117,22 +118,40 @@ class Subject:
         return cost.launch_us(node, self.gpu, position=self.position, far=far).total
 
     def svg(
-        self, stage: str | None = None, *, layer: int | None = None, every: bool = False
+        self,
+        stage: str | None = None,
+        *,
+        layers: Layers = None,
+        links: Mapping[str, str] | None = None,
     ) -> str:
-        """The plan, or a stage before it, as SVG: one layer, every layer, or each kind once."""
-        shown = find_stage(self.stages, stage, self.plan.level)
-        graph = shown.graph if layer is None else one_layer(shown.graph, layer)
-        what = "the plan" if shown is self.stages[-1] else f"after {shown.name}"
-        part = "" if layer is None else f", layer {layer}"
+        """The plan, or a stage before it, as SVG; `to_svg` says what the arguments mean."""
+        found = find_stage(self.stages, stage, self.plan.level)
+        last = found is self.stages[-1]
+        part, _ = shown(found.graph, layers)
+        words = [f"{self.title}: {'the plan' if last else f'after {found.name}'}"]
+        if layers is not None and layers != "all":
+            words.append(part.name.split(", ", 1)[1])
+        unit = "dispatches" if last else "nodes"
+        words.append(f"{len(part.nodes)} {unit}")
         return to_svg(
-            graph,
-            every=every,
+            found.graph,
+            layers,
             notes=self.notes,
-            early=self.early if shown is self.stages[-1] else (),
-            places={node.name: i for i, node in enumerate(shown.graph.nodes, start=1)},
-            title=f"{self.model} at -O{self.plan.level} for {self.plan.target}: {what}{part}, "
-            f"{len(graph.nodes)} dispatches",
+            early=self.early if last else (),
+            title=", ".join(words),
+            links=links,
+            unit=unit,
         )
+
+    @property
+    def title(self) -> str:
+        """The model, the level and the target."""
+        return f"{self.model} at -O{self.plan.level} for {self.plan.target}"
+
+    def anchors(self, layers: Layers) -> dict[str, str]:
+        """Node of the plan -> the name, in a page, of the box that `svg` draws it in."""
+        part, folded = shown(self.graph, layers)
+        return {name: anchor(self.graph, box) for name, box in stands(part, folded).items()}
 
 
 def find_stage(stages: Sequence[Stage], name: str | None, level: int) -> Stage:
@@ -180,11 +199,3 @@ def read_profile(path: Path | None, plan: LaunchPlan) -> dict[str, Any] | None:
     if found != wanted:
         raise FusecError(f"{path}: a profile of other kernels: run fusec profile again")
     return data
-
-
-def size(nbytes: float) -> str:
-    """Bytes in the unit that fits, in powers of ten as bandwidths are."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
-        if nbytes >= factor:
-            return f"{nbytes / factor:,.1f} {unit}"
-    return f"{nbytes:,.0f} bytes"

@@ -11,7 +11,7 @@ import pytest
 from fusec.ir import parse
 from fusec.passes.pipeline import LEVELS
 from tests.cli.counts import FORWARD, LAYERS, O2_PASSES, OTHER, PER_LAYER
-from tests.command import fusec, plain
+from tests.command import fusec, plain, refused
 
 pytestmark = pytest.mark.xdist_group("cli")
 
@@ -26,12 +26,13 @@ def test_compile_prints_the_stages_and_the_plan(tiny_model: Path, level: int) ->
     assert f"decode-graph {nodes} -> {nodes}" in text
     if level:  # refused is the first embedding, which the residual reads as well
         assert re.search(r"fuse-prologue \d+ -> \d+ \d+\.\d 17 1 vector -> rows", text)
-    other = ", ".join(f"{count} {group}" for group, count in OTHER[level].items())
+    groups = {"forward": FORWARD[level], **OTHER[level]}
+    counts = ", ".join(f"{count} {group}" for group, count in groups.items())
     assert (
-        f"llama_decode at -O{level} for cpu: {FORWARD[level]} dispatches a token, "
-        f"{PER_LAYER[level]} a layer (+ {other}); critical path "
+        f"llama_decode at -O{level} for cpu: {sum(groups.values())} dispatches a token ({counts}), "
+        f"{PER_LAYER[level]} a layer; critical path "
     ) in text
-    assert re.search(r"weights [\d.]+ KiB, KV cache [\d.]+ KiB, arena [\d.]+ KiB\n", text)
+    assert re.search(r"weights [\d.]+ KB, KV cache [\d.]+ KB, arena [\d.]+ KB\n", text)
     assert re.search(r"\d+ kernels ready in \d+\.\d s\n", text)
     rows = re.findall(r"^ ?(\S+_[0-9a-f]{8}) (\d+) ?$", text, re.M)
     assert sum(int(count) for _, count in rows) == FORWARD[level] + len(OTHER[level])
@@ -92,7 +93,23 @@ def test_dot_marks_the_launches_that_start_early(
     file = tmp_path / "plan.dot"
     options = ("--target", "sm_90a", "-O", level, "--dot", file)
     assert fusec("inspect", tiny_model, *options).code == 0
+    assert file.read_text().count("arrowhead=none") < max(early, 1)
+    assert fusec("inspect", tiny_model, *options, "--layers", "all").code == 0
     assert file.read_text().count("arrowhead=none") == early
+
+
+def test_layers_of_a_drawing(tiny_model: Path, tmp_path: Path) -> None:
+    file, again = tmp_path / "a.dot", tmp_path / "b.dot"
+    clusters = {}
+    for layers in ("all", "0-2", "1,3"):
+        assert fusec("compile", tiny_model, "--dot", file, "--layers", layers).code == 0
+        assert fusec("inspect", tiny_model, "--dot", again, "--layers", layers).code == 0
+        assert file.read_text() == again.read_text()
+        clusters[layers] = re.findall(r'label="layer (\d+)"', file.read_text())
+    assert clusters == {"all": [*map(str, range(8))], "0-2": ["0", "1", "2"], "1,3": ["1", "3"]}
+    for command, files in (("compile", "--dot"), ("inspect", "--dot, --svg or --html")):
+        message = refused(command, tiny_model, "--layers", "all")
+        assert f"--layers: what to draw with {files} FILE" in message
 
 
 def test_dot_is_that_of_the_folder(compiled: Path, tiny_model: Path, tmp_path: Path) -> None:

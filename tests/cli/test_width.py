@@ -27,7 +27,7 @@ def test_inspect_shows_the_plan_of_a_prompt(tiny_model: Path) -> None:
     hits = {stage["pass"]: stage["hits"] for stage in data["stages"]}
     assert hits["fix-vectors"] == 33 and hits["fuse-chain-to-fixed"] == 17
     text = fusec("inspect", tiny_model, *GPU, "--width", 80).out
-    assert "dispatches a step of 80 rows, " in text.replace("\n", " ")
+    assert "dispatches a step of 80 rows (" in text.replace("\n", " ")
     assert "dispatches a token" in fusec("inspect", tiny_model, *GPU).out.replace("\n", " ")
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from fusec import driver, pictures
-from fusec.pictures.diff import compare
+from fusec.pictures.diff import changes, compare, html
 from tests.command import fusec, refused
 from tests.graphs import llama_graph
+from tests.pictures.markup import by_id, of_class, read, table, text
 
 
 def subject(level: int, layers: int = 2) -> pictures.Subject:
@@ -56,6 +59,51 @@ def test_predicted_times_of_a_gpu(tiny_model):
     saved = sum(c["us_a"] - c["us_b"] for c in data["changes"])
     assert left - right == pytest.approx(saved, abs=0.3)
     assert saved > 0
+
+
+def test_what_a_pass_puts_in_the_place_of_others_is_matched(tiny_model):
+    """-O3 splits attention and rows: no dispatch of either side comes from nothing."""
+    one, two = (
+        pictures.of_compiled(driver.compile(tiny_model, target="sm_90a", level=level))
+        for level in (0, 3)
+    )
+    found = changes(one, two)
+    assert all(change.a and change.b for change in found)
+    whole = compare(one, two)["sizes"]["launches predicted, us"]
+    for side, total in zip(("us_a", "us_b"), whole, strict=True):
+        assert sum(getattr(change, side) for change in found) == pytest.approx(total, abs=0.1)
+    last = found[-1]
+    assert [n.kind for n in last.a] == ["argmax"]
+    assert [n.kind for n in last.b] == ["argmax_combine"]
+
+
+def test_a_page_shows_both_sides(tiny_model):
+    one, two = (pictures.of_compiled(driver.compile(tiny_model, level=level)) for level in (1, 2))
+    text_of = html(one, two, "fusec diff <a> b")
+    assert text_of == html(one, two, "fusec diff <a> b")
+    root = read(text_of)
+    ids = Counter(e.get("id") for e in root.iter() if e.get("id"))
+    assert set(ids.values()) == {1}
+    links = [e.get("href") for e in root.iter("a")]
+    assert links and all(link[0] == "#" and link[1:] in ids for link in links)
+    assert "fusec diff <a> b" in text(root)
+    rows = {row[0]: row[1:] for row in table(by_id(root, "sizes"))}
+    assert rows["dispatches"] == [str(len(s.plan.launches)) for s in (one, two)] + [
+        str(len(two.plan.launches) - len(one.plan.launches))
+    ]
+    shown = [[[b.text for b in side.iter("b")] for side in pair.findall("ul")]
+             for pair in of_class(by_id(root, "changes"), "beside")]  # fmt: skip
+    assert shown == [[[n.kind for n in c.a], [n.kind for n in c.b]] for c in changes(one, two)]
+    assert len(list(by_id(root, "plans").iter("svg"))) == 2
+
+
+def test_the_command_writes_a_page(tiny_model, tmp_path):
+    page = tmp_path / "d.html"
+    assert fusec("diff", tiny_model, tiny_model, "-O", "1,2", "--html", page).code == 0
+    assert "What became of what" in text(read(page.read_text()))
+    assert "cannot write here" in refused(
+        "diff", tiny_model, tiny_model, "--html", tmp_path / "no" / "d.html"
+    )
 
 
 def test_the_command(tiny_model, tmp_path):

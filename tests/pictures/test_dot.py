@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import pytest
 
@@ -14,7 +15,8 @@ from fusec.ir import Builder, Graph
 from fusec.ir.graph import Node, Value, attrs
 from fusec.passes.pipeline import LEVELS, passes_of, run_passes
 from fusec.pictures.dot import to_dot
-from tests.graphs import llama_graph
+from fusec.pictures.view import Run, runs
+from tests.graphs import Types, llama_graph
 from tests.targets import ANY
 
 TEXT = r'"((?:[^"\\]|\\.)*)"'
@@ -75,6 +77,10 @@ def unescaped(text: str) -> str:
     return re.sub(r"\\(.)", lambda m: "\n" if m[1] in "ln" else m[1], text)
 
 
+def runs_of(graph: Graph) -> list[Run]:
+    return list(dict.fromkeys(runs(graph).values()))
+
+
 def fused(level: int, **shape: object) -> Graph:
     return run_passes(llama_graph(**shape), passes_of(level), ANY)[-1].graph
 
@@ -83,7 +89,7 @@ def fused(level: int, **shape: object) -> Graph:
 @pytest.mark.parametrize("layers", [1, 3])
 def test_one_box_a_dispatch_one_cluster_a_layer(level: int, layers: int) -> None:
     graph = fused(level, layers=layers)
-    dot = read(to_dot(graph))
+    dot = read(to_dot(graph, layers="all"))
     assert set(dot.dispatches) == {node.name for node in graph.nodes}
     assert list(dot.clusters) == [f"layer {i}" for i in range(layers)]
     for i in range(layers):
@@ -98,7 +104,7 @@ def test_one_box_a_dispatch_one_cluster_a_layer(level: int, layers: int) -> None
 @pytest.mark.parametrize("level", LEVELS)
 def test_edges_are_the_graphs_with_names_and_types(level: int) -> None:
     graph = fused(level, layers=2, width=64, heads=4, kv_heads=2)
-    dot = read(to_dot(graph))
+    dot = read(to_dot(graph, layers="all"))
     assert all(source in dot.boxes and target in dot.boxes for source, target, _ in dot.edges)
     assert max(Counter((source, target) for source, target, _ in dot.edges).values()) == 1
     found = {(s, t): a["label"].split("\n") for s, t, a in dot.edges}
@@ -121,11 +127,60 @@ def test_edges_are_the_graphs_with_names_and_types(level: int) -> None:
 
 def test_no_edge_but_activations_between_layers() -> None:
     """What all layers read would otherwise tie a drawing of many layers into one knot."""
-    dot = read(to_dot(fused(2, layers=4)))
+    dot = read(to_dot(fused(2, layers=4), layers="all"))
     home = {name: layer for layer, names in dot.clusters.items() for name in names}
     for source, target, attrs_ in dot.edges:
         if home.get(source) != home.get(target):
             assert "f32[1, " in attrs_["label"] or "%token" in source, (source, target)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_thirty_layers_are_drawn_like_three(level: int) -> None:
+    few, many = (read(to_dot(fused(level, layers=count))) for count in (3, 30))
+    assert len(many.boxes) == len(few.boxes)
+    assert len(many.edges) == len(few.edges)
+    (run,) = runs_of(fused(level, layers=30))
+    assert run.last == 29
+    count = len([n for n in fused(level, layers=30).nodes if (n.layer or 0) >= run.first])
+    assert many.boxes[run.name]["label"] == f"{run.title}\n{count} nodes"
+    assert few.boxes[run.name.replace("29", "2") if run.first == 1 else "layer 2"]
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_folded_layers_are_tied_to_what_is_around_them(level: int) -> None:
+    """Activations lead into them and out of them; their states and positions are not drawn."""
+    graph = fused(level, layers=5, types=Types(**{"blk.3.ffn_down.weight": "q8_0"}))
+    dot = read(to_dot(graph))
+    drawn = {n.layer for n in graph.nodes} - {None} - set(runs(graph))
+    assert list(dot.clusters) == [f"layer {number}" for number in sorted(drawn)]
+    assert all(source in dot.boxes and target in dot.boxes for source, target, _ in dot.edges)
+    assert max(Counter((source, target) for source, target, _ in dot.edges).values()) == 1
+    assert runs_of(graph)
+    for run in runs_of(graph):
+        into = {source for source, target, _ in dot.edges if target == run.name}
+        out = [a["label"].strip() for source, _, a in dot.edges if source == run.name]
+        assert {graph.producers[name].layer for name in into} == {run.first - 1}
+        assert out and all(f"blk.{run.last}." in label for label in out)
+        assert not any(f"blk.{run.first}." in name for name in dot.boxes)
+
+
+def test_one_layer_is_numbered_as_in_the_whole() -> None:
+    graph = fused(2, layers=3)
+    dot = read(to_dot(graph, layers=(1,)))
+    assert list(dot.clusters) == ["layer 1"]
+    assert [box["label"].split()[0] for box in dot.dispatches.values()] == [*map(str, range(8, 14))]
+
+
+def test_early_launches_have_an_edge_also_where_layers_are_folded(compiled) -> None:
+    graph = compiled.graph
+    for layers in ("all", (1,)):
+        text = to_dot(graph, compiled.plan.launches, layers=layers)
+        edges = [line for line in text.splitlines() if "arrowhead=none" in line]
+        drawn = [n.name for n in graph.nodes if layers == "all" or n.layer in layers]
+        pairs = pairwise(drawn)
+        early = [(a, b) for a, b in pairs if b in compiled.plan.early]
+        assert len(edges) == len(early) > 0
+        assert all(f'"{a}" -> "{b}" [' in line for (a, b), line in zip(early, edges, strict=True))
 
 
 def test_fused_boxes_list_their_ops_and_weights() -> None:
@@ -200,7 +255,9 @@ def render(text: str) -> str:
 @pytest.mark.parametrize("level", LEVELS)
 def test_graphviz_draws_it(level: int) -> None:
     graph = fused(level, layers=2)
-    svg = render(to_dot(graph))
-    boxes = re.findall(r'<g id="node\d+" class="node">', svg)
-    assert len(boxes) == len(read(to_dot(graph)).boxes)
-    assert svg.count('class="cluster"') == 2
+    for layers, clusters in (("all", 2), (None, 2 - len(runs(graph)))):
+        text = to_dot(graph, layers=layers)
+        svg = render(text)
+        boxes = re.findall(r'<g id="node\d+" class="node">', svg)
+        assert len(boxes) == len(read(text).boxes)
+        assert svg.count('class="cluster"') == clusters

@@ -12,9 +12,11 @@ from fusec import driver, pictures
 from fusec.ir import Builder, gpus
 from fusec.passes import cost
 from fusec.passes.memory import plan_memory
-from fusec.pictures import diff, memory, times
+from fusec.pictures import diff, memory
 from fusec.pictures.report import _cards
-from fusec.pictures.subject import Subject, size
+from fusec.pictures.subject import Subject
+from fusec.pictures.tally import tally
+from fusec.report import size
 from tests.graphs import llama_graph
 from tests.pictures.conftest import profile_of
 from tests.tables import row_of
@@ -43,23 +45,6 @@ def boxes(svg: str) -> dict[str, tuple[float, float, float, float]]:
     return found
 
 
-def bars(html: str) -> list[tuple[str, float]]:
-    """Tip and width of every bar with a tip, in order."""
-    spans = re.findall(r'style="width:([\d.]+)px;[^"]*" title="([^"]*)"', html)
-    return [(tip, float(width)) for width, tip in spans]
-
-
-@pytest.mark.parametrize(
-    ("count", "shown"),
-    [
-        (0, "0 bytes"), (999, "999 bytes"), (1000, "1.0 KB"), (1_549_000, "1.5 MB"),
-        (999_999, "1,000.0 KB"), (1e6, "1.0 MB"), (2.25e9, "2.2 GB"), (4e12, "4,000.0 GB"),
-    ],
-)  # fmt: skip
-def test_bytes_in_powers_of_ten(count, shown):
-    assert size(count) == shown
-
-
 # --- the arena -----------------------------------------------------------------------------------
 
 
@@ -79,7 +64,7 @@ def test_a_value_s_box_is_where_it_lies_for_as_long_as_it_lives():
     assert set(found) == set(lives)
     for name, (first, last) in lives.items():
         title, (left, top, width, height) = found[name]
-        assert f"256 bytes at {slots[name].offset:,}, launches {first} to {last}" in title
+        assert f"256 bytes at {slots[name].offset:,}, dispatches {first} to {last}" in title
         assert left == pytest.approx(LEFT + (first - 1) * launch, abs=0.1)
         assert width == pytest.approx((last - first + 1) * launch - 1, abs=0.1)
         band = offsets.index(slots[name].offset)
@@ -104,12 +89,12 @@ def test_a_part_of_the_launches_is_drawn_as_wide_as_all(compiled):
     whole, part = boxes(memory.arena(graph)), boxes(memory.arena(graph, 2, 6))
     alive = {
         title for title in whole
-        if (span := re.search(r"launches (\d+) to (\d+)$", title))
+        if (span := re.search(r"dispatches (\d+) to (\d+)$", title))
         and int(span[1]) <= 6 and int(span[2]) >= 3
     }  # fmt: skip
     assert set(part) == alive
     for title in alive & set(part):
-        span = re.search(r"launches (\d+) to (\d+)$", title)
+        span = re.search(r"dispatches (\d+) to (\d+)$", title)
         assert span
         first, last = max(int(span[1]), 3), min(int(span[2]), 6)
         left, _, width, _ = part[title]
@@ -142,65 +127,17 @@ def test_weights_are_drawn_to_scale_against_l2(subject, l2_share):
         assert width == pytest.approx(max(nbytes * scale, 0.5), abs=0.01)
         at += nbytes * scale
     assert at == pytest.approx(20 + total * scale, abs=0.1)
-    (l2,) = re.findall(r'<rect x="20" y="68" width="([\d.]+)"', svg)
+    (l2,) = re.findall(r'<rect class="box" x="20" y="68" width="([\d.]+)"', svg)
     assert float(l2) == pytest.approx(gpu.l2_bytes * scale, abs=0.1)
     assert f"L2 of H200: {size(gpu.l2_bytes)}" in svg.replace("NVIDIA ", "")
     assert f"{size(total)} of weights, by layer" in svg
-
-
-# --- times ---------------------------------------------------------------------------------------
-
-
-def test_bars_of_the_walls_are_as_long_as_they_take(profiled):
-    """620 pixels are the longest of the two tokens: 280 us."""
-    data = profiled.profile
-    shown = [pair for walls in (data["naive_walls"], data["walls"]) for pair in walls.items()]
-    wanted = [(f"{wall}: {us:,.1f} us", us * 620 / 280) for wall, us in shown]
-    found = bars(times.walls(profiled))
-    assert [tip for tip, _ in found] == [tip for tip, _ in wanted]
-    assert [px for _, px in found] == pytest.approx([px for _, px in wanted], abs=0.06)
-
-
-def test_bars_of_launches_are_as_long_as_they_take(profiled, compiled):
-    """Predicted by what decides, measured below it; the longest of all has 280 pixels."""
-    costs = cost.token_costs(compiled.plan, profiled.gpu, position=48)
-    longest = max([c.total for c in costs] + [1 + (len(costs) - 1) / 100])
-    wanted = []
-    for kernel in dict.fromkeys(x.kernel for x in compiled.plan.launches):
-        own = [i for i, x in enumerate(compiled.plan.launches) if x.kernel == kernel]
-        c = costs[own[0]]
-        bound = ("memory", c.memory) if c.memory > c.compute else ("compute", c.compute)
-        mean = 1 + sum(own) / len(own) / 100
-        parts = [("boundary", c.boundary), ("chain", c.chain), bound, ("measured", mean)]
-        wanted += [(f"{what}: {us:.2f} us", us * 280 / longest) for what, us in parts]
-    found = bars(times._table(profiled))
-    assert [tip for tip, _ in found] == [tip for tip, _ in wanted]
-    assert [px for _, px in found] == pytest.approx([px for _, px in wanted], abs=0.06)
-
-
-def test_the_table_of_kernels_says_how_often_how_long_and_how_much(profiled, compiled):
-    rows = re.findall(r"<tr>((?:<td>.*?</td>)+)<td class", times._table(profiled))
-    cells = [re.findall(r"<td>(.*?)</td>", row) for row in rows]
-    by_name = {n.name: n for n in profiled.graph.nodes}
-    kernels = dict.fromkeys(x.kernel for x in compiled.plan.launches)
-    for kernel, found in zip(kernels, cells, strict=True):
-        own = [i for i, x in enumerate(compiled.plan.launches) if x.kernel == kernel]
-        launch = compiled.plan.launches[own[0]]
-        first = launch.node
-        mean = 1 + sum(own) / len(own) / 100
-        assert found == [
-            kernel, str(len(own)), str(launch.size),
-            str(profiled.registers.get(kernel, "")), size(cost.moved(by_name[first], 48)),
-            f"{profiled.predicted[first].total:.2f}", f"{mean:.2f}", f"{mean * len(own):,.1f}",
-        ]  # fmt: skip
 
 
 # --- words ---------------------------------------------------------------------------------------
 
 
 def test_cards_name_each_total(profiled, compiled):
-    pairs = re.findall(r'<b>(.*?)</b><span class="faint">(.*?)</span>', _cards(profiled))
-    cards = {name: value for value, name in pairs}
+    cards = _cards(profiled, tally(profiled))
     plan = compiled.plan
     states = sum(v.nbytes for v in compiled.stages[-1].graph.states)
     us = cost.token_us(plan, profiled.gpu, position=48)

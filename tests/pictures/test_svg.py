@@ -12,8 +12,9 @@ from fusec.ir import Graph
 from fusec.ir.verify import verify
 from fusec.passes.pipeline import LEVELS, passes_of, run_passes
 from fusec.pictures.dot import edge_width
-from fusec.pictures.svg import EARLY, to_svg
-from fusec.pictures.view import alike, one_layer, runs
+from fusec.pictures.style import EARLY
+from fusec.pictures.svg import to_svg
+from fusec.pictures.view import alike, read_layers, runs, some_layers, span
 from tests.graphs import Types, llama_graph
 from tests.targets import ANY
 
@@ -65,10 +66,10 @@ def test_layers_like_an_earlier_one_are_one_box():
     graph = fused(layers=5)
     drawn = boxes(to_svg(graph))
     assert drawn["layers 1 to 4: each as layer 0"] == [
-        f"24 dispatches, {layer_bytes(graph, 1, 4) / 1e6:,.1f} MB of weights"
+        f"24 nodes, {layer_bytes(graph, 1, 4) / 1e6:,.1f} MB of weights"
     ]
     assert len(drawn) == 1 + 6 + 1 + 2
-    assert len(boxes(to_svg(graph, every=True))) == len(graph.nodes)
+    assert len(boxes(to_svg(graph, layers="all"))) == len(graph.nodes)
 
 
 def layer_bytes(graph: Graph, low: int, high: int) -> int:
@@ -123,19 +124,60 @@ def test_launches_that_start_early_are_marked():
 
 def test_one_layer_is_a_graph_of_its_own():
     graph = fused(layers=3)
-    layer = one_layer(graph, 1)
+    layer = some_layers(graph, [1])
     verify(layer)
     assert [n.layer for n in layer.nodes] == [1] * 6
     assert [v.name for v in layer.outputs] == ["%blk.1.ffn_residual"]
     assert [v.name for v in layer.inputs] == ["%blk.0.ffn_residual", "%pos"]
-    assert one_layer(graph, 2).outputs[0].name == "%blk.2.ffn_residual"
-    places = {n.name: i for i, n in enumerate(graph.nodes, start=1)}
-    assert next(iter(boxes(to_svg(layer, places=places)))) == "8  norm_matvec"
+    assert some_layers(graph, [2]).outputs[0].name == "%blk.2.ffn_residual"
+    assert next(iter(boxes(to_svg(graph, (1,))))) == "8  norm_matvec"
 
 
 def test_layers_that_are_not_there():
     with pytest.raises(FusecError, match="no layer 3: it has layers 0 to 2"):
-        one_layer(fused(layers=3), 3)
+        some_layers(fused(layers=3), [3])
+
+
+@pytest.mark.parametrize(
+    ("text", "layers"),
+    [(None, None), ("all", "all"), ("4", (4,)), ("0-3", (0, 1, 2, 3)), ("0, 7-8,0", (0, 7, 8))],
+)
+def test_layers_as_the_command_line_has_them(text, layers):
+    assert read_layers(text) == layers
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "1-", "3-1", "1,,2", "all,1", "1-2-3", "²"])
+def test_no_layers(text):
+    with pytest.raises(FusecError, match=f"^--layers: expected .*, found '{text}'$"):
+        read_layers(text)
+
+
+def test_several_layers_are_a_graph_of_their_own():
+    graph = fused(layers=4)
+    part = some_layers(graph, (1, 2))
+    verify(part)
+    assert [n.layer for n in part.nodes] == [1] * 6 + [2] * 6
+    assert [v.name for v in part.outputs] == ["%blk.2.ffn_residual"]
+    assert len(boxes(to_svg(graph, (1, 2)))) == 12
+
+
+def test_spans_of_layers():
+    graph = fused(layers=6)
+    assert span(graph.nodes) == "0-5"
+    assert span([n for n in graph.nodes if n.layer in (0, 1, 3, 5)]) == "0-1, 3, 5"
+    assert span(graph.nodes[:1]) == ""
+
+
+def test_dark_colours_are_there_for_whoever_wants_them():
+    """Each class that a shape has, and no other, has a rule; lights are the shapes' own."""
+    svg = to_svg(fused(layers=2), early={"%blk.0.attn"})
+    rules = set(re.findall(r"svg \.([\w-]+)\{", svg))
+    used = {name for found in re.findall(r' class="([^"]+)"', svg) for name in found.split()}
+    assert used <= rules
+    assert svg.count("prefers-color-scheme:dark") == 1
+    for element in ET.fromstring(svg).iter():
+        if element.tag in (f"{SVG}rect", f"{SVG}text"):
+            assert element.get("fill")
 
 
 def test_names_are_escaped():

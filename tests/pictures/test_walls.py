@@ -205,6 +205,9 @@ def test_calibrating_needs_a_gpu():
 def test_inspect_refuses(tiny_model, tmp_path):
     assert "--profile: its times are shown by" in refused("inspect", tiny_model, "--profile", "x")
     assert "no layer 99: it has layers 0 to 7" in refused(
-        "inspect", tiny_model, "--svg", tmp_path / "x.svg", "--layer", 99
+        "inspect", tiny_model, "--svg", tmp_path / "x.svg", "--layers", 99
+    )
+    assert "--layers: expected all, 4, 0-3 or 0,4, found 'some'" in refused(
+        "inspect", tiny_model, "--svg", tmp_path / "x.svg", "--layers", "some"
     )
     assert not list(tmp_path.iterdir())
