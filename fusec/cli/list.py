@@ -91,8 +91,18 @@ def formats() -> Iterator[Entry]:
         yield Entry(name, about, {"bits": bits, "per block": found.dtype.block})
 
 
+def models() -> Iterator[Entry]:
+    """Models that have names, and whether they have been fetched."""
+    from fusec.models.names import known_models
+
+    for found in known_models():
+        here = "here" if found.path else "not fetched"
+        size = f"{found.size / 1e6:.0f} MB"
+        yield Entry(found.name, found.about, {"size": size, "there": here, "under": found.licence})
+
+
 TOPICS: dict[str, Callable[[], Iterable[Entry]]] = {
-    topic.__name__: topic for topic in (rules, passes, ops, gpus, presets, formats)
+    topic.__name__: topic for topic in (models, rules, passes, ops, gpus, presets, formats)
 }
 
 
@@ -107,7 +117,7 @@ def list_command(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List rules, passes, ops, GPUs, presets or weight formats, with a sentence about each."""
+    """List models, rules, passes, ops, GPUs, presets or formats, with a sentence about each."""
     entries = list(entries_of(topic))
     if as_json:
         typer.echo(json.dumps([_plain(entry) for entry in entries]))

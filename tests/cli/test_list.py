@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+import fusec as library
 from fusec.cli.list import TOPICS, sentence
 from fusec.codegen.formats import FORMATS
 from fusec.ir.gpus import all_gpus
@@ -14,6 +15,7 @@ from tests.command import fusec, refused
 
 PASSES = [step.name for step in passes_of(3)]
 NAMES = {
+    "models": [model.name for model in library.known_models()],
     "rules": [name.removeprefix("fuse-") for name in PASSES if name.startswith("fuse-")],
     "passes": PASSES,
     "ops": list(OPS),
