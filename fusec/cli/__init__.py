@@ -18,6 +18,7 @@ import typer
 from fusec.cli import streams
 from fusec.cli.commands import SETTINGS, Commands
 from fusec.errors import FusecError, reason
+from fusec.version import __version__
 
 YOUNG = 100_000
 """New objects between two collections. Passes make graphs that stay: with Python's 700 or 2,000 a
@@ -35,9 +36,7 @@ def fusec(
 ) -> None:
     """Compile a language model's decode step into fused kernels and a launch plan; run it."""
     if show_version:
-        from importlib.metadata import version
-
-        typer.echo(f"fusec {version('fusec')}")
+        typer.echo(f"fusec {__version__}")
     elif context.invoked_subcommand is None:
         typer.echo(context.get_help())
 

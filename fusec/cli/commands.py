@@ -37,7 +37,7 @@ COMMANDS = {
     "quantize": "Write a copy of a model with its matrices quantised, by llama.cpp's rules for "
     "the mix.",
     "pull": "Fetch a model by its name, unless it is here already, and print its path.",
-    "list": "List models, rules, passes, ops, GPUs, presets or formats, with a sentence about each.",
+    "list": "List models, rules, passes, ops, GPUs, presets or formats; a sentence about each.",
 }
 """Name -> the first line of its help, in the order of `fusec --help`.
 

@@ -23,13 +23,26 @@ if TYPE_CHECKING:
     from fusec.passes.pipeline import Pass
 
 
+Facts = dict[str, str | int | float]
+
+
 @dataclass(frozen=True)
 class Entry:
     """One line: a name, a sentence about it, and facts by name, for columns between the two."""
 
     name: str
     about: str
-    facts: dict[str, str | int | float] = field(default_factory=dict)
+    facts: Facts = field(default_factory=dict)
+
+
+def models() -> Iterator[Entry]:
+    """Models that have names, and where they are."""
+    from fusec.models.names import known_models
+
+    for model in known_models():
+        where = "not fetched" if model.path is None else str(model.path)
+        facts: Facts = {"MB": round(model.size / 1e6), "licence": model.licence, "file": where}
+        yield Entry(model.name, model.about, facts)
 
 
 def rules() -> Iterator[Entry]:
@@ -38,7 +51,7 @@ def rules() -> Iterator[Entry]:
 
     for level, step in _passes():
         if isinstance(step, Fuse):
-            facts: dict[str, str | int | float] = {"from": f"-O{level}", "rule": step.equation}
+            facts: Facts = {"from": f"-O{level}", "rule": step.equation}
             yield Entry(step.rule.name, sentence(step.rule.about), facts)
 
 
@@ -91,16 +104,6 @@ def formats() -> Iterator[Entry]:
         yield Entry(name, about, {"bits": bits, "per block": found.dtype.block})
 
 
-def models() -> Iterator[Entry]:
-    """Models that have names, and whether they have been fetched."""
-    from fusec.models.names import known_models
-
-    for found in known_models():
-        here = "here" if found.path else "not fetched"
-        size = f"{found.size / 1e6:.0f} MB"
-        yield Entry(found.name, found.about, {"size": size, "there": here, "under": found.licence})
-
-
 TOPICS: dict[str, Callable[[], Iterable[Entry]]] = {
     topic.__name__: topic for topic in (models, rules, passes, ops, gpus, presets, formats)
 }
@@ -117,7 +120,7 @@ def list_command(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List models, rules, passes, ops, GPUs, presets or formats, with a sentence about each."""
+    """List models, rules, passes, ops, GPUs, presets or formats; a sentence about each."""
     entries = list(entries_of(topic))
     if as_json:
         typer.echo(json.dumps([_plain(entry) for entry in entries]))

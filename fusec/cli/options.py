@@ -80,5 +80,10 @@ def _hush(quiet: bool) -> bool:
 
 Quiet = Annotated[
     bool,
-    typer.Option("-q", "--quiet", callback=_hush, help="Say nothing about progress and speed."),
+    typer.Option(
+        *("-q", "--quiet"),
+        callback=_hush,
+        is_eager=True,  # before a model is fetched
+        help="Say nothing about progress and speed.",
+    ),
 ]

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-import fusec as library
 from fusec.cli.list import TOPICS, sentence
 from fusec.codegen.formats import FORMATS
 from fusec.ir.gpus import all_gpus
 from fusec.ir.ops import OPS
+from fusec.models.names import known_models
 from fusec.models.presets import PRESETS
 from fusec.passes.pipeline import passes_of
 from tests.command import fusec, refused
 
 PASSES = [step.name for step in passes_of(3)]
 NAMES = {
-    "models": [model.name for model in library.known_models()],
+    "models": [model.name for model in known_models()],
     "rules": [name.removeprefix("fuse-") for name in PASSES if name.startswith("fuse-")],
     "passes": PASSES,
     "ops": list(OPS),
@@ -45,6 +45,7 @@ def test_what_is_listed_of_a_thing() -> None:
     }  # fmt: skip
     assert found["H200"]["target"] == "sm_90a"
     assert found["smollm2-135m"]["weights"] == "135 M"
+    assert found["demo"]["file"].endswith(".gguf")
     assert (found["q4_0"]["bits"], found["q4_0"]["per block"]) == (4.5, 32)
 
 

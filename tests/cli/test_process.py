@@ -91,7 +91,7 @@ def test_mistyped_commands_and_options() -> None:
     assert said.startswith("No such option: --tempp")
     assert "--temp" in said.removeprefix("No such option: --tempp")
     assert said.endswith("(fusec run --help explains)")
-    assert "MODEL.gguf|DIR" in refused("run")
+    assert refused("run") == "Missing argument 'MODEL|DIR'. (fusec run --help explains)"
 
 
 def test_completion() -> None:

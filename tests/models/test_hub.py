@@ -32,7 +32,7 @@ class Hub:
 
     def fusec(self, *args: object, **env: str) -> subprocess.CompletedProcess[str]:
         """A command in a process of its own: huggingface_hub reads its settings once."""
-        command = [sys.executable, "-m", "fusec.cli", *map(str, args)]
+        command = [sys.executable, "-m", "fusec", *map(str, args)]
         return subprocess.run(
             command, env={**os.environ, **self.env, **env}, capture_output=True, text=True,
             check=False,
