@@ -60,7 +60,7 @@ def test_the_source_distribution_has_every_file(built: Path, checkout: set[str])
 def test_the_wheel_has_the_package_and_no_more(wheel: dict[str, str], checkout: set[str]) -> None:
     package = {name for name in checkout if name.startswith("fusec/")}
     assert {name for name in wheel if ".dist-info/" not in name} == package
-    assert {"fusec/py.typed", "fusec/data/demo.gguf", "fusec/pictures/report.css"} <= package
+    assert {"fusec/py.typed", "fusec/data/demo.gguf", "fusec/pictures/page.css"} <= package
     (licence,) = (text for name, text in wheel.items() if name.endswith("/licenses/LICENSE"))
     assert licence == pages.page("LICENSE")
 
