@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from fusec import driver
 from fusec.errors import FusecError
 from fusec.models.model import Model
-from fusec.models.tokenizer import StreamDecoder, Tokenizer
+from fusec.models.tokenizer import Tokenizer
 from fusec.runtime.engine import Engine
 from fusec.runtime.job import new_tokens
 from fusec.runtime.sampling import Sampling
@@ -37,7 +37,8 @@ class Request:
     """One prompt, in one of its three forms, and how to go on from it.
 
     `new_tokens` None is DEFAULT_NEW_TOKENS, or fewer where the context is short. In a chat
-    `system` comes before the first turn, and `template` is used instead of the file's.
+    `system` comes before the first turn, and `template` is used instead of the file's. Text ends in
+    front of any of `stop`.
     """
 
     prompt: str | None
@@ -48,6 +49,7 @@ class Request:
     ignore_eos: bool
     system: str | None = None
     template: str | None = None
+    stop: Sequence[str] = ()
 
     @property
     def is_conversation(self) -> bool:
@@ -67,6 +69,8 @@ class Request:
         for option, given in (("--system", self.system), ("--chat-template", self.template)):
             if given is not None and not self.chat:
                 raise FusecError(f"{option} is for conversations: add --chat")
+        if "" in self.stop:
+            raise FusecError("--stop: expected some text, found none")
         if self.new_tokens is not None and self.new_tokens < 0:
             raise FusecError(f"-n: expected a number of tokens from 0, found {self.new_tokens}")
 
@@ -223,23 +227,25 @@ def complete(runner: Runner, request: Request, emit: Emit | None = None) -> dict
 def generate(
     runner: Runner, prompt: list[int], request: Request, emit: Emit | None
 ) -> dict[str, Any]:
-    """Tokens, text and timings of one generation."""
-    decoder = StreamDecoder(runner.tokenizer, prompt) if runner.tokenizer else None
+    """Tokens, text and timings of one generation.
+
+    Of a conversation, only what is new since the last turn goes through the model.
+    """
     count = request.count(len(prompt), runner.engine.context)
     ids: list[int] = []
     pieces: list[str] = []
     first = start = time.perf_counter()
-    for token in runner.engine.tokens(prompt, count, request.sampling):
-        if not ids:
-            first = time.perf_counter()
-        ids.append(token)
-        pieces.append(decoder.push(token) if decoder else f"{' ' if len(ids) > 1 else ''}{token}")
+    for piece in runner.engine.stream(
+        prompt, count, request.sampling, stop=request.stop, reuse=request.is_conversation
+    ):
+        if piece.token is not None:
+            first = first if ids else time.perf_counter()
+            ids.append(piece.token)
+        shown = piece.text if runner.tokenizer else f"{' ' if len(ids) > 1 else ''}{piece.token}"
+        pieces.append(shown)
         if emit:
-            emit(pieces[-1])
+            emit(shown)
     end = time.perf_counter()
-    pieces.append(decoder.finish() if decoder else "")
-    if emit:
-        emit(pieces[-1])
     decoded = max(len(ids) - 1, 0)
     timings = {
         "load_s": runner.load_s,
@@ -249,7 +255,7 @@ def generate(
         "decode_s": end - first,
         "tok_s": decoded / (end - first) if decoded else 0.0,
     }
-    text = "".join(pieces) if decoder else None
+    text = "".join(pieces) if runner.tokenizer else None
     return {"prompt_ids": prompt, "ids": ids, "text": text, "timings": timings}
 
 

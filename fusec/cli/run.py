@@ -80,6 +80,10 @@ def run(
     ignore_eos: Annotated[
         bool, typer.Option("--ignore-eos", help="Go on behind an end-of-text token.")
     ] = False,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEXT", help="End in front of this text; may be repeated."),
+    ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -89,6 +93,7 @@ def run(
     with awake(target):
         from fusec import generate
         from fusec.runtime.sampling import Sampling
+        from fusec.texts import utf8
 
         sampling = Sampling(temp, top_k, top_p, min_p, repeat_penalty, seed=seed)
         prompt = prompts.prompt_of(prompt, file, elsewhere=chat or prompt_ids is not None)
@@ -96,6 +101,7 @@ def run(
             *(prompt, prompt_ids, chat, new_tokens, sampling, ignore_eos),
             system=system,
             template=prompts.template_of(chat_template),
+            stop=[utf8(text, "--stop") for text in stop or ()],
         )
         if as_json and request.is_conversation:
             raise FusecError("--json takes one prompt: give one with -p TEXT")

@@ -134,3 +134,12 @@ def test_threads_change_nothing(tiny_model: Path, monkeypatch: pytest.MonkeyPatc
     assert fusec(*options, "--threads", 3).json["ids"] == default
     monkeypatch.setenv("FUSEC_THREADS", "1")
     assert fusec(*options).json["ids"] == default
+
+
+def test_text_ends_in_front_of_a_stop_string() -> None:
+    options = ("demo", "-p", "Once upon a time", "-n", "40", "--temp", "0", "--json")
+    whole = fusec("run", *options).json["text"]
+    stop = whole[20:24]
+    found = fusec("run", *options, "--stop", "never seen", "--stop", stop).json
+    assert found["text"] == whole[: whole.index(stop)]
+    assert len(found["ids"]) < 40
