@@ -19,7 +19,6 @@ from fusec.ir import Builder, Graph
 from fusec.ir.expression import DIVIDE, FUNCTIONS, SELECT
 from fusec.ir.ops import OPS
 from tests import pages
-from tests.codegen.cuda.kernels import needs_compiler
 from tests.codegen.cuda.one_kernel import distance
 from tests.codegen.cuda.twin_session import TwinSession, random_weights, reference
 from tests.own_ops import WIDTH, gated, register_softsign, softsign
@@ -110,7 +109,7 @@ def test_two_operands_of_which_one_is_shared_or_a_weight() -> None:
         assert distance(result, wanted) < 1e-6
 
 
-@needs_compiler
+@pytest.mark.cuda
 def test_it_is_assembled_for_a_gpu() -> None:
     fusec.register_op("mish", *EXPRESSIONS["mish"])
     kernels = fusec.compile(gated("mish"), target="sm_90a").kernels

@@ -57,4 +57,4 @@ def ablate(
         typer.echo(json.dumps([row.as_dict() for row in rows]))
         return
     wide = Console(file=out.file, width=max(out.width, TABLE_WIDTH))
-    wide.print(ablation.table(str(model), rows, target))
+    wide.print(ablation.table(model.stem, rows, target))
