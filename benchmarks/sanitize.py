@@ -41,7 +41,7 @@ def decode(model: Path, level: int, far: bool, wide: bool) -> None:
     greedy = list(engine.tokens([1, 2, 3, 4], 4))
     sampled = list(engine.tokens([1, 2, 3, 4], 4, Sampling(temperature=1.0)))
     if far:
-        engine.position = SPAN - 2  # the rows in front are zeros
+        engine.feed([1] * (SPAN - 2 - engine.position))
         for token in (5, 6, 7, 8):
             engine.step(token)
     for width in WIDTHS if wide else WIDTHS[:-1]:

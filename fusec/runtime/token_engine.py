@@ -64,13 +64,18 @@ class TokenEngine(Closing):
     def position(self) -> int:
         """The next token's: how many tokens of the sequence are in the cache.
 
-        It can be set back, to go on from there. Raises FusecError where layers with a window no
-        longer have what the token there would see.
+        It can be set back, to go on from there. Raises FusecError for a position that the cache
+        does not have, and where layers with a window no longer have what the token there would see.
         """
         return self._position
 
     @position.setter
     def position(self, value: int) -> None:
+        if not 0 <= value <= self._position:
+            raise FusecError(
+                f"expected a position from 0 to {self._position}, as the cache holds so many "
+                f"tokens, found {value}"
+            )
         if 0 < value < self._position - self._rewinds:
             raise FusecError(
                 f"position {value}: the layers' window has moved on, expected 0 or a position from "

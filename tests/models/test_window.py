@@ -64,12 +64,31 @@ def test_a_sequence_goes_back_no_further_than_a_window_keeps(windowed: Path) -> 
         every = engine.logits(IDS)
         engine.position = 650
         assert engine.step(IDS[650]).tobytes() == every[650].tobytes()
-        engine.position = 700
-        engine.feed(IDS[:20])
+        with pytest.raises(FusecError, match="expected a position from 0 to 651"):
+            engine.position = 652
+        engine.feed([*IDS[651:], *IDS[:20]])
         with pytest.raises(FusecError, match="position 100: the layers' window has moved on, expe"):
             engine.position = 100
         engine.position = 0
         assert engine.step(IDS[0]).tobytes() == every[0].tobytes()
+
+
+@pytest.mark.slow
+def test_sequences_go_on_where_a_window_has_moved(windowed: Path) -> None:
+    """Appended, reused, saved and restored: what is kept of the beginning may be too little."""
+    with driver.load(windowed, "cpu", context=1024) as engine:
+        whole = list(engine.tokens(IDS, 40))
+        first = list(engine.tokens(IDS, 15))
+        assert first + list(engine.tokens([], 25, append=True)) == whole
+        assert list(engine.tokens([*IDS, *whole[:20]], 20, reuse=True)) == whole[20:]
+        assert list(engine.tokens([*IDS[:30], 7], 9, reuse=True)) == list(
+            engine.tokens([*IDS[:30], 7], 9)
+        )
+        list(engine.tokens(IDS, 15))
+        saved = engine.save()
+        engine.logits(IDS[:50])
+        engine.restore(saved)
+        assert list(engine.tokens([], 25, append=True)) == whole[15:]
 
 
 def test_bounded_memory_of_gemma3() -> None:
