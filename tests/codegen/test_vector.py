@@ -27,6 +27,8 @@ from fusec.codegen.cpu.vector import (
 )
 from tests.codegen.blocks import random_rows
 
+pytestmark = pytest.mark.slow  # compiles many kernels
+
 QUANTIZED = sorted(n for n, f in formats.FORMATS.items() if f.quantized)
 FLOATS = sorted(n for n, f in formats.FORMATS.items() if not f.quantized)
 LENGTHS = (0, 1, 12, 16, 17, 64, 172, 576)

@@ -27,6 +27,7 @@ def values_of(graph: fusec.Graph) -> list[str]:
     return [v.name for node in graph.nodes for v in node.outputs if not v.is_state]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["cpu", "sm_90a"])
 @pytest.mark.parametrize("level", [0, 1, 2, 3])
 def test_launches_are_the_same_with_others_behind_them(
