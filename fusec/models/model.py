@@ -16,6 +16,7 @@ from fusec.ir.graph import Graph
 from fusec.models import Architecture, architecture_of
 from fusec.models.gguf_file import GGUFFile, Tensor, open_gguf
 from fusec.models.tokenizer import Tokenizer, Vocabulary
+from fusec.models.unembed import unembedded
 from fusec.writer import brief, count
 
 KV_TYPES = ("f16", "f32")
@@ -80,6 +81,35 @@ class Model:
         tensor = self.tensors[name]
         rows = int(np.prod(tensor.shape[:-1], dtype=np.int64))
         return FORMATS[tensor.dtype].decode(tensor.data.reshape(rows, -1)).reshape(tensor.shape)
+
+    def values(self) -> dict[str, tuple[int, ...]]:
+        """The values of the decode graph in order: name -> shape of one token's.
+
+        These are the names that `fusec.load(outputs=...)` takes.
+        """
+        graph = self.graph(tokens=1, context=1)
+        made = (value for node in graph.nodes for value in node.outputs if not value.is_state)
+        return {value.name[1:]: value.shape[1:] for value in made}
+
+    def unembed(self, hidden: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """float32[..., vocabulary]: the logits that hidden states would have behind the last layer.
+
+        `hidden`: float[..., width], such as `trace` gives of "blk.*.ffn_residual". Final norm,
+        output matrix, caps and scales are the model's; NumPy computes them in float32, so the last
+        layer's logits are near the engine's, not equal to the bit. Raises FusecError for another
+        width.
+        """
+        return unembedded(self.graph(tokens=1, context=1), self._kept_floats, hidden)
+
+    def _kept_floats(self, name: str) -> np.ndarray[Any, Any]:
+        """As `floats`; the head's weights are decoded once."""
+        if name not in self._decoded:
+            self._decoded[name] = self.floats(name)
+        return self._decoded[name]
+
+    @cached_property
+    def _decoded(self) -> dict[str, np.ndarray[Any, Any]]:
+        return {}
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

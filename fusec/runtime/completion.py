@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,8 +43,8 @@ class Completion:
     """A whole generation. `str` of it is its text, and iterating gives its token ids.
 
     `prompt`: the ids that it follows. `finish`: why it ended, "stop" (a stop token, which is not
-    among `ids`, or a stop string, which is not in `text`) or "length". `logprobs` and `top` have an
-    entry for each id, if they were asked for: see `Piece`.
+    among `ids`, or a stop string, which is not in `text`, though its tokens are among `ids`) or
+    "length". `logprobs` and `top` have an entry for each id, if they were asked for: see `Piece`.
     """
 
     text: str
@@ -60,6 +60,15 @@ class Completion:
 
     def __str__(self) -> str:
         return self.text
+
+    @property
+    def logprob(self) -> float:
+        """The natural logarithm of the whole completion's probability, if `logprobs` were asked
+        for; of two completions the larger one is the likelier.
+        """
+        if len(self.logprobs) != len(self.ids):
+            raise FusecError("the completion has no log probabilities: ask for logprobs=0 or more")
+        return sum(self.logprobs)
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.ids)
@@ -146,12 +155,18 @@ def _best(scores: Array, count: int) -> list[int]:
     return [int(i) for i in ids[order]]
 
 
+def stop_strings(given: str | Sequence[str]) -> tuple[str, ...]:
+    """Stop strings, of which one may stand alone. Raises FusecError for what are none."""
+    found = (given,) if isinstance(given, str | bytes) or not isinstance(given, Iterable) else given
+    if not all(isinstance(text, str) and text for text in found):
+        raise FusecError(f"stop: expected strings that are not empty, found {given!r}")
+    return tuple(found)
+
+
 class Until:
     """Text up to the first of some stop strings, handed on as soon as it can be none of them."""
 
     def __init__(self, stop: Sequence[str]) -> None:
-        if not all(isinstance(text, str) and text for text in stop):
-            raise FusecError(f"stop: expected strings that are not empty, found {list(stop)!r}")
         self._stop, self._held, self.hit = tuple(stop), "", False
 
     def push(self, text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -14,9 +15,9 @@ from fusec.models.chat import ChatTemplate
 from fusec.models.model import Model
 from fusec.models.tokenizer import Tokenizer
 from fusec.runtime.aside import Aside
-from fusec.runtime.completion import Completion, Piece, Stream
-from fusec.runtime.job import Chosen, Processor, whole
-from fusec.runtime.sampling import Sampling
+from fusec.runtime.completion import Completion, Piece, Stream, stop_strings
+from fusec.runtime.job import Array, Chosen, Processor, whole
+from fusec.runtime.sampling import Sampling, settled
 from fusec.runtime.saved import Origin, Saved, check_origin
 from fusec.runtime.session import Session
 from fusec.runtime.token_engine import TokenEngine
@@ -51,6 +52,7 @@ class Engine(TokenEngine):
     ) -> None:
         super().__init__(decode, prefill, absorb, context=context, stop=stop, traced=traced)
         self.model = model
+        self._requests = threading.RLock()  # whole generations of several threads
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -84,21 +86,40 @@ class Engine(TokenEngine):
             if prompt or append:
                 return ids
             raise FusecError("the prompt is empty: expected some text")
-        kinds = {type(item) for item in prompt}
-        if kinds and all(issubclass(kind, Mapping) for kind in kinds):
-            return self.tokenizer.encode(self.chat_template.render(list(prompt)), eos=False)  # type: ignore[arg-type]
-        if all(issubclass(kind, Integral) for kind in kinds):
-            return self._tokens(prompt)  # type: ignore[arg-type]
+        found = f"a {type(prompt).__name__}"
+        if isinstance(prompt, Iterable) and not isinstance(prompt, Mapping | bytes):
+            items: list[Any] = list(prompt)
+            kinds = sorted({type(item).__name__ for item in items})
+            if items and all(isinstance(item, Mapping) for item in items):
+                return self.tokenizer.encode(self.chat_template.render(items), eos=False)
+            if all(isinstance(item, Integral) for item in items):
+                return super()._tokens(items)
+            found = f"a {type(prompt).__name__} of {' and '.join(kinds)}"
         raise FusecError(
-            "expected a prompt as text, token ids or messages with role and content, found "
-            + " and ".join(sorted(kind.__name__ for kind in kinds))
+            f"expected one prompt: a text, token ids, or a list of messages with role and content; "
+            f"found {found}"
         )
+
+    def _tokens(self, ids: Iterable[int] | str, *, append: bool = False) -> list[int]:
+        """See `TokenEngine`: a text is encoded."""
+        if isinstance(ids, str):
+            return self.encode(ids, append=append)
+        return super()._tokens(ids)
+
+    @property
+    def values(self) -> dict[str, tuple[int, ...]]:
+        """The names that `fusec.load(outputs=...)` takes, with the shape of one token's value."""
+        return self._file.values()
+
+    def unembed(self, hidden: Array) -> Array:
+        """The logits that hidden states would have behind the last layer: see `Model.unembed`."""
+        return self._file.unembed(hidden)
 
     @overload
     def generate(
         self, prompt: Prompt, max_new_tokens: int | None = ..., sampling: Sampling | None = ...,
         *, stop: str | Sequence[str] = ..., logprobs: int | None = ...,
-        processor: Processor | None = ..., append: bool = ..., reuse: bool = ...,
+        processor: Processor | None = ..., append: bool = ..., reuse: bool = ..., **settings: float,
     ) -> Completion: ...  # fmt: skip
 
     @overload
@@ -106,7 +127,7 @@ class Engine(TokenEngine):
         self, prompt: list[str] | list[list[int]] | list[list[Message]],
         max_new_tokens: int | None = ..., sampling: Sampling | None = ...,
         *, stop: str | Sequence[str] = ..., logprobs: int | None = ...,
-        processor: Processor | None = ..., append: bool = ..., reuse: bool = ...,
+        processor: Processor | None = ..., append: bool = ..., reuse: bool = ..., **settings: float,
     ) -> list[Completion]: ...  # fmt: skip
 
     def generate(
@@ -120,6 +141,7 @@ class Engine(TokenEngine):
         processor: Processor | None = None,
         append: bool = False,
         reuse: bool = False,
+        **settings: float,
     ) -> Completion | list[Completion]:
         """The text that follows a prompt; of a list of prompts, that of each, one after another.
 
@@ -128,16 +150,21 @@ class Engine(TokenEngine):
         keeps what the cache holds of its beginning, which changes no byte.
 
         Ends after `max_new_tokens` (default: when the context is full), at one of the model's stop
-        tokens, or in front of a `stop` string. `sampling`: greedy by default. `logprobs`: give each
-        token's log probability, and those of so many likeliest tokens. `processor(ids, logits)` may
+        tokens (`Engine.stop`, which can be set), or in front of a `stop` string. `sampling`: greedy
+        by default; its settings can be given by themselves, as `temperature=0.8, seed=1`.
+        `logprobs`: give each token's log probability, and those of so many likeliest tokens, by the
+        model's logits before temperature, filters and processor. `processor(ids, logits)` may
         change float32[vocabulary] logits before a token is chosen.
 
-        Raises FusecError for a prompt that is empty, out of vocabulary or too long for the context.
+        Calls of several threads are answered one after another. Raises FusecError for a prompt that
+        is empty, out of vocabulary or too long for the context.
         """
         options: dict[str, Any] = {
             "stop": stop, "logprobs": logprobs, "processor": processor, "append": append,
-            "reuse": reuse,
+            "reuse": reuse, **settings,
         }  # fmt: skip
+        if isinstance(prompt, Iterator):
+            prompt = list(prompt)
         if not _is_list(prompt):
             return self._completed(prompt, max_new_tokens, sampling, **options)
         if append:
@@ -145,10 +172,13 @@ class Engine(TokenEngine):
         return [self._completed(one, max_new_tokens, sampling, **options) for one in prompt]
 
     def _completed(self, prompt: Prompt, *args: Any, **options: Any) -> Completion:
-        stream = self.stream(prompt, *args, **options)
-        for _ in stream:
-            pass
-        return stream.completion
+        with self._turns.take():  # a forked child must not wait for a lock that nobody gives back
+            self._turns.check()
+        with self._requests:
+            stream = self.stream(prompt, *args, **options)
+            for _ in stream:
+                pass
+            return stream.completion
 
     def stream(
         self,
@@ -161,12 +191,14 @@ class Engine(TokenEngine):
         processor: Processor | None = None,
         append: bool = False,
         reuse: bool = False,
+        **settings: float,
     ) -> Stream:
         """As `generate`, piece by piece, each printed as its text.
 
         What is wrong with the prompt is said at once, not with the first piece.
         """
-        stop = (stop,) if isinstance(stop, str) else tuple(stop)
+        stop = stop_strings(stop)
+        sampling = settled(sampling, settings)
         if logprobs is not None:
             logprobs = whole(logprobs, "logprobs as a number of tokens from 0", 0)
         ids = self.encode(prompt, append=append)
@@ -304,11 +336,14 @@ def _messages(messages: str | Sequence[Message]) -> Sequence[Message]:
     """A conversation; a text is the user's first message."""
     if isinstance(messages, str):
         return [{"role": "user", "content": messages}]
+    if isinstance(messages, Mapping):
+        raise FusecError("expected a list of messages, found one message: put it into a list")
     return messages
 
 
 def _is_list(prompt: Any) -> bool:
     """Whether this is a list of prompts: of texts, of lists of ids or of conversations."""
-    if isinstance(prompt, str) or not len(prompt):
+    if isinstance(prompt, str | bytes | Mapping) or not isinstance(prompt, Iterable):
         return False
-    return isinstance(prompt[0], Iterable) and not isinstance(prompt[0], Mapping)
+    first = next(iter(prompt), 0)
+    return isinstance(first, Iterable) and not isinstance(first, Mapping)

@@ -13,6 +13,9 @@ from fusec.errors import FusecError
 from fusec.runtime.sampling import Sampling
 
 Array = np.ndarray[Any, Any]
+Ids = str | Sequence[int]
+"""Tokens: ids, or a text where there is a tokenizer."""
+
 Processor = Callable[[Sequence[int], Array], Array | None]
 """Is given the tokens so far and float32[vocabulary] logits of what follows them; changes these in
 place, or returns others."""
@@ -61,6 +64,8 @@ def new_tokens(prompt: int, wanted: int | None, context: int) -> int:
 def whole(value: int, wanted: str, least: int) -> int:
     """A whole number of at least so much. Raises FusecError that says what was `wanted`."""
     try:
+        if isinstance(value, bool):
+            raise TypeError(f"found {value}")
         value = operator.index(value)
     except TypeError as error:
         raise FusecError(f"expected {wanted}: {error}") from None
@@ -69,9 +74,14 @@ def whole(value: int, wanted: str, least: int) -> int:
     return value
 
 
-def token_ids(ids: Iterable[int], vocabulary: int) -> list[int]:
+def token_ids(ids: Iterable[int] | str, vocabulary: int) -> list[int]:
     """Token ids as a list. Raises FusecError for what is none, and for one out of vocabulary."""
+    if isinstance(ids, str | bytes):
+        raise FusecError(f"expected token ids, found {type(ids).__name__} {ids[:40]!r}")
     try:
+        ids = list(ids)
+        if kinds := {type(i).__name__ for i in ids if isinstance(i, bool | np.bool_)}:
+            raise TypeError(f"found a {kinds.pop()}")
         tokens = [operator.index(i) for i in ids]
     except TypeError as error:
         raise FusecError(f"expected token ids: {error}") from None
@@ -85,6 +95,10 @@ def processed(processor: Processor | None, ids: Sequence[int], logits: Array) ->
     """What a token is chosen by. Raises FusecError for what cannot be logits."""
     if processor is None:
         return logits
+    if not callable(processor):
+        raise FusecError(
+            f"expected a logits processor as a function of ids and logits, found {processor!r}"
+        )
     changed = logits.copy()
     returned = processor(tuple(ids), changed)
     found = np.asarray(changed if returned is None else returned, np.float32)

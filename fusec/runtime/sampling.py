@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Any
 
@@ -17,6 +19,8 @@ Array = np.ndarray[Any, Any]
 MAX_SEED = 1 << 64  # the two words of Philox's key
 
 _WORD = 0xFFFFFFFF
+OTHERS = ("max_new_tokens", "stop", "logprobs", "processor", "append", "reuse")
+"""Options of a generation that are no sampling's, for who mistypes them."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,26 @@ class Sampling:
     def is_argmax(self) -> bool:
         """Whether the choice is the largest logit as it stands."""
         return self.temperature == 0 and self.repeat_penalty == 1
+
+
+def settled(sampling: Sampling | None, settings: Mapping[str, Any]) -> Sampling:
+    """The sampling that is asked for, whole or by its settings.
+
+    Raises FusecError for both at once, and for a setting that is none.
+    """
+    names = [field.name for field in fields(Sampling)]
+    for name in settings:
+        if name not in names:
+            near = get_close_matches(name, [*names, *OTHERS], 1, 0.5)
+            hint = f": did you mean {near[0]}?" if near else ""
+            raise FusecError(f"no option '{name}'{hint} (sampling has {', '.join(names)})")
+    if sampling is not None and settings:
+        raise FusecError(f"sampling is given twice: as a whole and by {', '.join(settings)}")
+    if sampling is None:
+        return Sampling(**settings)
+    if not isinstance(sampling, Sampling):
+        raise FusecError(f"expected a Sampling, found {type(sampling).__name__}")
+    return sampling
 
 
 class Sampler:

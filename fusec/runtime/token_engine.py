@@ -11,7 +11,7 @@ import numpy as np
 
 from fusec.errors import FusecError
 from fusec.runtime.finite import check_finite
-from fusec.runtime.job import Chosen, Job, Processor, new_tokens, processed, token_ids, whole
+from fusec.runtime.job import Chosen, Ids, Job, Processor, new_tokens, processed, token_ids, whole
 from fusec.runtime.sampling import Sampler, Sampling
 from fusec.runtime.session import Session, rewinds
 from fusec.runtime.turns import Closing, Turns
@@ -118,7 +118,7 @@ class TokenEngine(Closing):
             logits: Array = last["logits"][0]
             return logits
 
-    def logits(self, ids: Sequence[int], width: int | None = None) -> Array:
+    def logits(self, ids: Ids, width: int | None = None) -> Array:
         """float32[len(ids), vocabulary]: logits after each token, from an empty cache.
 
         `width`: how many tokens a step takes, which changes no byte; by default as many as the
@@ -134,7 +134,7 @@ class TokenEngine(Closing):
 
     def trace(
         self,
-        ids: Sequence[int],
+        ids: Ids,
         *,
         width: int | None = None,
         append: bool = False,
@@ -153,11 +153,11 @@ class TokenEngine(Closing):
             steps = self._steps(self.traced, ids, self._width(width))
             return {name: np.concatenate(parts) for name, parts in _by_name(steps).items()}
 
-    def feed(self, ids: Sequence[int]) -> None:
+    def feed(self, ids: Ids) -> None:
         """Append tokens to the cache without asking what follows them."""
         with self._turns.take():
             self._turns.check()
-            ids = self._tokens(ids)
+            ids = self._tokens(ids, append=self._position > 0)
             self._go_on(len(ids))
             self._absorb(ids)
 
@@ -216,7 +216,7 @@ class TokenEngine(Closing):
         append: bool,
         reuse: bool,
     ) -> Job:
-        ids = self._tokens(ids)
+        ids = self._tokens(ids, append=append)
         sequence = self.check([*self._ids, *ids] if append else ids)
         count = new_tokens(len(sequence), max_new_tokens, self.context)
         sampling = Sampling() if sampling is None else sampling
@@ -332,14 +332,13 @@ class TokenEngine(Closing):
         """From now on this thread's calls are another's (None: its own again)."""
         self._local.acting_for = caller
 
-    def _begun(self, ids: Sequence[int], append: bool) -> list[int]:
+    def _begun(self, ids: Ids, append: bool) -> list[int]:
         """Tokens to run, from an empty cache or behind what it holds."""
-        if not append:
-            ids = self.check(ids)
+        ids = self.check(self._tokens(ids, append=append and self._position > 0))
+        if append:
+            self._go_on(len(ids))
+        else:
             self._begin()
-            return ids
-        ids = self.check(ids)
-        self._go_on(len(ids))
         return ids
 
     def _steps(self, session: Session, ids: Sequence[int], size: int) -> Iterator[dict[str, Array]]:
@@ -366,7 +365,7 @@ class TokenEngine(Closing):
             raise FusecError(f"expected {wanted}, found {width}")
         return width
 
-    def check(self, ids: Sequence[int]) -> list[int]:
+    def check(self, ids: Ids) -> list[int]:
         """The prompt as a list. Raises FusecError if it is empty, too long or out of vocabulary."""
         ids = self._tokens(ids)
         if not ids:
@@ -374,7 +373,11 @@ class TokenEngine(Closing):
         new_tokens(len(ids), None, self.context)
         return ids
 
-    def _tokens(self, ids: Iterable[int]) -> list[int]:
+    def _tokens(self, ids: Iterable[int] | str, *, append: bool = False) -> list[int]:
+        """Token ids as a list. `append`: they go on behind others, which a text would have to know.
+
+        Raises FusecError for what are none.
+        """
         return token_ids(ids, self.vocabulary)
 
     def _run(self, session: Session, ids: Sequence[int]) -> dict[str, Array]:

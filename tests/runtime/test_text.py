@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +16,8 @@ import fusec
 from fusec import Completion, Engine, Sampling, Saved
 from fusec.errors import FusecError
 from fusec.models.chat import ChatTemplate
+from fusec.models.synth import synthesize
+from fusec.models.unembed import head_of
 from fusec.runtime.completion import Until
 
 START = "Once upon a time"
@@ -284,7 +287,23 @@ def test_files_that_hold_no_sequence(engine: Engine, tmp_path: Path) -> None:
     [
         (lambda e: e.generate(""), "the prompt is empty"),
         (lambda e: e.generate([]), "the prompt is empty"),
-        (lambda e: e.generate([1.5]), "expected a prompt as text"),
+        (lambda e: e.generate([1.5]), "expected one prompt: .* found a list of float"),
+        (lambda e: e.generate(None), "found a NoneType"),
+        (lambda e: e.generate(5), "found a int"),
+        (lambda e: e.generate(b"abc"), "found a bytes"),
+        (lambda e: e.generate([True]), "expected token ids: found a bool"),
+        (lambda e: e.chat({"role": "user", "content": "a"}), "put it into a list"),
+        (lambda e: asyncio.run(e.agenerate(["a", "b"])), "expected one prompt: .* a list of str"),
+        (lambda e: e.generate(START, 3, stop=3), "expected strings that are not empty, found 3"),
+        (lambda e: e.generate(START, 3, processor=3), "expected a logits processor as a function"),
+        (lambda e: e.generate(START, 3, logprobs=True), "expected logprobs as a number"),
+        (lambda e: e.generate(START, 3, max_token=5), "'max_token': did you mean max_new_tokens"),
+        (lambda e: e.generate(START, 3, temprature=1), "did you mean temperature"),
+        (lambda e: e.generate(START, 3, WARM, seed=1), "given twice: as a whole and by seed"),
+        (lambda e: e.generate(START, 3, temperature=-1), "expected temperature at least 0"),
+        (lambda e: e.generate(START, 3).logprob, "ask for logprobs=0 or more"),
+        (lambda e: e.feed(b"abc"), "expected token ids, found bytes b'abc'"),
+        (lambda e: e.unembed(np.zeros((2, 7))), r"expected hidden states as float\[..., 256\]"),
         (lambda e: e.generate(START, -1), "expected a number of new tokens from 0"),
         (lambda e: e.stream(START, 3, "greedy"), "expected a Sampling, found str"),
         (lambda e: e.stream(START, 3, stop=[""]), "expected strings that are not empty"),
@@ -351,3 +370,63 @@ def test_a_cancelled_request_lets_the_next_one_in(engine: Engine) -> None:
 def test_errors_reach_the_event_loop(engine: Engine) -> None:
     with pytest.raises(FusecError, match="the prompt is empty"):
         asyncio.run(engine.agenerate("", 5))
+
+
+def test_settings_may_stand_alone(engine: Engine) -> None:
+    assert engine.generate(START, 9, temperature=0.9, seed=3) == engine.generate(START, 9, WARM)
+    assert [str(p) for p in engine.stream(START, 9, seed=3, temperature=0.9)] == [
+        str(p) for p in engine.stream(START, 9, WARM)
+    ]
+
+
+def test_prompts_from_an_iterator(engine: Engine) -> None:
+    prompts = [START, "The dog"]
+    assert engine.generate(iter(prompts), 4) == engine.generate(prompts, 4)
+
+
+def test_a_text_stands_for_its_ids(engine: Engine) -> None:
+    ids = engine.encode(START)
+    assert engine.logits(START).tobytes() == engine.logits(ids).tobytes()
+    assert engine.trace(START)["logits"].tobytes() == engine.logits(ids).tobytes()
+    assert list(engine.tokens(START, 5)) == list(engine.tokens(ids, 5))
+    engine.reset()
+    engine.feed(START)
+    engine.feed(" and")  # goes on: no beginning token
+    assert engine.ids == (*ids, *engine.tokenizer.encode(" and", bos=False))
+
+
+def test_threads_are_answered_one_after_another(engine: Engine) -> None:
+    prompts = [START, "The dog", "Anna said", "One day", "Tom"]
+    wanted = engine.generate(prompts, 15)
+    with ThreadPoolExecutor(5) as pool:
+        found = list(pool.map(lambda prompt: engine.generate(prompt, 15), prompts))
+    assert found == wanted
+
+
+def test_the_likelier_of_two_completions(engine: Engine) -> None:
+    best, other = engine.generate(START, 6, logprobs=0), engine.generate("The dog", 6, logprobs=0)
+    assert best.logprob == sum(best.logprobs) < 0
+    assert (best.logprob > other.logprob) == (sum(best.logprobs) > sum(other.logprobs))
+
+
+def test_the_names_of_values(engine: Engine) -> None:
+    with fusec.load("demo", outputs=["*"]) as every:
+        found = every.trace(START)
+    assert set(engine.values) - {"next"} == set(found)
+    tokens = len(engine.encode(START))
+    for name, array in found.items():
+        assert array.shape == (tokens, *engine.values[name])
+
+
+@pytest.mark.parametrize("architecture", ["", "gemma2", "command-r", "granite", "stablelm"])
+def test_the_last_hidden_state_unembeds_to_the_logits(architecture: str, tmp_path: Path) -> None:
+    """Norms of both kinds, caps and scales of logits, tied matrices and others."""
+    path = "demo" if not architecture else synthesize(architecture, tmp_path / "model.gguf")
+    with fusec.load(path, kv="f32", context=64, outputs=["*_residual", "blk.*"]) as engine:
+        values = engine.trace(list(range(5, 25)))
+        (last,) = {head_of(engine.model.graph(tokens=1, context=1))[1].name[1:]}
+        found = engine.unembed(values[last])
+        logits = values["logits"]
+        assert found.shape == logits.shape
+        assert np.linalg.norm(found - logits) < 1e-4 * np.linalg.norm(logits)
+        assert engine.unembed(values[last][3]).shape == logits[3].shape

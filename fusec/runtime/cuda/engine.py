@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from fusec.codegen.cuda.control import MOST_CANDIDATES
@@ -11,7 +11,7 @@ from fusec.runtime.cuda.device_array import DeviceArray
 from fusec.runtime.cuda.loop import RUN_AHEAD, TokenLoop
 from fusec.runtime.cuda.session import CudaSession
 from fusec.runtime.engine import Engine
-from fusec.runtime.job import Job
+from fusec.runtime.job import Ids, Job
 
 
 class CudaEngine(Engine):
@@ -56,7 +56,7 @@ class CudaEngine(Engine):
 
     def trace(
         self,
-        ids: Sequence[int],
+        ids: Ids,
         *,
         width: int | None = None,
         append: bool = False,
