@@ -40,6 +40,7 @@ SHAPE = r"expected a shape of whole numbers from 1, such as \(1, 64\), found"
         (lambda: fusec.load(None), f"^model: {MODEL}, found None$"),
         (lambda: fusec.load(toy()), f"^model: {MODEL}, found Graph$"),
         (lambda: fusec.compile(3), f"^model: {MODEL}, or a Graph, found 3$"),
+        (lambda: fusec.parse(3), "^parse: expected the text of a graph, found 3$"),
         (lambda: fusec.compile(toy()).save(3), "^folder: expected a folder, found 3$"),
         (lambda: fusec.compile(toy()).session(3), "^toy: expected weights as a dict of .* found 3"),
         (lambda: fusec.compile(toy(), target=3), "^target: expected one of cpu, .* found 3$"),

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import networkx as nx
 
+from fusec.arguments import mistaken
 from fusec.errors import FusecError
 from fusec.ir.graph import Graph, Node
 from fusec.ir.op import ROLES
@@ -36,6 +37,8 @@ def pattern(edges: str, context: str = "", kept: str = "", **ops: str) -> nx.DiG
     `kept` makes may have other readers, for whom the merged node writes it.
     Raises FusecError for edges that cannot be read or are not connected, and for unknown parts.
     """
+    if not isinstance(edges, str):
+        raise mistaken("pattern", "edges as text, such as 'norm -> product'", edges)
     graph = nx.DiGraph()
     for edge in edges.split(","):
         ends = [part.strip() for part in edge.split("->")]
@@ -84,6 +87,8 @@ class Rule:
     about: str = ""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.equation, str):
+            raise mistaken("rule", "an equation as text", self.equation)
         left, arrow, right = (text.strip() for text in self.equation.partition("=>"))
         if not left or not arrow or not right or not (self.named or right.isidentifier()):
             raise FusecError(

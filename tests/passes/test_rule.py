@@ -44,6 +44,8 @@ GOOD = pattern("a -> b", a="matvec", b="silu")
             lambda: Rule("a -> b -> c -> d => x", pattern("a -> b, b -> c", context="a")),
             r"expected 2 parts on its left side, as the pattern merges b, c, found 'a -> ",
         ),
+        (lambda: pattern(3), "pattern: expected edges as text, .* found 3"),
+        (lambda: Rule(3, GOOD), "rule: expected an equation as text, found 3"),
         (lambda: Rule("a => b", "a -> b"), "expected a pattern, as pattern"),
         (lambda: Rule("a => b", nx.DiGraph([("a", "b")])), "expected a pattern, as pattern"),
     ],
