@@ -84,4 +84,5 @@ if not TYPE_CHECKING:  # type checkers have the imports above, and notice other 
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    special = {name for name in globals() if name.startswith("__")}
+    return sorted({*special, *_PACKAGES, *__all__})

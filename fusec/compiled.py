@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fusec import backends
+from fusec.arguments import mistaken, none_of
 from fusec.backends import Backend, Plans
 from fusec.backends.base import Code, Progress
 from fusec.codegen.cuda.tuning import Tuning
@@ -142,11 +143,22 @@ class Compilation:
 
         `weights` holds, by name without '@', float32 arrays for f32 weights and raw GGUF blocks
         (uint8[rows, row bytes]) for quantised ones. On the CPU they are read where they lie.
-        Raises FusecError naming a weight that is missing or of another type or shape.
+        Raises FusecError naming a weight that is missing, of another type or shape, or none of the
+        graph's.
         """
+        self._check_names(weights)
         backend = self.backend
         kernels = backend.ready(self.kernels, progress)
         return backend.session(self.plan, kernels, weights, progress, threads)
+
+    def _check_names(self, weights: Mapping[str, Array]) -> None:
+        """Raise FusecError for weights that the graph, as it was given, does not read."""
+        if not isinstance(weights, Mapping):
+            raise mistaken(self.plan.name, "weights as a dict of name -> array", weights)
+        known = [weight.name[1:] for weight in self.stages[0].graph.weights]
+        for name in weights:
+            if name not in known:
+                raise none_of(f"{self.plan.name}: it reads no weight", name, known)
 
     def engine(
         self,

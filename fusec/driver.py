@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusec import backends, prepared
+from fusec.arguments import mistaken, path, texts, whole
 from fusec.backends.base import Plans, Progress
 from fusec.codegen.cuda.tuning import Tuning
 from fusec.compiled import Compilation, Options
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from fusec.passes.rule import Rule
 
 DEFAULT_CONTEXT = 512
+DEFAULT_KV = "f16"
+MODEL = "a GGUF file, the name of a model, or an opened Model"
 
 
 @dataclass(frozen=True, repr=False)
@@ -40,7 +43,7 @@ class Compiled(Compilation):
         """Write plan, sources, stage dumps and DOT to a folder, which `fusec run` takes."""
         from fusec import artifact
 
-        return artifact.save(self, Path(folder))
+        return artifact.save(self, path("folder", folder, "a folder"))
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the stages and the plan."""
@@ -56,7 +59,7 @@ def compile(
     level: int | None = None,
     rules: Iterable[Rule] = (),
     context: int | None = None,
-    kv: str = "f16",
+    kv: str = DEFAULT_KV,
     disable: Iterable[str] = (),
     stop_after: str | None = None,
     observe: Callable[[Stage], None] | None = None,
@@ -76,10 +79,12 @@ def compile(
     with the input.
     """
     options = options_of(target, level, rules, disable, stop_after, tuning, outputs)
+    width = whole("width", width, "a number of rows")
     if isinstance(source, Graph):
+        _check_graph_options(source, context, kv, width)
         stages, plan = compile_graph(source, options, observe)
         return Compiled(options, stages, plan)
-    model = source if isinstance(source, Model) else Model.open(Path(source))
+    model = _opened(source, f"{MODEL}, or a Graph")
     context = model.check_context(context, DEFAULT_CONTEXT)
     if width != 1:
         if not 1 <= width <= context:
@@ -99,7 +104,7 @@ def load(
     target: str = "cpu",
     level: int | None = None,
     context: int | None = None,
-    kv: str = "f16",
+    kv: str = DEFAULT_KV,
     *,
     rules: Iterable[Rule] = (),
     disable: Iterable[str] = (),
@@ -139,7 +144,7 @@ def load(
     """
     check_mode(l2)
     options = options_of(target, level, rules, disable, outputs=outputs)
-    model = path if isinstance(path, Model) else Model.open(Path(path))
+    model = _opened(path, MODEL)
     context = model.check_context(context, DEFAULT_CONTEXT)
     graphs = graphs_of(model, options, context, kv)
     entry = prepared.entry_of(graphs, options)
@@ -149,6 +154,23 @@ def load(
         if entry:
             prepared.keep(entry, found)
     return found.engine(model, progress, threads, l2=l2, eager=eager)
+
+
+def _opened(source: str | os.PathLike[str] | Model, wanted: str) -> Model:
+    """A model. Raises FusecError for what names none."""
+    return source if isinstance(source, Model) else Model.open(path("model", source, wanted))
+
+
+def _check_graph_options(graph: Graph, context: int | None, kv: str, width: int) -> None:
+    """Raise FusecError for options of model files: a graph already has rows, states and types."""
+    given = {"context": context, "kv": kv, "width": width}
+    usual = {"context": None, "kv": DEFAULT_KV, "width": 1}
+    for name, value in given.items():
+        if value != usual[name]:
+            raise FusecError(
+                f"graph {graph.name}: {name}={value!r} is for model files: a graph built by hand "
+                f"has it in the shapes of its inputs and states"
+            )
 
 
 def _compile_model(
@@ -180,14 +202,21 @@ def options_of(
     tuning: Tuning | None = None,
     outputs: Iterable[str] = (),
 ) -> Options:
-    """The options with their defaults; "native" becomes the architecture of this machine's GPU."""
+    """The options with their defaults; "native" becomes the architecture of this machine's GPU.
+
+    Raises FusecError for one of another type than `compile` says.
+    """
     known = backends.get(target)
     if tuning is None:
         tuning = known.tuning(target)
-    level = known.level if level is None else level
-    disable = (disable,) if isinstance(disable, str) else tuple(disable)
-    names = (outputs,) if isinstance(outputs, str) else tuple(outputs)
-    return Options(known.name, level, tuple(rules), disable, stop_after, tuning, names)
+    if not isinstance(tuning, Tuning):
+        raise mistaken("tuning", "a fusec Tuning", tuning)
+    level = known.level if level is None else whole("level", level)
+    if not isinstance(rules, Iterable):
+        raise mistaken("rules", "a list of fusec.Rule objects", rules)
+    off = texts("disable", disable, "names of rules and passes")
+    names = texts("outputs", outputs, "names of values")
+    return Options(known.name, level, tuple(rules), off, stop_after, tuning, names)
 
 
 def graphs_of(model: Model, options: Options, context: int, kv: str) -> tuple[Graph, ...]:

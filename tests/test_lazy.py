@@ -83,6 +83,18 @@ def test_every_public_name_is_there() -> None:
     assert set(lazy) < set(fusec.__all__)
 
 
+def test_dir_has_what_is_public() -> None:
+    found = {name for name in dir(fusec) if not name.startswith("__")}
+    assert found == {*fusec.__all__, "ir", "passes"}
+    assert "__version__" in dir(fusec)
+
+
+def test_types_of_weights_are_known_once_one_is_asked_for() -> None:
+    b = "import fusec; b = fusec.Builder('toy'); "
+    assert "fusec.codegen.formats" not in imported(b + "b.weight('w', (8, 64))")
+    assert "fusec.codegen.formats" in imported(b + "b.weight('w', (8, 64), 'q4_0')")
+
+
 def test_other_names_are_none() -> None:
     with pytest.raises(AttributeError, match=r"^module 'fusec' has no attribute 'nothing'$"):
         fusec.nothing  # noqa: B018

@@ -30,8 +30,10 @@ RANDOM = np.random.default_rng(3)
 pytestmark = pytest.mark.usefixtures("own_ops_table")
 
 
-def on_the_cpu(graph: Graph, weights: dict[str, Any], x: np.ndarray) -> np.ndarray:
-    with fusec.compile(graph).session({k[1:]: v for k, v in weights.items()}) as session:
+def on_the_cpu(graph: Graph, weights: dict[str, Any], x: np.ndarray, level: int = 2) -> np.ndarray:
+    with fusec.compile(graph, level=level).session(
+        {k[1:]: v for k, v in weights.items()}
+    ) as session:
         return session.step(x=x)["y"]
 
 
@@ -44,6 +46,10 @@ EXPRESSIONS: dict[str, tuple[str, Any]] = {
     "clipped": (
         "max(min(x, top), -1) + sqrt(abs(x))",
         lambda x, *, top=0.5: np.clip(x, -1, top) + np.sqrt(np.abs(x)),
+    ),
+    "powers": (
+        "0.1 * (x - 1)**3 + x**8 / (1 + x**2)**4",
+        lambda x: 0.1 * (x - 1) ** 3 + (x * x / (1 + x * x)) ** 4,
     ),
     "mixed": (
         "sigmoid(x) - silu(x) * gelu(x) + relu_squared(+x) - softcap(x, 2) + exp(-x)",
@@ -69,7 +75,9 @@ def test_it_is_an_epilogue_on_both_targets(name: str) -> None:
     wanted = reference(graph, weights).step(x=x)["y"]
     levels = [TwinSession(graph, weights, level).step(x=x)["y"] for level in (0, 2)]
     assert levels[0].tobytes() == levels[1].tobytes()
-    for found in (on_the_cpu(graph, weights, x), levels[0]):
+    on_cpu = [on_the_cpu(graph, weights, x, level) for level in (0, 2)]
+    assert on_cpu[0].tobytes() == on_cpu[1].tobytes()
+    for found in (on_cpu[0], levels[0]):
         assert distance(found, wanted) < 2e-6
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from fusec.arguments import mistaken
 from fusec.backends.base import Backend, Plans
 from fusec.backends.cpu import Cpu
 from fusec.backends.cuda import Cuda, native
@@ -27,6 +28,8 @@ def get(name: str) -> Backend[Any, Any]:
 
     Raises FusecError for an unknown name, naming the known ones, and where there is no GPU to ask.
     """
+    if not isinstance(name, str):
+        raise mistaken("target", f"one of {', '.join(BACKENDS)}", name)
     if name not in BACKENDS:
         raise FusecError(f"unknown target '{name}': known are {', '.join(BACKENDS)}")
     return BACKENDS[name]()

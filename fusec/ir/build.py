@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from fusec.arguments import mistaken, whole
 from fusec.errors import FusecError, unknown
+from fusec.ir.dtypes import dtype as dtype_of
 from fusec.ir.graph import Attr, Graph, Node, Value, attrs
 from fusec.ir.op import Op
 from fusec.ir.op_methods import OpMethods
@@ -34,24 +36,33 @@ class Builder(OpMethods):
         self._names: set[str] = set()
 
     def input(self, name: str, shape: tuple[int, ...], dtype: str = "f32") -> Value:
-        """A value the caller supplies at every step."""
-        value = self._named(Value(f"%{name}", dtype, shape))
+        """A value the caller supplies at every step. Raises FusecError for what is no type."""
+        value = self._named(_value("%", name, shape, dtype))
         self._inputs.append(value)
         return value
 
     def state(self, name: str, shape: tuple[int, ...], dtype: str = "f16") -> Value:
-        """Memory kept between steps."""
-        value = self._named(Value(f"${name}", dtype, shape))
+        """Memory kept between steps. Raises FusecError for what is no type."""
+        value = self._named(_value("$", name, shape, dtype))
         self._states[value.name] = value
         return value
 
     def weight(self, name: str, shape: tuple[int, ...], dtype: str = "f32") -> Value:
-        """A constant of the model, by its GGUF name."""
-        return Value(f"@{name}", dtype, shape)
+        """A constant of the model, by its GGUF name.
+
+        Raises FusecError for an unknown dtype, and for rows that are no whole blocks of it.
+        """
+        return _value("@", name, shape, dtype)
 
     def op(self, op: str, *inputs: Value, name: str | None = None, **given: Attr) -> Any:
-        """Append a node; returns its result, a tuple of them where the op has several."""
+        """Append a node; returns its result, a tuple of them where the op has several.
+
+        Raises FusecError for operands and attributes that the op does not take.
+        """
         attributes = entry_of(op).attributes
+        for value in inputs:
+            if not isinstance(value, Value):
+                raise mistaken(op, f"values of the graph ({entry_of(op).operands})", value)
         defaults = {k: v for k, v in attributes.items() if not isinstance(v, type)}
         given = {k: _as_wanted(v, attributes.get(k)) for k, v in given.items()}
         result = f"%{name or len(self._nodes)}"
@@ -80,7 +91,13 @@ class Builder(OpMethods):
             return _method(self, OPS[op])
 
     def build(self, *outputs: Value) -> Graph:
-        """The finished, verified graph."""
+        """The finished, verified graph.
+
+        Raises FusecError for what it does not compute, and where there are no outputs.
+        """
+        for value in outputs or (None,):
+            if not isinstance(value, Value):
+                raise mistaken(f"graph {self.name}", "values of the graph as its outputs", value)
         states = tuple(self._states.values())
         inputs, nodes = tuple(self._inputs), tuple(self._nodes)
         graph = Graph(self.name, inputs, states, nodes, outputs, self.context)
@@ -92,6 +109,35 @@ class Builder(OpMethods):
             raise FusecError(f"graph {self.name}: {value.name} is defined twice")
         self._names.add(value.name)
         return value
+
+
+def _value(sign: str, name: str, shape: Iterable[int], dtype: str) -> Value:
+    """A value of the caller's; `sign` says of which kind. Raises FusecError for a wrong type."""
+    what = f"{sign}{name}"
+    if not isinstance(name, str):
+        raise mistaken(what, "a name as text", name)
+    sizes = _sizes(what, shape)
+    try:
+        kind = dtype_of(dtype)
+    except FusecError as error:
+        raise FusecError(f"{what}: {error}") from None
+    if sizes[-1] % kind.block:
+        raise FusecError(
+            f"{what}: expected rows of whole {dtype} blocks of {kind.block} elements, found "
+            f"{sizes[-1]}"
+        )
+    return Value(what, dtype, sizes)
+
+
+def _sizes(what: str, shape: Iterable[int]) -> tuple[int, ...]:
+    """A shape. Raises FusecError, for the value `what`, unless it has sizes from 1."""
+    wanted = "a shape of whole numbers from 1, such as (1, 64)"
+    if isinstance(shape, str) or not isinstance(shape, Iterable):
+        raise mistaken(what, wanted, shape)
+    sizes = tuple(whole(what, size, wanted) for size in shape)
+    if not sizes or min(sizes) < 1:
+        raise FusecError(f"{what}: expected {wanted}, found {sizes}")
+    return sizes
 
 
 def _as_wanted(given: Attr, wanted: Attr | type | None) -> Attr:

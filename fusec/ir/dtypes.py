@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from importlib import import_module
 
 import numpy as np
 
@@ -45,11 +46,12 @@ def register(dtype: DType) -> DType:
 
 
 def dtype(name: str) -> DType:
-    """The registered type of that name."""
-    try:
-        return _TABLE[name]
-    except KeyError:
-        raise FusecError(f"unknown dtype '{name}': known are {', '.join(sorted(_TABLE))}") from None
+    """The registered type of that name. Raises FusecError for another."""
+    if name not in _TABLE:  # the formats stand above the IR: they are registered on import
+        import_module("fusec.codegen.formats")
+    if name not in _TABLE:
+        raise FusecError(f"unknown dtype '{name}': known are {', '.join(sorted(_TABLE))}")
+    return _TABLE[name]
 
 
 for _name, _kind in (

@@ -1,7 +1,7 @@
 """The language in which a registered op says what one element of its result is.
 
     expression := Python's + - * /, numbers, names of operands and attributes, functions,
-                  and `a if x < y else b`
+                  x**2 to x**8, and `a if x < y else b`
 
 It is read once, and written for every target in terms of functions that each of them has, in f32:
 a number is rounded to f32, and so is every operation. `FUNCTIONS` has them; NumPy's stand for them
@@ -58,6 +58,8 @@ COMPARISONS: dict[type[ast.cmpop], str] = {
     **{ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.Eq: "==", ast.NotEq: "!="}
 }
 NUMPY = {f.emitted: f.numpy for f in (*FUNCTIONS.values(), DIVIDE, SELECT)}
+POWERS = range(2, 9)
+"""Exponents that may be written out: x**3 is x * x * x, multiplied from left to right."""
 LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -90,10 +92,13 @@ def read(op: str, text: str, known: Collection[str]) -> Expression:
 
     `known`: the op's operands and attributes.
     """
+    if not text.strip():
+        raise FusecError(f"op '{op}': expected an expression such as 'x / (1 + abs(x))', found ''")
     try:
         tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError) as error:
-        raise FusecError(f"op '{op}': expression '{text}': {error}") from None
+        reason = error.msg if isinstance(error, SyntaxError) else error
+        raise FusecError(f"op '{op}': expression '{text}': {reason}") from None
     reader = _Reader(op, text, known)
     reader.check(tree)
     return Expression(text, tree, frozenset(reader.names), reader.work, reader.flops)
@@ -121,20 +126,32 @@ class _Reader:
             self._cost(1, 1, tree.left, tree.right)
         elif isinstance(tree, ast.BinOp) and isinstance(tree.op, ast.Div):
             self._cost(DIVIDE.work, DIVIDE.flops, tree.left, tree.right)
+        elif isinstance(tree, ast.BinOp) and isinstance(tree.op, ast.Pow):
+            self._power(tree)
         elif isinstance(tree, ast.Call):
             self._call(tree)
         elif isinstance(tree, ast.IfExp) and _is_comparison(tree.test):
             self._cost(2, 1, tree.body, tree.orelse, tree.test.left, *tree.test.comparators)
         else:
             raise FusecError(
-                f"{self.where}: '{ast.unparse(tree)}': expected + - * /, numbers, functions "
-                f"({', '.join(sorted(FUNCTIONS))}) or 'a if x < y else b'"
+                f"{self.where}: '{ast.unparse(tree)}': expected + - * /, numbers, x**2 to x**8, "
+                f"functions ({', '.join(sorted(FUNCTIONS))}) or 'a if x < y else b'"
             )
 
     def _number(self, value: object) -> None:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if not is_number or not abs(value) <= LARGEST:  # type: ignore[arg-type]
             raise FusecError(f"{self.where}: {value!r}: expected a number of f32")
+
+    def _power(self, tree: ast.BinOp) -> None:
+        exponent = tree.right.value if isinstance(tree.right, ast.Constant) else None
+        if type(exponent) is not int or exponent not in POWERS:
+            raise FusecError(
+                f"{self.where}: '{ast.unparse(tree)}': expected a whole number from {POWERS[0]} to "
+                f"{POWERS[-1]} as exponent, found '{ast.unparse(tree.right)}'"
+            )
+        # the compiler computes the base once
+        self._cost(exponent - 1, exponent - 1, tree.left)
 
     def _call(self, tree: ast.Call) -> None:
         name = ast.unparse(tree.func)
@@ -178,6 +195,9 @@ class _Emitter:
         if isinstance(tree, ast.UnaryOp):
             value = self.emit(tree.operand)
             return f"(-{value})" if isinstance(tree.op, ast.USub) else value
+        if isinstance(tree.op, ast.Pow):
+            assert isinstance(tree.right, ast.Constant)
+            return f"({' * '.join([self.emit(tree.left)] * int(tree.right.value))})"  # type: ignore[arg-type]
         left, right = self.emit(tree.left), self.emit(tree.right)
         if isinstance(tree.op, ast.Div):
             return f"{DIVIDE.emitted}({left}, {right})"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import NoReturn
 
+from fusec.arguments import mistaken
 from fusec.errors import FusecError
 from fusec.ir.graph import Attr, Graph, Node, Value
 
@@ -23,6 +24,8 @@ _TOKEN = re.compile(
 
 def parse(text: str) -> Graph:
     """Read a printed graph. Raises FusecError naming the line and what was expected there."""
+    if not isinstance(text, str):
+        raise mistaken("parse", "the text of a graph", text)
     return _Parser(text).graph()
 
 

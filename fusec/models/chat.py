@@ -18,6 +18,7 @@ from jinja2.nodes import CallBlock, Node
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from fusec.arguments import mistaken
 from fusec.errors import FusecError
 from fusec.models.gguf_file import GGUFFile
 from fusec.models.tokenizer import Vocabulary
@@ -107,8 +108,10 @@ class ChatTemplate:
         """The prompt for `messages`, each with a `role` and a `content`.
 
         With `add_generation_prompt` it ends where the model's answer begins. Other `variables`
-        (such as `tools`) are passed to the template.
+        (such as `tools`) are passed to the template. Raises FusecError for a message that is no
+        mapping or has no role, and for whatever the template does not take.
         """
+        _check_messages(messages)
         given: dict[str, Any] = {"tools": None, "documents": None, **self._tokens, **variables}
         given |= {"messages": messages, "add_generation_prompt": add_generation_prompt}
         try:
@@ -120,6 +123,18 @@ class ChatTemplate:
     def _fail(self, error: Exception) -> FusecError:
         reason = " ".join(str(error).split()) or type(error).__name__
         return FusecError(f"{self._path}: the chat template failed: {reason}")
+
+
+def _check_messages(messages: Sequence[Mapping[str, Any]]) -> None:
+    """Raise FusecError unless each has a role: whether a content is needed, the template says."""
+    if isinstance(messages, str | Mapping) or not isinstance(messages, Sequence):
+        raise mistaken("messages", "a list of mappings with role and content", messages)
+    for place, message in enumerate(messages):
+        if not isinstance(message, Mapping):
+            raise mistaken(f"message {place}", "a mapping with role and content", message)
+        if "role" not in message:
+            keys = ", ".join(map(str, message)) or "none"
+            raise FusecError(f"message {place}: expected the key 'role', found the keys {keys}")
 
 
 def _key(file: GGUFFile) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from fusec.arguments import none_of, whole
 from fusec.codegen.formats import FORMATS
 from fusec.errors import FusecError
 from fusec.ir.graph import Graph
@@ -73,12 +74,15 @@ class Model:
         return self.architecture.decode_graph(self.config, types, tokens, context, kv)
 
     def raw(self, name: str) -> np.ndarray[Any, Any]:
-        """A tensor's bytes as they lie in the mapped file."""
-        return self.tensors[name].data
+        """A tensor's bytes as they lie in the mapped file. Raises FusecError as `floats` does."""
+        return self._tensor(name).data
 
     def floats(self, name: str) -> np.ndarray[Any, Any]:
-        """A tensor decoded to float32, in its shape. For references and tables, not for speed."""
-        tensor = self.tensors[name]
+        """A tensor decoded to float32, in its shape. For references and tables, not for speed.
+
+        Raises FusecError for a name that the model has not.
+        """
+        tensor = self._tensor(name)
         rows = int(np.prod(tensor.shape[:-1], dtype=np.int64))
         return FORMATS[tensor.dtype].decode(tensor.data.reshape(rows, -1)).reshape(tensor.shape)
 
@@ -111,6 +115,12 @@ class Model:
     def _decoded(self) -> dict[str, np.ndarray[Any, Any]]:
         return {}
 
+    def _tensor(self, name: str) -> Tensor:
+        """A tensor by its name."""
+        if name in self.tensors:
+            return self.tensors[name]
+        raise none_of(f"{self.file.path}: no tensor", name, self.tensors)
+
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of the file. Raises FusecError if it has none."""
@@ -142,6 +152,7 @@ class Model:
         """The context to compile for. Raises FusecError for one longer than trained."""
         if wanted is None:
             return min(default, self.config.context)
+        wanted = whole("context", wanted, "a number of positions")
         if not 1 <= wanted <= self.config.context:
             raise FusecError(
                 f"{self.file.path}: expected a context from 1 to {self.config.context}, which the "

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import networkx as nx
 
+from fusec.arguments import mistaken
 from fusec.errors import FusecError
 from fusec.ir.graph import Graph, Node
 from fusec.ir.op import ROLES
@@ -21,7 +22,7 @@ from fusec.ir.ops import OPS, kind_of
 from fusec.ir.target import Target
 from fusec.passes.legal import why_illegal, why_slower
 from fusec.passes.match import Views, connected_order, occurrences
-from fusec.writer import brief
+from fusec.writer import brief, count
 
 Refuse = Callable[[Graph, tuple[Node, ...]], str | None]
 
@@ -36,6 +37,8 @@ def pattern(edges: str, context: str = "", kept: str = "", **ops: str) -> nx.DiG
     `kept` makes may have other readers, for whom the merged node writes it.
     Raises FusecError for edges that cannot be read or are not connected, and for unknown parts.
     """
+    if not isinstance(edges, str):
+        raise mistaken("pattern", "edges as text, such as 'norm -> product'", edges)
     graph = nx.DiGraph()
     for edge in edges.split(","):
         ends = [part.strip() for part in edge.split("->")]
@@ -67,11 +70,14 @@ def pattern(edges: str, context: str = "", kept: str = "", **ops: str) -> nx.DiG
 class Rule:
     """`equation` reads "what -> was => what it becomes".
 
+    Its left side has a word, or words with `|` between them, for each part of the pattern that is
+    merged, with `->` or `&` between; it may have those of the context as well.
     The right side is the kind of the new nodes. Where `named` is given, kinds are made of the ops
     that nodes hold instead (`fusec.ir.ops.kind_of`), and `named` is how `--disable` and the pass
     list call the rule, as they otherwise do by the kind. `about` may say more; its first sentence
     is what `fusec list rules` prints.
-    Raises FusecError for an equation of another form, and a pattern that `pattern` did not make.
+    Raises FusecError for an equation of another form or of other parts than the pattern, and for a
+    pattern that `pattern` did not make.
     """
 
     equation: str
@@ -81,17 +87,26 @@ class Rule:
     about: str = ""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.equation, str):
+            raise mistaken("rule", "an equation as text", self.equation)
         left, arrow, right = (text.strip() for text in self.equation.partition("=>"))
         if not left or not arrow or not right or not (self.named or right.isidentifier()):
             raise FusecError(
                 f"rule '{self.equation}': expected an equation like "
                 f"'rms_norm -> matvec => norm_matvec', its last word a name"
             )
-        parts = self.pattern.nodes.values() if isinstance(self.pattern, nx.DiGraph) else ()
-        if not parts or any({"ops", "merged", "kept"} - part.keys() for part in parts):
+        parts = dict(self.pattern.nodes) if isinstance(self.pattern, nx.DiGraph) else {}
+        if not parts or any({"ops", "merged", "kept"} - part.keys() for part in parts.values()):
             raise FusecError(
                 f"rule '{self.equation}': expected a pattern, as pattern('norm -> product', "
                 f"norm='rms_norm', product='matvec') makes it"
+            )
+        named = [text.strip() for text in re.split("->|&", left)]
+        merged = [name for name, part in parts.items() if part["merged"]]
+        if not all(named) or len(named) not in (len(merged), len(parts)):
+            raise FusecError(
+                f"rule '{self.equation}': expected {count(len(merged), 'part')} on its left side, "
+                f"as the pattern merges {', '.join(merged)}, found '{left}'"
             )
 
     def __repr__(self) -> str:

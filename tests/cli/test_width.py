@@ -79,5 +79,5 @@ def test_the_library_takes_a_width(tiny_model: Path) -> None:
     assert (wide.plan.tokens, wide.prefill, wide.context, wide.kv) == (20, None, 40, "f32")
     with pytest.raises(FusecError, match="use session"):
         wide.engine()
-    of_its_own = driver.compile(llama_graph(tokens=3), width=20)  # a graph has its T
+    of_its_own = driver.compile(llama_graph(tokens=3))  # a graph has its T
     assert of_its_own.plan.tokens == 3

@@ -95,7 +95,11 @@ REFUSED: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
     "a name": (("mine", "x + y", f), {}, "expression 'x + y': no operand or attribute 'y'"),
     "a function": (("mine", "tan(x)", f), {}, "no function 'tan': did you mean 'tanh'? known are"),
     "operands of one": (("mine", "max(x)", f), {}, "expected 2 operands of max, found 'max(x)'"),
-    "a power": (("mine", "x ** 2", f), {}, "'x ** 2': expected + - * /, numbers, functions (abs, "),
+    "nothing": (("mine", " ", f), {}, "op 'mine': expected an expression such as 'x / (1 + abs"),
+    "a root": (("mine", "x ** 0.5", f), {}, "'x ** 0.5': expected a whole number from 2 to 8 as "),
+    "a power": (("mine", "x ** x", f), {}, "from 2 to 8 as exponent, found 'x'"),
+    "a large power": (("mine", "x ** 9", f), {}, "from 2 to 8 as exponent, found '9'"),
+    "a remainder": (("mine", "x % 2", f), {}, "'x % 2': expected + - * /, numbers, x**2 to x**8, "),
     "a chain": (("mine", "x if 0 < x < 1 else 0", f), {}, "or 'a if x < y else b'"),
     "an attribute": (("mine", "x.real", f), {}, "'x.real': expected + - * /"),
     "no number": (("mine", "x + 'a'", f), {}, "'a': expected a number of f32"),
@@ -128,6 +132,7 @@ def test_a_bad_registration_is_refused(
     with pytest.raises(FusecError) as error:
         fusec.register_op(*given, **options)
     assert reason in str(error.value)
+    assert "<unknown>" not in str(error.value)  # where Python's parser says that it found it
     assert before == OPS
 
 
@@ -135,6 +140,15 @@ def test_a_name_is_registered_once() -> None:
     register_softsign()
     with pytest.raises(FusecError, match=r"the name is taken: unregister_op\('softsign'\) first"):
         register_softsign()
+
+
+def test_a_power_is_a_product() -> None:
+    found = read("mine", "-x**2 + (x + 1)**3", ["x"])
+    assert found.source({"x": "v"}) == (
+        "((-(v * v)) + ((v + float32(1.0)) * (v + float32(1.0)) * (v + float32(1.0))))"
+    )
+    assert found.work == 1 + 1 + 1 + 2 + 1  # -, the square, +, the cube, the sum in it
+    assert found.evaluate({"x": np.array([2.0, -1])}).tolist() == [23, -1]
 
 
 def test_an_expression_tells_what_it_costs() -> None:

@@ -65,6 +65,26 @@ def test_failures_name_the_file(source: str, reason: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("messages", "reason"),
+    [
+        ("Hello", "messages: expected a list of mappings with role and content, found 'Hello'"),
+        (MESSAGES[0], "messages: expected a list of mappings with role and content, found dict"),
+        ([*MESSAGES, "Hello"], "message 1: expected a mapping with role and content, found 'Hello"),
+        ([{"content": "a", "name": "b"}], "message 0: expected the key 'role', found the keys con"),
+        ([*MESSAGES, {}], "message 1: expected the key 'role', found the keys none"),
+    ],
+)
+def test_messages_that_are_none(messages: list, reason: str) -> None:
+    with pytest.raises(FusecError, match=f"^{reason}"):
+        ChatTemplate("{{ messages[0].content }}", PATH).render(messages)
+
+
+def test_whether_a_content_is_needed_is_the_templates_to_say() -> None:
+    call = [{"role": "assistant", "tool_calls": ["add"]}]
+    assert ChatTemplate("{{ messages[0].tool_calls[0] }}", PATH).render(call) == "add"
+
+
 VALUE = {"type": "f", "name": "it's <b> & é", "args": {"z": 1, "a": [1.5, None, True]}}
 
 
@@ -81,7 +101,7 @@ VALUE = {"type": "f", "name": "it's <b> & é", "args": {"z": 1, "a": [1.5, None,
 def test_json_is_pythons(arguments: str, options: dict) -> None:
     wanted = json.dumps(VALUE, **{"ensure_ascii": False, **options})
     source = "{{ '<t>' + (t | tojson" + arguments + ") ~ messages[0].content }}"
-    found = ChatTemplate(source, PATH).render([{"content": "a < 'b'"}], t=VALUE)
+    found = ChatTemplate(source, PATH).render([{"role": "user", "content": "a < 'b'"}], t=VALUE)
     assert found == f"<t>{wanted}a < 'b'", "what stands beside it is not escaped either"
 
 
@@ -99,7 +119,7 @@ def test_tags() -> None:
         "{% generation %}{{ m.content }}\n{% endgeneration %}"
         "{% if loop.index == 3 %}{% break %}{% endif %}{% endfor %}"
     )
-    messages = [{"content": text} for text in ("a", "b", "<c>", "d")]
+    messages = [{"role": "user", "content": text} for text in ("a", "b", "<c>", "d")]
     assert ChatTemplate(source, PATH).render(messages) == "a\n<c>\n"
 
 

@@ -206,7 +206,7 @@ def test_a_kept_value_is_written_for_its_other_readers(row_is_output):
 def test_a_value_that_is_not_kept_has_no_other_reader():
     hits, reasons = outcome(row_and_norm(norm_is_output=True), EMBEDDED)
     assert (hits, reasons) == (0, ["a second user: %n is an output of the graph"])
-    strict = Rule(EMBEDDED.equation, pattern("row -> norm", row="embed", norm="rms_norm"))
+    strict = Rule("embed -> rms_norm => both", pattern("row -> norm", row="embed", norm="rms_norm"))
     hits, reasons = outcome(row_and_norm(), strict)
     assert (hits, reasons) == (0, ["a second user: %x is also read by %residual"])
 

@@ -34,6 +34,18 @@ GOOD = pattern("a -> b", a="matvec", b="silu")
         (lambda: Rule("a => ", GOOD), "expected an equation like"),
         (lambda: Rule("=> b", GOOD), "expected an equation like"),
         (lambda: Rule("a => b c", GOOD), "expected an equation like"),
+        (
+            lambda: Rule("rows => x", GOOD),
+            "rule 'rows => x': expected 2 parts on its left side, as .* merges a, b, found 'rows'",
+        ),
+        (lambda: Rule("a -> b -> c => x", GOOD), "expected 2 parts .* found 'a -> b -> c'"),
+        (lambda: Rule("a -> => x", GOOD), "expected 2 parts on its left side, .* found 'a ->'"),
+        (
+            lambda: Rule("a -> b -> c -> d => x", pattern("a -> b, b -> c", context="a")),
+            r"expected 2 parts on its left side, as the pattern merges b, c, found 'a -> ",
+        ),
+        (lambda: pattern(3), "pattern: expected edges as text, .* found 3"),
+        (lambda: Rule(3, GOOD), "rule: expected an equation as text, found 3"),
         (lambda: Rule("a => b", "a -> b"), "expected a pattern, as pattern"),
         (lambda: Rule("a => b", nx.DiGraph([("a", "b")])), "expected a pattern, as pattern"),
     ],
@@ -41,6 +53,12 @@ GOOD = pattern("a -> b", a="matvec", b="silu")
 def test_malformed(make: Callable[[], object], reason: str) -> None:
     with pytest.raises(FusecError, match=reason):
         make()
+
+
+def test_an_equation_may_name_the_context_too() -> None:
+    of_siblings = pattern("x -> a, x -> b", context="x", a="rows", b="rows")
+    for equation in ("rows & rows => x", "node -> rows & rows => x", "rows | pair & rows => x"):
+        assert Rule(equation, of_siblings).kind == "x"
 
 
 def test_a_kind_that_nobody_makes_is_named_with_the_known() -> None:

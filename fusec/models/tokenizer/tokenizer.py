@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
+from fusec.arguments import mistaken, whole
 from fusec.errors import FusecError
 from fusec.models.gguf_file import GGUFFile
 from fusec.models.tokenizer.byte_level import MergeTable, letters_to_bytes
@@ -85,8 +86,11 @@ class Tokenizer:
         With `special`, control tokens written out in the text become their ids; without, they are
         ordinary text. `bos` None adds a beginning token where the file says so, False adds none,
         True adds it anyway; never a second one to a text that begins with it. The same for `eos`
-        and the end, but that without BOS there is no end either unless asked for.
+        and the end, but that without BOS there is no end either unless asked for. Raises FusecError
+        for what is no text, and for text that is not valid Unicode.
         """
+        if not isinstance(text, str):
+            raise mistaken("tokenizer", "a text to encode", text)
         try:
             text.encode()
         except UnicodeEncodeError:
@@ -106,13 +110,19 @@ class Tokenizer:
         return ids
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
-        """The text of `ids`; bytes that are not UTF-8 become U+FFFD."""
+        """The text of `ids`; bytes that are not UTF-8 become U+FFFD.
+
+        Raises FusecError for what are no ids, and for an id out of range.
+        """
+        if not isinstance(ids, Iterable):
+            raise mistaken("tokenizer", "token ids to decode", ids)
         stream = StreamDecoder(self, skip_special=skip_special)
         raw = b"".join(self.token_bytes(token, skip_special) for token in ids)
         return stream.text(raw) + stream.finish()
 
     def token_bytes(self, token: int, skip_special: bool = True) -> bytes:
         """The bytes one token adds to the text. Raises FusecError for an id out of range."""
+        token = whole("tokenizer", token, "token ids to decode")
         if not 0 <= token < len(self.tokens):
             raise FusecError(
                 f"token id {token} is out of range: {self.path} has {len(self.tokens)} tokens"

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fusec.arguments import whole
 from fusec.codegen.cpu.team_words import FIRST, FUTEX, RUN_BELL, STALLS, TAKEN, TIMEOUT, state_words
 from fusec.errors import FusecError
 from fusec.runtime.cpu.team_size import TeamSize
@@ -60,6 +61,7 @@ class Loops:
 
 def check_threads(count: int, name: str = "threads") -> int:
     """The number, given by that name. Raises FusecError for one that no team has."""
+    count = whole(name, count, f"1 to {MAX_THREADS}")
     if not 1 <= count <= MAX_THREADS:
         raise FusecError(f"{name}: expected 1 to {MAX_THREADS}, found {count}")
     return count
