@@ -84,6 +84,7 @@ class CudaEngine(Engine):
         self._position, made = len(job.sequence) - 1, 0
         for token in self.loop.run(job, self.stop):
             self._position += 1  # what the cache holds: the last token made is not in it
+            self._reached = max(self._reached, self._position)
             self._ids.append(token)
             made += 1
             yield token
