@@ -12,6 +12,7 @@ import numpy as np
 
 from fusec.errors import FusecError
 from fusec.runtime.drafting import MOST_DRAFTED, Drafter, Drafting, DraftStatistics
+from fusec.runtime.drafting.depth import Depth
 from fusec.runtime.finite import check_finite
 from fusec.runtime.job import Chosen, Ids, Job, Processor, new_tokens, processed, token_ids, whole
 from fusec.runtime.sampling import Sampler, Sampling
@@ -101,7 +102,8 @@ class TokenEngine(Closing):
     def drafter(self, drafter: Drafter | None) -> None:
         if drafter is not None and not isinstance(drafter, Drafter):
             raise FusecError(f"expected a drafter, found {type(drafter).__name__}")
-        self._drafting = Drafting(drafter, self.draft_max)
+        cost = self._drafting.depth.cost  # is the engine's, whoever guesses
+        self._drafting = Drafting(drafter, self.draft_max, Depth(cost))
 
     @property
     def draft_max(self) -> int:

@@ -19,6 +19,7 @@ MEMORY = 0.98  # what is left of a bin's counts with each try: text changes
 SAMPLES = 7  # times of a width that are kept
 FRESH = 256  # steps after which a time is forgotten
 A_ROW = 0.4  # what one more row is taken to cost until it was measured, in steps of one
+LEAST = 0.01  # a guess that is less likely to count adds nothing
 CHEAP = 0.005  # of a step: who asks for less may always ask
 LONGEST_REST = 64  # tokens
 
@@ -122,6 +123,8 @@ class Depth:
         best, count, expected, chance = MARGIN, 0, 1.0, 1.0
         for n, guess in enumerate(guesses, 1):
             chance *= self.acceptance.of(guess.confidence)
+            if chance < LEAST:
+                break
             expected += chance
             if expected / self.cost.of(n + 1) > best:
                 best, count = expected / self.cost.of(n + 1), n
