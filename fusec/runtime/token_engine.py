@@ -87,6 +87,7 @@ class TokenEngine(Closing):
                 f"{self._reached - self._rewinds} on, as {self._reached} tokens went into the cache"
             )
         self._position = value
+        self._reached *= value > 0  # from 0 on everything is written again
         del self._ids[value:]
 
     @property
@@ -116,7 +117,7 @@ class TokenEngine(Closing):
 
     @property
     def draft_statistics(self) -> DraftStatistics:
-        """Of the latest generation whose tokens were chosen one step after another."""
+        """Of the latest generation; without a drafter, none on a GPU."""
         return self._drafting.statistics
 
     @property

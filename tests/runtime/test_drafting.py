@@ -234,6 +234,10 @@ def test_a_ring_goes_back_as_far_as_drafted_rows_left_it(windowed: Engine, tmp_p
             windowed.rewind(oldest - 1)
         windowed.rewind(oldest)
         assert windowed.step(LONG[oldest]).tobytes() == every[oldest].tobytes()
+    windowed.rewind(0)
+    windowed.feed(LONG[:9])
+    windowed.rewind(3)  # nothing is left of what was there before
+    assert windowed.step(LONG[3]).tobytes() == every[3].tobytes()
 
 
 @pytest.mark.parametrize("sampling", [Sampling(), WARM[0]], ids=["greedy", "sampled"])
