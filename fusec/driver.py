@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fusec import backends, prepared
 from fusec.arguments import mistaken, path, texts, whole
@@ -24,7 +24,10 @@ from fusec.ir.plan import LaunchPlan
 from fusec.ir.target import Target
 from fusec.models.model import Model
 from fusec.runtime.cuda.window import check_mode
+from fusec.runtime.drafting import DRAFTERS, MOST_DRAFTED, Drafter
+from fusec.runtime.drafting.model import ModelDrafter, check_vocabularies
 from fusec.runtime.engine import Engine
+from fusec.runtime.job import whole
 
 if TYPE_CHECKING:
     from fusec.passes.pipeline import Stage
@@ -113,6 +116,8 @@ def load(
     l2: str = "auto",
     eager: bool = False,
     outputs: Iterable[str] = (),
+    draft: str | os.PathLike[str] | Model = "off",
+    draft_max: int = MOST_DRAFTED,
 ) -> Engine:
     """An engine for a model: compiled, kernels built, weights bound. Close it, or use `with`.
 
@@ -133,6 +138,9 @@ def load(
     - `disable`: names of the level's rules and passes to leave out, such as "epilogue".
     - `outputs`: names of values of the decode graph that `Engine.trace` gives beside the logits.
       "blk.*.ffn_residual" is the hidden state behind every layer; `*`, `?` and `[]` are a shell's.
+    - `draft`: guess tokens and check several in one step, which changes no token (see
+      docs/drafting.md): "off", "auto", "suffix", "recycle", or a smaller model of the same
+      vocabulary, as `path` names it. `draft_max`: how many a step checks at most.
     - `progress`: is called with the name of each kernel that has been compiled.
     - `threads`: of the CPU; 0 takes FUSEC_THREADS, or the cores that this process may use.
     - `l2`: whether a GPU is asked to keep the layers' weights in its L2 cache ("window"), has them
@@ -143,9 +151,12 @@ def load(
     read, a model that is not supported, and an argument out of range.
     """
     check_mode(l2)
+    check_draft_max(draft_max)
     options = options_of(target, level, rules, disable, outputs=outputs)
     model = _opened(path, MODEL)
     context = model.check_context(context, DEFAULT_CONTEXT)
+    how: dict[str, Any] = {"progress": progress, "threads": threads, "l2": l2}
+    drafter = drafter_of(draft, model, context, target=target, kv=kv, eager=eager, **how)
     graphs = graphs_of(model, options, context, kv)
     entry = prepared.entry_of(graphs, options)
     found = prepared.find(entry, options.target) if entry else None
@@ -153,7 +164,33 @@ def load(
         found = _compile_model(model, graphs, options, context, kv).prepared
         if entry:
             prepared.keep(entry, found)
-    return found.engine(model, progress, threads, l2=l2, eager=eager)
+    engine = found.engine(model, progress, threads, l2=l2, eager=eager)
+    engine.drafter, engine.draft_max = drafter, draft_max
+    return engine
+
+
+def drafter_of(
+    draft: str | os.PathLike[str] | Model, model: Model, context: int, **options: Any
+) -> Drafter | None:
+    """What `draft` means to `load`, for an engine of `model` with so many positions.
+
+    A draft model is loaded with `options`. Raises FusecError for a name that is none, and for a
+    model of another vocabulary.
+    """
+    if isinstance(draft, str) and draft in ("off", *DRAFTERS):
+        return None if draft == "off" else DRAFTERS[draft]()
+    try:
+        other = draft if isinstance(draft, Model) else Model.open(Path(draft))
+    except FusecError as error:
+        names = ", ".join(("off", *DRAFTERS))
+        raise FusecError(f"draft: expected {names} or a model: {error}") from None
+    check_vocabularies(model, other)
+    return ModelDrafter(load(other, context=min(context, other.config.context), **options))
+
+
+def check_draft_max(most: int) -> None:
+    """Raise FusecError for a number of drafted tokens that no step has."""
+    whole(most, "draft_max as a number of tokens from 1", 1)
 
 
 def _opened(source: str | os.PathLike[str] | Model, wanted: str) -> Model:

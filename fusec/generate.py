@@ -9,7 +9,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from fusec import driver
 from fusec.errors import FusecError
 from fusec.models.model import Model
 from fusec.models.tokenizer import Tokenizer
+from fusec.runtime.drafting import MOST_DRAFTED
 from fusec.runtime.engine import Engine
 from fusec.runtime.job import new_tokens
 from fusec.runtime.sampling import Sampling
@@ -147,6 +148,8 @@ def open_runner(
     progress: Any,
     l2: str = "auto",
     disable: Sequence[str] | None = None,
+    draft: str = "off",
+    draft_max: int = MOST_DRAFTED,
 ) -> Runner:
     """An engine for a model file or a compiled folder, with a context the request fits in.
 
@@ -169,8 +172,14 @@ def open_runner(
     if not request.is_conversation:
         request.count(len(prompt), context)
     tokenizer = _tokenizer(model, request)
+    driver.check_draft_max(draft_max)
+    how: dict[str, Any] = {"progress": progress, "threads": threads, "l2": l2}
     if artifact is not None:
+        drafter = driver.drafter_of(
+            draft, model, context, target=artifact.backend.name, kv="f16", **how
+        )
         engine = artifact.engine(progress, threads, l2)
+        engine.drafter, engine.draft_max = drafter, draft_max
     else:
         engine = driver.load(
             model,
@@ -179,9 +188,9 @@ def open_runner(
             context,
             kv or "f16",
             disable=disable or (),
-            progress=progress,
-            threads=threads,
-            l2=l2,
+            draft=draft,
+            draft_max=draft_max,
+            **how,
         )
     if request.ignore_eos:
         engine.stop = frozenset()
@@ -255,6 +264,8 @@ def generate(
         "decode_s": end - first,
         "tok_s": decoded / (end - first) if decoded else 0.0,
     }
+    if runner.engine.drafter is not None:
+        timings |= {f"draft_{k}": v for k, v in asdict(runner.engine.draft_statistics).items()}
     text = "".join(pieces) if runner.tokenizer else None
     return {"prompt_ids": prompt, "ids": ids, "text": text, "timings": timings}
 
@@ -307,7 +318,13 @@ def converse(runner: Runner, request: Request) -> None:
 def timing_line(result: dict[str, Any]) -> str:
     """Speed in one line."""
     t = result["timings"]
+    drafted = ""
+    if "draft_steps" in t:
+        drafted = (
+            f"; {t['draft_accepted']} of {t['draft_drafted']} drafted tokens accepted, "
+            f"{t['draft_steps']} steps"
+        )
     return (
         f"prompt {t['prompt_tokens']} tokens, first token after {1e3 * t['first_token_s']:.0f} ms, "
-        f"{t['decode_tokens']} tokens at {t['tok_s']:.1f} tok/s"
+        f"{t['decode_tokens']} tokens at {t['tok_s']:.1f} tok/s{drafted}"
     )

@@ -28,6 +28,8 @@ from fusec.ir.plan import GENERATING, Kernel, LaunchPlan, Size, Tensor
 from fusec.ir.remember import remembered
 from fusec.ir.target import WIDEST, Target
 from fusec.models.model import Model
+from fusec.runtime.cuda.checked_steps import KERNELS as DRAFTING
+from fusec.runtime.cuda.drafted import DraftedLoop
 from fusec.runtime.cuda.driver import Driver, Executable
 from fusec.runtime.cuda.engine import CudaEngine
 from fusec.runtime.cuda.loop import TokenLoop
@@ -105,7 +107,7 @@ class Cuda(Backend[CudaKernel, Executables]):
 
     def loop_kernels(self, decode: LaunchPlan) -> dict[str, CudaKernel]:
         """The token loop's own kernels, for a plan that chooses a token; none for another."""
-        from fusec.codegen.cuda import control
+        from fusec.codegen.cuda import control, drafting
 
         if not set(decode.outputs) >= GENERATING:
             return {}
@@ -113,6 +115,7 @@ class Cuda(Backend[CudaKernel, Executables]):
         vocabulary, argmax = decode.outputs["%logits"].shape[-1], final_choice(decode)
         parts = decode.region(argmax).inputs[0].shape[-1] if argmax else 0
         found = control.kernels(vocabulary, decode.overlaps, decode.prefetches, parts)
+        found += drafting.kernels(vocabulary, decode.overlaps)
         return {kernel.name: kernel for kernel in found}
 
     def build(
@@ -201,6 +204,7 @@ class Cuda(Backend[CudaKernel, Executables]):
         one, several = plans.decode.generating, self.variants(plans)
         asked = plans.decode.asked
         names = [*dict.fromkeys(launch.kernel for launch in one.launches), *self.loop_kernels(one)]
+        names = [name for name in names if name not in DRAFTING]  # until somebody drafts
         workspace = Workspace(
             Driver(), (one, plans.prefill.only(set())), kernels, names, model.raw, PACKING, l2
         )
@@ -215,11 +219,13 @@ class Cuda(Backend[CudaKernel, Executables]):
         context = positions(one)
         traced = session({"%logits", *asked}, plans.decode, *several) if asked else None
         loop = TokenLoop(decode, scores, absorb, context)
+        rows = session(set(GENERATING), one, *several)
         return CudaEngine(
             decode,
             prefill,
             absorb,
             loop,
+            DraftedLoop(loop, rows, prefill) if several else None,
             context=context,
             stop=model.stop_ids,
             traced=traced,

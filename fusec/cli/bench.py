@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from fusec.cli.console import out, progress
-from fusec.cli.options import Disable, ModelArg, Quiet
+from fusec.cli.options import Disable, DraftMax, ModelArg, Quiet
 from fusec.errors import FusecError
 from fusec.files import check_outputs, write_whole
 
@@ -56,6 +56,15 @@ def bench(
         int, typer.Option(help="CPU threads; 0 takes the cores this process may use.")
     ] = 0,
     disable: Disable = None,
+    draft: Annotated[
+        str,
+        typer.Option(
+            metavar="DRAFTER,...",
+            help="Instead: six prompts with drafted tokens, beside plain decoding. auto, suffix, "
+            "recycle or a model.",
+        ),
+    ] = "",
+    draft_max: DraftMax = 15,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the results there.")
     ] = None,
@@ -66,6 +75,10 @@ def bench(
     Tests have llama-bench's names. pp512: a prompt of 512 tokens, without logits.
     tg128 @ d16: 128 new tokens behind a prompt of 16.
     """
+    if draft:
+        _bench_drafts(model, words(draft), numbers("-n", lengths), draft_max, levels, target,
+                      repeats, threads, json_file)  # fmt: skip
+        return
     from dataclasses import asdict
 
     from fusec import bench as measuring
@@ -97,6 +110,25 @@ def bench(
     wide = Console(file=out.file, width=max(out.width, TABLE_WIDTH))
     wide.print(table(data))
     for line in lines(data):
+        out.print(line)
+    if json_file is not None:
+        write_whole(json_file, json.dumps(data, indent=1) + "\n")
+
+
+def _bench_drafts(
+    model: Path, names: list[str], lengths: tuple[int, ...], most: int, levels: str, target: str,
+    repeats: int, threads: int, json_file: Path | None,
+) -> None:  # fmt: skip
+    from fusec.bench import drafts
+
+    asked = numbers("-O", levels)
+    level = asked[0] if len(asked) == 1 else None
+    plan = drafts.Plan(tuple(names), max(lengths), most, target, level, repeats, threads)
+    check_outputs([json_file], model)
+    with progress("measuring") as advance:
+        data = drafts.run(model, plan, advance)
+    Console(file=out.file, width=max(out.width, TABLE_WIDTH)).print(drafts.table(data))
+    for line in drafts.lines(data):
         out.print(line)
     if json_file is not None:
         write_whole(json_file, json.dumps(data, indent=1) + "\n")

@@ -68,6 +68,14 @@ MaybeLayers = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Threads = Annotated[int, typer.Option(help="CPU threads; 0 takes the cores this process may use.")]
+Draft = Annotated[
+    str,
+    typer.Option(
+        metavar="off|auto|suffix|recycle|MODEL",
+        help="Guess tokens and check several in one step, which changes no token.",
+    ),
+]
+DraftMax = Annotated[int, typer.Option(metavar="K", help="Tokens that a step checks at most.")]
 
 
 def _hush(quiet: bool) -> bool:

@@ -14,6 +14,8 @@ from fusec.cli.options import (
     AsJson,
     Context,
     Disable,
+    Draft,
+    DraftMax,
     MaybeKv,
     MaybeLevel,
     MaybeTarget,
@@ -77,6 +79,8 @@ def run(
         ),
     ] = "auto",
     disable: Disable = None,
+    draft: Draft = "off",
+    draft_max: DraftMax = 15,
     ignore_eos: Annotated[
         bool, typer.Option("--ignore-eos", help="Go on behind an end-of-text token.")
     ] = False,
@@ -117,6 +121,8 @@ def run(
                 progress=advance,
                 l2=l2,
                 disable=disable,
+                draft=draft,
+                draft_max=draft_max,
             )
     with runner.engine:
         if request.is_conversation:

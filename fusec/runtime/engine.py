@@ -297,7 +297,8 @@ class Engine(TokenEngine):
         with self._turns.take():
             self._turns.check()
             states = self.decode.read_states(self._position)
-            saved = Saved(self._origin, tuple(self._ids), self._position, states)
+            ids = tuple(self._ids)
+            saved = Saved(self._origin, ids, self._position, states, self._reached)
         if path is not None:
             saved.write(path)
         return saved
@@ -315,6 +316,7 @@ class Engine(TokenEngine):
             self.decode.write_states(found.states, found.position)
             self._begin()
             self._ids, self._position = list(found.ids), found.position
+            self._reached = max(found.position, found.reached)
 
     @contextmanager
     def fork(self: Own) -> Iterator[Own]:

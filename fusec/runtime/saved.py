@@ -40,12 +40,14 @@ class Saved:
     """`ids`: the sequence, of which the cache holds the first `position`.
 
     `states`: name -> the rows of the KV cache that were written, [rows, heads, head size].
+    `reached`: how many positions were written before some were given up, if that is more.
     """
 
     origin: Origin
     ids: tuple[int, ...]
     position: int
     states: Mapping[str, Array]
+    reached: int = 0
 
     @property
     def nbytes(self) -> int:
@@ -57,7 +59,8 @@ class Saved:
 
     def write(self, path: str | Path) -> Path:
         """Write a file, whole or not at all. Raises FusecError where that cannot be."""
-        meta = {"format": FORMAT, "position": self.position, **asdict(self.origin)}
+        places = {"position": self.position, "reached": self.reached}
+        meta = {"format": FORMAT, **places, **asdict(self.origin)}
         arrays: dict[str, Any] = {f"state {name}": array for name, array in self.states.items()}
         stream = BytesIO()
         np.savez(stream, meta=json.dumps(meta), ids=np.asarray(self.ids, np.int32), **arrays)
@@ -78,7 +81,8 @@ class Saved:
                     for key in file.files
                     if key.startswith("state ")
                 }
-                return cls(_origin(meta), ids, int(meta["position"]), states)
+                reached = int(meta.get("reached", 0))
+                return cls(_origin(meta), ids, int(meta["position"]), states, reached)
         except OSError as error:
             raise FusecError(f"{path}: cannot be read: {reason(error)}") from None
         except (ValueError, KeyError, TypeError, zipfile.BadZipFile, EOFError):

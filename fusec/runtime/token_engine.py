@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import takewhile
 from typing import Any, ClassVar, TypeVar
@@ -10,6 +11,8 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from fusec.errors import FusecError
+from fusec.runtime.drafting import MOST_DRAFTED, Drafter, Drafting, DraftStatistics
+from fusec.runtime.drafting.depth import Depth
 from fusec.runtime.finite import check_finite
 from fusec.runtime.job import Chosen, Ids, Job, Processor, new_tokens, processed, token_ids, whole
 from fusec.runtime.sampling import Sampler, Sampling
@@ -54,6 +57,8 @@ class TokenEngine(Closing):
         self.context, self.stop = context, frozenset(stop)
         self.vocabulary = decode.plan.outputs["%logits"].shape[-1]
         self._position, self._rewinds = 0, rewinds(decode.plan)
+        self._reached = 0  # positions written since the cache was empty: where rings have come to
+        self._drafting = Drafting(None, MOST_DRAFTED)
         self._ids: list[int] = []  # the sequence: what is in the cache, and a token made from it
         self._turns = Turns("engine")
         self._uses = 0  # counts steps and resets, so that a generation notices another's
@@ -76,13 +81,44 @@ class TokenEngine(Closing):
                 f"expected a position from 0 to {self._position}, as the cache holds so many "
                 f"tokens, found {value}"
             )
-        if 0 < value < self._position - self._rewinds:
+        if 0 < value < self._reached - self._rewinds:
             raise FusecError(
                 f"position {value}: the layers' window has moved on, expected 0 or a position from "
-                f"{self._position - self._rewinds} on, as {self._position} tokens are in the cache"
+                f"{self._reached - self._rewinds} on, as {self._reached} tokens went into the cache"
             )
         self._position = value
+        self._reached *= value > 0  # from 0 on everything is written again
         del self._ids[value:]
+
+    @property
+    def drafter(self) -> Drafter | None:
+        """Guesses tokens, which steps of several rows check: the same text in fewer steps.
+
+        None: a step makes one token. Another may be put in its place between two generations; the
+        engine closes the one that it has when it is closed.
+        """
+        return self._drafting.drafter
+
+    @drafter.setter
+    def drafter(self, drafter: Drafter | None) -> None:
+        if drafter is not None and not isinstance(drafter, Drafter):
+            raise FusecError(f"expected a drafter, found {type(drafter).__name__}")
+        cost = self._drafting.depth.cost  # is the engine's, whoever guesses
+        self._drafting = Drafting(drafter, self.draft_max, Depth(cost))
+
+    @property
+    def draft_max(self) -> int:
+        """How many tokens a step checks at most. Steps have the rows that `prefill` allows."""
+        return self._drafting.most
+
+    @draft_max.setter
+    def draft_max(self, most: int) -> None:
+        self._drafting.most = whole(most, "draft_max as a number of tokens from 1", 1)
+
+    @property
+    def draft_statistics(self) -> DraftStatistics:
+        """Of the latest generation; without a drafter, none on a GPU."""
+        return self._drafting.statistics
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -234,7 +270,7 @@ class TokenEngine(Closing):
         """How many of the first tokens of a sequence the cache holds, for this thread to go on."""
         pairs = zip(self._ids[: self._position], sequence[:-1], strict=False)
         same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-        if same < self._position - self._rewinds or not self._is_ours:
+        if same < self._reached - self._rewinds or not self._is_ours:
             return 0
         return same
 
@@ -271,19 +307,42 @@ class TokenEngine(Closing):
             sampler.accept(token)
         self._absorb(job.sequence[job.kept : -1])
         self._ids = list(job.sequence)
-        for _ in range(job.count):
-            result = self._run(self.decode, self._ids[-1:])
-            logits = result["logits"][0]
-            check_finite(self.decode.plan, result["logits"], self._ids[-1:], self._position - 1)
-            if job.sampling.is_argmax and processor is None:
-                token = int(result["next"][0])
-            else:
-                token = sampler.choose(processed(processor, self._ids, logits), self._position)
-            if token in self.stop:
-                return
-            sampler.accept(token)
-            self._ids.append(token)
-            yield Chosen(token, logits)
+        drafting, made = self._drafting, 0
+        drafting.begin(self._ids)
+        while made < job.count:
+            room = min(job.count - made, self.context - self._position) - 1
+            read = [self._ids[-1], *drafting.guesses(min(room, self.prefill.plan.tokens - 1))]
+            start = time.perf_counter()
+            rows, best = self._several(read)
+            drafting.stepped(read, best, time.perf_counter() - start)
+            for token, logits, likeliest in zip(read, rows, best, strict=True):
+                self._position += 1  # what the cache holds: this row's token, and no guess
+                check_finite(self.decode.plan, logits[None], [token], self._position - 1)
+                chosen = likeliest
+                if processor is not None or not job.sampling.is_argmax:
+                    chosen = sampler.choose(processed(processor, self._ids, logits), self._position)
+                if chosen in self.stop:
+                    return
+                sampler.accept(chosen)
+                self._ids.append(chosen)
+                made += 1
+                goes_on = drafting.takes(chosen)
+                yield Chosen(chosen, logits)
+                if not goes_on:
+                    break
+
+    def _several(self, read: Sequence[int]) -> tuple[Array, list[int]]:
+        """float32[len(read), vocabulary] logits behind the last token and guesses, and their best.
+
+        Position and sequence stay where they are in front of the step.
+        """
+        begin = self._position
+        result = self._run(self.decode if len(read) == 1 else self.prefill, read)
+        self._position = begin
+        del self._ids[begin + 1 :]
+        logits = result["logits"]
+        best = result["next"] if "next" in result else logits.argmax(axis=-1)
+        return logits, best.tolist()
 
     def _go_back(self, kept: int) -> None:
         """Have the cache hold so many tokens of what it does; an empty one is the caller's."""
@@ -296,7 +355,7 @@ class TokenEngine(Closing):
 
     def _begin(self) -> None:
         """An empty cache, for the calling thread."""
-        self._position, self._ids = 0, []
+        self._position, self._reached, self._ids = 0, 0, []
         self._uses += 1
         self._caller = self._me
         self.decode.reset()
@@ -397,6 +456,7 @@ class TokenEngine(Closing):
         """The cache has these tokens too."""
         self._ids[self._position :] = ids
         self._position += len(ids)
+        self._reached = max(self._reached, self._position)
         self._uses += 1
 
     def close(self) -> None:
@@ -410,6 +470,8 @@ class TokenEngine(Closing):
             self._turns.closed = True
             for session in {id(s): s for s in self.sessions}.values():
                 session.close()
+            if self.drafter is not None:
+                self.drafter.close()
 
 
 def _by_name(steps: Iterable[dict[str, Array]]) -> dict[str, list[Array]]:

@@ -16,7 +16,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from fusec.codegen import formats
-from fusec.codegen.cpu import dot, rows, vector
+from fusec.codegen.cpu import dot, lib, rows, vector
 from fusec.codegen.cpu.simd import Features
 from fusec.codegen.cpu.vector import (
     advance,
@@ -127,6 +127,26 @@ def test_four_tokens_have_the_bits_of_one(name: str) -> None:
     got = dots(w, x, caller(*functions(name)))
     assert np.array_equal(got[:, :4].view(np.uint32), got[:, 4:].view(np.uint32))
     assert len(np.unique(got[:, :4])) == 32
+
+
+@pytest.mark.parametrize("name", ["q4_1", "q6_k", "iq4_xs", "f16"])
+def test_any_number_of_tokens_has_the_bits_of_one(name: str) -> None:
+    """Groups of four, and what is left."""
+    one, several = getattr(vector, f"dot_{name}"), lib.dots(name)
+
+    @njit
+    def call(w, x, n, tokens, alone, together):
+        for t in range(tokens):
+            ptr_f32(alone)[t] = one(ptr_u8(w), advance(ptr_f32(x), t * n), n)
+        several(ptr_u8(w), ptr_f32(x), n, n, tokens, ptr_f32(together))
+
+    w = random_rows(formats.get(name), 1, 768, seed=9)
+    x = np.random.default_rng(9).normal(size=(7, 768)).astype(np.float32)
+    for tokens in range(1, 8):
+        alone, together = np.zeros((2, 8), np.float32)
+        call(w.ctypes.data, x.ctypes.data, 768, tokens, alone.ctypes.data, together.ctypes.data)
+        assert np.count_nonzero(alone) == tokens
+        assert alone.tobytes() == together.tobytes()
 
 
 @pytest.mark.parametrize("name", ["q8_0", "q6_k"])

@@ -110,9 +110,9 @@ def dots(weights: str) -> Any:
     """`dots(row, x, n, stride, tokens, out)`: one row of a format times several tokens' vectors.
 
     They have n elements; token t's starts `stride` after token t - 1's. A row is decoded once for
-    four tokens; each token's sum has the bits it would have alone.
+    up to four tokens; each token's sum has the bits it would have alone.
     """
-    one, four = getattr(vector, f"dot_{weights}"), getattr(vector, f"dot4_{weights}")
+    one, two, three, four = (getattr(vector, f"dot{k}_{weights}") for k in ("", 2, 3, 4))
 
     @njit
     def dots(row, x, n, stride, tokens, out):  # type: ignore[no-untyped-def]
@@ -121,9 +121,13 @@ def dots(weights: str) -> Any:
             first = advance(x, t * stride)
             out[t], out[t + 1], out[t + 2], out[t + 3] = four(row, first, n, stride)
             t += 4
-        while t < tokens:
-            out[t] = one(row, advance(x, t * stride), n)
-            t += 1
+        rest, last = tokens - t, advance(x, t * stride)
+        if rest == 3:
+            out[t], out[t + 1], out[t + 2] = three(row, last, n, stride)
+        elif rest == 2:
+            out[t], out[t + 1] = two(row, last, n, stride)
+        elif rest == 1:
+            out[t] = one(row, last, n)
 
     return dots
 

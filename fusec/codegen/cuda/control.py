@@ -54,7 +54,7 @@ def advance(vocabulary: int, overlaps: bool = False) -> CudaKernel:
     """
     call = f"advance_token(logits, {vocabulary}, {', '.join(HANDED_ON.split())})"
     kinds = ("f32*", *HANDED_ON_KINDS)
-    return _kernel("advance", f"logits {HANDED_ON}", [call], kinds, 32, overlaps)
+    return kernel_of("advance", f"logits {HANDED_ON}", [call], kinds, 32, overlaps)
 
 
 def advance_best(parts: int, overlaps: bool = False) -> CudaKernel:
@@ -77,7 +77,7 @@ def advance_best(parts: int, overlaps: bool = False) -> CudaKernel:
     ]
     kinds = ("f32*", "u32*", *HANDED_ON_KINDS)
     names = f"tops places {HANDED_ON}"
-    return _kernel("advance_best", names, lines, kinds, threads, overlaps, before)
+    return kernel_of("advance_best", names, lines, kinds, threads, overlaps, before)
 
 
 def feed(overlaps: bool = False) -> CudaKernel:
@@ -86,7 +86,7 @@ def feed(overlaps: bool = False) -> CudaKernel:
     pos goes up by one, token becomes tokens[pos].
     """
     call = "feed_token(tokens, token, pos)"
-    return _kernel("feed", "tokens token pos", [call], ("u32*",) * 3, 32, overlaps)
+    return kernel_of("feed", "tokens token pos", [call], ("u32*",) * 3, 32, overlaps)
 
 
 PREFETCH_BYTES = 4096
@@ -101,7 +101,7 @@ def prefetch() -> CudaKernel:
     Both are multiples of 16. Nothing waits for it, and no value depends on it.
     """
     call = f"prefetch_bytes(start, end, {PREFETCH_BYTES}, {PREFETCH_BLOCKS})"
-    kernel = _kernel("prefetch", "start end", [call], ("u8*", "u8*"), 32, overlaps=False)
+    kernel = kernel_of("prefetch", "start end", [call], ("u8*", "u8*"), 32, overlaps=False)
     return replace(kernel, grid=PREFETCH_BLOCKS)
 
 
@@ -138,7 +138,7 @@ def sample(vocabulary: int, overlaps: bool = False) -> CudaKernel:
         f"sample_token({', '.join([*names.split(), str(vocabulary), *room.split()])})",
     ]
     kinds = ("f32*", "f32*", "u32*", "u32*", "u32*", "u32*")
-    return _kernel("sample", names, lines, kinds, MOST_CANDIDATES, overlaps)
+    return kernel_of("sample", names, lines, kinds, MOST_CANDIDATES, overlaps)
 
 
 def sampling_words(
@@ -160,7 +160,7 @@ def sampling_words(
     return words
 
 
-def _kernel(
+def kernel_of(
     name: str,
     names: str,
     lines: list[str],
@@ -168,10 +168,14 @@ def _kernel(
     threads: int,
     overlaps: bool,
     before: Sequence[str] = (),
+    rows: int = 0,
 ) -> CudaKernel:
-    """`lines` come behind the wait, if there is one, and `before` in front of it."""
+    """A kernel of one block, or of one for each of so many rows of a step.
+
+    `lines` come behind the wait, if there is one, and `before` in front of it.
+    """
     wait = ["griddep_wait()", "griddep_launch()"] if overlaps else []
     statements = (*before, *wait, *lines)
     body = f"def {name}({', '.join(names.split())}):\n" + "".join(f"    {x}\n" for x in statements)
     imports = "\n".join(import_lines(body))
-    return CudaKernel(name, f"{imports}\n\n\n{body}", signature, threads)
+    return CudaKernel(name, f"{imports}\n\n\n{body}", signature, threads, rows=rows)

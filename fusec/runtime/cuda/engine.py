@@ -6,12 +6,21 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from fusec.codegen.cuda.control import MOST_CANDIDATES
+from fusec.codegen.cuda.drafting import MOST_DRAFTED
 from fusec.models.model import Model
 from fusec.runtime.cuda.device_array import DeviceArray
+from fusec.runtime.cuda.drafted import REACH, DraftedLoop
 from fusec.runtime.cuda.loop import RUN_AHEAD, TokenLoop
+from fusec.runtime.cuda.pace import Pace
 from fusec.runtime.cuda.session import CudaSession
+from fusec.runtime.drafting import Auto, Drafter, Drafting, DraftStatistics, Recycle, Suffix
 from fusec.runtime.engine import Engine
 from fusec.runtime.job import Ids, Job
+
+ON_DEVICE: dict[type[Drafter], tuple[str, ...]] = {
+    Suffix: ("suffix",), Recycle: ("recycle",), Auto: ("suffix", "recycle"),
+}  # fmt: skip
+"""Drafters that are kernels, and what these guess from; the objects themselves are not asked."""
 
 
 class CudaEngine(Engine):
@@ -26,6 +35,7 @@ class CudaEngine(Engine):
         prefill: CudaSession,
         absorb: CudaSession,
         loop: TokenLoop,
+        drafted: DraftedLoop | None = None,
         *,
         context: int,
         stop: Iterable[int] = (),
@@ -38,8 +48,10 @@ class CudaEngine(Engine):
         if self._rewinds < context:  # tokens enqueued behind a stop token are in the windows too
             self._rewinds = max(0, self._rewinds - RUN_AHEAD)
         self.traced = prefill if traced is None else traced
-        self.loop = loop
+        self.loop, self._drafted = loop, drafted
         self.workspace = decode.workspace
+        self._pace: Pace | None = None
+        self._paced: tuple[Drafting, int] | None = None  # whose it is
 
     @property
     def residency(self) -> dict[str, Any] | None:
@@ -82,9 +94,26 @@ class CudaEngine(Engine):
             return
         self._ids = list(job.sequence)
         self._position, made = len(job.sequence) - 1, 0
-        for token in self.loop.run(job, self.stop):
+        reach = 0 if self._drafted is None or self.drafter is None else REACH
+        for token in self._device_tokens(job):
             self._position += 1  # what the cache holds: the last token made is not in it
+            self._reached = max(self._reached, min(self.context, self._position + reach))
             self._ids.append(token)
             made += 1
             yield token
         self._position += made < job.count  # in front of a stop token, it is
+
+    def _device_tokens(self, job: Job) -> Iterator[int]:
+        """Chosen on the device, and guessed there too if the drafter is one of its kernels."""
+        if self.drafter is None or self._drafted is None:
+            return self.loop.run(job, self.stop)
+        uses = ON_DEVICE.get(type(self.drafter))
+        if uses is None:
+            return self._drafted.run_hosted(job, self.stop, self._drafting)
+        if self._pace is None or self._paced != (self._drafting, self.draft_max):
+            cost = self._pace.cost if self._pace else None
+            most = min(self.draft_max, MOST_DRAFTED)
+            self._pace = Pace(most, suffix="suffix" in uses, recycle="recycle" in uses, cost=cost)
+            self._paced = self._drafting, self.draft_max
+        self._drafting.statistics = DraftStatistics()
+        return self._drafted.run(job, self.stop, self._pace, self._drafting.statistics)

@@ -55,21 +55,22 @@ class TokenLoop:
         self.workspace = decode.workspace
         memory = self.workspace.memory
         plan = decode.plan
-        self._context, self._vocabulary = context, plan.outputs["%logits"].shape[-1]
-        self._ring, ring = memory.pinned(RING, np.dtype(np.uint64))
-        self._tokens = memory.zeros(4 * (context + 1), "the tokens")  # by position
-        self._params = memory.zeros(4 * SAMPLING_WORDS, "the sampling parameters")
-        scratch = memory.zeros(4 * self._vocabulary, "the sampler's scores")
+        self._context, self.vocabulary = context, plan.outputs["%logits"].shape[-1]
+        self._ring, self.ring = memory.pinned(RING, np.dtype(np.uint64))
+        self.tokens = memory.zeros(4 * (context + 1), "the tokens")  # by position
+        self.params = memory.zeros(4 * SAMPLING_WORDS, "the sampling parameters")
+        scratch = memory.zeros(4 * self.vocabulary, "the sampler's scores")
         self.counter = memory.zeros(4, "the counter of tokens")
-        self.steps = 0  # what the counter holds once all that is enqueued is done
+        self.steps = 0  # what the counter holds once all that is enqueued is done, or more
+        self._is_counted = True  # whether it holds just that
         token, pos = (self.workspace.address(Arg("input", name)) for name in ("%token", "%pos"))
         chosen = self.workspace.address(plan.output_args["%next"])
         logits = self.workspace.address(plan.output_args["%logits"])
-        self._token, self._pos = token, pos
+        self.token, self.pos = token, pos
         self._arguments: dict[str, tuple[int, ...]] = {
-            "advance": (logits, chosen, token, pos, self.counter, self._tokens, ring),
-            "feed": (self._tokens, token, pos),
-            "sample": (logits, scratch, chosen, pos, self._tokens, self._params),
+            "advance": (logits, chosen, token, pos, self.counter, self.tokens, self.ring),
+            "feed": (self.tokens, token, pos),
+            "sample": (logits, scratch, chosen, pos, self.tokens, self.params),
         }
         self.greedy, self._greedy_end = decode, "advance"
         if argmax := final_choice(plan):
@@ -94,10 +95,10 @@ class TokenLoop:
             with self.workspace.turns.take():
                 self.workspace.enter()
                 if not done:
-                    self._ahead(first + 1, kind, enqueue)
-                    check_finite(self.decode.plan, self._read_logits(), [token], position)
-                self._ahead(first + min(done + RUN_AHEAD, count), kind, enqueue)
-                made = self._take(first + done)
+                    self.ahead(first + 1, kind, enqueue)
+                    check_finite(self.decode.plan, self.read_logits(), [token], position)
+                self.ahead(first + min(done + RUN_AHEAD, count), kind, enqueue)
+                made = self.take(first + done)
             if made == NO_TOKEN:
                 raise not_finite(self.decode.plan, token, position)
             token = made
@@ -111,19 +112,22 @@ class TokenLoop:
         The cache has the first `kept` tokens already.
         """
         memory = self.workspace.memory
-        top_k = min(sampling.top_k, self._vocabulary)
+        top_k = min(sampling.top_k, self.vocabulary)
         repeat_last = min(sampling.repeat_last, self._context)
         within = replace(sampling, top_k=top_k, repeat_last=repeat_last)
         with self.workspace.turns.take():
             self.workspace.enter()
-            memory.write(self._tokens, np.asarray(ids, np.uint32))
-            memory.write(self._params, sampling_words(**asdict(within)))
+            if not self._is_counted:
+                memory.write(self.counter, np.array([self.steps], np.uint32))
+                self._is_counted = True
+            memory.write(self.tokens, np.asarray(ids, np.uint32))
+            memory.write(self.params, sampling_words(**asdict(within)))
             last, size = len(ids) - 1, self._absorb.plan.tokens
             for first in range(kept, last, size):
                 places = np.arange(first, min(first + size, last), dtype=np.int32)
                 self._absorb.begin(token=np.asarray(ids, np.int32)[places], pos=places)
-            memory.write(self._token, np.asarray(ids[-1:], np.int32))
-            memory.write(self._pos, np.array([last], np.int32))
+            memory.write(self.token, np.asarray(ids[-1:], np.int32))
+            memory.write(self.pos, np.array([last], np.int32))
 
     def token_graph(self, sampling: Sampling) -> tuple[str, Callable[[], None]]:
         """The name of a token's graph for these settings, and what is captured in it."""
@@ -146,13 +150,13 @@ class TokenLoop:
         """One of the kernels of `fusec.codegen.cuda.control`."""
         self.workspace.launch(name, self._arguments[name], self.decode.plan.overlaps)
 
-    def _ahead(self, steps: int, kind: str, enqueue: Callable[[], None]) -> None:
+    def ahead(self, steps: int, kind: str, enqueue: Callable[[], None]) -> None:
         """Enqueue tokens until there are so many of them."""
         while self.steps < steps:
             self._go(kind, enqueue)
             self.steps += 1
 
-    def _read_logits(self) -> Array:
+    def read_logits(self) -> Array:
         """float32[1, vocabulary] of the last token enqueued, once it is done."""
         plan = self.decode.plan
         return self.workspace.read(plan.output_args["%logits"], plan.outputs["%logits"])
@@ -165,14 +169,29 @@ class TokenLoop:
             self._graphs[kind] = self.workspace.capture(enqueue)
         self.workspace.driver.replay(self._graphs[kind], self.workspace.stream)
 
-    def _take(self, step: int) -> int:
-        """The token of a step, as soon as its slot holds the step's number, counted from 1."""
-        slot, wanted = step % RING, (step + 1) & 0xFFFFFFFF
+    def may_have_made(self, most: int) -> None:
+        """A graph of several rows was enqueued, which makes so many tokens at most.
+
+        What it did make, the next `start` makes good.
+        """
+        self.steps += most
+        self._is_counted = False
+
+    def take(self, step: int) -> int:
+        """The token of a step, as soon as it is there."""
+        return self.wait_for(self._ring, step)
+
+    def wait_for(self, entries: Array, number: int) -> int:
+        """The lower half of an entry in pinned memory, as soon as the upper one is its number + 1.
+
+        Raises FusecError if the GPU is done and it is not there.
+        """
+        slot, wanted = number % RING, (number + 1) & 0xFFFFFFFF
         polls = 0
-        while (word := int(self._ring[slot])) >> 32 != wanted:
+        while (word := int(entries[slot])) >> 32 != wanted:
             polls += 1
             if polls % _POLLS == 0 and self.workspace.driver.idle(self.workspace.stream):
-                if int(self._ring[slot]) == word:
+                if int(entries[slot]) == word:
                     raise FusecError("the GPU finished its work without delivering a token")
             elif polls > _SPINS:
                 time.sleep(_NAP)

@@ -91,6 +91,17 @@ class CudaSession(Closing):
             self.workspace.enter()
             self.workspace.driver.synchronize(self.workspace.stream)
 
+    def prepare(self, rows: int) -> None:
+        """Have everything on the GPU that a step of so many rows needs."""
+        self._prepare(rows)
+
+    def places(self, rows: int) -> dict[str, int]:
+        """Name -> where on the device a step of so many rows, which is prepared, leaves a result.
+
+        Row r of it is r rows further on.
+        """
+        return {name[1:]: address for name, (address, *_) in self._results(rows).items()}
+
     def _results(self, rows: int) -> dict[str, tuple[int, tuple[int, ...], np.dtype[Any]]]:
         """Name -> address, shape and type of what a step of so many rows gives."""
         index = self._variant(rows)

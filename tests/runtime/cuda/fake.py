@@ -14,8 +14,11 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from fusec.codegen.cuda import drafting
 from fusec.codegen.cuda.control import NO_TOKEN
 from fusec.codegen.cuda.shape import PARTS
+from fusec.codegen.cuda.toolchain import CudaKernel
+from fusec.codegen.cuda.twins_grid import run_grid
 from fusec.codegen.formats import FORMATS
 from fusec.ir.dtypes import dtype
 from fusec.ir.graph import Value
@@ -313,6 +316,40 @@ def _words(pointer: int, count: int = 1) -> np.ndarray:
     return np.frombuffer((ctypes.c_uint32 * count).from_address(pointer), np.uint32)
 
 
+def sample_rows(logits: int, scores: int, chosen: int, pos: int, tokens: int, params: int, rows):
+    """`sample` for each row of a step."""
+    for row in range(int(_words(rows)[0])):
+        at = logits + 4 * VOCABULARY * row
+        sample(at, scores, chosen + 4 * row, pos + 4 * row, tokens, params)
+
+
+def by_twins(kernel: CudaKernel, sizes: list[int]) -> Callable[..., None]:
+    """A control kernel as the NumPy twins run it, over pointers to so many elements each."""
+    kinds = {"f32*": "f4", "u32*": "u4", "u64*": "u8"}
+
+    def work(*pointers: int) -> None:
+        arrays = []
+        for pointer, kind, size in zip(pointers, kernel.signature, sizes, strict=True):
+            plain = np.dtype(kinds[kind])
+            raw = (ctypes.c_uint8 * (size * plain.itemsize)).from_address(pointer)
+            arrays.append(np.frombuffer(raw, plain))
+        run_grid(kernel, *arrays)
+
+    return work
+
+
+def drafting_kernels(context: int) -> Kernels:
+    """The kernels of `fusec.codegen.cuda.drafting` themselves, but for the sampler."""
+    tokens, classes, state = context + 1, drafting.CLASSES, drafting.STATE_WORDS
+    draft = [tokens, 16, 16, 1, classes, 1, state, drafting.PAIRS]
+    accept = [16 * VOCABULARY, 16, 16, 16, 1, tokens, 1, RING, state, RING, RING, drafting.PAIRS]
+    return {
+        "draft": by_twins(drafting.draft(), draft),
+        "accept": by_twins(drafting.accept(VOCABULARY), accept),
+        "sample_rows": sample_rows,
+    }
+
+
 CONTROL: Kernels = {
     "advance": advance, "advance_best": advance_best, "feed": feed, "sample": sample,
 }  # fmt: skip
@@ -325,12 +362,13 @@ def fake_for(*plans: LaunchPlan, **options) -> FakeDriver:
     for plan in plans:
         context = min((s.shape[0] for s in plan.states.values()), default=1)
         known |= {kernel.name: PlanKernel(kernel, context, fixed) for kernel in plan.kernels}
-    return FakeDriver(known | CONTROL, **options)
+    return FakeDriver(known | CONTROL | drafting_kernels(context), **options)
 
 
 def executables(*plans: LaunchPlan, arch: str = "sm_90a") -> dict[str, Executable]:
     """What a compiler would have made of the plans' kernels and the control kernels."""
-    rows = dict.fromkeys(CONTROL, 0) | {k.name: k.rows for plan in plans for k in plan.kernels}
+    control = {**dict.fromkeys([*CONTROL, "draft", "accept"], 0), "sample_rows": 1}
+    rows = control | {k.name: k.rows for plan in plans for k in plan.kernels}
     return {
         name: Executable(name, arch, name.encode(), 1, 32, rows=taken)
         for name, taken in rows.items()

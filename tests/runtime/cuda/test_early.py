@@ -5,6 +5,7 @@ import pytest
 
 from fusec import driver
 from fusec.ir.choosing import without_choice
+from fusec.runtime.drafting import Suffix
 from fusec.runtime.sampling import Sampling
 from tests.runtime.cuda.machine import CONTEXT, Machine
 
@@ -111,3 +112,23 @@ def test_the_tokens_are_those_of_level_2(compiled, tiny_model):
     plain = driver.compile(tiny_model, target="sm_90a", level=2, context=CONTEXT)
     wanted = Machine(plain).run([7, 8, 9], 12)
     assert Machine(compiled).run([7, 8, 9], 12) == wanted
+
+
+def test_a_drafted_step_waits_for_its_guesses_before_anything_reads_them(compiled):
+    """Rows and positions are read in front of a dependent launch's wait: the plan's first is none.
+
+    So nothing of the plan runs before `draft` has ended.
+    """
+    machine = Machine(compiled, l2="off")
+    engine = machine.built
+    wanted = list(engine.tokens([5, 6], 12))
+    engine.drafter = Suffix()
+    machine.api.launched.clear()
+    assert list(engine.tokens([5, 6], 12)) == wanted
+    names = [launch.name for launch in machine.api.launched]
+    early = [EARLY in attributes(launch) for launch in machine.api.launched]
+    start, end = names.index("draft"), names.index("accept")
+    step = engine._drafted._sessions[0]._plans[0]
+    assert names[start + 1 : end] == [launch.kernel for launch in step.launches]
+    assert not early[start] and not early[start + 1]
+    assert all(early[start + 2 : end + 1])

@@ -41,8 +41,9 @@ def test_the_folder_has_all_that_a_gpu_needs(folder, tiny_model):
     manifest = json.loads((folder / "fusec.json").read_text())
     compiled = driver.compile(tiny_model, target=ARCH, context=48)
     plans = compiled.plan, *compiled.backend.variants(compiled.plans)
-    control = {"advance", "advance_best", "feed", "sample", "prefetch"}
-    rows = dict.fromkeys(control, 0) | {k.name: k.rows for plan in plans for k in plan.kernels}
+    control = {"advance", "advance_best", "feed", "sample", "prefetch", "draft", "accept"}
+    rows = {**dict.fromkeys(control, 0), "sample_rows": 1}
+    rows |= {k.name: k.rows for plan in plans for k in plan.kernels}
     assert {name: kernel["rows"] for name, kernel in manifest["kernels"].items()} == rows
     assert {0, 1, 2, 4, 8, 16} == set(rows.values())  # a context of 48 needs no wide tiles
     for name, kernel in manifest["kernels"].items():

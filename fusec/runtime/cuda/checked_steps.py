@@ -1,0 +1,117 @@
+"""Steps of several rows on the device that check guesses: their memory, their graphs, their log.
+
+A graph is `draft`, unless the host has written the guesses, the plan of a step of several rows, the
+choice of a token for each row, and `accept`: see `fusec.codegen.cuda.drafting`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+
+from fusec.codegen.cuda.control import NO_TOKEN, RING
+from fusec.codegen.cuda.drafting import CLASSES, MOST_DRAFTED, PAIRS, STATE_WORDS
+from fusec.ir.plan import ROWS
+from fusec.runtime.cuda.driver import Handle
+from fusec.runtime.cuda.loop import TokenLoop
+from fusec.runtime.cuda.session import CudaSession
+from fusec.runtime.cuda.told import Told
+from fusec.runtime.session import Array
+
+MOST_ROWS = MOST_DRAFTED + 1
+KERNELS = ("draft", "sample_rows", "accept")
+HOSTED = (0, 0, NO_TOKEN, NO_TOKEN, 0)
+"""Words of the state behind the limit, where the host guesses: nothing was found on the device."""
+
+
+class CheckedSteps:
+    """Beside a `TokenLoop`, whose memory and counter of tokens they share.
+
+    `rows`: a session of logits and choices for several rows; `scores`: of logits alone, for the
+    sampler. Kernels are loaded and memory is taken where this is made.
+    """
+
+    def __init__(self, loop: TokenLoop, rows: CudaSession, scores: CudaSession) -> None:
+        self._loop, self._sessions = loop, {"greedy": rows, "sampled": scores}
+        self.workspace, memory = loop.workspace, loop.workspace.memory
+        self.workspace.need(KERNELS)
+        self._state = memory.zeros(4 * STATE_WORDS, "the state of drafting")
+        self._depths = memory.zeros(4 * CLASSES, "the numbers of guesses")
+        self._widths = memory.upload(np.arange(MOST_ROWS, dtype=np.uint32), "numbers of guesses")
+        self._pairs = memory.zeros(8 * PAIRS, "the table of pairs")
+        self._chosen = memory.zeros(4 * MOST_ROWS, "the rows' choices")
+        self._scratch = memory.zeros(4 * loop.vocabulary * MOST_ROWS, "the sampler's scores")
+        self._log, self._log_there = memory.pinned(RING, np.dtype(np.uint64))
+        self._clock, self._clock_there = memory.pinned(RING, np.dtype(np.uint64))
+        self._graphs: dict[tuple[str, int, bool], Handle] = {}
+        self.made = 0  # graphs that were enqueued, ever
+
+    def begin(self, limit: int, depths: Array) -> None:
+        """A generation starts, whose last row is at position `limit`."""
+        self.workspace.memory.write(self._state, np.array([limit, *HOSTED], np.uint32))
+        self.set_depths(depths)
+
+    def set_depths(self, depths: Array) -> None:
+        """Tell the device how many tokens to guess, uint32[CLASSES]."""
+        self.workspace.memory.write(self._depths, depths)
+
+    def guess(self, position: int, guesses: Sequence[int]) -> None:
+        """Write guesses of the host, behind the token at `position`."""
+        memory, count = self.workspace.memory, len(guesses)
+        words = np.asarray(guesses, np.uint32)
+        places = np.arange(position + 1, position + 1 + count, dtype=np.int32)
+        memory.write(self._loop.token + 4, words)
+        memory.write(self._loop.pos + 4, places)
+        memory.write(self._loop.tokens + 4 * (position + 1), words)
+        self.workspace.write(ROWS, np.array([count + 1], np.uint32))
+
+    def enqueue(self, kind: str, width: int, *, drafts: bool = True) -> int:
+        """Enqueue a step of so many rows at most, 1, 2, 4, 8 or 16; its number.
+
+        `kind`: of the choice, greedy or sampled. `drafts`: whether the device guesses.
+        """
+        self._sessions[kind].prepare(width)
+        work, key = partial(self._put, kind, width, drafts), (kind, width, drafts)
+        if self._loop.decode.eager:
+            work()
+        else:
+            if key not in self._graphs:
+                self._graphs[key] = self.workspace.capture(work)
+            self.workspace.driver.replay(self._graphs[key], self.workspace.stream)
+        self.made += 1
+        return self.made - 1
+
+    def told(self, number: int) -> tuple[Told, int]:
+        """What a step says of itself, once it is done, and when that was, in nanoseconds."""
+        word = self._loop.wait_for(self._log, number)
+        return Told.read(word), int(self._clock[number % RING])
+
+    def choices(self, kind: str, rows: int) -> list[int]:
+        """The tokens that the last step has chosen, once it is done."""
+        address = self._choices_of(kind, 1 << (rows - 1).bit_length())
+        found = self.workspace.memory.read(address, (rows,), np.dtype(np.int32))
+        return [int(token) for token in found]
+
+    def _choices_of(self, kind: str, width: int) -> int:
+        """Where the choices of a step of this width are."""
+        return self._chosen if kind == "sampled" else self._sessions[kind].places(width)["next"]
+
+    def _put(self, kind: str, width: int, drafts: bool) -> None:
+        """Put a step on the stream, to run or to be captured."""
+        loop, session = self._loop, self._sessions[kind]
+        logits, chosen = session.places(width)["logits"], self._choices_of(kind, width)
+        rows, overlaps = self.workspace.address(ROWS), loop.decode.plan.overlaps
+        step, tokens = (loop.token, loop.pos), loop.tokens
+        if drafts:
+            most = self._widths + 4 * (width - 1)
+            table = (self._depths, most, self._state, self._pairs)
+            self.workspace.launch("draft", (tokens, *step, rows, *table))
+        session.enqueue(width)
+        if kind == "sampled":
+            sampler = (logits, self._scratch, chosen, loop.pos, tokens, loop.params, rows)
+            self.workspace.launch("sample_rows", sampler, overlaps, width)
+        told = (self._state, self._log_there, self._clock_there, self._pairs)
+        made = (rows, tokens, loop.counter, loop.ring)
+        self.workspace.launch("accept", (logits, chosen, *step, *made, *told), overlaps)

@@ -1,0 +1,188 @@
+"""The token loop with drafted tokens: guess, check and accept in one captured graph.
+
+The host enqueues graphs ahead and reads tokens as they come, as `TokenLoop` does, and from a log
+beside them how many each graph has made. It says how many rows the next graph has at most; which
+tokens are guessed, and how many of these count, the device decides.
+
+A drafter that is no kernel (a model, one of a user's own) guesses on the host, which then waits for
+every step. All the rest is the same, so the same tokens come.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, TypeVar
+
+from fusec.codegen.cuda.control import NO_TOKEN
+from fusec.runtime.cuda.checked_steps import MOST_ROWS, CheckedSteps
+from fusec.runtime.cuda.loop import TokenLoop
+from fusec.runtime.cuda.pace import Pace
+from fusec.runtime.cuda.session import CudaSession
+from fusec.runtime.drafting import Drafting, DraftStatistics
+from fusec.runtime.finite import check_finite, not_finite
+from fusec.runtime.job import Job
+
+AHEAD = 3
+"""Graphs enqueued ahead: few, so that it is soon noticed where a text begins to repeat itself."""
+
+AHEAD_DRAFTED = 2
+"""The same where one of them may have guesses: those behind the end of a match are in vain."""
+
+REACH = (AHEAD_DRAFTED + 1) * MOST_ROWS
+"""Positions behind the last token seen that graphs enqueued ahead may have written."""
+
+Found = TypeVar("Found")
+
+
+class _Ahead(NamedTuple):
+    """A graph that is enqueued: its rows, 0 of a plain one, and which of the drafted ones it is."""
+
+    width: int
+    number: int = 0
+
+    @property
+    def most(self) -> int:
+        """Tokens that it may make."""
+        return max(1, self.width)
+
+
+class DraftedLoop:
+    """`rows` and `scores`: see `CheckedSteps`, which are made when they are first needed."""
+
+    def __init__(self, loop: TokenLoop, rows: CudaSession, scores: CudaSession) -> None:
+        self._loop, self._sessions = loop, (rows, scores)
+        self.workspace = loop.workspace
+        self._made: CheckedSteps | None = None
+
+    def run(
+        self, job: Job, stop: frozenset[int], pace: Pace, statistics: DraftStatistics
+    ) -> Iterator[int]:
+        """Yield the tokens of a job, which the device guesses. See `TokenLoop.run`."""
+        first = self._begin(job, pace)
+        ahead: deque[_Ahead] = deque()
+        made = ended = 0
+
+        def step() -> list[int]:
+            nonlocal ended
+            statistics.steps += 1
+            if not made:
+                return [self._first(job, first)]
+            self._top_up(ahead, job, pace, made)
+            graph = ahead.popleft()
+            if not graph.width:
+                ended = 0
+                return self._take(first + made, 1)
+            told, before = None, ended
+            told, ended = self._steps.told(graph.number)
+            if before:
+                pace.cost.measured(graph.width, (ended - before) / 1e9)
+            if pace.learn(told):
+                self._steps.set_depths(pace.depths)
+            statistics.drafted += told.drafted
+            statistics.accepted += told.accepted
+            return self._take(first + made, told.made)
+
+        last = job.sequence[-1]
+        while made < job.count:
+            for token in self._in_turn(step):
+                self._check(token, last, len(job.sequence) - 1 + made)
+                if token in stop:
+                    return
+                made, last = made + 1, token
+                statistics.tokens += 1
+                yield token
+
+    def run_hosted(self, job: Job, stop: frozenset[int], drafting: Drafting) -> Iterator[int]:
+        """Yield the tokens of a job, which the host guesses. See `TokenLoop.run`."""
+        first = self._begin(job, Pace(1))
+        kind, enqueue = self._loop.token_graph(job.sampling)
+        drafting.begin(job.sequence)
+        made, last = 0, job.sequence[-1]
+
+        def step() -> tuple[list[int], list[int]]:
+            """The tokens that were made, and what each row has chosen."""
+            if not made:
+                found = [self._first(job, first)]
+                return found, found
+            if not guesses:
+                self._loop.ahead(self._loop.steps + 1, kind, enqueue)
+                found = self._take(first + made, 1)
+                return found, found
+            self._steps.guess(len(job.sequence) - 1 + made, guesses)
+            rows = len(guesses) + 1
+            number = self._enqueue(kind, 1 << (rows - 1).bit_length(), drafts=False)
+            told, _ = self._steps.told(number)
+            return self._take(first + made, told.made), self._steps.choices(kind, rows)
+
+        while made < job.count:
+            most = min(job.count - made, MOST_ROWS) - 1
+            guesses = drafting.guesses(most if made else 0)
+            start = time.perf_counter()
+            tokens, chosen = self._in_turn(step)
+            drafting.stepped([last, *guesses], chosen, time.perf_counter() - start)
+            for token in tokens:
+                self._check(token, last, len(job.sequence) - 1 + made)
+                if token in stop:
+                    return
+                made, last = made + 1, token
+                drafting.takes(token)
+                yield token
+
+    @property
+    def _steps(self) -> CheckedSteps:
+        if self._made is None:
+            self._made = CheckedSteps(self._loop, *self._sessions)
+        return self._made
+
+    def _in_turn(self, work: Callable[[], Found]) -> Found:
+        with self.workspace.turns.take():
+            self.workspace.enter()
+            return work()
+
+    def _begin(self, job: Job, pace: Pace) -> int:
+        """Put a job on the device; the number of its first token."""
+        self._loop.start(job.sequence, job.sampling, job.kept)
+        pace.begin()
+        limit = len(job.sequence) - 1 + job.count - 1
+        self._in_turn(lambda: self._steps.begin(limit, pace.depths))
+        return self._loop.steps
+
+    def _first(self, job: Job, first: int) -> int:
+        """The token behind the prompt, by a plain graph: the host looks at all its logits."""
+        loop = self._loop
+        loop.ahead(first + 1, *loop.token_graph(job.sampling))
+        check_finite(loop.decode.plan, loop.read_logits(), job.sequence[-1:], len(job.sequence) - 1)
+        return loop.take(first)
+
+    def _top_up(self, ahead: deque[_Ahead], job: Job, pace: Pace, made: int) -> None:
+        """Enqueue graphs until there are enough of them, `made` tokens having been seen.
+
+        Where the last token is made, a graph with guesses stops by itself. A plain one does not, so
+        it is enqueued only where that cannot have been.
+        """
+        kind, enqueue = self._loop.token_graph(job.sampling)
+        while len(ahead) < (AHEAD_DRAFTED if any(g.width > 1 for g in ahead) else AHEAD):
+            left = job.count - made - sum(graph.most for graph in ahead)
+            if left < 1 and ahead:
+                return
+            width = pace.width()
+            if width:
+                ahead.append(_Ahead(width, self._enqueue(kind, width)))
+            else:
+                self._loop.ahead(self._loop.steps + 1, kind, enqueue)
+                ahead.append(_Ahead(0))
+
+    def _enqueue(self, kind: str, width: int, *, drafts: bool = True) -> int:
+        number = self._steps.enqueue(kind, width, drafts=drafts)
+        self._loop.may_have_made(width)
+        return number
+
+    def _take(self, first: int, count: int) -> list[int]:
+        return [self._loop.take(first + n) for n in range(count)]
+
+    def _check(self, token: int, last: int, position: int) -> None:
+        """Raise FusecError for what stands in place of a token that nobody may choose."""
+        if token == NO_TOKEN:
+            raise not_finite(self._loop.decode.plan, last, position)

@@ -1,0 +1,34 @@
+"""Drafts by suffix match where it is sure, by recycling elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fusec.runtime.drafting.drafter import Drafter, Guess, Row
+from fusec.runtime.drafting.recycle import PAIR, Recycle
+from fusec.runtime.drafting.suffix import Suffix
+
+
+class Auto(Drafter):
+    """The guesses of whoever is surer of the next token."""
+
+    def __init__(self) -> None:
+        self._suffix, self._recycle = Suffix(), Recycle()
+
+    def begin(self, sequence: Sequence[int]) -> None:
+        """See `Drafter`."""
+        self._suffix.begin(sequence)
+        self._recycle.begin(sequence)
+
+    def seen(self, tokens: Sequence[int], rows: Sequence[Row]) -> None:
+        """See `Drafter`."""
+        self._suffix.seen(tokens, rows)
+        self._recycle.seen(tokens, rows)
+
+    def propose(self, most: int) -> Sequence[Guess]:
+        """See `Drafter`."""
+        copied = self._suffix.propose(most)
+        if copied and copied[0].confidence > PAIR:
+            return copied
+        recycled = self._recycle.propose(most)
+        return max(copied, recycled, key=lambda found: found[0].confidence if found else 0.0)

@@ -1,0 +1,144 @@
+"""How many guesses are worth checking: what they are likely to give, by what a step of them costs.
+
+Both are measured while a generation runs. Where nothing pays, nothing is checked, and where even
+asking takes time that it does not give back, nobody is asked for a while.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Sequence
+
+from fusec.runtime.drafting.drafter import Guess
+
+MARGIN = 1.03  # a gain below this is within what measuring can tell
+BINS = 16  # of confidence
+TRUST = 3.0  # tries that a drafter's own confidence counts for
+MEMORY = 0.98  # what is left of a bin's counts with each try: text changes
+SAMPLES = 7  # times of a width that are kept
+FRESH = 256  # steps after which a time is forgotten
+A_ROW = 0.4  # what one more row is taken to cost until it was measured, in steps of one
+LEAST = 0.01  # a guess that is less likely to count adds nothing
+CHEAP = 0.005  # of a step: who asks for less may always ask
+LONGEST_REST = 64  # tokens
+
+
+class Cost:
+    """What a step costs by its rows, in steps of one row: medians of the last few."""
+
+    def __init__(self, relative: Sequence[float] = ()) -> None:
+        """`relative`: of 1, 2, ... rows, if it is known; it is not measured then."""
+        self._fixed = tuple(relative)
+        self._times: dict[int, deque[float]] = {}
+        self._warm: set[int] = set()
+        self._steps = 0
+
+    @property
+    def one(self) -> float:
+        """Seconds of a step of one row; 0 where it was not measured."""
+        return self._median(1)
+
+    def measured(self, rows: int, seconds: float) -> None:
+        """A step took so long. The first of a width is not counted: it may have made a graph."""
+        if rows not in self._warm:
+            self._warm.add(rows)
+            return
+        self._times.setdefault(rows, deque(maxlen=SAMPLES)).append(seconds)
+        self._steps += 1
+        if self._steps % FRESH == 0:
+            self._forget()
+
+    def of(self, rows: int) -> float:
+        """Of a step of so many rows. One that was not measured lies between those that were.
+
+        Beyond them a row costs what it usually does, so a width that could pay is tried, and known.
+        """
+        if rows == 1:
+            return 1.0
+        if self._fixed:
+            return self._fixed[min(rows, len(self._fixed)) - 1]
+        known = sorted(width for width, times in self._times.items() if times and width > 1)
+        if not known or not self.one:
+            return 1 + A_ROW * (rows - 1)
+        above = bisect_left(known, rows)
+        if above == len(known):
+            return self._relative(known[-1]) + A_ROW * (rows - known[-1])
+        right, left = known[above], known[above - 1] if above else 1
+        low = self._relative(left) if above else 1.0
+        return low + (self._relative(right) - low) * (rows - left) / (right - left)
+
+    def _relative(self, rows: int) -> float:
+        return self._median(rows) / self.one
+
+    def _median(self, rows: int) -> float:
+        times = self._times.get(rows)
+        return sorted(times)[len(times) // 2] if times else 0.0
+
+    def _forget(self) -> None:
+        """Let go of the oldest times, so that what was slow once is tried again."""
+        for rows, times in self._times.items():
+            if times and (rows > 1 or len(times) > 1):
+                times.popleft()
+
+
+class Acceptance:
+    """How often a guess of some confidence is right, given that those in front of it are."""
+
+    def __init__(self) -> None:
+        self._tries, self._hits = [0.0] * BINS, [0.0] * BINS
+
+    def of(self, confidence: float) -> float:
+        """The share that was right, and the drafter's own word where little is known."""
+        n = self._bin(confidence)
+        return (self._hits[n] + TRUST * confidence) / (self._tries[n] + TRUST)
+
+    def learn(self, confidence: float, right: bool) -> None:
+        """One more was checked."""
+        n = self._bin(confidence)
+        self._tries[n] = MEMORY * self._tries[n] + 1
+        self._hits[n] = MEMORY * self._hits[n] + right
+
+    @staticmethod
+    def _bin(confidence: float) -> int:
+        return min(BINS - 1, max(0, int(confidence * BINS)))
+
+
+class Depth:
+    """Decides how many guesses a step checks, and whether to ask for some at all."""
+
+    def __init__(self, cost: Cost | None = None) -> None:
+        self.cost, self.acceptance = cost or Cost(), Acceptance()
+        self._asking = 0.0  # seconds that a proposal takes
+        self._gain = MARGIN  # what proposals have been worth, in plain steps
+        self._rest = self._left = 0
+
+    def asks(self) -> bool:
+        """Whether this step should have guesses. To be called once a step."""
+        self._left -= 1
+        return self._left < 0
+
+    def worth(self, guesses: Sequence[Guess], seconds: float) -> int:
+        """How many of the guesses to check; it took `seconds` to make them."""
+        best, count, expected, chance = MARGIN, 0, 1.0, 1.0
+        for n, guess in enumerate(guesses, 1):
+            chance *= self.acceptance.of(guess.confidence)
+            if chance < LEAST:
+                break
+            expected += chance
+            if expected / self.cost.of(n + 1) > best:
+                best, count = expected / self.cost.of(n + 1), n
+        self._weigh(best if count else 1.0, seconds)
+        return count
+
+    def _weigh(self, gain: float, seconds: float) -> None:
+        """Rest, twice as long each time, where asking costs more than it gives."""
+        self._asking += ((seconds - self._asking) / 8) if self._asking else seconds
+        share = self._asking / self.cost.one if self.cost.one else 0.0
+        gain /= 1 + share * gain
+        self._gain = gain if gain > MARGIN else self._gain + (gain - self._gain) / 16
+        if share < CHEAP or self._gain >= 1:
+            self._rest = self._left = 0
+            return
+        self._rest = min(LONGEST_REST, 2 * self._rest or 2)
+        self._left = self._rest

@@ -1,0 +1,96 @@
+"""A generation with a drafter: what is guessed, what was accepted, and who is told of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fusec.runtime.drafting.depth import Depth
+from fusec.runtime.drafting.drafter import Drafter, Guess, Row
+
+
+@dataclass
+class DraftStatistics:
+    """Of one generation: its steps, the tokens that were guessed, those accepted, and all made."""
+
+    steps: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    tokens: int = 0
+
+    @property
+    def acceptance(self) -> float:
+        """The share of guessed tokens that were right; 0 where none were guessed."""
+        return self.accepted / self.drafted if self.drafted else 0.0
+
+    @property
+    def tokens_a_step(self) -> float:
+        """1 without a drafter; 0 where nothing was made."""
+        return self.tokens / self.steps if self.steps else 0.0
+
+    def __str__(self) -> str:
+        return (
+            f"{self.tokens} tokens in {self.steps} steps ({self.tokens_a_step:.2f} a step), "
+            f"{self.accepted} of {self.drafted} drafted accepted ({self.acceptance:.0%})"
+        )
+
+
+class Drafting:
+    """Guesses for the steps of one engine, at most `most` a step; none without a drafter.
+
+    For each step: `guesses`, `stepped`, and `takes` for each of its rows until one says no.
+    """
+
+    def __init__(self, drafter: Drafter | None, most: int, depth: Depth | None = None) -> None:
+        self.drafter, self.most = drafter, most
+        self.depth = depth or Depth()
+        self.statistics = DraftStatistics()
+        self._proposed: Sequence[Guess] = ()  # what the drafter said, to learn from
+        self._checked = 0  # how many of them the step has
+        self._taken: list[int] = []  # tokens of this step
+        self._told: list[tuple[list[int], list[Row]]] = []  # steps that the drafter has not seen
+
+    def begin(self, sequence: Sequence[int]) -> None:
+        """A generation begins behind these tokens."""
+        self.statistics = DraftStatistics()
+        self._proposed, self._checked, self._taken, self._told = (), 0, [], []
+        if self.drafter:
+            self.drafter.begin(sequence)
+
+    def guesses(self, most: int) -> list[int]:
+        """Tokens that the next step checks, at most so many."""
+        self._proposed, self._checked, self._taken = (), 0, []
+        most = min(most, self.most)
+        if not self.drafter or most < 1 or not self.depth.asks():
+            return []
+        start = time.perf_counter()
+        for tokens, rows in self._told:
+            self.drafter.seen(tokens, rows)
+        self._told.clear()
+        self._proposed = self.drafter.propose(most)[:most]
+        seconds = time.perf_counter() - start
+        self._checked = self.depth.worth(self._proposed, seconds)
+        return [guess.token for guess in self._proposed[: self._checked]]
+
+    def stepped(self, tokens: Sequence[int], best: Sequence[int], seconds: float) -> None:
+        """A step has read these tokens; `best`: the likeliest behind each."""
+        self.statistics.steps += 1
+        self.statistics.drafted += self._checked
+        if self.drafter:
+            self.depth.cost.measured(len(tokens), seconds)
+            rows = [Row(int(t), int(b)) for t, b in zip(tokens, best, strict=True)]
+            self._told.append((self._taken, rows))
+
+    def takes(self, token: int) -> bool:
+        """Whether this token, which the last row has led to, is the one that the next row read."""
+        row = len(self._taken)
+        self._taken.append(token)
+        self.statistics.tokens += 1
+        if row >= max(self._checked, min(1, len(self._proposed))):
+            return False
+        guess = self._proposed[row]
+        right = token == guess.token
+        self.depth.acceptance.learn(guess.confidence, right)
+        self.statistics.accepted += right and row < self._checked
+        return right and row < self._checked
