@@ -49,14 +49,18 @@ def none_of(what: str, name: object, known: Collection[str]) -> FusecError:
     return FusecError(f"{what} {shown(name)}: there are {len(known):,}{such}")
 
 
-def whole(name: str, found: Any, wanted: str = "a whole number") -> int:
-    """A whole number, of Python's or NumPy's kind. Raises FusecError for anything else."""
-    if isinstance(found, bool):
-        raise mistaken(name, wanted, found)
+def whole(name: str, found: Any, wanted: str = "a whole number", least: int | None = None) -> int:
+    """A whole number, of Python's or NumPy's kind, of at least so much if that is given.
+
+    Raises FusecError for anything else.
+    """
     try:
-        return operator.index(found)
+        number = operator.index(found)
     except TypeError:
         raise mistaken(name, wanted, found) from None
+    if isinstance(found, bool) or (least is not None and number < least):
+        raise mistaken(name, wanted, found)
+    return number
 
 
 def texts(name: str, found: Any, wanted: str) -> tuple[str, ...]:

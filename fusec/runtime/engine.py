@@ -10,13 +10,14 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
+from fusec.arguments import whole
 from fusec.errors import FusecError
 from fusec.models.chat import ChatTemplate
 from fusec.models.model import Model
 from fusec.models.tokenizer import Tokenizer
 from fusec.runtime.aside import Aside
 from fusec.runtime.completion import Completion, Piece, Stream, stop_strings
-from fusec.runtime.job import Array, Chosen, Processor, whole
+from fusec.runtime.job import Array, Chosen, Processor
 from fusec.runtime.sampling import Sampling, settled
 from fusec.runtime.saved import Origin, Saved, check_origin
 from fusec.runtime.session import Session
@@ -200,7 +201,7 @@ class Engine(TokenEngine):
         stop = stop_strings(stop)
         sampling = settled(sampling, settings)
         if logprobs is not None:
-            logprobs = whole(logprobs, "logprobs as a number of tokens from 0", 0)
+            logprobs = whole("logprobs", logprobs, "a number of tokens from 0", 0)
         ids = self.encode(prompt, append=append)
         with self._turns.take():
             self._turns.check()
@@ -285,7 +286,7 @@ class Engine(TokenEngine):
         with self._turns.take():
             self._turns.check()
             self._go_on(0)
-            self.position = whole(position, "a position from 0", 0)
+            self.position = whole("position", position, "a position from 0", 0)
             self._uses += 1
 
     def save(self, path: str | Path | None = None) -> Saved:

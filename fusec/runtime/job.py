@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fusec.arguments import whole
 from fusec.errors import FusecError
 from fusec.runtime.sampling import Sampling
 
@@ -52,26 +53,13 @@ def new_tokens(prompt: int, wanted: int | None, context: int) -> int:
     room = context - prompt + 1  # the last new token is never fed back
     if wanted is None:
         return room
-    wanted = whole(wanted, f"a number of new tokens from 0 to {room}", 0)
+    wanted = whole("max_new_tokens", wanted, f"a number of new tokens from 0 to {room}", 0)
     if wanted > room:
         raise FusecError(
             f"{prompt} prompt tokens and {wanted} new ones do not fit a context of {context}: "
             f"ask for at most {room} new tokens or a larger context"
         )
     return wanted
-
-
-def whole(value: int, wanted: str, least: int) -> int:
-    """A whole number of at least so much. Raises FusecError that says what was `wanted`."""
-    try:
-        if isinstance(value, bool):
-            raise TypeError(f"found {value}")
-        value = operator.index(value)
-    except TypeError as error:
-        raise FusecError(f"expected {wanted}: {error}") from None
-    if value < least:
-        raise FusecError(f"expected {wanted}, found {value}")
-    return value
 
 
 def token_ids(ids: Iterable[int] | str, vocabulary: int) -> list[int]:

@@ -10,11 +10,12 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
+from fusec.arguments import whole
 from fusec.errors import FusecError
 from fusec.runtime.drafting import MOST_DRAFTED, Drafter, Drafting, DraftStatistics
 from fusec.runtime.drafting.depth import Depth
 from fusec.runtime.finite import check_finite
-from fusec.runtime.job import Chosen, Ids, Job, Processor, new_tokens, processed, token_ids, whole
+from fusec.runtime.job import Chosen, Ids, Job, Processor, new_tokens, processed, token_ids
 from fusec.runtime.sampling import Sampler, Sampling
 from fusec.runtime.session import Session, rewinds
 from fusec.runtime.turns import Closing, Turns
@@ -113,7 +114,7 @@ class TokenEngine(Closing):
 
     @draft_max.setter
     def draft_max(self, most: int) -> None:
-        self._drafting.most = whole(most, "draft_max as a number of tokens from 1", 1)
+        self._drafting.most = whole("draft_max", most, "a number of tokens from 1", 1)
 
     @property
     def draft_statistics(self) -> DraftStatistics:
@@ -419,7 +420,7 @@ class TokenEngine(Closing):
         if width is None:
             return most
         wanted = f"a width from 1 to {most}"
-        width = whole(width, wanted, 1)
+        width = whole("width", width, wanted, 1)
         if width > most:
             raise FusecError(f"expected {wanted}, found {width}")
         return width

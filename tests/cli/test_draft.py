@@ -47,7 +47,9 @@ def test_drafters_that_are_refused(tiny_model: Path) -> None:
         *run, "--draft", "sufix"
     )
     assert "has to have the vocabulary of" in refused(*run, "--draft", "demo")
-    assert "draft_max as a number of tokens from 1, found 0" in refused(*run, "--draft-max", 0)
+    assert "draft_max: expected a number of tokens from 1, found 0" in refused(
+        *run, "--draft-max", 0
+    )
     assert "expected -n from 2" in refused("bench", tiny_model, "--draft", "auto", "-n", 1)
 
 

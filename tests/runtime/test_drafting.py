@@ -272,7 +272,7 @@ def test_a_draft_model_has_the_same_vocabulary(tiny_model: Path) -> None:
         fusec.load(tiny_model, draft="demo")
     with pytest.raises(FusecError, match="draft: expected off, auto, suffix, recycle or a model"):
         fusec.load(tiny_model, draft="sufix")
-    with pytest.raises(FusecError, match="draft_max as a number of tokens from 1, found 0"):
+    with pytest.raises(FusecError, match="draft_max: expected a number of tokens from 1, found 0"):
         fusec.load(tiny_model, draft="auto", draft_max=0)
 
 
