@@ -27,7 +27,7 @@ from fusec.runtime.cuda.window import check_mode
 from fusec.runtime.drafting import DRAFTERS, MOST_DRAFTED, Drafter
 from fusec.runtime.drafting.model import ModelDrafter, check_vocabularies
 from fusec.runtime.engine import Engine
-from fusec.runtime.job import whole
+from fusec.runtime.job import whole as whole_from
 
 if TYPE_CHECKING:
     from fusec.passes.pipeline import Stage
@@ -190,7 +190,7 @@ def drafter_of(
 
 def check_draft_max(most: int) -> None:
     """Raise FusecError for a number of drafted tokens that no step has."""
-    whole(most, "draft_max as a number of tokens from 1", 1)
+    whole_from(most, "draft_max as a number of tokens from 1", 1)
 
 
 def _opened(source: str | os.PathLike[str] | Model, wanted: str) -> Model:
