@@ -14,7 +14,7 @@ import fusec
 ROOT = Path(fusec.__file__).parent
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "cores", "version", "writer"),
-    ("files", "texts"),
+    ("arguments", "files", "texts"),
     ("ir",),
     ("codegen", "passes"),
     ("models",),  # weights' formats are codegen's

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from fusec.codegen.cpu import emit as emitter
-from fusec.codegen.cpu import experts, lib, vector
+from fusec.codegen.cpu import experts, lib, scalars, vector
 from fusec.codegen.cpu.imports import FUNCTIONS, PRODUCTS
 from fusec.errors import FusecError
 from fusec.ir import Builder
@@ -31,7 +31,7 @@ def test_a_source_starts_with_the_ir_it_implements(level):
 
 
 def test_names_a_source_calls_exist():
-    modules = {"experts": experts, "lib": lib, "vector": vector}
+    modules = {"experts": experts, "lib": lib, "scalars": scalars, "vector": vector}
     assert modules.keys() == FUNCTIONS.keys()
     for module, names in FUNCTIONS.items():
         for name in names:
