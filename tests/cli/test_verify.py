@@ -18,7 +18,7 @@ pytestmark = pytest.mark.xdist_group("cli")
 
 
 def test_verify_agrees(tiny_model: Path) -> None:
-    ran = fusec("verify", tiny_model, "--tokens", 20, "--context", 32)
+    ran = fusec("verify", tiny_model, "--tokens", 20, "--context", 32, "--quiet")
     assert (ran.code, ran.err) == (0, "")
     rows = re.findall(r"-O(\d) +(f16|f32) +(\S+) +(\S+) +same +same +agrees +ok", ran.out)
     assert [(level, kv) for level, kv, _, _ in rows] == [
