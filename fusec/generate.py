@@ -9,11 +9,12 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusec import driver
+from fusec.answer import Answer
 from fusec.errors import FusecError
 from fusec.models.model import Model
 from fusec.models.tokenizer import Tokenizer
@@ -39,7 +40,7 @@ class Request:
 
     `new_tokens` None is DEFAULT_NEW_TOKENS, or fewer where the context is short. In a chat
     `system` comes before the first turn, and `template` is used instead of the file's. Text ends in
-    front of any of `stop`.
+    front of any of `stop`. `logprobs`: how many of the likeliest tokens are named with each.
     """
 
     prompt: str | None
@@ -51,6 +52,7 @@ class Request:
     system: str | None = None
     template: str | None = None
     stop: Sequence[str] = ()
+    logprobs: int | None = None
 
     @property
     def is_conversation(self) -> bool:
@@ -74,6 +76,8 @@ class Request:
             raise FusecError("--stop: expected some text, found none")
         if self.new_tokens is not None and self.new_tokens < 0:
             raise FusecError(f"-n: expected a number of tokens from 0, found {self.new_tokens}")
+        if self.logprobs is not None and self.logprobs < 0:
+            raise FusecError(f"--logprobs: expected a number from 0, found {self.logprobs}")
 
     def ids(self, model: Model) -> list[int]:
         """The prompt as tokens. Raises FusecError for an empty one and for what are not ids."""
@@ -228,46 +232,33 @@ def _tokenizer(model: Model, request: Request) -> Tokenizer | None:
         return None
 
 
-def complete(runner: Runner, request: Request, emit: Emit | None = None) -> dict[str, Any]:
-    """Generate once; the text is handed to `emit` as it comes. Returns what `--json` prints."""
+def complete(runner: Runner, request: Request, emit: Emit | None = None) -> Answer:
+    """Generate once; the text is handed to `emit` as it comes."""
     return generate(runner, runner.prompt, request, emit)
 
 
-def generate(
-    runner: Runner, prompt: list[int], request: Request, emit: Emit | None
-) -> dict[str, Any]:
-    """Tokens, text and timings of one generation.
-
-    Of a conversation, only what is new since the last turn goes through the model.
-    """
+def generate(runner: Runner, prompt: list[int], request: Request, emit: Emit | None) -> Answer:
+    """One generation. Of a conversation, only what is new since the last turn is computed."""
     count = request.count(len(prompt), runner.engine.context)
-    ids: list[int] = []
-    pieces: list[str] = []
-    first = start = time.perf_counter()
-    for piece in runner.engine.stream(
-        prompt, count, request.sampling, stop=request.stop, reuse=request.is_conversation
-    ):
-        if piece.token is not None:
-            first = first if ids else time.perf_counter()
-            ids.append(piece.token)
-        shown = piece.text if runner.tokenizer else f"{' ' if len(ids) > 1 else ''}{piece.token}"
-        pieces.append(shown)
+    start = time.perf_counter()
+    stream = runner.engine.stream(
+        prompt,
+        count,
+        request.sampling,
+        stop=request.stop,
+        logprobs=request.logprobs,
+        reuse=request.is_conversation,
+    )
+    first = None
+    for piece in stream:
+        blank = "" if first is None else " "
+        first = time.perf_counter() - start if first is None else first
         if emit:
-            emit(shown)
-    end = time.perf_counter()
-    decoded = max(len(ids) - 1, 0)
-    timings = {
-        "load_s": runner.load_s,
-        "prompt_tokens": len(prompt),
-        "first_token_s": first - start,
-        "decode_tokens": decoded,
-        "decode_s": end - first,
-        "tok_s": decoded / (end - first) if decoded else 0.0,
-    }
-    if runner.engine.drafter is not None:
-        timings |= {f"draft_{k}": v for k, v in asdict(runner.engine.draft_statistics).items()}
-    text = "".join(pieces) if runner.tokenizer else None
-    return {"prompt_ids": prompt, "ids": ids, "text": text, "timings": timings}
+            emit(piece.text if runner.tokenizer else f"{blank}{piece.token}")
+    seconds = time.perf_counter() - start
+    has_text, engine = runner.tokenizer is not None, runner.engine
+    drafts = None if engine.drafter is None else engine.draft_statistics
+    return Answer(stream.completion, first, seconds, has_text, drafts)
 
 
 def chat_ids(
@@ -312,19 +303,4 @@ def converse(runner: Runner, request: Request) -> None:
         turn = replace(request, new_tokens=min(wanted, room))
         answer = generate(runner, prompt, turn, lambda text: print(text, end="", flush=True))
         print()
-        messages.append({"role": "assistant", "content": answer["text"] or ""})
-
-
-def timing_line(result: dict[str, Any]) -> str:
-    """Speed in one line."""
-    t = result["timings"]
-    drafted = ""
-    if "draft_steps" in t:
-        drafted = (
-            f"; {t['draft_accepted']} of {t['draft_drafted']} drafted tokens accepted, "
-            f"{t['draft_steps']} steps"
-        )
-    return (
-        f"prompt {t['prompt_tokens']} tokens, first token after {1e3 * t['first_token_s']:.0f} ms, "
-        f"{t['decode_tokens']} tokens at {t['tok_s']:.1f} tok/s{drafted}"
-    )
+        messages.append({"role": "assistant", "content": answer.completion.text})

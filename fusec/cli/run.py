@@ -33,7 +33,13 @@ def run(
         typer.Option("-p", "--prompt", help="The text to go on from; - reads standard input."),
     ] = None,
     file: Annotated[
-        Path | None, typer.Option("-f", "--file", metavar="FILE", help="A file with the prompt.")
+        Path | None,
+        typer.Option(
+            "-f",
+            "--file",
+            metavar="FILE",
+            help="A file with the prompt, less one line end at its end; - reads standard input.",
+        ),
     ] = None,
     prompt_ids: Annotated[
         str | None, typer.Option(metavar="1,2,3", help="The prompt as token ids.")
@@ -89,6 +95,13 @@ def run(
         typer.Option(metavar="TEXT", help="End in front of this text; may be repeated."),
     ] = None,
     as_json: AsJson = False,
+    logprobs: Annotated[
+        int | None,
+        typer.Option(
+            metavar="K",
+            help="With --json: the log-probability of each new token, and the K likeliest.",
+        ),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Generate text: from a model, or from a folder that fusec compile wrote."""
@@ -106,7 +119,10 @@ def run(
             system=system,
             template=prompts.template_of(chat_template),
             stop=[utf8(text, "--stop") for text in stop or ()],
+            logprobs=logprobs,
         )
+        if logprobs is not None and not as_json:
+            raise FusecError("--logprobs: its numbers are part of what --json prints: add --json")
         if as_json and request.is_conversation:
             raise FusecError("--json takes one prompt: give one with -p TEXT")
         with progress("kernels") as advance:
@@ -128,11 +144,14 @@ def run(
         if request.is_conversation:
             generate.converse(runner, request)
         elif as_json:
-            result = generate.complete(runner, request)
-            typer.echo(json.dumps(result))
+            answer = generate.complete(runner, request)
+            asked, path = logprobs is not None, runner.model.file.path
+            typer.echo(json.dumps(answer.data(path, sampling, runner.load_s, logprobs=asked)))
         else:
-            if out.is_terminal and prompt is not None and not chat:  # a reader wants the whole text
+            echo = out.is_terminal and prompt is not None and not chat
+            if echo:  # a reader wants the whole text
                 out.print(prompt, style="dim", end="")
-            result = generate.complete(runner, request, lambda text: typer.echo(text, nl=False))
-            typer.echo()
-            err.print(generate.timing_line(result), style="dim")
+            answer = generate.complete(runner, request, lambda text: typer.echo(text, nl=False))
+            if echo or answer.completion.ids:
+                typer.echo()
+            err.print(answer.line(), style="dim")

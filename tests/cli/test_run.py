@@ -32,7 +32,9 @@ def test_json_has_ids_text_and_timings(tiny_model: Path) -> None:
     ran = fusec("run", tiny_model, "-p", "hello", "-n", "9", "--ignore-eos", "--json")
     found = ran.json
     assert ran.out.count("\n") == 1
-    assert list(found) == ["prompt_ids", "ids", "text", "timings"]
+    names = ["model", "prompt_ids", "ids", "text", "finish", "sampling", "timings"]
+    assert list(found) == names
+    assert (found["model"], found["finish"]) == (str(tiny_model), "length")
     assert found["prompt_ids"] == library.driver.Model.open(tiny_model).tokenizer.encode("hello")
     assert len(found["ids"]) == 9
     assert isinstance(found["text"], str)
@@ -41,6 +43,52 @@ def test_json_has_ids_text_and_timings(tiny_model: Path) -> None:
     assert timings["tok_s"] == pytest.approx(8 / timings["decode_s"])
     assert timings["load_s"] > 0
     assert timings["first_token_s"] > 0
+
+
+def test_json_has_the_sampling_that_makes_the_same_text_again(tiny_model: Path) -> None:
+    options = ("--temp", "0.7", "--top-k", "9", "--seed", "5", "--ignore-eos", "-n", "6")
+    found = fusec("run", tiny_model, "-p", "hello", *options, "--json").json
+    with library.load(tiny_model) as engine:
+        engine.stop = frozenset()
+        again = engine.generate("hello", 6, library.Sampling(**found["sampling"]))
+    assert list(again.ids) == found["ids"]
+    assert found["sampling"]["seed"] == 5
+
+
+def test_json_has_log_probabilities_where_they_are_asked_for(tiny_model: Path) -> None:
+    options = ("run", tiny_model, "-p", "hello", "-n", "4", "--temp", "0", "--ignore-eos")
+    found = fusec(*options, "--json", "--logprobs", "3").json
+    assert len(found["logprobs"]) == len(found["top"]) == 4
+    for token, logprob, top in zip(found["ids"], found["logprobs"], found["top"], strict=True):
+        assert len(top) == 3
+        assert top[0] == [token, logprob]  # greedy takes the likeliest
+        assert logprob < 0
+    none = fusec("run", tiny_model, "-p", "hello", "-n", 0, "--json", "--logprobs", "0").json
+    assert (none["logprobs"], none["top"]) == ([], [])
+    for wrong, message in (
+        (("--logprobs", "3"), "error: --logprobs: its numbers are part of what --json prints"),
+        (("--json", "--logprobs", "-1"), "error: --logprobs: expected a number from 0, found -1"),
+    ):
+        ran = fusec(*options, *wrong)
+        assert (ran.code, ran.out) == (2, "")
+        assert ran.err.startswith(message)
+
+
+def test_an_answer_without_text_says_why() -> None:
+    """A story that is told to its end, and a wish for no tokens."""
+    greedy = ("run", "demo", "--temp", "0")
+    story = fusec(*greedy, "-p", "Once upon a time", "-n", "400", "--json").json
+    assert story["finish"] == "stop"
+    ids = ",".join(map(str, story["prompt_ids"] + story["ids"]))
+    ended = fusec(*greedy, "--prompt-ids", ids)
+    assert ended.out == ""
+    assert "; the model ended its text at once, with a stop token" in ended.err
+    again = fusec(*greedy, "--prompt-ids", ids, "--json").json
+    assert (again["ids"], again["finish"]) == ([], "stop")
+    assert again["timings"]["first_token_s"] is None
+    none = fusec(*greedy, "-p", "Once", "-n", "0")
+    assert none.out == ""
+    assert none.err.endswith("; nothing was generated, since no new tokens were asked for (-n 0)\n")
 
 
 def test_streamed_text_is_the_text_of_the_json(tiny_model: Path) -> None:
