@@ -52,7 +52,7 @@ class Ablation:
     """A model without some of its rules and passes.
 
     `name`: the one that is left out, "none" (the whole pipeline) or "all". `hits`: how often it
-    applied in the whole pipeline, of a token's step. `dispatches`: forward launches of a token.
+    applied in the whole pipeline, of a token's step. `dispatches`: all launches of a token.
     `changed`: whether anything is launched otherwise than by the whole pipeline; where nothing is,
     nothing is measured either.
 
@@ -270,7 +270,7 @@ def _logits(engine: Engine) -> Array:
 
 
 def _dispatches(compiled: Compiled) -> int:
-    return int(compiled.plan.dispatches["forward"])
+    return len(compiled.plan.launches)
 
 
 def _hits(whole: Compiled, names: Iterable[str]) -> int:

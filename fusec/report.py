@@ -12,6 +12,7 @@ from rich.table import Table
 
 from fusec.ir.ops import bytes_moved, flops
 from fusec.ir.plan import LaunchPlan, Size
+from fusec.writer import count
 
 if TYPE_CHECKING:
     from fusec.compiled import Compilation
@@ -111,9 +112,9 @@ def plan_table(data: dict[str, Any]) -> Table:
         table.add_column("size", overflow="fold")
     if tuned:
         table.add_column("tuned", overflow="fold")
-    for name, count in data["kernels"].items():
+    for name, launches in data["kernels"].items():
         size = [str(Size(**sizes[name]))] if sizes else []
-        table.add_row(name, str(count), *size, *([tuned.get(name, "")] if tuned else []))
+        table.add_row(name, str(launches), *size, *([tuned.get(name, "")] if tuned else []))
     return table
 
 
@@ -131,17 +132,21 @@ def code_table(described: Mapping[str, dict[str, Any]]) -> Table:
 
 def plan_line(data: dict[str, Any]) -> str:
     """The plan in one sentence."""
-    counts = data["dispatches"]
-    other = [f"{n} {group}" for group, n in counts["other"].items()]
-    total = counts["forward"] + sum(counts["other"].values())
-    groups = ", ".join([f"{counts['forward']} forward", *other])
     step = "a token" if data["tokens"] == 1 else f"a step of {data['tokens']} rows"
     return (
         f"{data['name']} at -O{data['level']} for {data['target']}: "
-        f"{total} dispatches {step} ({groups}), {counts['per_layer']} a layer; "
+        f"{dispatches(data['dispatches'], step)}; "
         f"critical path {data['critical_path']}; weights {size(data['weights_bytes'])}, "
         f"KV cache {size(data['states_bytes'])}, arena {size(data['arena_bytes'])}"
     )
+
+
+def dispatches(counts: Mapping[str, Any], step: str = "a token") -> str:
+    """`LaunchPlan.dispatches` in words: `27 dispatches a token (25 forward, 2 other), 6 a layer`."""
+    groups = {"forward": counts["forward"], **counts["other"]}
+    each = ", ".join(f"{n} {group}" for group, n in groups.items())
+    total = count(sum(groups.values()), "dispatch")
+    return f"{total} {step} ({each}), {counts['per_layer']} a layer"
 
 
 def size(nbytes: float) -> str:

@@ -50,6 +50,15 @@ def test_vocabulary(tiny_model: Path) -> None:
     assert found["special"]["eos"] in found["ends"]
 
 
+def test_dispatches_are_counted_alike_everywhere(tiny_model: Path) -> None:
+    launches = len(driver.compile(tiny_model).plan.launches)
+    assert f" {launches} dispatches a token (" in " ".join(fusec("info", tiny_model).out.split())
+    assert f": {launches} dispatches a token (" in fusec("inspect", tiny_model).out
+    compared = fusec("diff", tiny_model, tiny_model, "-O", "0,2", "--json").json
+    assert compared["sizes"]["dispatches"][1] == launches
+    assert f", {launches} dispatches, " in repr(driver.compile(tiny_model))
+
+
 def test_plan_and_memory_are_the_compilers(tiny_model: Path) -> None:
     found = fusec("info", tiny_model, "--context", 64, "--kv", "f32", "-O1", "--json").json["fusec"]
     compiled = driver.compile(tiny_model, level=1, context=64, kv="f32")

@@ -181,7 +181,7 @@ def measure(
             level=compiled.plan.level,
             launch=launch,
             l2=mode,
-            dispatches=compiled.plan.dispatches["forward"],
+            dispatches=len(compiled.plan.launches),
             gb_s=gb_s,
             share=gb_s / bandwidth if bandwidth else None,
             us_device=device,

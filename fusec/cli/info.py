@@ -150,14 +150,12 @@ def _stretch(shape: Mapping[str, Any]) -> str:
 
 
 def _plan_rows(plan: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    from fusec.report import size
+    from fusec.report import dispatches, size
 
-    counts = plan["dispatches"]
-    other = "".join(f", {n} {group}" for group, n in counts["other"].items())
     yield "target", f"{plan['target']}, -O{plan['level']}"
     yield (
         "plan",
-        f"{counts['forward']} dispatches a token ({counts['per_layer']} a layer{other}), "
+        f"{dispatches(plan['dispatches'])}, "
         f"{plan['kernels']} kernels, critical path {plan['critical_path']}",
     )
     yield "weights read", f"{size(plan['weights_read_bytes'])} a token"

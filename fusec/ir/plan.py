@@ -197,8 +197,8 @@ class LaunchPlan:
 
     @property
     def summary(self) -> str:
-        """Target, level and sizes, as a `repr` shows them."""
-        counts = count(self.dispatches["forward"], "dispatch"), count(len(self.kernels), "kernel")
+        """Target, level and sizes, as a `repr` shows them: all dispatches of a step are counted."""
+        counts = count(len(self.launches), "dispatch"), count(len(self.kernels), "kernel")
         return f"{self.target} -O{self.level}, {', '.join(counts)}"
 
     @property
