@@ -142,7 +142,7 @@ def plan_line(data: dict[str, Any]) -> str:
 
 
 def dispatches(counts: Mapping[str, Any], step: str = "a token") -> str:
-    """`LaunchPlan.dispatches` in words: `27 dispatches a token (25 forward, 2 other), 6 a layer`."""
+    """`LaunchPlan.dispatches` in words: `27 dispatches a token (25 forward, ...), 6 a layer`."""
     groups = {"forward": counts["forward"], **counts["other"]}
     each = ", ".join(f"{n} {group}" for group, n in groups.items())
     total = count(sum(groups.values()), "dispatch")

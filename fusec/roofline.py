@@ -27,7 +27,7 @@ from fusec.ir.ops import flops, op, weight_bytes_read
 from fusec.ir.plan import LaunchPlan
 from fusec.models.model import Model
 from fusec.passes import cost
-from fusec.passes.pipeline import LEVELS, Pass, run_passes
+from fusec.passes.pipeline import LEVELS, Pass, check_levels, run_passes
 from fusec.passes.schedule import Schedule, critical_path
 from fusec.report import make_table, size
 
@@ -72,8 +72,7 @@ def run(
     note: Callable[[str, int, int], None] = lambda *_: None,
 ) -> dict[str, Any]:
     """The table as plain data. `names` empty: every GPU that is known, and the ASICs."""
-    if unknown := set(levels) - set(LEVELS):
-        raise FusecError(f"no level {min(unknown)}: there are {sorted(LEVELS)}")
+    check_levels(levels)
     if position < 0:
         raise FusecError(f"--position: expected at least 0, found {position}")
     known = [gpus.find(name) for name in names] or list(gpus.all_gpus().values())

@@ -21,7 +21,7 @@ from fusec.driver import Compiled
 from fusec.errors import FusecError
 from fusec.ir.ops import weight_bytes_read
 from fusec.models.model import Model
-from fusec.passes.pipeline import LEVELS, passes_of
+from fusec.passes.pipeline import check_levels, passes_of
 from fusec.runtime.cuda.window import check_mode
 from fusec.runtime.engine import Engine
 
@@ -58,11 +58,11 @@ class Plan:
             ("--pp", self.pp or (1,), 1),
         ):
             if not values or min(values) < least:
-                raise FusecError(f"bench: expected {name} from {least}, found {list(values)}")
+                found = ",".join(map(str, values)) or "none"
+                raise FusecError(f"bench: expected {name} from {least}, found {found}")
         for mode in self.l2:
             check_mode(mode)
-        if unknown := set(self.levels) - set(LEVELS):
-            raise FusecError(f"bench: no level {min(unknown)}: there are {sorted(LEVELS)}")
+        check_levels(self.levels)
         passes_of(min(self.levels), disable=self.disable)  # raises for a name that is not known
 
 
@@ -94,6 +94,7 @@ class Result:
 def run(path: Path, plan: Plan, note: Note = lambda *_: None) -> dict[str, Any]:
     """Measure a model file as `plan` says. Returns what `--json` writes."""
     backend = backends.get(plan.target)
+    check_room(path, plan)
     modes = plan.l2 if backend.l2_modes else ("off",)
     cases = [(level, mode, False) for level in plan.levels for mode in modes]
     if plan.eager and len(backend.launches) > 1:
@@ -140,6 +141,23 @@ def default_prompts(path: Path, target: str) -> tuple[int, ...]:
     """The prompt to read where nobody says which: what its target takes well, if the model can."""
     usual = instruments_of(backends.get(target)).prompt
     return (min(usual, Model.open(path).config.context),)
+
+
+def check_room(path: Path, plan: Plan) -> None:
+    """Raise FusecError for more tokens than the model was trained for."""
+    trained = Model.open(path).config.context
+    prompt, new = plan.prompt, max(plan.lengths)
+    if prompt + new > trained:
+        raise FusecError(
+            f"bench: {new} new tokens (-n) behind a prompt of {prompt} (--prompt) do not fit "
+            f"{path}, which was trained for a context of {trained}: expected -n up to "
+            f"{max(trained - prompt, 0)}"
+        )
+    if max(plan.pp, default=0) > trained:
+        raise FusecError(
+            f"bench: a prompt of {max(plan.pp)} tokens (--pp) does not fit {path}, which was "
+            f"trained for a context of {trained}"
+        )
 
 
 def contexts(plan: Plan) -> tuple[int | None, int | None]:

@@ -34,7 +34,7 @@ def bench(
         ),
     ] = "auto",
     target: Annotated[
-        str, typer.Option(help="cpu, native (the GPU of this machine), or its architecture.")
+        str, typer.Option(help="cpu, native or cuda (the GPU of this machine), or its architecture.")
     ] = "cpu",
     prompt: Annotated[int, typer.Option(help="Tokens in front of them.")] = 16,
     pp: Annotated[

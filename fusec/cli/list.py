@@ -17,7 +17,7 @@ import typer
 
 from fusec.cli.console import out
 from fusec.cli.options import AsJson
-from fusec.errors import FusecError
+from fusec.errors import unknown
 
 if TYPE_CHECKING:
     from fusec.passes.pipeline import Pass
@@ -134,7 +134,7 @@ def entries_of(topic: str | None) -> Iterable[Entry]:
     if topic is None:
         return [Entry(name, sentence(each.__doc__)) for name, each in TOPICS.items()]
     if topic not in TOPICS:
-        raise FusecError(f"list: no topic '{topic}': there are {', '.join(TOPICS)}")
+        raise unknown("list: no topic", topic, TOPICS)
     return TOPICS[topic]()
 
 

@@ -49,7 +49,7 @@ MaybeKv = Annotated[
     str | None,
     typer.Option(metavar="f16|f32", help="Element type of the KV cache. (default: f16)"),
 ]
-TARGETS = "cpu, native (the GPU of this machine), or a GPU architecture such as sm_90a."
+TARGETS = "cpu, native or cuda (the GPU of this machine), or a GPU architecture such as sm_90a."
 Target = Annotated[str, typer.Option(help=TARGETS)]
 MaybeTarget = Annotated[str | None, typer.Option(help=f"{TARGETS} (default: cpu)")]
 Disable = Annotated[

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from fusec.cli.console import out, progress
 from fusec.cli.options import Context, Kv, MaybeLevel, ModelArg, Quiet
+from fusec.codegen.cuda.arch import ASKED
 from fusec.errors import FusecError
 from fusec.files import check_outputs, write_whole
 
@@ -53,7 +54,7 @@ def tune(
     except FusecError as error:
         if target not in backends.NATIVE:
             raise
-        reason = str(error).partition(";")[0].removeprefix("--target native: ")
+        reason = str(error).partition(";")[0].removeprefix(ASKED)
         raise FusecError(
             f"tuning measures on the GPU of this machine: {reason}; --build-only --target sm_90a "
             f"compiles what another machine will measure"

@@ -95,8 +95,7 @@ def passes_of(
     `disable` names rules (`prologue`) or passes (`fuse-prologue`). Raises FusecError for an unknown
     level, an unknown rule to disable or an unknown kind in a pattern, naming the known.
     """
-    if level not in LEVELS:
-        raise FusecError(f"unknown level -O{level}: known are {', '.join(map(str, LEVELS))}")
+    check_levels([level])
     rules = tuple(rules)
     for rule in rules:
         if not isinstance(rule, Rule):
@@ -109,6 +108,13 @@ def passes_of(
     for name in sorted(off - known):
         raise unknown("disable: no rule or pass", name, known)
     return (*(p for p in passes if name_of(p) not in off), Schedule())
+
+
+def check_levels(levels: Iterable[int]) -> None:
+    """Raise FusecError for a level that there is not."""
+    for level in levels:
+        if level not in LEVELS:
+            raise FusecError(f"unknown level -O{level}: known are {', '.join(map(str, LEVELS))}")
 
 
 def name_of(step: Pass | Stage) -> str:

@@ -61,7 +61,7 @@ def test_without_a_topic_the_topics() -> None:
 
 def test_another_topic() -> None:
     assert refused("list", "colours") == (
-        f"list: no topic 'colours': there are {', '.join(TOPICS)}"
+        f"list: no topic 'colours': known are {', '.join(sorted(TOPICS))}"
     )
 
 

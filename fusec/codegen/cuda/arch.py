@@ -69,7 +69,9 @@ ARCHS: dict[str, Arch] = {
 
 
 NATIVE = ("native", "cuda")
-"""Names for the GPU of this machine, whichever it is."""
+"""Names for the GPU of this machine, whichever it is: the second is PyTorch's."""
+ASKED = f"target {' or '.join(NATIVE)} (the GPU of this machine): "
+"""How an error begins where there is none."""
 
 
 def find_arch(name: str) -> Arch:
@@ -102,7 +104,7 @@ def arch_for(major: int, minor: int) -> Arch:
 
 
 def native_arch(device: int = 0) -> Arch:
-    """The architecture of the GPU in this machine, by its driver (`--target native`).
+    """The architecture of the GPU in this machine, by its driver (target `native`).
 
     Raises FusecError when the `cuda` extra, the driver or the GPU is missing.
     """
@@ -110,13 +112,13 @@ def native_arch(device: int = 0) -> Arch:
         from cuda.bindings import driver
     except ImportError:
         raise missing_extra() from None
-    hint = "use --target cpu, or name an architecture such as --target sm_90a"
+    hint = "use target cpu, or name an architecture such as sm_90a"
     try:
         (status,) = driver.cuInit(0)
     except RuntimeError:  # the bindings raise this when libcuda.so cannot be loaded
-        raise FusecError(f"--target native: no NVIDIA driver on this machine; {hint}") from None
+        raise FusecError(f"{ASKED}no NVIDIA driver on this machine; {hint}") from None
     if status != driver.CUresult.CUDA_SUCCESS:
-        raise FusecError(f"--target native: the driver finds no GPU ({status.name}); {hint}")
+        raise FusecError(f"{ASKED}the driver finds no GPU ({status.name}); {hint}")
     attribute = driver.CUdevice_attribute
     numbers = []
     for which in (
@@ -125,7 +127,7 @@ def native_arch(device: int = 0) -> Arch:
     ):
         status, number = driver.cuDeviceGetAttribute(which, device)
         if status != driver.CUresult.CUDA_SUCCESS:
-            raise FusecError(f"--target native: no GPU number {device} ({status.name}); {hint}")
+            raise FusecError(f"{ASKED}no GPU number {device} ({status.name}); {hint}")
         numbers.append(int(number))
     return arch_for(*numbers)
 
@@ -136,7 +138,7 @@ def native_name(device: int = 0) -> str:
 
     status, name = driver.cuDeviceGetName(256, device)
     if status != driver.CUresult.CUDA_SUCCESS:
-        raise FusecError(f"--target native: the GPU has no name ({status.name})")
+        raise FusecError(f"{ASKED}the GPU has no name ({status.name})")
     return str(name.split(b"\0")[0].decode())
 
 

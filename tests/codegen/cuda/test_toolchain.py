@@ -210,7 +210,7 @@ def test_native_without_a_driver_names_the_cpu_target() -> None:
     if found:
         assert arch.native_arch().name in arch.ARCHS
     else:
-        with pytest.raises(FusecError, match=r"--target native: .*--target cpu"):
+        with pytest.raises(FusecError, match=r"target native or cuda \(.*\): .*use target cpu"):
             arch.native_arch()
 
 
