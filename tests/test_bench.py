@@ -194,7 +194,9 @@ def test_plans_that_measure_nothing(options, message):
 
 
 def test_more_tokens_than_the_model_was_trained_for(tiny_model):
-    with pytest.raises(FusecError, match=r"600 new .* prompt of 16 .* of 512: expected -n up to 496"):
+    with pytest.raises(
+        FusecError, match=r"600 new .* prompt of 16 .* of 512: expected -n up to 496"
+    ):
         bench.run(tiny_model, Plan(lengths=(600,), levels=(2,)))
     with pytest.raises(FusecError, match=r"a prompt of 513 tokens .* of 512"):
         bench.run(tiny_model, Plan(lengths=(2,), repeats=1, levels=(2,), pp=(513,)))
@@ -234,6 +236,13 @@ def test_the_command_writes_its_json(tiny_model, tmp_path):
     (row,) = found["results"]
     assert (row["level"], row["n"], row["launch"]) == (2, 4, "cpu")
     assert [(row["prompt"], row["n"]) for row in found["prompts"]] == [(16, 0), (24, 0)]
+
+
+def test_the_json_of_a_dash_goes_to_standard_output(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = ("-n", "4", "-O", "2", "--repeats", 1, "--threads", 1, "--pp", "0", "--json", "-")
+    assert [row["n"] for row in fusec("bench", tiny_model, *options).json["results"]] == [4]
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("none", ["0", ""])

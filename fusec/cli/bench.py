@@ -16,6 +16,7 @@ from fusec.errors import FusecError
 from fusec.files import check_outputs, write_whole
 
 TABLE_WIDTH = 140
+STDOUT = "-"
 
 
 def bench(
@@ -34,7 +35,8 @@ def bench(
         ),
     ] = "auto",
     target: Annotated[
-        str, typer.Option(help="cpu, native or cuda (the GPU of this machine), or its architecture.")
+        str,
+        typer.Option(help="cpu, native or cuda (the GPU of this machine), or its architecture."),
     ] = "cpu",
     prompt: Annotated[int, typer.Option(help="Tokens in front of them.")] = 16,
     pp: Annotated[
@@ -66,7 +68,12 @@ def bench(
     ] = "",
     draft_max: DraftMax = 15,
     json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write the results there.")
+        Path | None,
+        typer.Option(
+            "--json",
+            metavar="FILE",
+            help="Write the results there; - prints them instead of the table.",
+        ),
     ] = None,
     quiet: Quiet = False,
 ) -> None:
@@ -99,20 +106,25 @@ def bench(
     )
     peers = tuple(words(compare))
     bench_peers.check(peers)
-    check_outputs([json_file], model)  # before the long work, not after it
+    printed = str(json_file) == STDOUT
+    check_outputs([None if printed else json_file], model)  # before the long work, not after it
     with progress("measuring") as advance:
         data: dict[str, Any] = measuring.run(model, plan, advance)
         if peers:
             advance(f"compared: {compare}")
             rows, data["notes"] = bench_peers.compare(model, plan, peers)
             data["results"] += [asdict(row) for row in rows]
+    text = json.dumps(data, indent=1) + "\n"
+    if printed:
+        typer.echo(text, nl=False)
+        return
     # a wide table that a narrow terminal wraps is better than one without its numbers
     wide = Console(file=out.file, width=max(out.width, TABLE_WIDTH))
     wide.print(table(data))
     for line in lines(data):
         out.print(line)
     if json_file is not None:
-        write_whole(json_file, json.dumps(data, indent=1) + "\n")
+        write_whole(json_file, text)
 
 
 def _bench_drafts(

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fusec.cli.console import out, progress, show_report
+from fusec.cli.console import out, progress, show_report, write
 from fusec.cli.options import (
     Context,
     Disable,
@@ -21,7 +21,7 @@ from fusec.cli.options import (
     Width,
 )
 from fusec.errors import FusecError
-from fusec.files import check_outputs, write_whole
+from fusec.files import check_outputs
 
 
 def compile_command(
@@ -81,7 +81,7 @@ def compile_command(
         if dump_after in ("all", stage.name):
             typer.echo(artifact.stage_text(stage))
     if dot is not None:
-        write_whole(dot, to_dot(compiled.graph, compiled.plan.launches, layers=drawn))
+        write(dot, to_dot(compiled.graph, compiled.plan.launches, layers=drawn))
     with progress("compiling", len(compiled.kernels)) as advance:
         built = compiled.build(advance)
     if output is not None:

@@ -6,11 +6,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from fusec.cli import streams
+from fusec.files import write_whole
 
 EVERY = 5.0  # seconds between two lines about work that goes on
 STILL = 60.0  # seconds until a line about work that is where it was
@@ -87,6 +89,12 @@ def _line(title: str, what: str, done: int, total: int, seconds: float) -> str:
     """`measuring: -O0 auto, 1 of 4, 12 s`."""
     count = f"{done} of {total}" if total else ""
     return f"{title}: {', '.join(filter(None, (what, count, f'{seconds:.0f} s')))}"
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file that was asked for, and say so on standard error, unless --quiet was given."""
+    write_whole(path, text)
+    err.print(f"written to {path}", style="dim")
 
 
 def show_report(data: dict[str, Any]) -> None:

@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
-from fusec.cli.console import out
-from fusec.cli.options import AsJson, Context, model_file
+from fusec.cli.console import out, write
+from fusec.cli.options import AsJson, Context, Quiet, model_file
 from fusec.errors import FusecError
-from fusec.files import check_outputs, write_whole
+from fusec.files import check_outputs
 
 Plan = Annotated[
     Path,
@@ -38,6 +38,7 @@ def diff(
         Path | None, typer.Option(metavar="FILE", help="Write a page that opens in any browser.")
     ] = None,
     as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Compare two plans: their sizes, and which dispatches became which."""
     from fusec import artifact, driver, pictures
@@ -64,7 +65,7 @@ def diff(
     left, right = subjects
     if html is not None:
         command = " ".join(["fusec", *sys.argv[1:]])
-        write_whole(html, comparison.html(left, right, command))
+        write(html, comparison.html(left, right, command))
     data = comparison.compare(left, right)
     if as_json:
         typer.echo(json.dumps(data))

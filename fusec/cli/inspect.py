@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from fusec.cli.console import show_report
+from fusec.cli.console import show_report, write
 from fusec.cli.options import (
     AsJson,
     Context,
@@ -21,10 +21,11 @@ from fusec.cli.options import (
     MaybeLevel,
     MaybeTarget,
     ModelOrDir,
+    Quiet,
     Width,
 )
 from fusec.errors import FusecError
-from fusec.files import check_outputs, write_whole
+from fusec.files import check_outputs
 
 
 def inspect(
@@ -54,6 +55,7 @@ def inspect(
     disable: Disable = None,
     width: Width = 1,
     as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Look at the graph at a stage, or at the plan, without compiling kernels."""
     from fusec import artifact, driver, pictures, report
@@ -94,14 +96,14 @@ def inspect(
         launches = compiled.plan.launches
         picture = partial(pictures.of_compiled, compiled, profile)
     if dot is not None:
-        write_whole(dot, to_dot(graph, launches if stage is None else (), layers=drawn))
+        write(dot, to_dot(graph, launches if stage is None else (), layers=drawn))
     if svg is not None or html is not None:
         subject = picture()
         if svg is not None:
-            write_whole(svg, subject.svg(stage, layers=drawn))
+            write(svg, subject.svg(stage, layers=drawn))
         if html is not None:
             command = " ".join(["fusec", *sys.argv[1:]])
-            write_whole(html, pictures.html(subject, command, layers=drawn))
+            write(html, pictures.html(subject, command, layers=drawn))
     if as_json:
         typer.echo(json.dumps(data))
     elif stage is not None:

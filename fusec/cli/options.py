@@ -92,6 +92,6 @@ Quiet = Annotated[
         *("-q", "--quiet"),
         callback=_hush,
         is_eager=True,  # before a model is fetched
-        help="Say nothing about progress and speed.",
+        help="Say nothing about progress, speed and files that were written.",
     ),
 ]

@@ -18,6 +18,8 @@ from fusec.pictures.subject import Subject
 from fusec.pictures.view import span
 from fusec.report import make_table
 
+SAME = "Every dispatch of one plan computes what one dispatch of the other does."
+
 
 @dataclass(frozen=True)
 class Change:
@@ -71,7 +73,9 @@ def html(a: Subject, b: Subject, command: str = "") -> str:
         title=f"{a.title} and {b.title}" if a.model != b.model else _short_title(a, b),
         sections={"sizes": "Sizes", "changes": "What became of what", "plans": "Both plans"},
         data=data,
+        known_sizes=known_sizes(data),
         changes=shown,
+        same=SAME,
         plans=[Markup(subject.svg(links={})) for subject in (a, b)],
         command=command,
     )
@@ -83,23 +87,33 @@ def _short_title(a: Subject, b: Subject) -> str:
     return f"{a.model} at {one} and {two}"
 
 
-def tables(data: dict[str, Any]) -> Iterator[Table]:
-    """Sizes, then what became of what."""
+def known_sizes(data: dict[str, Any]) -> dict[str, tuple[float | None, float | None]]:
+    """The sizes without those that neither plan has, such as times on the CPU."""
+    return {name: pair for name, pair in data["sizes"].items() if pair != (None, None)}
+
+
+def tables(data: dict[str, Any]) -> Iterator[Table | str]:
+    """Sizes, then what became of what, in a sentence where nothing did."""
     sizes = make_table(f"a: {data['a']}\nb: {data['b']}")
     sizes.add_column("")
     for title in ("a", "b", "b - a"):
         sizes.add_column(title, justify="right")
-    for name, (left, right) in data["sizes"].items():
-        change = f"{right - left:+,.10g}" if None not in (left, right) else ""
+    for name, (left, right) in known_sizes(data).items():
+        change = "" if left is None or right is None else f"{right - left:+,.10g}"
         sizes.add_row(name, *("" if x is None else f"{x:,.10g}" for x in (left, right)), change)
     yield sizes
+    if not data["changes"]:
+        yield SAME
+        return
     changes = make_table("dispatches that differ")
+    sides = [side for side in "ab" if any(c[f"us_{side}"] is not None for c in data["changes"])]
     for title in ("a", "b"):
         changes.add_column(title, overflow="fold")
-    for title in ("times", "layers", "us a", "us b"):
+    for title in ("times", "layers", *(f"us {side}" for side in sides)):
         changes.add_column(title, justify="right")
     for change in data["changes"]:
-        times = ("" if us is None else f"{us:.2f}" for us in (change["us_a"], change["us_b"]))
+        known = (change[f"us_{side}"] for side in sides)
+        times = ("" if us is None else f"{us:.2f}" for us in known)
         cells = " + ".join(change["a"]) or "nothing", " + ".join(change["b"]) or "nothing"
         changes.add_row(*cells, str(change["times"]), change["layers"], *times)
     yield changes

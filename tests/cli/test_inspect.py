@@ -99,3 +99,11 @@ def test_the_default_level_is_the_targets(tiny_model: Path, options: list[str], 
 def test_help_says_the_default_level(command: str) -> None:
     text = re.sub(r"[\s│]+", " ", fusec(command, "--help").out)
     assert "3 deep. (default: 3 on a GPU, 2 on the CPU)" in text
+
+
+def test_files_that_were_written_are_named(tiny_model: Path, tmp_path: Path) -> None:
+    options = [x for name in ("dot", "svg", "html") for x in (f"--{name}", tmp_path / name)]
+    lines = [f"written to {tmp_path / name}" for name in ("dot", "svg", "html")]
+    assert fusec("inspect", tiny_model, *options).err.splitlines() == lines
+    assert fusec("inspect", tiny_model, *options, "--quiet").err == ""
+    assert fusec("compile", tiny_model, *options[:2]).err.splitlines() == lines[:1]

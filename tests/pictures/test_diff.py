@@ -97,9 +97,29 @@ def test_a_page_shows_both_sides(tiny_model):
     assert len(list(by_id(root, "plans").iter("svg"))) == 2
 
 
+def test_two_plans_that_are_one_are_a_sentence(tiny_model):
+    ran = fusec("diff", tiny_model, tiny_model)
+    assert "\nEvery dispatch of one plan computes what one dispatch of the other does.\n" in ran.out
+    assert "dispatches that differ" not in ran.out
+
+
+def test_what_neither_plan_knows_is_not_shown(tiny_model):
+    """Times, on the CPU."""
+    ran = fusec("diff", tiny_model, tiny_model, "-O", "1,2")
+    assert "matvec_add" in ran.out
+    assert " us" not in ran.out
+    both = fusec("diff", tiny_model, tiny_model, "-O", "2", "--target", "cpu,sm_90a")
+    assert "us b" in both.out
+    assert "us a" not in both.out
+    one, two = (pictures.of_compiled(driver.compile(tiny_model, level=level)) for level in (1, 2))
+    assert " us" not in text(by_id(read(html(one, two)), "sizes"))
+
+
 def test_the_command_writes_a_page(tiny_model, tmp_path):
     page = tmp_path / "d.html"
-    assert fusec("diff", tiny_model, tiny_model, "-O", "1,2", "--html", page).code == 0
+    written = fusec("diff", tiny_model, tiny_model, "-O", "1,2", "--html", page)
+    assert (written.code, written.err) == (0, f"written to {page}\n")
+    assert fusec("diff", tiny_model, tiny_model, "--html", page, "-O", "1,2", "-q").err == ""
     assert "What became of what" in text(read(page.read_text()))
     assert "cannot write here" in refused(
         "diff", tiny_model, tiny_model, "--html", tmp_path / "no" / "d.html"
