@@ -46,13 +46,13 @@ def models() -> Iterator[Entry]:
 
 
 def rules() -> Iterator[Entry]:
-    """Fusion rules, in the order in which they are tried."""
+    """Fusion rules, in the order they are tried; equations speak of roles, as `list ops` shows."""
     from fusec.passes.fuse import Fuse
 
     for level, step in _passes():
         if isinstance(step, Fuse):
             facts: Facts = {"from": f"-O{level}", "rule": step.equation}
-            yield Entry(step.rule.name, sentence(step.rule.about), facts)
+            yield Entry(step.rule.name, sentence(step.about), facts)
 
 
 def passes() -> Iterator[Entry]:
@@ -60,7 +60,7 @@ def passes() -> Iterator[Entry]:
     from fusec.passes.fuse import Fuse
 
     for level, step in _passes():
-        about = step.rule.about if isinstance(step, Fuse) else _module_doc(step)
+        about = step.about if isinstance(step, Fuse) else _module_doc(step)
         yield Entry(step.name, sentence(about), {"from": f"-O{level}"})
 
 
@@ -120,7 +120,11 @@ def list_command(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List models, rules, passes, ops, GPUs, presets or formats; a sentence about each."""
+    """List models, rules, passes, ops, GPUs, presets or formats; a sentence about each.
+
+    A rule's equation is written in roles of ops (rows, element, vector, ...): `fusec list ops` has
+    the role of each, docs/architecture.md what a role means, docs/glossary.md the other words.
+    """
     entries = list(entries_of(topic))
     if as_json:
         typer.echo(json.dumps([_plain(entry) for entry in entries]))

@@ -11,7 +11,6 @@ from rich.console import Console
 
 from fusec.cli.console import out, progress
 from fusec.cli.options import Context, Kv, MaybeLevel, ModelArg, Quiet
-from fusec.codegen.cuda.arch import ASKED
 from fusec.errors import FusecError
 from fusec.files import check_outputs, write_whole
 
@@ -42,6 +41,7 @@ def tune(
     """
     from fusec import backends
     from fusec.bench import tune as measuring
+    from fusec.codegen.cuda.arch import ASKED
 
     if not seconds > 0:
         raise FusecError(f"--seconds: expected a number above 0, found {seconds:g}")

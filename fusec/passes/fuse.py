@@ -23,15 +23,22 @@ class Refusal:
 class Fuse:
     """The pass made of one rule: sweeps over the graph until a sweep merges nothing.
 
-    A sweep merges all that it finds at once, so the time grows with the graph's size.
+    A sweep merges all that it finds at once, so the time grows with the graph's size. `why` a level
+    has it, in a sentence without its full stop.
     """
 
     rule: Rule
+    why: str = ""
 
     @property
     def name(self) -> str:
         """`fuse-` and the rule's name: `fuse-epilogue`."""
         return f"fuse-{self.rule.name}"
+
+    @property
+    def about(self) -> str:
+        """Why there is this pass, or else what its rule says of itself."""
+        return self.why or self.rule.about
 
     @property
     def equation(self) -> str:

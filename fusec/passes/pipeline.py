@@ -35,29 +35,65 @@ NAIVE: tuple[Pass, ...] = (
 )
 PAIRED = (
     *NAIVE,
-    Fuse(stack()),  # QKV and gate/up read one vector: one launch reads it once
-    Fuse(chain("chain-to-fixed", "vector", "fix", kept=True)),  # a norm is read by nobody else
-    Fuse(prologue("prologue", "vector")),  # a norm is cheaper made in every block than exchanged
-    Fuse(siblings("pairs", "pair", "maker")),  # two launches of a few hundred elements are all edge
-    Fuse(siblings("stores", "store", "reader")),  # the same
-    Fuse(chain("chain", "element", "element")),  # such a chain never leaves the registers
+    Fuse(stack(), "QKV and gate/up read one vector: one launch reads it once"),
+    Fuse(
+        chain("chain-to-fixed", "vector", "fix", kept=True),
+        "A norm and what brings it into fixed point: nobody else reads the norm",
+    ),
+    Fuse(
+        prologue("prologue", "vector"),
+        "A norm is cheaper made in every thread block of its reader than handed on through memory",
+    ),
+    Fuse(
+        siblings("pairs", "pair", "maker"),
+        "The rotations of query and key: launches of a few hundred elements are all overhead",
+    ),
+    Fuse(
+        siblings("stores", "store", "reader"),
+        "The cache writes of key and value: launches of a few hundred elements are all overhead",
+    ),
+    Fuse(
+        chain("chain", "element", "element"),
+        "Element-wise ops in a row, such as silu and mul: what is between never leaves registers",
+    ),
 )
 FUSED = (
     *PAIRED,
-    Fuse(epilogue("epilogue", "element")),  # the row's owner has the sum in a register already
-    Fuse(siblings("vectors", "vector pair", "maker")),  # of query and key, behind biases too
-    Fuse(chain("chain-to-store", "vector element pair", "element pair store")),
-)  # a rotated key is only ever read from the cache
+    Fuse(
+        epilogue("epilogue", "element"),
+        "Bias, residual and SwiGLU: who owns a row of the product has its sum in a register",
+    ),
+    Fuse(
+        siblings("vectors", "vector pair", "maker"),
+        "Norms and rotations of query and key that read one product, behind biases too",
+    ),
+    Fuse(
+        chain("chain-to-store", "vector element pair", "element pair store"),
+        "The rotation of a key and its cache write: it is only ever read from the cache",
+    ),
+)
 DEEP = (
     *FUSED,
-    Fuse(epilogue("epilogue-to-store", "pair store")),  # a launch less of a few hundred elements
-    Fuse(prologue("prologue-kept", "vector element", kept=True)),  # sooner made than handed on
+    Fuse(
+        epilogue("epilogue-to-store", "pair store"),
+        "Rotation and cache write behind QKV: a launch of a few hundred elements less",
+    ),
+    Fuse(
+        prologue("prologue-kept", "vector element", kept=True),
+        "A vector that others read too is sooner made in every thread block than handed on",
+    ),
     SplitAttention(),  # one block a head leaves the GPU idle, and takes longer with every token
     ProjectHeads(),  # a launch is dearer than a few hundred rows in blocks that are there anyway
     ProjectRows(),  # the same: a cluster of blocks exchanges sooner than launches follow
-    Fuse(prologue("prologue-of-parts", "vector element", kept=True)),  # parts, spans: the same
+    Fuse(
+        prologue("prologue-of-parts", "vector element", kept=True),
+        "What the passes in front split, partial sums and spans, is added up by who reads it",
+    ),
     SplitArgmax(),  # one block reads a vocabulary's logits longer than all take to compare theirs
-    Fuse(epilogue("epilogue-fold", "fold", kept=True)),  # the row's owner has the logit already
+    Fuse(
+        epilogue("epilogue-fold", "fold", kept=True),
+        "The best logit of a thread block: who owns a row has its logit already",
+    ),
 )
 LEVELS: dict[int, tuple[Pass, ...]] = {0: NAIVE, 1: PAIRED, 2: FUSED, 3: DEEP}
 LEVEL_NAMES = {0: "naive", 1: "paired", 2: "fused", 3: "deep"}
@@ -120,6 +156,11 @@ def check_levels(levels: Iterable[int]) -> None:
 def name_of(step: Pass | Stage) -> str:
     """How `disable` calls a pass: a rule's own name, and another pass's."""
     return step.name.removeprefix("fuse-")
+
+
+def why(name: str) -> str:
+    """Why the levels have the fusion pass of that name; empty for any other."""
+    return next((p.why for p in LEVELS[max(LEVELS)] if isinstance(p, Fuse) and p.name == name), "")
 
 
 def run_passes(

@@ -75,7 +75,7 @@ class Rule:
     The right side is the kind of the new nodes. Where `named` is given, kinds are made of the ops
     that nodes hold instead (`fusec.ir.ops.kind_of`), and `named` is how `--disable` and the pass
     list call the rule, as they otherwise do by the kind. `about` may say more; its first sentence
-    is what `fusec list rules` prints.
+    is what `fusec list rules` prints where a level gives no reason of its own.
     Raises FusecError for an equation of another form or of other parts than the pattern, and for a
     pattern that `pattern` did not make.
     """

@@ -10,6 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from fusec.passes.cost import FITS, resident
+from fusec.passes.pipeline import why
 from fusec.pictures import memory
 from fusec.pictures.merges import Merge, makers, merges, node_parts
 from fusec.pictures.page import render
@@ -142,6 +143,7 @@ def _stages(subject: Subject) -> dict[str, Any]:
                 "id": f"pass-{i}",
                 "name": stage.name,
                 "equation": stage.equation,
+                "why": why(stage.name),
                 "before": stage.before,
                 "after": stage.after,
                 "hits": stage.hits,

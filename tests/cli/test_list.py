@@ -36,6 +36,14 @@ def test_a_line_for_each(topic: str) -> None:
         assert len(entry["about"].split()) > 2, f"{entry['name']} is not described"
 
 
+def test_rules_and_passes_are_told_apart() -> None:
+    for topic in ("rules", "passes"):
+        sentences = [entry["about"] for entry in fusec("list", topic, "--json").json]
+        assert len(set(sentences)) == len(sentences)
+    told = {e["name"]: e["about"] for e in fusec("list", "rules", "--json").json}
+    assert told["pairs"].startswith("The rotations of query and key")
+
+
 def test_what_is_listed_of_a_thing() -> None:
     found = {e["name"]: e for topic in NAMES for e in fusec("list", topic, "--json").json}
     assert found["epilogue"]["rule"] == "rows -> element => rows"
