@@ -2,9 +2,10 @@
 
 Rules and passes are left out one at a time, and at the end all of them at once. Launches of a token
 are counted and its time is measured, in turns with the whole pipeline's, A B B A, so that a clock
-that drifts or a neighbour on the machine does to both what it does to one. Logits are compared bit
-by bit. Where the target's GPU is not in this machine, the cost model predicts the time, and no
-logits are made.
+that drifts or a neighbour on the machine does to both what it does to one. A row's turns are spread
+over the whole run, each with an engine of its own, so that their spread is what another run could
+come to as well. Logits are compared bit by bit. Where the target's GPU is not in this machine, the
+cost model predicts the time, and no logits are made.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ import os
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.table import Table
 
-from fusec import backends, driver
-from fusec.bench.search import turns
+from fusec import driver
+from fusec.bench.search import Pair, turns
 from fusec.bench.tokens import prompt_ids, seconds_per_token
 from fusec.codegen import pool
 from fusec.driver import DEFAULT_CONTEXT, Compiled
@@ -31,7 +32,6 @@ from fusec.passes import cost
 from fusec.passes.fuse import Fuse
 from fusec.passes.pipeline import name_of, passes_of
 from fusec.passes.rule import Rule
-from fusec.report import make_table
 from fusec.runtime.engine import Engine
 from fusec.runtime.sampling import Sampling
 
@@ -41,9 +41,12 @@ Case = tuple[str, tuple[str, ...]]
 
 WHOLE, ALL = "none", "all"
 """What the rows are called that leave out nothing, and everything."""
+SHOWN = {WHOLE: "nothing", ALL: "all of these"}
+"""How the table calls those rows."""
 GROUPS = ("rules", "passes")
 """Words for the rules that merge nodes, and for the passes that do something else."""
 PROMPT = 16  # tokens that logits are compared over, and that new ones are made behind
+AGREE = 5  # turns that have to agree on which is faster: by luck they do so once in 16 times
 FEWEST, SECONDS = 8, 0.1  # new tokens of a measurement, and how long it takes where it can
 
 
@@ -57,8 +60,9 @@ class Ablation:
     nothing is measured either.
 
     `us`: microseconds a token, the median; `ratio`: over the whole pipeline's, the median of pairs
-    that were measured one after the other, and `spread` the range of the pairs' ratios; None where
-    the time is not `measured` but predicted by the cost model.
+    that were measured one after the other, and `spread` the range of the pairs' ratios; `clear`:
+    whether at least 5 pairs were measured and all agree on which is faster. Both are None where the
+    time is not `measured` but predicted by the cost model.
     `difference`: the largest absolute difference of a logit from the whole pipeline's, and `same`
     whether all bytes are equal; None where nothing ran.
     """
@@ -72,6 +76,7 @@ class Ablation:
     ratio: float
     measured: bool
     spread: float | None = None
+    clear: bool | None = None
     difference: float | None = None
     same: bool | None = None
 
@@ -80,12 +85,14 @@ class Ablation:
         return asdict(self)
 
     def cells(self) -> tuple[str, ...]:
-        """A row of `table`."""
-        spread = f" ± {50 * self.spread:.1f}%" if self.spread else ""
+        """A row of the table that `fusec ablate` prints."""
+        spread = f" ± {self.spread / 2:.3f}" if self.spread else ""
+        doubt = " ?" if self.changed and self.clear is False else ""
         is_new = self.changed or self.name == WHOLE
-        time = (f"{self.us:,.1f}", f"{self.ratio:.3f}{spread}") if is_new else ("=", "=")
+        time = (f"{self.us:,.1f}", f"{self.ratio:.3f}{spread}{doubt}") if is_new else ("=", "=")
         hits = "" if self.name == WHOLE else str(self.hits)
-        cells = (self.name, hits, str(self.dispatches), *time)
+        name = SHOWN.get(self.name, self.name)
+        cells = (name, hits, str(self.dispatches), *time)
         if self.difference is None:
             return cells
         return (*cells, f"{self.difference:.3g}", "same" if self.same else "differ")
@@ -138,7 +145,8 @@ def ablate(
     `only`: names of the rules and passes to leave out, one at a time, instead of every one that the
     level runs; "rules" and "passes" stand for all that merge nodes and all that do not. `rules`:
     the caller's own, which run behind the level's and are ablated as well.
-    `repeats`: turns in which a row and the whole pipeline are measured, twice each; `tokens`: new
+    `repeats`: turns in which a row and the whole pipeline are measured, twice each, all rows once
+    before any again; `tokens`: new
     tokens of one measurement, by default as many as take a tenth of a second, and at least 8.
     `note(name, done, total)` is told what is measured next. The other arguments are those of
     `fusec.load`. Raises FusecError for what is unknown or out of range.
@@ -202,37 +210,44 @@ def predicted(
 def measured(
     subject: Subject, whole: Compiled, cases: Sequence[Case], note: Callable[..., None]
 ) -> list[Ablation]:
-    """Rows by running each beside the whole pipeline."""
+    """Rows by running each beside the whole pipeline, once in each of the rounds."""
+    others = [subject.compiled(disable) for _, disable in cases]
+    pairs: list[list[Pair]] = [[] for _ in cases]
     rows: list[Ablation] = []
+    for (name, disable), other in zip(cases, others, strict=True):
+        counts = _hits(whole, disable), _dispatches(other), other.plans != whole.plans
+        rows.append(Ablation(name, disable, *counts, 0.0, 1.0, True, 0.0, False, 0.0, True))
+    places = [i for i, row in enumerate(rows) if row.changed]
     with _engine(whole, subject) as usual:
         tokens = _tokens(usual, subject)
         wanted = _logits(usual)
         alone = [_seconds(usual, tokens) for _ in range(subject.repeats)]
-        for i, (name, disable) in enumerate(cases):
-            note(name, i, len(cases))
-            other = subject.compiled(disable)
-            counts = _hits(whole, disable), _dispatches(other), other.plans != whole.plans
-            row = Ablation(name, disable, *counts, 0.0, 1.0, True, 0.0, 0.0, True)
-            if row.changed:
-                with _engine(other, subject) as engine:
-                    found = _logits(engine)
-                    _seconds(engine, tokens)  # to warm up
-                    times = turns(lambda e: _seconds(e, tokens), usual, engine, subject.repeats)
-                    pairs = list(times)
-                alone += [one for one, _ in pairs]
-                row = _with_times(_with_logits(row, found, wanted), pairs)
-            rows.append(row)
+        for done, (turn, i) in enumerate(product(range(subject.repeats), places)):
+            note(rows[i].name, done, subject.repeats * len(places))
+            with _engine(others[i], subject) as engine:
+                if turn == 0:
+                    rows[i] = _with_logits(rows[i], _logits(engine), wanted)
+                _seconds(engine, tokens)  # to warm up
+                pairs[i] += turns(lambda e: _seconds(e, tokens), usual, engine, 1)
+    alone += [seconds for each in pairs for seconds, _ in each]
     us = 1e6 * statistics.median(alone)
-    first = Ablation(WHOLE, (), 0, _dispatches(whole), False, us, 1.0, True, 0.0, 0.0, True)
-    return [first, *(row if row.changed else replace(row, us=us) for row in rows)]
+    first = Ablation(WHOLE, (), 0, _dispatches(whole), False, us, 1.0, True, 0.0, None, 0.0, True)
+    return [
+        first,
+        *(
+            _with_times(row, each) if each else replace(row, us=us, clear=None)
+            for row, each in zip(rows, pairs, strict=True)
+        ),
+    ]
 
 
-def _with_times(row: Ablation, pairs: Sequence[tuple[float, float]]) -> Ablation:
+def _with_times(row: Ablation, pairs: Sequence[Pair]) -> Ablation:
     """`pairs`: seconds a token of the whole pipeline, and of this row."""
     ratios = [own / whole for whole, own in pairs]
     us = 1e6 * statistics.median(own for _, own in pairs)
     spread = max(ratios) - min(ratios)
-    return replace(row, us=us, ratio=statistics.median(ratios), spread=spread)
+    clear = len(ratios) >= AGREE and (min(ratios) > 1 or max(ratios) < 1)
+    return replace(row, us=us, ratio=statistics.median(ratios), spread=spread, clear=clear)
 
 
 def _with_logits(row: Ablation, found: Array, wanted: Array) -> Ablation:
@@ -276,26 +291,3 @@ def _dispatches(compiled: Compiled) -> int:
 def _hits(whole: Compiled, names: Iterable[str]) -> int:
     """How often those applied in the whole pipeline."""
     return sum(stage.hits for stage in whole.stages if name_of(stage) in names)
-
-
-def table(title: str, rows: Sequence[Ablation], target: str) -> Table:
-    """The rows for people, with what their numbers are."""
-    made = make_table(title)
-    is_measured = rows[0].measured
-    made.add_column("without", no_wrap=True)
-    for head in ("hits", "dispatches", "us/token" if is_measured else "predicted us", "ratio"):
-        made.add_column(head, justify="right")
-    if is_measured:
-        made.add_column("largest difference", justify="right")
-        made.add_column("bytes")
-    for row in rows:
-        made.add_row(*row.cells())
-    made.caption_justify, gpu = "left", backends.get(target).limits.gpu
-    if is_measured:
-        made.caption = (
-            "hits: matches in a token's step. ratio: time over that of the whole pipeline, in "
-            "turns, ± half their range. =: nothing is launched otherwise."
-        )
-    elif gpu is not None:
-        made.caption = f"predicted by the cost model for {gpu.name}, which is not in this machine"
-    return made

@@ -78,6 +78,37 @@ def test_times_are_taken_in_turns() -> None:
     assert (found.us, found.ratio, found.spread) == (3e6, 3.0, 3.0)
 
 
+@pytest.mark.parametrize(
+    ("ratios", "clear", "cell"),
+    [
+        ((1.1, 1.2, 1.3, 1.2, 1.2), True, "1.200 ± 0.100"),
+        ((0.9, 0.8, 0.9, 0.9, 0.9), True, "0.900 ± 0.050"),
+        ((1.1, 1.2, 1.3, 1.2, 0.9), False, "1.200 ± 0.200 ?"),
+        ((1.5, 1.5, 1.5, 1.5), False, "1.500 ?"),
+    ],
+)
+def test_a_difference_that_turns_do_not_agree_on_is_in_doubt(
+    ratios: tuple[float, ...], clear: bool, cell: str
+) -> None:
+    row = ablation.Ablation("x", ("x",), 1, 1, True, 0.0, 1.0, True)
+    found = ablation._with_times(row, [(1.0, ratio) for ratio in ratios])
+    assert found.clear is clear
+    assert found.cells()[4] == cell
+
+
+def test_turns_of_a_row_are_spread_over_the_run(tiny_model: Path) -> None:
+    told: list[str] = []
+    options = {**BRIEF, "repeats": 2}
+    library.ablate(tiny_model, only="epilogue", **options, note=lambda name, *_: told.append(name))
+    library.ablate(
+        tiny_model,
+        only=["epilogue", "stack"],
+        **options,
+        note=lambda name, *_: told.append(name),
+    )
+    assert told == ["epilogue"] * 2 + ["stack", "epilogue", "all"] * 2
+
+
 def test_a_rule_of_ones_own_is_ablated(tiny_model: Path) -> None:
     mine = library.Rule(
         "rows -> pair | store => rows",
@@ -130,7 +161,7 @@ def test_the_command(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran = fusec("ablate", tiny_model, *options)
     assert ran.code == 0, ran.err
     text = plain(ran.out)
-    assert "without hits dispatches us/token ratio largest difference bytes" in text
+    assert "left out hits dispatches us/token ratio largest difference bytes" in text
     assert " vectors 0 " in text
     assert " = = 0 same" in text
     data = fusec("ablate", tiny_model, *options, "--json").json
@@ -138,7 +169,7 @@ def test_the_command(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(row["same"] for row in data)
     monkeypatch.setattr("fusec.backends.cuda.native_arch", lambda: None)
     ran = fusec("ablate", tiny_model, "--target", "sm_90a", "--rules", "epilogue")
-    assert "without hits dispatches predicted us ratio" in plain(ran.out)
+    assert "left out hits dispatches predicted us ratio" in plain(ran.out)
     assert "predicted by the cost model for H200" in plain(ran.out)
 
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from fusec.cli.bench import TABLE_WIDTH, words
 from fusec.cli.console import out, progress
 from fusec.cli.options import AsJson, Context, Kv, MaybeLevel, ModelArg, Quiet, Target, Threads
+
+if TYPE_CHECKING:
+    from fusec.ablation import Ablation
 
 
 def ablate(
@@ -57,4 +62,38 @@ def ablate(
         typer.echo(json.dumps([row.as_dict() for row in rows]))
         return
     wide = Console(file=out.file, width=max(out.width, TABLE_WIDTH))
-    wide.print(ablation.table(model.stem, rows, target))
+    wide.print(table(model.stem, rows, target))
+
+
+def table(title: str, rows: Sequence[Ablation], target: str) -> Table:
+    """The rows for people, with what their numbers are."""
+    from fusec import backends
+    from fusec.ablation import AGREE
+    from fusec.report import make_table
+
+    made = make_table(title)
+    is_measured = rows[0].measured
+    made.add_column("left out", no_wrap=True)
+    for head in ("hits", "dispatches", "us/token" if is_measured else "predicted us", "ratio"):
+        made.add_column(head, justify="right")
+    if is_measured:
+        made.add_column("largest difference", justify="right")
+        made.add_column("bytes")
+    for row in rows:
+        made.add_row(*row.cells())
+    made.caption_justify, gpu = "left", backends.get(target).limits.gpu
+    notes = [
+        "hits: matches in a token's step of the whole pipeline.",
+        "=: the same is launched without it; where there are hits, another rule merges the same.",
+    ]
+    if is_measured:
+        notes += [
+            "ratio: time over the whole pipeline's, the median of turns over the run, ± half their "
+            "range.",
+            f"?: not all turns agree on which is faster, or there are fewer than {AGREE}: the "
+            "effect may be this machine's noise (--repeats measures more).",
+        ]
+    elif gpu is not None:
+        notes.append(f"predicted by the cost model for {gpu.name}, which is not in this machine")
+    made.caption = "\n".join(notes)
+    return made

@@ -158,10 +158,12 @@ def test_the_tables_show_what_was_found():
     assert list(row_of(errors, "one").values()) == [
         "one", "-O3", "1,000.0", "1,250.0", "+25%", "f"
     ]  # fmt: skip
-    assert list(roofline.lines(data)) == [
+    found = list(roofline.lines(data))
+    assert found == [
+        *roofline.LEGEND,
         "m at position 64: 1.5 MB and 260 million operations a token; dependent steps -O0 540, "
         "-O3 91",
-        "one, n",
+        "one: n",
     ]
 
 
@@ -188,6 +190,10 @@ def test_the_command_lists_every_gpu_and_chip(tiny_model):
     for name in (*gpus.all_gpus(), *(asic.name for asic in gpus.ASICS)):
         assert name in ran.out
     assert "750 tok/s FP16 naive" in ran.out
+    assert "Cerebras WSE-3 1 < 0.001 " in " ".join(ran.out.split())
+    walls = {row["binds"] for row in fusec("roofline", tiny_model, "--json").json["rows"]}
+    (legend,) = (line for line in ran.out.splitlines() if line.startswith("binds: "))
+    assert all(f"{wall} (" in legend for wall in walls)
     only = fusec("roofline", tiny_model, "-O", "0", "--gpu", "rtx 4090", "--json").json
     assert [row["gpu"] for row in only["rows"]] == ["RTX 4090"]
 
