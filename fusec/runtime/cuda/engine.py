@@ -115,5 +115,6 @@ class CudaEngine(Engine):
             most = min(self.draft_max, MOST_DRAFTED)
             self._pace = Pace(most, suffix="suffix" in uses, recycle="recycle" in uses, cost=cost)
             self._paced = self._drafting, self.draft_max
+            self._drafted.forget()
         self._drafting.statistics = DraftStatistics()
         return self._drafted.run(job, self.stop, self._pace, self._drafting.statistics)
