@@ -59,6 +59,11 @@ class CudaEngine(Engine):
         found = self.workspace.residency
         return found.as_dict() if found else None
 
+    @property
+    def draft_costs(self) -> dict[int, float]:
+        """See `TokenEngine`. Of graphs, by the device's clock, where the device guesses."""
+        return self._pace.cost.known if self._pace else super().draft_costs
+
     def wait(self) -> None:
         """See `Engine`."""
         super().wait()
