@@ -178,11 +178,12 @@ def drafter_of(
     """
     if isinstance(draft, str) and draft in ("off", *DRAFTERS):
         return None if draft == "off" else DRAFTERS[draft]()
+    wanted = f"{', '.join(('off', *DRAFTERS))} or a model"
+    source = draft if isinstance(draft, Model) else path("draft", draft, wanted)
     try:
-        other = draft if isinstance(draft, Model) else Model.open(Path(draft))
+        other = source if isinstance(source, Model) else Model.open(source)
     except FusecError as error:
-        names = ", ".join(("off", *DRAFTERS))
-        raise FusecError(f"draft: expected {names} or a model: {error}") from None
+        raise FusecError(f"draft: expected {wanted}: {error}") from None
     check_vocabularies(model, other)
     return ModelDrafter(load(other, context=min(context, other.config.context), **options))
 

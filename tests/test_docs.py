@@ -1,4 +1,4 @@
-"""The code in docs/library.md runs, and docs/architecture.md says what there is."""
+"""The code in docs/library.md and drafting.md runs, and architecture.md says what there is."""
 
 from __future__ import annotations
 
@@ -47,6 +47,10 @@ def test_the_ablation_example_prints_a_row_for_each(
     library_page[1]["ablation_example"](tiny_model)
     names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     assert names == ["none", "prologue", "epilogue", "all"]
+
+
+def test_the_page_of_drafters_runs() -> None:
+    assert "Same" in pages.run("docs/drafting.md", whole=True)
 
 
 def rows(first: str) -> list[list[str]]:

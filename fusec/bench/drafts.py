@@ -55,6 +55,7 @@ class Result:
 
     It is the median over pairs of runs that followed one another; `low` and `high` are the least
     and the largest. The rest is of the last run: what the draft statistics of an engine say.
+    `proposal_us`: what a guess of a drafter on the host takes; None where it made none.
     """
 
     model: str
@@ -71,6 +72,7 @@ class Result:
     drafted: int
     accepted: int
     tokens_a_step: float
+    proposal_us: float | None
 
 
 def prompts() -> dict[str, str]:
@@ -105,12 +107,14 @@ def run(path: Path, plan: Plan, note: Note = lambda _: None) -> dict[str, Any]:
             for name, ids in texts.items():
                 note(name)
                 results += measure(engine, drafters, Path(path).stem, name, ids, plan)
+            costs = engine.draft_costs
     finally:
         for drafter in drafters.values():
             if drafter is not None:
                 drafter.close()
     return {
         **machine(backends.get(plan.target)),
+        "costs": costs,
         "left_out": [name for name in every if name not in texts],
         "results": [asdict(row) for row in results],
     }
@@ -180,6 +184,7 @@ def _result(
         ratio=statistics.median(ratios), low=ratios[0], high=ratios[-1],
         steps=found.steps, drafted=found.drafted, accepted=found.accepted,
         tokens_a_step=found.tokens_a_step,
+        proposal_us=1e6 * found.proposing_s / found.proposed if found.proposed else None,
     )  # fmt: skip
 
 
@@ -192,6 +197,7 @@ COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
     "of plain": lambda row: f"{row['ratio']:.2f} ({row['low']:.2f} to {row['high']:.2f})",
     "tokens a step": lambda row: f"{row['tokens_a_step']:.2f}",
     "drafted": lambda row: f"{row['drafted']:,}",
+    "us a guess": lambda row: "" if row["proposal_us"] is None else f"{row['proposal_us']:,.1f}",
     "accepted": lambda row: f"{row['accepted'] / max(1, row['drafted']):.0%}",
 }
 """Title -> what a row shows there."""
@@ -221,6 +227,13 @@ def lines(data: dict[str, Any]) -> list[str]:
             f"{min(ratios):.2f} at the least"
             for draft, ratios in rows.items()
         ),
+        *([f"a step of {shown(data['costs'])} of one"] if len(data["costs"]) > 1 else []),
         *([f"longer than the context, and left out: {', '.join(left_out)}"] if left_out else []),
         f"{where}; fusec {data['versions'].get('fusec', '')} at {data['commit']}",
     ]
+
+
+def shown(costs: dict[int, float]) -> str:
+    """Costs of steps by their rows, in words."""
+    found = [f"{rows} rows {cost:.2f}" for rows, cost in costs.items() if rows > 1]
+    return ", ".join(found)

@@ -122,6 +122,11 @@ class TokenEngine(Closing):
         return self._drafting.statistics
 
     @property
+    def draft_costs(self) -> dict[int, float]:
+        """Rows of a step -> what it costs, in steps of one: as measured while drafting."""
+        return self._drafting.depth.cost.known
+
+    @property
     def ids(self) -> tuple[int, ...]:
         """The sequence: the tokens in the cache, and the last one of a generation.
 

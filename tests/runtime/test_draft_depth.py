@@ -22,6 +22,7 @@ def measured(times: dict[int, float]) -> Cost:
 
 def test_a_width_that_was_not_measured_lies_between_those_that_were() -> None:
     cost = measured({1: 0.01, 3: 0.02, 5: 0.06})
+    assert cost.known == pytest.approx({1: 1, 3: 2, 5: 6})
     assert [cost.of(n) for n in (1, 2, 3, 4, 5)] == pytest.approx([1, 1.5, 2, 4, 6])
     assert cost.of(7) == pytest.approx(6 + 2 * A_ROW)
     assert Cost().of(3) == pytest.approx(1 + 2 * A_ROW)
@@ -32,6 +33,7 @@ def test_the_first_time_of_a_width_and_outliers_do_not_count() -> None:
     for seconds in (9, 1, 1, 5, 1):
         cost.measured(1, seconds)
     assert cost.one == 1
+    assert cost.known == {1: 1}
     cost.measured(2, 50)
     assert cost.of(2) == pytest.approx(1 + A_ROW)
 

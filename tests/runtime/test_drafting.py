@@ -276,6 +276,14 @@ def test_a_draft_model_has_the_same_vocabulary(tiny_model: Path) -> None:
         fusec.load(tiny_model, draft="auto", draft_max=0)
 
 
+@pytest.mark.parametrize("draft", [5, None, True])
+def test_what_names_no_drafter(tiny_model: Path, draft: object) -> None:
+    with pytest.raises(
+        FusecError, match="draft: expected off, auto, suffix, recycle or a model, f"
+    ):
+        fusec.load(tiny_model, draft=draft)  # type: ignore[arg-type]
+
+
 def test_what_is_no_drafter(engine: Engine) -> None:
     with pytest.raises(FusecError, match="expected a drafter, found str"):
         engine.drafter = "auto"  # type: ignore[assignment]

@@ -53,6 +53,10 @@ class CheckedSteps:
         self.workspace.memory.write(self._state, np.array([limit, *HOSTED], np.uint32))
         self.set_depths(depths)
 
+    def forget(self) -> None:
+        """Empty the table of pairs."""
+        self.workspace.driver.zero(self._pairs, 8 * PAIRS, self.workspace.stream)
+
     def set_depths(self, depths: Array) -> None:
         """Tell the device how many tokens to guess, uint32[CLASSES]."""
         self.workspace.memory.write(self._depths, depths)

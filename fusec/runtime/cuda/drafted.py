@@ -130,6 +130,11 @@ class DraftedLoop:
                 drafting.takes(token)
                 yield token
 
+    def forget(self) -> None:
+        """What rows have chosen so far is no guess any more: a new drafter begins with nothing."""
+        if self._made is not None:
+            self._in_turn(self._made.forget)
+
     @property
     def _steps(self) -> CheckedSteps:
         if self._made is None:

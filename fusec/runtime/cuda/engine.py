@@ -59,6 +59,11 @@ class CudaEngine(Engine):
         found = self.workspace.residency
         return found.as_dict() if found else None
 
+    @property
+    def draft_costs(self) -> dict[int, float]:
+        """See `TokenEngine`. Of graphs, by the device's clock, where the device guesses."""
+        return self._pace.cost.known if self._pace else super().draft_costs
+
     def wait(self) -> None:
         """See `Engine`."""
         super().wait()
@@ -115,5 +120,6 @@ class CudaEngine(Engine):
             most = min(self.draft_max, MOST_DRAFTED)
             self._pace = Pace(most, suffix="suffix" in uses, recycle="recycle" in uses, cost=cost)
             self._paced = self._drafting, self.draft_max
+            self._drafted.forget()
         self._drafting.statistics = DraftStatistics()
         return self._drafted.run(job, self.stop, self._pace, self._drafting.statistics)

@@ -39,6 +39,12 @@ class Cost:
         """Seconds of a step of one row; 0 where it was not measured."""
         return self._median(1)
 
+    @property
+    def known(self) -> dict[int, float]:
+        """Rows -> cost, of the widths that were measured."""
+        widths = sorted(rows for rows, times in self._times.items() if times)
+        return {rows: self._relative(rows) for rows in widths} if self.one else {}
+
     def measured(self, rows: int, seconds: float) -> None:
         """A step took so long. The first of a width is not counted: it may have made a graph."""
         if rows not in self._warm:

@@ -219,6 +219,18 @@ def test_graphs_are_enqueued_ahead_and_captured_once(compiled, monkeypatch):
     assert "cuStreamBeginCapture" not in machine.api.log
 
 
+def test_a_new_drafter_knows_nothing_of_an_earlier_one(compiled, monkeypatch):
+    periodic(monkeypatch, 50)
+    engine = Machine(compiled).built
+    engine.drafter = Recycle()
+    for accepted in (False, True):  # a text that does not repeat itself, and then does
+        list(engine.tokens(IDS, 40, SAMPLED))
+        assert (engine.draft_statistics.accepted > 0) == accepted
+    engine.drafter = Recycle()
+    list(engine.tokens(IDS, 40, SAMPLED))
+    assert engine.draft_statistics.accepted == 0
+
+
 def test_nothing_is_loaded_until_somebody_drafts(compiled):
     machine = Machine(compiled)
     machine.run(IDS, 3)
