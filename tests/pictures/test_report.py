@@ -16,6 +16,8 @@ from fusec import artifact, driver, pictures
 from fusec.artifact import Artifact
 from fusec.errors import FusecError
 from fusec.ir import Builder
+from fusec.passes.fuse import Fuse
+from fusec.passes.pipeline import passes_of
 from fusec.pictures.merges import merges
 from tests.graphs import llama_graph
 from tests.pictures.conftest import profile_of
@@ -254,3 +256,11 @@ def test_a_browser_shows_it(compiled, profile, tmp_path, layers, width, scheme):
     assert found["requests"] == 0
     assert found["boxes"] > (len(subject.graph.nodes) if layers == "all" else 20)
     assert found["height"] > 2000
+
+
+def test_a_pass_says_why_its_level_has_it(compiled):
+    shown = text(by_id(read(pictures.html(pictures.of_compiled(compiled))), "stages"))
+    told = {p.name: p.why for p in passes_of(compiled.options.level) if isinstance(p, Fuse)}
+    for stage in compiled.stages:
+        if stage.name in told:
+            assert (f"{told[stage.name]}." in shown) == (stage.hits > 0)
