@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import pytest
@@ -52,7 +53,9 @@ def test_the_depth_is_where_most_tokens_come_for_the_time() -> None:
     assert Depth(Cost([1, 9, 9, 1, 9])).worth(GUESSES, 0) == 3  # a width may be cheaper than less
     assert Depth(Cost([1, 2, 3, 4, 5, 6, 7, 8, 9])).worth(GUESSES, 0) == 0
     assert Depth(Cost([1] * 9)).worth([Guess(1, 0.01)], 0) == 0
-    assert Depth().worth([], 0) == 0
+    assert Depth(Cost([1] * 9)).worth([], 0) == 0
+    assert Depth().worth(GUESSES, 0) == 0  # nothing was measured
+    assert Depth(measured({1: 1.0})).worth(GUESSES, 0) > 0
 
 
 def test_acceptance_follows_what_is_measured() -> None:
@@ -126,6 +129,32 @@ def test_whoever_asks_for_much_time_and_gives_nothing_rests() -> None:
     quick = Fixed([Guess(1, 0.01)])
     run(Drafting(quick, 8), 1000, right=0, seconds=1.0)
     assert quick.asked == 1000
+
+
+class Slow(Drafter):
+    """Each of its guesses takes as long as a step."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    def begin(self, sequence: Sequence[int]) -> None:
+        pass
+
+    def propose(self, most: int) -> Sequence[Guess]:
+        self.asked.append(most)
+        time.sleep(0.001 * most)
+        return [Guess(1, 0.9)] * most
+
+
+def test_few_guesses_are_asked_of_one_whose_guesses_take_long() -> None:
+    """A draft model as slow as the model itself, and always right, is soon left alone."""
+    slow = Slow()
+    run(Drafting(slow, 15), 300, right=15, seconds=0.001)
+    assert sum(slow.asked) < 100
+    assert slow.asked[:2] == [1, 1]
+    quick = Slow()  # beside this model
+    run(Drafting(quick, 15), 300, right=15, seconds=0.05)
+    assert max(quick.asked) == 15
 
 
 def test_no_more_guesses_than_there_is_room_for() -> None:

@@ -35,6 +35,11 @@ class Cost:
         self._steps = 0
 
     @property
+    def is_given(self) -> bool:
+        """Whether nothing is measured."""
+        return bool(self._fixed)
+
+    @property
     def one(self) -> float:
         """Seconds of a step of one row; 0 where it was not measured."""
         return self._median(1)
@@ -58,7 +63,8 @@ class Cost:
     def of(self, rows: int) -> float:
         """Of a step of so many rows. One that was not measured lies between those that were.
 
-        Beyond them a row costs what it usually does, so a width that could pay is tried, and known.
+        Beyond them a row costs what it usually does, or what it did up to there if that is less: so
+        a width that could pay is tried, and known.
         """
         if rows == 1:
             return 1.0
@@ -69,7 +75,9 @@ class Cost:
             return 1 + A_ROW * (rows - 1)
         above = bisect_left(known, rows)
         if above == len(known):
-            return self._relative(known[-1]) + A_ROW * (rows - known[-1])
+            widest, cost = known[-1], self._relative(known[-1])
+            a_row = min(A_ROW, max(0.0, cost - 1) / (widest - 1))
+            return cost + a_row * (rows - widest)
         right, left = known[above], known[above - 1] if above else 1
         low = self._relative(left) if above else 1.0
         return low + (self._relative(right) - low) * (rows - left) / (right - left)
@@ -116,6 +124,8 @@ class Depth:
     def __init__(self, cost: Cost | None = None) -> None:
         self.cost, self.acceptance = cost or Cost(), Acceptance()
         self._asking = 0.0  # seconds that a proposal takes
+        self._a_guess = 0.0  # and each of its guesses
+        self._deepest = 0  # guesses that were worth checking the last time
         self._gain = MARGIN  # what proposals have been worth, in plain steps
         self._rest = self._left = 0
 
@@ -124,9 +134,26 @@ class Depth:
         self._left -= 1
         return self._left < 0
 
+    def wanted(self, most: int) -> int:
+        """How many guesses to ask for: of one whose guesses take long, few more than were worth it.
+
+        Until that is known, one.
+        """
+        if self.cost.is_given:
+            return most
+        if not self._a_guess or not self.cost.one:
+            return 1
+        return most if self._a_guess < CHEAP * self.cost.one else min(most, self._deepest + 1)
+
     def worth(self, guesses: Sequence[Guess], seconds: float) -> int:
-        """How many of the guesses to check; it took `seconds` to make them."""
+        """How many of the guesses to check; it took `seconds` to make them, 0 if nobody knows.
+
+        None while a plain step was not measured, which all times are compared with.
+        """
+        if not (self.cost.is_given or self.cost.one):
+            return 0
         best, count, expected, chance = MARGIN, 0, 1.0, 1.0
+        checked = (1.0, 1.0)  # tokens expected, and the cost
         for n, guess in enumerate(guesses, 1):
             chance *= self.acceptance.of(guess.confidence)
             if chance < LEAST:
@@ -134,17 +161,27 @@ class Depth:
             expected += chance
             if expected / self.cost.of(n + 1) > best:
                 best, count = expected / self.cost.of(n + 1), n
-        self._weigh(best if count else 1.0, seconds)
+                checked = expected, self.cost.of(n + 1)
+        self._deepest = count
+        if seconds:
+            each = seconds / max(1, len(guesses))
+            self._a_guess = self._a_guess + (each - self._a_guess) / 8 if self._a_guess else each
+            self._weigh(*checked, seconds)
         return count
 
-    def _weigh(self, gain: float, seconds: float) -> None:
-        """Rest, twice as long each time, where asking costs more than it gives."""
+    def _weigh(self, expected: float, cost: float, seconds: float) -> None:
+        """Rest, twice as long each time, where asking costs more than it gives.
+
+        No longer than makes asking cheap.
+        """
+        one = self.cost.one
+        if not one:
+            return
         self._asking += ((seconds - self._asking) / 8) if self._asking else seconds
-        share = self._asking / self.cost.one if self.cost.one else 0.0
-        gain /= 1 + share * gain
-        self._gain = gain if gain > MARGIN else self._gain + (gain - self._gain) / 16
+        share, gain = self._asking / one, expected / (cost + seconds / one)
+        self._gain = gain if gain > MARGIN else self._gain + (gain - self._gain) / 4
         if share < CHEAP or self._gain >= 1:
             self._rest = self._left = 0
             return
-        self._rest = min(LONGEST_REST, 2 * self._rest or 2)
+        self._rest = min(LONGEST_REST, int(share / CHEAP), 2 * self._rest or 2)
         self._left = self._rest

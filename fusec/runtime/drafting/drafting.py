@@ -55,13 +55,16 @@ class Drafting:
         self.statistics = DraftStatistics()
         self._proposed: Sequence[Guess] = ()  # what the drafter said, to learn from
         self._checked = 0  # how many of them the step has
+        self._asked = False  # whether the drafter was, in this generation
         self._taken: list[int] = []  # tokens of this step
-        self._told: list[tuple[list[int], list[Row]]] = []  # steps that the drafter has not seen
+        # steps that the drafter has not seen: tokens made, tokens read, the likeliest behind each
+        self._told: list[tuple[list[int], Sequence[int], Sequence[int]]] = []
 
     def begin(self, sequence: Sequence[int]) -> None:
         """A generation begins behind these tokens."""
         self.statistics = DraftStatistics()
         self._proposed, self._checked, self._taken, self._told = (), 0, [], []
+        self._asked = False
         if self.drafter:
             self.drafter.begin(sequence)
 
@@ -71,15 +74,18 @@ class Drafting:
         most = min(most, self.most)
         if not self.drafter or most < 1 or not self.depth.asks():
             return []
+        most = min(most, self.depth.wanted(most))
         start = time.perf_counter()
-        for tokens, rows in self._told:
-            self.drafter.seen(tokens, rows)
+        for made, read, best in self._told:
+            self.drafter.seen(made, [Row(*row) for row in zip(read, best, strict=True)])
         self._told.clear()
         self._proposed = self.drafter.propose(most)[:most]
         seconds = time.perf_counter() - start
         self.statistics.proposed += len(self._proposed)
         self.statistics.proposing_s += seconds
-        self._checked = self.depth.worth(self._proposed, seconds)
+        # the first may have had to read the prompt
+        self._checked = self.depth.worth(self._proposed, seconds if self._asked else 0.0)
+        self._asked = True
         return [guess.token for guess in self._proposed[: self._checked]]
 
     def stepped(self, tokens: Sequence[int], best: Sequence[int], seconds: float) -> None:
@@ -88,8 +94,7 @@ class Drafting:
         self.statistics.drafted += self._checked
         if self.drafter:
             self.depth.cost.measured(len(tokens), seconds)
-            rows = [Row(int(t), int(b)) for t, b in zip(tokens, best, strict=True)]
-            self._told.append((self._taken, rows))
+            self._told.append((self._taken, tokens, best))
 
     def takes(self, token: int) -> bool:
         """Whether this token, which the last row has led to, is the one that the next row read."""
