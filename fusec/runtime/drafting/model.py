@@ -12,7 +12,6 @@ from fusec.errors import FusecError
 from fusec.models.model import Model
 from fusec.models.tokenizer import Vocabulary
 from fusec.runtime.drafting.drafter import Drafter, Guess, Row
-from fusec.runtime.sampling import log_probabilities
 from fusec.runtime.session import rewinds
 from fusec.runtime.token_engine import TokenEngine
 
@@ -53,7 +52,7 @@ class ModelDrafter(Drafter):
         while len(found) < most:
             logits = self._step(self._decode, [token])["logits"][0]
             token = int(np.argmax(logits))
-            confidence = float(np.exp(log_probabilities(logits)[token]))
+            confidence = 1 / float(np.exp(logits - logits[token]).sum())  # of the softmax
             likely *= confidence
             if np.isnan(likely) or (found and likely < LEAST):
                 break
