@@ -284,6 +284,12 @@ def test_what_names_no_drafter(tiny_model: Path, draft: object) -> None:
         fusec.load(tiny_model, draft=draft)  # type: ignore[arg-type]
 
 
+def test_a_guess_out_of_vocabulary(engine: Engine) -> None:
+    draft_with(engine, Nonsense(VOCABULARY * 9))
+    with pytest.raises(FusecError, match=f"token from 0 to {VOCABULARY - 1}, found"):
+        list(engine.tokens(IDS, 20))
+
+
 def test_what_is_no_drafter(engine: Engine) -> None:
     with pytest.raises(FusecError, match="expected a drafter, found str"):
         engine.drafter = "auto"  # type: ignore[assignment]

@@ -18,6 +18,7 @@ from fusec.runtime.cuda.driver import Handle
 from fusec.runtime.cuda.loop import TokenLoop
 from fusec.runtime.cuda.session import CudaSession
 from fusec.runtime.cuda.told import Told
+from fusec.runtime.job import token_ids
 from fusec.runtime.session import Array
 
 MOST_ROWS = MOST_DRAFTED + 1
@@ -62,7 +63,11 @@ class CheckedSteps:
         self.workspace.memory.write(self._depths, depths)
 
     def guess(self, position: int, guesses: Sequence[int]) -> None:
-        """Write guesses of the host, behind the token at `position`."""
+        """Write guesses of the host, behind the token at `position`.
+
+        Raises FusecError for one that is out of vocabulary.
+        """
+        guesses = token_ids(guesses, self._loop.vocabulary)
         memory, count = self.workspace.memory, len(guesses)
         words = np.asarray(guesses, np.uint32)
         places = np.arange(position + 1, position + 1 + count, dtype=np.int32)

@@ -115,7 +115,7 @@ class Acceptance:
 
     @staticmethod
     def _bin(confidence: float) -> int:
-        return min(BINS - 1, max(0, int(confidence * BINS)))
+        return min(BINS - 1, int(BINS * min(1.0, max(0.0, confidence))))  # 0 for NaN
 
 
 class Depth:

@@ -161,6 +161,12 @@ def test_guesses_of_the_host_are_checked_on_the_device(engine):
             assert found.steps <= most
 
 
+def test_a_guess_out_of_vocabulary_never_gets_to_the_device(engine):
+    draft_with(engine, Nonsense(9 * 512))
+    with pytest.raises(FusecError, match="is out of vocabulary: expected 0 to 511"):
+        list(engine.tokens(IDS, 20))
+
+
 def test_a_host_drafter_is_shown_what_every_row_has_chosen(engine):
     wanted = plain(engine, IDS, 12)
     scripted = Scripted([*IDS, *wanted[:5], 1, 2, 3])
