@@ -118,10 +118,10 @@ def test_calibrating_without_a_gpu_advises_no_other_target():
 def test_native_without_a_gpu(tiny_model):
     without_a_gpu()
     for name in backends.NATIVE:
-        with pytest.raises(FusecError, match="--target cpu"):
+        with pytest.raises(FusecError, match="use target cpu"):
             driver.load(tiny_model, name)
-    assert "--target cpu" in refused("run", tiny_model, "--target", "native", "--prompt-ids", "1")
-    assert "--target cpu" in refused("bench", tiny_model, "--target", "native", "-n", 4)
+    assert "use target cpu" in refused("run", tiny_model, "--target", "native", "--prompt-ids", "1")
+    assert "use target cpu" in refused("bench", tiny_model, "--target", "native", "-n", 4)
 
 
 def test_unknown_targets_name_the_known(tiny_model):
