@@ -1,6 +1,6 @@
 """Runs commands in a pseudo-terminal and draws what they print as an SVG.
 
-    python docs/terminal.py docs/images/demo.svg 'fusec run demo -p "Once upon a time" --temp 0'
+    python docs/terminal.py docs/images/smollm2.svg 'fusec inspect smollm2'
 
 Needs a POSIX system, and `fusec` on the path. Nothing is edited: the picture is the output.
 """

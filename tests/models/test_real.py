@@ -10,7 +10,8 @@ import pytest
 from fusec import driver
 from fusec.models.model import Model
 from fusec.passes.pipeline import LEVELS
-from fusec.perplexity import measure, read_text
+from fusec.perplexity import measure
+from fusec.texts import read_text
 from tests.real import check_case, golden_cases, real_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("real")]

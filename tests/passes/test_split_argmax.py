@@ -5,7 +5,7 @@ import pytest
 
 from fusec.codegen.cpu.emit import emit as emit_cpu
 from fusec.errors import FusecError
-from fusec.ir import Builder, Reference
+from fusec.ir import Builder, Reference, Value
 from fusec.ir.ops import OPS
 from fusec.ir.region import NotOneKernel, analyse
 from fusec.passes.lower import lower
@@ -123,7 +123,7 @@ def test_the_parts_can_be_left_on_their_own_and_the_split_left_out():
 )
 def test_sizes_that_do_not_fit_are_refused(op, shape, given, wanted):
     b = Builder("g")
-    operands = [b.input(f"x{i}", s, "i32" if i else "f32") for i, s in enumerate(shape)]
+    operands = [Value(f"%x{i}", "i32" if i else "f32", s) for i, s in enumerate(shape)]
     with pytest.raises(FusecError, match=wanted):
         b.op(op, *operands, **given)
 

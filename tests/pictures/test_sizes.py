@@ -19,7 +19,7 @@ from fusec.pictures.tally import tally
 from fusec.report import size
 from tests.graphs import llama_graph
 from tests.pictures.conftest import profile_of
-from tests.tables import row_of
+from tests.tables import row_of, rows_of
 
 SVG = "{http://www.w3.org/2000/svg}"
 LEFT, RIGHT = 92.0, 1112.0  # where the arena's first launch begins, and its last one ends
@@ -178,4 +178,4 @@ def test_a_comparison_counts_from_a_to_b():
     assert list(row_of(sizes, "KV cache, bytes").values())[1:] == [
         f"{cache:,}", f"{3 * cache:,}", f"+{2 * cache:,}"
     ]  # fmt: skip
-    assert list(row_of(sizes, "launches measured, us").values())[1:] == ["", "", ""]
+    assert not any("measured" in next(iter(row.values())) for row in rows_of(sizes))

@@ -11,7 +11,6 @@ from fusec.codegen.cuda import control, drafting
 from fusec.codegen.cuda.build import compile_many
 from fusec.codegen.cuda.lib import drafting as lib
 from fusec.codegen.cuda.twins_grid import run_grid
-from tests.codegen.cuda.kernels import needs_compiler
 from tests.codegen.cuda.test_control import OFF, sampled, word
 
 RNG = np.random.default_rng(9)
@@ -244,7 +243,8 @@ def test_rows_are_sampled_as_single_tokens_are() -> None:
     assert found.tolist() == [*wanted, *[12345] * (rows - count)]
 
 
-@needs_compiler
+@pytest.mark.cuda
+@pytest.mark.slow
 @pytest.mark.parametrize("overlaps", [False, True])
 def test_they_assemble_without_spills(overlaps: bool) -> None:
     for cubin in compile_many(drafting.kernels(49152, overlaps), "sm_90a"):
