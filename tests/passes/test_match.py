@@ -105,9 +105,12 @@ def seconds(layers: int, repeats: int = 1) -> float:
 
 @pytest.mark.usefixtures("no_collections")
 def test_passes_take_time_that_grows_with_the_layers():
-    """Eight times the layers: eight times the time, and what a busy machine makes of it."""
+    """Eight times the layers: eight times the time, and what caches and a busy machine make of it.
+
+    Time that grew with the square would be 64 times as much.
+    """
     seconds(1)  # what is known of a layer once is known
-    assert any(seconds(80) < 9 * seconds(10, 2) for _ in range(4))
+    assert any(seconds(80, 2) < 12 * seconds(10, 2) for _ in range(4))
 
 
 @pytest.mark.usefixtures("no_collections")

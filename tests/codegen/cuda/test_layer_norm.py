@@ -39,7 +39,8 @@ def test_alone(n: int, bias: bool) -> None:
     given["x"] += np.float32(AWAY)
     (found,) = TwinSession(graph, weights, 0).step(**given).values()
     wanted = normed(given["x"], 0.1) * weights["@g"] + (weights["@h"] if bias else 0)
-    assert distance(found, wanted) < 1e-5
+    # f32 knows a mean near 100 to some 1e-5; squares that contain it would lose fifty times as much
+    assert distance(found, wanted) < 3e-5
 
 
 @pytest.mark.parametrize("n", SIZES)
