@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from fusec.errors import FusecError
 from fusec.models.tokenizer import StreamDecoder, Tokenizer
 from fusec.runtime.job import Array, Chosen
-from fusec.runtime.sampling import log_probabilities
+from fusec.runtime.sampling import likeliest, log_probabilities
 from fusec.writer import brief, count
 
 
@@ -140,19 +138,9 @@ class Stream:
         if logits is None:
             return Piece(text, token)
         scores = log_probabilities(logits)
-        top = tuple((token, float(scores[token])) for token in _best(scores, self._logprobs or 0))
+        best = likeliest(scores, self._logprobs or 0).tolist()
+        top = tuple((other, float(scores[other])) for other in best)
         return Piece(text, token, float(scores[token]), top)
-
-
-def _best(scores: Array, count: int) -> list[int]:
-    """The ids of the `count` largest scores, the largest first, of equal ones the lower id."""
-    count = min(count, len(scores))
-    if not count:
-        return []
-    least = np.partition(scores, -count)[-count]
-    ids = np.flatnonzero(scores >= least)
-    order = np.lexsort((ids, -scores[ids]))[:count]
-    return [int(i) for i in ids[order]]
 
 
 def stop_strings(given: str | Sequence[str]) -> tuple[str, ...]:

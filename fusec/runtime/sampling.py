@@ -127,10 +127,7 @@ class Sampler:
         are compared in float32, as in llama.cpp and on the GPU: ten equal tokens and 0.8 are eight.
         """
         top_k = min(self.sampling.top_k or len(scores), self._most or len(scores))
-        # those above the k-th score and all that equal it, so that ties are cut in order of id
-        least = np.partition(scores, -top_k)[-top_k] if top_k < len(scores) else -np.inf
-        tokens = np.flatnonzero(scores >= least)
-        tokens = tokens[np.lexsort((tokens, -scores[tokens]))][:top_k]
+        tokens = likeliest(scores, top_k)
         weights = np.exp(scores[tokens] - scores[tokens[0]])  # relative to the likeliest
         if self.sampling.top_p < 1:
             mass = np.cumsum(weights).astype(np.float32)
@@ -158,6 +155,16 @@ def uniform(seed: int, position: int) -> float:
         ]
         keys = [keys[0] + 0x9E3779B9 & _WORD, keys[1] + 0xBB67AE85 & _WORD]
     return (counter[0] >> 8) / (1 << 24)
+
+
+def likeliest(scores: Array, count: int) -> Array:
+    """The ids of the `count` largest scores, the largest first, of equal ones the lower."""
+    if not count:
+        return np.empty(0, np.int64)
+    # those above the last score that counts and all that equal it, so that ties are cut by id
+    least = np.partition(scores, -count)[-count] if count < len(scores) else -np.inf
+    ids = np.flatnonzero(scores >= least)
+    return ids[np.lexsort((ids, -scores[ids]))][:count]
 
 
 def log_probabilities(logits: Array) -> Array:

@@ -13,7 +13,7 @@ from fusec.runtime.drafting import MOST_DRAFTED, Drafter, Drafting, DraftStatist
 from fusec.runtime.drafting.depth import Depth
 from fusec.runtime.finite import check_finite
 from fusec.runtime.job import Array, Chosen, Job, Processor, new_tokens, processed
-from fusec.runtime.sampling import Sampler, Sampling
+from fusec.runtime.sampling import Sampler, Sampling, settled
 from fusec.runtime.sequence_engine import SequenceEngine
 from fusec.runtime.session import Session
 
@@ -129,9 +129,7 @@ class TokenEngine(SequenceEngine):
         ids = self._tokens(ids, append=append)
         sequence = self.check([*self._ids, *ids] if append else ids)
         count = new_tokens(len(sequence), max_new_tokens, self.context)
-        sampling = Sampling() if sampling is None else sampling
-        if not isinstance(sampling, Sampling):
-            raise FusecError(f"expected a Sampling, found {type(sampling).__name__}")
+        sampling = settled(sampling, {})
         kept = 0
         if append:
             self._go_on(0)

@@ -67,9 +67,7 @@ class CudaEngine(Engine):
     def wait(self) -> None:
         """See `Engine`."""
         super().wait()
-        with self.workspace.turns.take():
-            self.workspace.enter()
-            self.workspace.driver.synchronize(self.workspace.stream)
+        self.traced.finish()
 
     def trace(
         self,
