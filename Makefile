@@ -36,7 +36,7 @@ demo: $(BASE)  ## compile the demo model, show what was fused and the plan, writ
 test: $(READY)  ## run all tests
 	$(BIN)/python -m pytest -n auto --dist loadgroup
 
-test-fast: $(LIGHT)  ## run what takes two minutes and needs no CUDA toolchain
+test-fast: $(LIGHT)  ## run the quicker tests, which need no CUDA toolchain
 	$(BIN)/python -m pytest -n auto --dist loadgroup -m "not slow and not cuda"
 
 test-pythons: $(LIGHT)  ## run the fast tests of the wheel on every supported Python found
