@@ -2,7 +2,7 @@
 
 fusec.json      what was compiled, from which model file, the report of `fusec inspect`, and the
                 SHA-256 of itself and of every other file
-plan.json       the launch plan of decode; prefill.json that of prompt steps, few.json of short ones
+plan.json       the launch plan of decode; prefill.json that of prompts, rows-N.json of short steps
 plan.dot        the plan as a picture
 kernels/*.py    the kernels' sources; for a GPU beside each its machine code, *.cubin
 stages/*.ir     the graph after every pass
@@ -70,6 +70,7 @@ def _foreign(folder: Path) -> str:
         "plan.json",
         "prefill.json",
         "few.json",
+        "rows-*.json",
         "plan.dot",
         "kernels/*.py",
         "kernels/*.cubin",
@@ -151,8 +152,8 @@ def _texts(compiled: Compilation) -> Iterator[tuple[str, str]]:
     yield "plan.json", compiled.plan.to_json()
     if compiled.plans is not None:
         yield "prefill.json", compiled.plans.prefill.to_json()
-        if compiled.plans.few is not None:
-            yield "few.json", compiled.plans.few.to_json()
+        for plan in compiled.plans.between:
+            yield f"rows-{plan.tokens}.json", plan.to_json()
     yield "plan.dot", to_dot(compiled.graph, compiled.plan.launches)
 
 
@@ -276,8 +277,9 @@ class Artifact:
         model, decode = self.model(), self.plan()
         backend = self.backend
         wide = backend.prefill_tokens > 1
-        few = self.plan("few.json") if "few.json" in self.manifest["files"] else None
-        plans = Plans(decode, self.plan("prefill.json") if wide else decode, few)
+        names = [name for name in self.manifest["files"] if name.startswith("rows-")]
+        between = sorted(map(self.plan, names), key=lambda plan: plan.tokens)
+        plans = Plans(decode, self.plan("prefill.json") if wide else decode, tuple(between))
         try:
             return backend.engine(plans, self.kernels(), model, progress, threads, l2=l2)
         except NoGpu as error:

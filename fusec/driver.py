@@ -224,8 +224,7 @@ def _compile_model(
 
     def widen() -> Plans:
         several = [compile_graph(graph, options)[1] for graph in wider]
-        few = several[0] if len(several) > 1 else None
-        return Plans(plan, several[-1] if several else plan, few)
+        return Plans(plan, several[-1] if several else plan, tuple(several[:-1]))
 
     return Compiled(options, stages, plan, widen, model, context, kv)
 
@@ -257,12 +256,13 @@ def options_of(
 
 
 def graphs_of(model: Model, options: Options, context: int, kv: str) -> tuple[Graph, ...]:
-    """What steps compute, those of the fewest tokens first: decode, of a few, of a prompt.
+    """What steps compute, those of the fewest tokens first: decode, of some, of a prompt.
 
     There is one graph for those that take as many tokens.
     """
     backend = backends.get(options.target)
-    widths = {min(tokens, context) for tokens in (1, backend.few_tokens, backend.prefill_tokens)}
+    most = (1, *backend.between_tokens, backend.prefill_tokens)
+    widths = {min(tokens, context) for tokens in most}
     return tuple(model.graph(tokens=t, context=context, kv=kv) for t in sorted(widths))
 
 

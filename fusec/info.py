@@ -184,7 +184,7 @@ def _memory(model: Model, compiled: Compilation) -> dict[str, Any]:
     """Bytes at the compiled context. The arena is that of the widest step, a prompt's."""
     plans = compiled.plans
     assert plans is not None  # a model's
-    arena = max(p.arena_bytes for p in (plans.decode, plans.few, plans.prefill) if p is not None)
+    arena = max(plan.arena_bytes for plan in (plans.decode, *plans.several))
     cache = sum(state.nbytes for state in compiled.graph.states)
     weights = compiled.plan.weights_bytes
     longest = model.graph(tokens=1, context=model.config.context, kv=compiled.kv)

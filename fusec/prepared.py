@@ -1,6 +1,6 @@
 """Plans and emitted kernels of models that were loaded before: the second time none are made.
 
-An entry of the cache holds decode.json, few.json and prefill.json, where there are such plans, and
+An entry of the cache holds decode.json, rows-N.json and prefill.json, where there are such, and
 kernels.json. Its key covers the graphs of all steps as text, the options, the table of the GPU and
 every source file of fusec. Rules, ops, formats and targets of a user's own are code
 that no key covers: what they take part in is compiled every time.
@@ -35,7 +35,6 @@ from fusec.ir.ops import OPS, OWN_OPS
 from fusec.ir.plan import from_json
 
 PACKAGE = Path(__file__).parent
-PLANS = ("decode", "few", "prefill")  # fields of `Plans`
 
 
 def entry_of(graphs: Iterable[Graph], options: Options) -> Path | None:
@@ -72,9 +71,12 @@ def find(entry: Path, target: str) -> Prepared | None:
     backend = backends.get(target)
     try:
         texts = {path.name: path.read_text() for path in entry.glob("*.json")}
-        found = {n: from_json(texts[f"{n}.json"]) for n in PLANS if f"{n}.json" in texts}
-        kernels = [backend.source(facts) for facts in json.loads(texts["kernels.json"])]
-        plans = Plans(**{"prefill": found["decode"]} | found)
+        kernels = [backend.source(facts) for facts in json.loads(texts.pop("kernels.json"))]
+        decode = from_json(texts["decode.json"])
+        prefill = from_json(texts["prefill.json"]) if "prefill.json" in texts else decode
+        found = [from_json(text) for name, text in texts.items() if name.startswith("rows-")]
+        between = sorted(found, key=lambda plan: plan.tokens)
+        plans = Plans(decode, prefill, tuple(between))
     except (OSError, KeyError):  # another process has just removed it
         return None
     return Prepared(target, plans, {kernel.name: kernel for kernel in kernels})
@@ -84,10 +86,11 @@ def keep(entry: Path, prepared: Prepared) -> None:
     """Write an entry. A cache that cannot be written is no reason to fail: it only saves time."""
     plans = prepared.plans
     texts = {"kernels.json": json.dumps([asdict(k) for k in prepared.kernels.values()])}
-    for name in PLANS:
-        plan = getattr(plans, name)
-        if plan is not None and (name == "decode" or plan is not plans.decode):
-            texts[f"{name}.json"] = plan.to_json()
+    texts["decode.json"] = plans.decode.to_json()
+    if plans.prefill is not plans.decode:
+        texts["prefill.json"] = plans.prefill.to_json()
+    for plan in plans.between:
+        texts[f"rows-{plan.tokens}.json"] = plan.to_json()
     with contextlib.suppress(FusecError):
         sweep(entry.parent)
         staging = stage(entry)

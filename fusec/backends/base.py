@@ -46,18 +46,22 @@ class Code(Protocol):
 
 @dataclass(frozen=True)
 class Plans:
-    """A model's plans, which share states: `decode` steps one token, `prefill` several.
+    """A model's plans, which share states: `decode` steps one token, `prefill` as many as any.
 
-    `few`: what steps a few of them sooner, where there is such a plan.
+    `between`: what steps fewer of them sooner, the fewest first.
     """
 
     decode: LaunchPlan
     prefill: LaunchPlan
-    few: LaunchPlan | None = None
+    between: tuple[LaunchPlan, ...] = ()
+
+    @property
+    def several(self) -> tuple[LaunchPlan, ...]:
+        """Those for several tokens, the fewest first."""
+        return tuple(p for p in (*self.between, self.prefill) if p is not self.decode)
 
     def __repr__(self) -> str:
-        plans = (self.decode, self.few, self.prefill)
-        widths = dict.fromkeys(str(plan.tokens) for plan in plans if plan is not None)
+        widths = dict.fromkeys(str(plan.tokens) for plan in (self.decode, *self.several))
         return brief(self, f"{self.decode.name}: for steps of {', '.join(widths)} rows")
 
 
@@ -70,8 +74,8 @@ class Backend(ABC, Generic[Emitted, Ready]):
 
     `limits`: what passes have to know of it. The class says the rest: `family`: backends of one
     family are measured alike (`fusec.bench.instruments`); `level`: the one that is meant where none
-    is given; `prefill_tokens`: how many tokens of a prompt one step takes; `few_tokens`: up to how
-    many have a plan of their own, if it is not 1; `scalars`: what every
+    is given; `prefill_tokens`: how many tokens of a prompt one step takes; `between_tokens`:
+    up to how many have a plan of their own besides; `scalars`: what every
     launch is passed beside pointers; `launches`: names of the ways to launch a plan, the second
     kernel by kernel where there is one; `l2_modes`: whether a generation can be asked how it uses
     the L2 cache; `has_choices`: whether a kernel's shape is a `Choice` that `fusec tune` measures;
@@ -81,7 +85,7 @@ class Backend(ABC, Generic[Emitted, Ready]):
     family: ClassVar[str]
     level: ClassVar[int]
     prefill_tokens: ClassVar[int] = 1
-    few_tokens: ClassVar[int] = 1
+    between_tokens: ClassVar[tuple[int, ...]] = ()
     scalars: ClassVar[tuple[str, ...]] = ()
     launches: ClassVar[tuple[str, ...]]
     l2_modes: ClassVar[bool] = False

@@ -15,7 +15,16 @@ from fusec.backends.base import Backend, Facts, Plans, Progress
 from fusec.codegen.cuda import tuning
 from fusec.codegen.cuda.arch import NATIVE, Arch, native_arch, native_name
 from fusec.codegen.cuda.build import cached, compile_many
-from fusec.codegen.cuda.rows import FIXED, MANY, TOGETHER, for_fewer, rows_of_block
+from fusec.codegen.cuda.rows import (
+    FIXED,
+    MANY,
+    OWN_FIXED_TO,
+    OWN_ROOM,
+    OWN_ROWS_OF_SM,
+    TOGETHER,
+    for_fewer,
+    rows_of_block,
+)
 from fusec.codegen.cuda.shape import PARTS, SPAN, column_sums, tiles
 from fusec.codegen.cuda.toolchain import Cubin, CudaKernel
 from fusec.codegen.cuda.tuning import Tuning
@@ -57,7 +66,7 @@ class Cuda(Backend[CudaKernel, Executables]):
     family = "cuda"
     level = 3
     prefill_tokens = WIDEST
-    few_tokens = TOGETHER
+    between_tokens = (TOGETHER, OWN_FIXED_TO)
     launches = ("graph", "eager")
     l2_modes = True
     has_choices = True
@@ -81,6 +90,9 @@ class Cuda(Backend[CudaKernel, Executables]):
                 gpu=gpu,
                 fixed_from=MANY,
                 fixed_kinds=tuple(FIXED.items()),
+                own_fixed_to=OWN_FIXED_TO,
+                own_fixed_bytes=arch.block_shared - OWN_ROOM,
+                own_fixed_rows=OWN_ROWS_OF_SM * self.sms,
             )
         )
 
@@ -94,8 +106,11 @@ class Cuda(Backend[CudaKernel, Executables]):
 
     def variants(self, plans: Plans) -> tuple[LaunchPlan, ...]:
         """See `Backend`."""
-        several = [p for p in (plans.few, plans.prefill) if p is not None and p is not plans.decode]
-        return tuple(p for plan in several for p in for_fewer(plan, self.sms))
+        several = plans.several
+        above = (1, *(plan.tokens for plan in several))
+        return tuple(
+            p for n, plan in zip(above, several, strict=False) for p in for_fewer(plan, self.sms, n)
+        )
 
     def source(self, facts: Facts) -> CudaKernel:
         """See `Backend`."""

@@ -68,7 +68,8 @@ class Op:
     `points` says what the integers it makes are indices of: the row of its first operand (`into
     row`), or the same as those of its integer operand (`as operand`). `rows_read`: how many rows of
     its weight one token reads, where its index names them; None where it reads all. `adds_parts`:
-    its first operand is partial sums of what it makes.
+    its first operand is partial sums of what it makes. `by_quads`: four neighbours of a vector (and
+    sums that come later) need no more of its operands than the same four.
 
     `text`: what a registered op computes, as text that tells it from others of the same name (see
     `fusec.ir.own_op`). `doc`: a line on what it computes, where the reference has no docstring.
@@ -96,6 +97,7 @@ class Op:
     points: Literal["", "into row", "as operand"] = ""
     rows_read: Callable[[Node], int] | None = None
     adds_parts: bool = False
+    by_quads: bool = False
     text: str = ""
     doc: str = ""
 

@@ -19,6 +19,7 @@ from fusec.ir.op_checks import Type, activation, elements_of, want
 
 BLOCK, GROUP, DIGIT_BYTES, FACT_BYTES = 32, 8, 96, 16
 RECORD = GROUP * (DIGIT_BYTES + FACT_BYTES)  # bytes of a block of eight rows
+OWN_RECORD = RECORD + 32  # the same in shared memory (see `fusec.codegen.cuda.lib.fixed`)
 WIDTHS = {"fixed24": 22, "fixed23": 21}
 """Type -> how far its unit is below the exponent of a block's largest magnitude.
 
@@ -45,5 +46,6 @@ OPS = (
         doc="The vector in fixed point, which products of many rows read.",
         work_whole=lambda n, threads, _: (INDEX + FIX_QUAD)
         * -(-n.outputs[0].shape[-1] // (4 * threads)),
+        by_quads=True,
     ),
 )  # fmt: skip

@@ -113,7 +113,7 @@ OPS = (
     Op(
         "rms_factors", "vector", "x: f32[T, n], w: f32[n]", (2, 2), infer_rms_factors, rms_factors,
         lambda n: 4 * elements_of(n), {"eps": float}, outputs=("", ".inverse"), label="norm",
-        work_whole=_work, trees=1,
+        work_whole=_work, trees=1, by_quads=True,
     ),
     Op(
         "layer_norm", "vector", "x: f32[T, n], w: f32[n], bias: f32[n]", (2, 3), infer_layer_norm,

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from fusec.ir.graph import Graph, Node, Value, outside
 from fusec.ir.op import LOCAL
 from fusec.ir.op_elementwise import is_spread
+from fusec.ir.op_fixed import BLOCK
 from fusec.ir.op_matvec import heads_of, is_fixed
 from fusec.ir.ops import op, picks_rows
 
@@ -113,18 +114,30 @@ def analyse(region: Graph) -> KernelShape:
     return shape
 
 
-def many_rows_apart(shape: KernelShape) -> str | None:
+@dataclass(frozen=True)
+class Own:
+    """What thread blocks that take tiles may bring into fixed point, each for itself.
+
+    Vectors of at most `blocks` blocks of 32 elements, for matrices of at most `rows` rows: for
+    more, it is made too often.
+    """
+
+    blocks: int = 0
+    rows: int = 0
+
+
+def many_rows_apart(shape: KernelShape, own: Own = Own()) -> str | None:
     """The reason why products of many rows share no kernel with the rest, or None if they can.
 
-    Their thread blocks take tiles of rows and of the step's rows, and compute no vector whole.
+    Their thread blocks take tiles of rows and of the step's rows, and compute no vector whole but
+    their `own`.
     """
     anchors = [n for s in shape.segments for n in s.nodes if op(n.op).role == "rows"]
     fixed = [n for n in anchors if is_fixed(n)]
     if not fixed:
         return None
-    if shape.prologue:
-        made = shape.prologue[0]
-        return f"{made.op} {made.name} is made once for all that read it, {fixed[0].name} in tiles"
+    if reason := _not_own(shape, sum(n.inputs[1].shape[0] for n in fixed), own):
+        return f"{reason}, {fixed[0].name} in tiles"
     if len({n.name for n in anchors}) > len(fixed) or any(s.role != "rows" for s in shape.segments):
         return f"{fixed[0].name} is made in tiles of rows of the step, the rest is not"
     for segment in shape.segments:
@@ -135,6 +148,18 @@ def many_rows_apart(shape: KernelShape) -> str | None:
             return f"{one} and {other} are made of matrices of two types, or of two vectors"
     folds = [n.name for s in shape.segments for n in s.nodes if op(n.op).role == "fold"]
     return f"{folds[0]} folds one row of the step, blocks have several" if folds else None
+
+
+def _not_own(shape: KernelShape, rows: int, own: Own) -> str | None:
+    """Why blocks that take tiles of so many rows do not make a prologue for themselves, or None."""
+    inside = {v.name for n in shape.prologue for v in n.outputs}
+    for node in shape.prologue:
+        blocks = -(-node.outputs[0].shape[-1] // BLOCK)
+        is_far = node.op != "fix" and any(v.name in inside for v in node.inputs)
+        fits = blocks <= own.blocks and rows <= own.rows
+        if not op(node.op).by_quads or is_far or shape.stores or not fits:
+            return f"{node.op} {node.name} is made once for all that read it"
+    return None
 
 
 def _no_parts(region: Graph, product: Node, segments: tuple[Segment, ...]) -> str | None:

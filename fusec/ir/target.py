@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from fusec.ir.gpu import Gpu
 from fusec.ir.graph import Value
+from fusec.ir.op_fixed import GROUP, OWN_RECORD
 from fusec.ir.ops import op
-from fusec.ir.region import KernelShape
+from fusec.ir.region import KernelShape, Own
 
 TILE_ROWS = 16
 ROWS, TILES = "rows", "tiles"
@@ -87,6 +88,8 @@ class Target:
     `late_norms`: a norm's division is done behind the products (see `fusec.passes.factor_norms`).
     `fixed_from`: the smallest T from which products take their vectors in fixed point, made once;
     `fixed_kinds`: of matrices of which layout, and in which type (see `fusec.passes.fix_vectors`).
+    `own_fixed_to`: the largest T at which a thread block makes these for itself, if all its rows of
+    the step fit into `own_fixed_bytes`, for matrices of at most `own_fixed_rows` rows.
     `gpu`: the GPU that the cost model predicts for; None where nothing is predicted.
     """
 
@@ -102,10 +105,20 @@ class Target:
     gpu: Gpu | None = None
     fixed_from: int | None = None
     fixed_kinds: tuple[tuple[str, str], ...] = ()
+    own_fixed_to: int = 0
+    own_fixed_bytes: int = 0
+    own_fixed_rows: int = 0
 
     def has_many(self, tokens: int) -> bool:
         """Whether a step has so many rows that products take them in tiles."""
         return self.fixed_from is not None and tokens >= self.fixed_from
+
+    def own(self, tokens: int) -> Own:
+        """What blocks that take tiles of a step of so many rows bring into fixed point."""
+        if tokens > self.own_fixed_to:
+            return Own()
+        eights = -(-tokens // GROUP)
+        return Own(self.own_fixed_bytes // (eights * OWN_RECORD), self.own_fixed_rows)
 
     def fixed_kind(self, layout: str) -> str:
         """The type that products with matrices of that layout take vectors in; empty if none."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from fusec.ir.graph import Graph, Node
 from fusec.ir.ops import op
-from fusec.ir.region import NotOneKernel, analyse, many_rows_apart
+from fusec.ir.region import NotOneKernel, Own, analyse, many_rows_apart
 from fusec.ir.remember import remembered
 from fusec.ir.target import Target, layouts_apart
 from fusec.passes.canonical import canonical
@@ -33,9 +33,10 @@ def why_illegal(
         return reason
     merged = fuse(graph, match, "region")
     # layers differ in names alone: a region that may be is looked at once
-    if _is_one_kernel(canonical(merged), target):
+    own = target.own(graph.tokens)
+    if _is_one_kernel(canonical(merged), target, own):
         return None
-    return _not_one_kernel(merged.region, target)
+    return _not_one_kernel(merged.region, target, own)
 
 
 def why_slower(graph: Graph, match: tuple[Node, ...], target: Target) -> str | None:
@@ -106,8 +107,8 @@ def _unsupported_format(match: tuple[Node, ...], target: Target) -> str | None:
 
 
 @remembered(KNOWN)
-def _is_one_kernel(region: Graph, target: Target) -> bool:
-    return _not_one_kernel(region, target) is None
+def _is_one_kernel(region: Graph, target: Target, own: Own) -> bool:
+    return _not_one_kernel(region, target, own) is None
 
 
 @remembered(KNOWN)
@@ -116,14 +117,14 @@ def _predicted_us(region: Graph, target: Target) -> float:
     return launch_us(region, target.gpu).total
 
 
-def _not_one_kernel(region: Graph, target: Target) -> str | None:
+def _not_one_kernel(region: Graph, target: Target, own: Own) -> str | None:
     try:
         shape = analyse(region)
     except NotOneKernel as reason:
         return f"not one kernel: {reason}"
     if apart := layouts_apart(shape):
         return f"not one kernel: {apart}"
-    if tiled := many_rows_apart(shape):
+    if tiled := many_rows_apart(shape, own):
         return f"not one kernel: {tiled}"
     needed = shape.prologue_bytes
     if any(op(n.op).role == "rows" for n in region.nodes) and needed > target.block_bytes:

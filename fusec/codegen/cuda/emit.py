@@ -58,9 +58,9 @@ def emit(kernel: Kernel, arch: Arch = ARCHS["sm_90a"], sms: int | None = None) -
             )
     if region.nodes and any(v.shape[0] != 1 for v in region.inputs):
         raise FusecError(f"kernel {kernel.name}: expected a canonical region, of one row")
-    if is_gemm(region):
-        return _in_tiles(kernel, region, shape, arch)
     sms = arch.sms if sms is None else sms
+    if is_gemm(region):
+        return _in_tiles(kernel, region, shape, arch, sms)
     choice = kernel.choice or default(shape, sms, kernel.overlaps)
     if reason := why_not(shape, choice, sms):
         raise FusecError(f"kernel {kernel.name}: {reason}")
@@ -82,7 +82,9 @@ def emit(kernel: Kernel, arch: Arch = ARCHS["sm_90a"], sms: int | None = None) -
     return _Emitter(shape, scope).emit()
 
 
-def _in_tiles(kernel: Kernel, region: Graph, shape: KernelShape, arch: Arch) -> CudaKernel:
+def _in_tiles(
+    kernel: Kernel, region: Graph, shape: KernelShape, arch: Arch, sms: int
+) -> CudaKernel:
     """A kernel of products of many rows, in the first of its tilings that fits a block's memory."""
     if not kernel.rows:
         raise FusecError(
@@ -90,7 +92,7 @@ def _in_tiles(kernel: Kernel, region: Graph, shape: KernelShape, arch: Arch) -> 
             "fixed point"
         )
     needed = 0
-    for tiling in tilings_of(shape, kernel.rows):
+    for tiling in tilings_of(shape, kernel.rows, sms):
         scope = Scope(region, gemm_geometry(shape, tiling), kernel.overlaps, arch, kernel.rows)
         gemm = Gemm(scope, shape, tiling)
         needed = scope.dynamic + scope.shared_bytes

@@ -16,10 +16,15 @@ from fusec.ir.target import TILES
 LANES = 32
 
 
-def products_of(scope: Scope, tiling: Tiling, members: Members) -> Products:
-    """The products of a class of segments, in the order that the matrices' layout asks for."""
+def products_of(
+    scope: Scope, tiling: Tiling, members: Members, own: tuple[int, int] | None
+) -> Products:
+    """The products of a class of segments, in the order that the matrices' layout asks for.
+
+    `own`: see `Slabs`.
+    """
     weight = anchors(members[0][0])[0].inputs[1]
-    return (ByTiles if weight.layout == TILES else ByRows)(scope, tiling, members)
+    return (ByTiles if weight.layout == TILES else ByRows)(scope, tiling, members, own)
 
 
 class ByRows(Products):
@@ -41,9 +46,13 @@ class ByRows(Products):
         """See `Products`: parts as equal as can be."""
         return -(-self.share // -(-self.share // most))
 
-    def _block_of(self, leaf: str, index: str) -> str:
+    def block_of(self, leaf: str, index: str) -> str:
         """See `Products`."""
         return leaf if self.share == 1 else f"uint32({leaf} + {index} * {LANES})"
+
+    def columns_behind(self, leaf: int, index: int) -> int:
+        """See `Slabs`."""
+        return leaf + index * LANES
 
     def _blocks_of(self, leaf: int) -> int:
         """See `Products`."""
@@ -114,7 +123,7 @@ class ByTiles(Products):
         each = max(n for n in range(1, max(1, most // CHUNK) + 1) if chunks % n == 0)
         return CHUNK * each
 
-    def _block_of(self, leaf: str, index: str) -> str:
+    def block_of(self, leaf: str, index: str) -> str:
         """See `Products`."""
         if self.leaves * CHUNK == self.blocks:
             return f"uint32({leaf} * {CHUNK} + {index})"
@@ -124,6 +133,11 @@ class ByTiles(Products):
             chunk = f"{half} * {self.blocks // CHUNK // self.parts} + {warp}"
         turn, inside = f"({index} // uint32({CHUNK}))", f"({index} & uint32({CHUNK - 1}))"
         return f"uint32(({chunk} + {turn} * {TILE_WARPS}) * {CHUNK} + {inside})"
+
+    def columns_behind(self, leaf: int, index: int) -> int:
+        """See `Slabs`."""
+        turn, inside = divmod(index, CHUNK)
+        return (leaf + turn * TILE_WARPS) * CHUNK + inside
 
     @property
     def fetch(self) -> str:

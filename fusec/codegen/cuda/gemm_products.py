@@ -16,9 +16,10 @@ from abc import abstractmethod
 from collections.abc import Callable
 from contextlib import nullcontext
 
+from fusec.codegen.cuda.gemm_records import OfBlock
 from fusec.codegen.cuda.gemm_slabs import Slabs
 from fusec.codegen.cuda.shape import WARP
-from fusec.ir.op_fixed import BLOCK, DIGIT_BYTES, FACT_BYTES, GROUP, RECORD
+from fusec.ir.op_fixed import BLOCK, FACT_BYTES
 
 OUT = 4  # floats between rows of sums
 FLOATS = {1: "f32", 2: "f32x2", 4: "f32x4"}  # how many -> the suffix of what loads them
@@ -64,6 +65,18 @@ class Products(Slabs):
     # --- sizes -----------------------------------------------------------------------------------
 
     @property
+    def is_early(self) -> bool:
+        """Whether the first weights are decoded before the digits are asked for."""
+        return isinstance(self.records, OfBlock)
+
+    @property
+    def reach(self) -> int:
+        """Records of a row that are multiplied: also those behind the last block, of its slab."""
+        if self.share > 1:
+            return 1 + self.columns_behind(self.leaves - 1, self.turns * self.per - 1)
+        return -(-self.blocks // self.at_once) * self.at_once
+
+    @property
     def nbytes(self) -> int:
         """Shared memory."""
         levels = max(self.levels, self.tiling.deep > 1)
@@ -72,7 +85,12 @@ class Products(Slabs):
     @property
     def waiting(self) -> int:
         """Where a thread's sums wait for their neighbours: behind the stages."""
-        return self.tiling.stages * self.stage
+        return self.stages * self.stage
+
+    @property
+    def stages(self) -> int:
+        """Slabs in shared memory at a time."""
+        return min(self.tiling.stages, self.slabs)
 
     # --- products --------------------------------------------------------------------------------
 
@@ -83,6 +101,31 @@ class Products(Slabs):
 
     def emit(self) -> None:
         """From the first digits to the sums in shared memory."""
+        w = self.w
+        self._of_lane()
+        for ahead in self.ahead:
+            self.records.bring(str(ahead), self._stage(ahead))
+        if not self.is_early:
+            self.decode_first()
+        w.line("nothing = (float32(0), float32(0), float32(0), float32(0))")
+        w.line(f"waiting = uint32(stage + {self.waiting} + thread * 16)")
+        for m, n in self.fragments if self.is_full else ():
+            w.line(f"sum_{m}{n} = nothing")
+        if self.turns > 1:
+            self._begin()
+        with w.block(f"for slab in range({self.slabs}):"):
+            self._pass()
+        w.line("barrier()")
+        self._store()
+
+    def decode_first(self) -> None:
+        """The weights of the slabs that are on their way before the first is multiplied."""
+        for ahead in self.ahead:
+            for k in self.items:
+                self._decode(k, self._stage(ahead), ahead)
+
+    def _of_lane(self) -> None:
+        """What a lane multiplies of the tile, and where that of the first block lies."""
         w, tiling = self.w, self.tiling
         w.line("group, member = uint32(lane >> uint32(2)), uint32(lane & uint32(3))")
         if tiling.deep > 1:
@@ -94,52 +137,37 @@ class Products(Slabs):
             w.line("flat = warp")
         w.line(f"warp_row = uint32((flat // uint32({tiling.along})) * {16 * tiling.high})")
         w.line(f"warp_width = uint32((flat & uint32({tiling.along - 1})) * {8 * tiling.wide})")
-        levels, scales, records = (
+        levels, scales = (
             f" + own_depth * {self.own * each}" if tiling.deep > 1 else ""
-            for each in (tiling.rows * BLOCK, tiling.rows * 4 * self.facts, RECORD)
+            for each in (tiling.rows * BLOCK, tiling.rows * 4 * self.facts)
         )
         w.line(f"own_levels = uint32(warp_row * {BLOCK} + place_of_lane(lane){levels})")
         start = f"{self.scales} + (warp_row + group) * {4 * self.facts}"
         w.line(f"own_scales = uint32({start}{scales})")
-        own = f"{self.digits} + (warp_width >> uint32(3)) * {self.row}{records}"
-        w.line(f"own_digits = uint32({own} + lane * 8)")
-        units = GROUP * DIGIT_BYTES
-        w.line(f"own_units = uint32({own} + {units} + member * {2 * FACT_BYTES})")
-        w.line("first_eight = uint32(first_row >> uint32(3))")
-        w.line("last_eight = uint32(uint32(there_are - 1) >> uint32(3))")
-        for ahead in self.ahead:
-            self._copy(str(ahead), self._stage(ahead))
-        for ahead in self.ahead:
-            for k in self.items:
-                self._decode(k, self._stage(ahead), ahead)
-        w.line("nothing = (float32(0), float32(0), float32(0), float32(0))")
-        w.line(f"waiting = uint32(stage + {self.waiting} + thread * 16)")
-        for m, n in self.fragments if self.is_full else ():
-            w.line(f"sum_{m}{n} = nothing")
-        if self.turns > 1:
-            self._begin()
-        stages, more = self.tiling.stages, self.slabs > len(self.ahead)
+        self.records.of_lane()
+
+    def _pass(self) -> None:
+        """One slab multiplied, while a later one is on its way."""
+        w, stages, more = self.w, self.stages, self.slabs > len(self.ahead)
         later = f"(slab + {stages - 1})"
-        with w.block(f"for slab in range({self.slabs}):"):
-            w.line(f"copy_async_wait_{stages - 2}()" if more else "copy_async_wait()")
-            w.line("barrier()", "this slab is there, and all warps are done with the one before")
-            w.line(f"here = uint32(stage + uint32(slab % {stages}) * {self.stage})")
-            if more:
-                w.line(f"there = uint32(stage + uint32({later} % {stages}) * {self.stage})")
-                with w.block(f"if {later} < {self.slabs}:"):
-                    self._copy(later, "there")
-                    for k in self.items:
-                        self._fetch(k, later)
-                if stages > 2:
-                    with w.block("else:"):
-                        w.line("copy_async_commit()", "nothing, which is counted too")
-            self._slab()
-            if more:
-                with w.block(f"if {later} < {self.slabs}:"):
-                    for k in self.items:
-                        self._decode(k, "there")
-        w.line("barrier()")
-        self._store()
+        counts = more and not self.is_early
+        w.line(f"copy_async_wait_{stages - 2}()" if counts else "copy_async_wait()")
+        w.line("barrier()", "this slab is there, and all warps are done with the one before")
+        w.line(f"here = uint32(stage + uint32(slab % {stages}) * {self.stage})")
+        if more:
+            w.line(f"there = uint32(stage + uint32({later} % {stages}) * {self.stage})")
+            with w.block(f"if {later} < {self.slabs}:"):
+                self.records.bring(later, "there")
+                for k in self.items:
+                    self._fetch(k, later)
+            if counts and stages > 2:
+                with w.block("else:"):
+                    w.line("copy_async_commit()", "nothing, which is counted too")
+        self._slab()
+        if more:
+            with w.block(f"if {later} < {self.slabs}:"):
+                for k in self.items:
+                    self._decode(k, "there")
 
     @property
     def levels(self) -> int:
@@ -159,6 +187,7 @@ class Products(Slabs):
     def _slab(self) -> None:
         """The slab's leaves of the tree: their branch, and what becomes of its sum."""
         if self.turns == 1:
+            self.records.of_slab()
             some_have_none = self.tiling.deep > 1 and self.blocks < self.leaves
             for m, n in self.fragments if some_have_none else ():
                 self.w.line(f"sum_{m}{n} = nothing")
@@ -173,6 +202,7 @@ class Products(Slabs):
         w = self.w
         w.line(f"now = uint32(uint32(slab) // uint32({self.turns}))")
         w.line(f"turn = uint32(slab - now * {self.turns})")
+        self.records.of_slab()
         with w.block("if turn == 0:"):
             self._begin()
         for part in range(self.per):
@@ -230,11 +260,11 @@ class Products(Slabs):
         w.line(f"place = uint32(here + own_levels + {part * tiling.rows * BLOCK})")
         for m in range(tiling.high):
             w.line(f"rows_{m} = load_shared_u32x4(uint32(place + {m * 16 * BLOCK}))")
-        w.line(f"digits = uint32(here + own_digits + {part * RECORD})")
+        w.line(f"digits = {self.records.behind('digits', part, 0)}")
         for m in range(tiling.high):
             self._load_weights(m, part, 0, self.of_weights)
         for n in range(tiling.wide):
-            w.line(f"x = load_three(uint32(digits + {n * self.row}))")
+            w.line(f"x = load_three(uint32(digits + {n * self.records.of_eight}))")
             for m in range(tiling.high):
                 if self.halves == 1:
                     w.line(f"product_{m}{n} = {self.product}(rows_{m}, x)")
@@ -255,7 +285,7 @@ class Products(Slabs):
     def _load_vector(self, n: int, part: int, count: int) -> None:
         """The same of both rows of the step: the first facts of a block."""
         for which, more in (("first", 0), ("second", FACT_BYTES)):
-            where = f"uint32(here + own_units + {part * RECORD + n * self.row + more})"
+            where = self.records.behind("units", part, n * self.records.of_eight + more)
             self.w.line(f"{which} = load_shared_{FLOATS[count]}({where})")
 
     def _carry(self, branch: str, level: int) -> None:

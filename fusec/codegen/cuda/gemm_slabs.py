@@ -17,17 +17,17 @@ from contextlib import contextmanager, nullcontext
 
 from fusec.codegen import formats
 from fusec.codegen.cuda.elements import Indices
+from fusec.codegen.cuda.gemm_records import OfBlock, OfSlab, Records
 from fusec.codegen.cuda.scope import Scope
-from fusec.codegen.cuda.shape import WARP, anchors, units
+from fusec.codegen.cuda.shape import anchors, units
 from fusec.codegen.cuda.tilings import Tiling
 from fusec.codegen.formats import QuantFormat
 from fusec.ir.graph import Node
-from fusec.ir.op_fixed import BLOCK, GROUP, RECORD
+from fusec.ir.op_fixed import BLOCK
 from fusec.ir.region import Segment
 from fusec.writer import Writer
 
 MOST = 1 << 10  # rows of a tile, at most
-COPY = 16  # bytes
 
 Members = Sequence[tuple[Segment, int, int]]
 """Segments of a kernel, each with its first thread block and how many it has."""
@@ -57,14 +57,19 @@ def first_unit(first: int, share: int) -> str:
 
 
 class Slabs(ABC):
-    """Emits what brings the slabs of one class of segments to shared memory."""
+    """Emits what brings the slabs of one class of segments to shared memory.
+
+    `own`: where the digits are that the block has made itself, and how many records of a row.
+    """
 
     leaves: int
     """Of the tree, if all of a row's columns are there: a power of two."""
     share: int
     """Blocks of a leaf, at most."""
 
-    def __init__(self, scope: Scope, tiling: Tiling, members: Members) -> None:
+    def __init__(
+        self, scope: Scope, tiling: Tiling, members: Members, own: tuple[int, int] | None
+    ) -> None:
         self.scope, self.w, self.members = scope, scope.w, members
         anchor = anchors(members[0][0])[0]
         self.x, self.weight = anchor.inputs[:2]
@@ -83,11 +88,11 @@ class Slabs(ABC):
         self.slab = self.own * tiling.deep
         self.branches = -(-min(self.blocks, self.own_leaves) // self.at_once)
         self.slabs = self.branches * self.turns
-        self.row = self.slab * RECORD  # of eight rows of the step
         self.facts = self.halves * (2 if fmt.has_min else 1)  # floats of a block of weights
         self.scales = self.slab * tiling.rows * BLOCK
         self.digits = self.scales + self.slab * tiling.rows * self.facts * 4
-        self.stage = self.digits + tiling.width // GROUP * self.row
+        self.records: Records = OfSlab(self) if own is None else OfBlock(self, *own)
+        self.stage = self.digits + self.records.of_stage
 
     # --- what an order says ----------------------------------------------------------------------
 
@@ -100,13 +105,17 @@ class Slabs(ABC):
         """Blocks of a slab that has a part of a leaf, if it may have so many."""
 
     @abstractmethod
-    def _block_of(self, leaf: str, index: str) -> str:
+    def block_of(self, leaf: str, index: str) -> str:
         """Expression of the number of a leaf's `index`-th block; there may be no such block."""
 
     @property
     def fetch(self) -> str:
         """The function that loads weights."""
         return f"fetch_{self.fmt.name}"
+
+    @abstractmethod
+    def columns_behind(self, leaf: int, index: int) -> int:
+        """How far a slab's `index`-th block of its `leaf`-th leaf lies behind its first block."""
 
     # --- sizes -----------------------------------------------------------------------------------
 
@@ -142,7 +151,6 @@ class Slabs(ABC):
     def begin(self) -> None:
         """A thread's rows of the matrices, and the first weights."""
         w, tiling = self.w, self.tiling
-        w.line("stage = dynamic_shared()")
         for k in self.items:
             w.line(f"place = uint32(thread + {k * tiling.threads})" if k else "place = thread")
             w.line(f"pair = uint32(place // uint32({self.slab}))")
@@ -186,8 +194,8 @@ class Slabs(ABC):
     def _fetch(self, k: int, slab: str, ahead: int = 0) -> None:
         """A thread's weights of a slab on their way to registers."""
         w = self.w
-        self._find_leaf(slab)
-        inside = self._column(f"part{k}")
+        self.find_leaf(slab)
+        inside = self.column(f"part{k}")
         if self.is_ragged:
             inside = f"min_u32({inside}, uint32({self.blocks - 1}))"
         w.line(f"column = {inside}")
@@ -220,45 +228,7 @@ class Slabs(ABC):
                 else:
                     w.line(f"store_shared_f32{width}({guard})")
 
-    def _copy(self, slab: str, stage: str) -> None:
-        """The records of a slab on their way to shared memory, each by a warp.
-
-        Blocks behind the last are zeros: so is their power of two, and what they add to the sums.
-        """
-        w, tiling = self.w, self.tiling
-        warps, pieces = tiling.threads // WARP, RECORD // COPY
-        records = tiling.width // GROUP * self.slab
-        of_group = self.blocks * RECORD // 4  # words
-        self._find_leaf(slab)
-        for first in range(0, records, warps):
-            w.line(f"record = uint32(warp + {first})" if first else "record = warp")
-            if first + warps > records:
-                w.line(f"record = min_u32(record, uint32({records - 1}))", "some copy the same")
-            w.line(f"eight = uint32(record // uint32({self.slab}))")
-            w.line(f"part = uint32(record - eight * {self.slab})")
-            w.line(f"its = {self._column('part')}")
-            last = f"min_u32(its, uint32({self.blocks - 1}))" if self.is_ragged else "its"
-            w.line("eights = min_u32(uint32(first_eight + eight), last_eight)")
-            inside = f"eights * {of_group} + {last} * {RECORD // 4} + lane * {COPY // 4}"
-            w.line(f"source = at({self.scope.pointers[self.x.name]}, uint32({inside}))")
-            w.line(f"target = uint32({stage} + {self.digits} + record * {RECORD} + lane * {COPY})")
-            there = f"its < uint32({self.blocks})"
-            for k in range(0, pieces, WARP):
-                to, start = f"uint32(target + {k * COPY})", f"at(source, uint32({k * COPY // 4}))"
-                to, start = ("target", "source") if k == 0 else (to, start)
-                mine = f"lane < uint32({pieces - k})"
-                if k + WARP <= pieces and self.is_ragged:
-                    w.line(f"copy_async_16_or_zeros({to}, {start}, {there})")
-                elif k + WARP <= pieces:
-                    w.line(f"copy_async_16({to}, {start})")
-                elif self.is_ragged:
-                    with w.block(f"if some({mine}):"):
-                        w.line(f"copy_async_16_or_zeros({to}, {start}, {there})")
-                else:
-                    w.line(f"copy_async_16_if({to}, {start}, {mine})")
-        w.line("copy_async_commit()")
-
-    def _find_leaf(self, slab: str) -> None:
+    def find_leaf(self, slab: str) -> None:
         """A slab's first leaf, and where in it the slab begins."""
         if self.turns == 1:
             self.w.line(f"first_leaf = uint32({slab} * {self.at_once})")
@@ -266,8 +236,8 @@ class Slabs(ABC):
         self.w.line(f"first_leaf = uint32(uint32({slab}) // uint32({self.turns}))")
         self.w.line(f"begun = uint32(({slab} - first_leaf * {self.turns}) * {self.per})")
 
-    def _column(self, part: str) -> str:
-        """Expression of the block of columns that is a part of the slab (see `_find_leaf`)."""
+    def column(self, part: str) -> str:
+        """Expression of the block of columns that is a part of the slab (see `find_leaf`)."""
         w = self.w
         w.line(f"leaf = uint32({part} // uint32({self.per}))")
         w.line(f"index = uint32({part} - leaf * {self.per})")
@@ -277,4 +247,4 @@ class Slabs(ABC):
             w.line(f"depth = uint32(leaf // uint32({self.at_once}))", "whose branch it is of")
             w.line(f"leaf = uint32(leaf + depth * {self.own_leaves - self.at_once})")
         w.line("leaf = uint32(leaf + first_leaf)")
-        return self._block_of("leaf", "index")
+        return self.block_of("leaf", "index")

@@ -73,8 +73,7 @@ class Prologue:
             if self.shape.prologue:
                 w.line()
                 w.line("# every block computes these for itself")
-            for node in self.shape.prologue:
-                self._vector(node)
+            self.vectors()
             pending = self._forms()
             forms = [
                 Quads(self.scope, form, f"{k}_" if k else "") for k, form in enumerate(pending)
@@ -208,6 +207,11 @@ class Prologue:
         ]
 
     # --- vectors ---------------------------------------------------------------------------------
+
+    def vectors(self) -> None:
+        """Find the sources of all vectors."""
+        for node in self.shape.prologue:
+            self._vector(node)
 
     def _vector(self, node: Node) -> None:
         """Find where the elements of a vector come from; emit what has to be computed first."""

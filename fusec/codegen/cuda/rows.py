@@ -24,6 +24,9 @@ TOGETHER = 4
 """Rows up to which a step goes through the kernels of a step of one, and blocks whose cluster makes
 partial sums take them all. Other kernels have a layer of blocks for each row. Clusters find no room
 beside each other, and more rows than four no registers."""
+OWN_FIXED_TO = 16  # rows of a step up to which blocks bring vectors into fixed point themselves
+OWN_ROOM = 64 << 10  # bytes of shared memory that their weights and sums may take
+OWN_ROWS_OF_SM = 48  # rows of matrices for each SM: for more, a vector would be made too often
 QUERIES = (16, 8)  # rows of the step that attend in one block, if they fit
 FIXED = {ROWS: "fixed24", TILES: "fixed23"}
 """Layout of a matrix -> the type of vectors that it is multiplied with in tiles."""
@@ -45,16 +48,17 @@ def rows_of_block(region: Graph, tokens: int, shared: int, sms: int) -> int:
     return 1
 
 
-def for_fewer(plan: LaunchPlan, sms: int) -> tuple[LaunchPlan, ...]:
+def for_fewer(plan: LaunchPlan, sms: int, above: int = 1) -> tuple[LaunchPlan, ...]:
     """The same plan for fewer rows, whose blocks take others: the fewest rows first, and itself.
 
-    There are some for powers of two, each up to which kernels' blocks take the same.
+    There are some for powers of two, each up to which kernels' blocks take the same, but none for
+    `above` rows or less.
     """
     found = [plan]
     regions = [parse(kernel.region) for kernel in plan.kernels]
     least = SLIM if plan.tokens >= MANY else 2
     powers = (1 << n for n in reversed(range(plan.tokens.bit_length())))
-    for tokens in (t for t in powers if least <= t < plan.tokens):
+    for tokens in (t for t in powers if max(least, above + 1) <= t < plan.tokens):
         fewer = _for(plan, regions, tokens, sms)
         if {k.name for k in fewer.kernels} != {k.name for k in found[-1].kernels}:
             found.append(fewer)

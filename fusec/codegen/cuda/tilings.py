@@ -20,7 +20,7 @@ class Tiling:
     A fragment is 16 rows of the matrix by 8 of the step. `deep` (a power of two) times as many
     warps share the columns: each takes a branch of the tree of leaves. `slab`: blocks of 32 columns
     that a warp takes at a time; `beside`: thread blocks that should fit one SM; `stages`: slabs in
-    shared memory, of which all but one are on their way there.
+    shared memory, of which all but one are on their way there. `release`: see `Choice`.
     """
 
     across: int
@@ -31,6 +31,7 @@ class Tiling:
     beside: int = 1
     stages: int = 2
     deep: int = 1
+    release: str = "wait"
 
     @property
     def rows(self) -> int:
@@ -71,14 +72,43 @@ OF_TILES = {
 }
 """The same for matrices in tiles, whose sums take more registers."""
 
+OWN = {
+    SLIM: (
+        Tiling(1, 1, 1, 1, slab=8, beside=2, deep=8, release="read"),
+        Tiling(2, 1, 1, 1, slab=8, beside=2, deep=4, release="read"),
+    ),
+    NARROW: (
+        Tiling(1, 2, 1, 1, slab=8, beside=1, deep=8, release="read"),
+        Tiling(2, 2, 1, 1, slab=8, beside=1, deep=4, release="read"),
+    ),
+}
+"""The same where blocks bring their rows of the step into fixed point themselves, which takes many
+warps: for few rows of matrices, and for more, which should not be a tile more than there are SMs.
+Both have ways with less memory behind them."""
+
 PACE = {WIDE: (2.9, 4.0), MEDIUM: (3.7, 1.83), NARROW: (1.9, 1.8), SLIM: (2.0, 1.22)}
 """How long a launch takes: the first number, and the second for each tile of the SM that has most.
 Only ratios count: these are microseconds for rows of 576 on an H200 (`docs/performance-log.md`)."""
 
 
+def own_tilings(rows: int, width: int, sms: int) -> tuple[Tiling, ...]:
+    """Those of `OWN` for so many rows of matrices, those that suit best first."""
+    low, high = OWN[width]
+    return (high, low) if rows > low.rows * sms else (low, high)
+
+
+def own_tile_rows(rows: int, tokens: int, sms: int) -> int:
+    """Rows of the step that a block takes there: few, if an SM has one block then."""
+    slim = OWN[SLIM][0]
+    tiles = -(-rows // slim.rows) * -(-tokens // slim.width)
+    return SLIM if tokens <= SLIM or tiles <= sms else NARROW
+
+
 def tile_rows(region: Graph, tokens: int, sms: int) -> int:
     """Rows of the step in a tile of a kernel's products, for so many tokens and SMs."""
     rows = sum(n.inputs[1].shape[0] for n in region.nodes if is_fixed(n))
+    if any(n.op == "fix" for n in region.nodes):
+        return own_tile_rows(rows, tokens, sms)
 
     def time(width: int) -> float:
         tiles = -(-rows // OF_ROWS[width][0].rows) * -(-tokens // width)

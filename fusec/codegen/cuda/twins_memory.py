@@ -83,12 +83,14 @@ class Memory:
         return self._shared_bytes(self.dynamic)
 
     def get(self, address: Any, element: np.dtype[Any], width: int, noted: bool = False) -> Lanes:
-        """Load that many values side by side, by all threads."""
+        """Load that many values side by side; threads that do not run get zeros."""
         if isinstance(address, Chosen):
             yes, no = (self.get(one, element, width, noted) for one in (address.yes, address.no))
             return np.where(_spread(address.condition, yes.shape[:-1])[..., None], yes, no)
-        memory, place = self.locate(address, element.itemsize * width)
-        values = memory.view(element).reshape(-1, width)[place]
+        memory, place = self.locate(address, element.itemsize * width, self.active)
+        runs = self.active
+        values = memory.view(element).reshape(-1, width)[np.where(runs, place, 0)]
+        values = np.where(runs[..., None], values, element.type(0))
         if noted:
             late = self.note(address, element.itemsize * width, self.active)
             values.view(np.uint8)[:, late] = POISON

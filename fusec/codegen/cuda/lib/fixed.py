@@ -1,4 +1,8 @@
-"""Vectors in fixed point in memory (see `fusec.ir.op_fixed`)."""
+"""Vectors in fixed point for many rows (see `fusec.ir.op_fixed`), in memory or in a block's own.
+
+In shared memory, records are 32 bytes further apart, so that the lanes of a warp, which make four
+blocks of a row at once, write to different banks.
+"""
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
 
@@ -12,6 +16,8 @@ from fusec.codegen.cuda.device import (
     shuffle_xor_u32,
     store_f32_if,
     store_f32x2_if,
+    store_shared_f32_if,
+    store_shared_u32_if,
     store_u32_if,
 )
 from fusec.codegen.cuda.lib.tiles import fixed23_quad
@@ -21,20 +27,63 @@ from fusec.codegen.cuda.lib.vectors import fixed24_quad
 @inline
 def keep_fixed24(x, i, inside, out, row):
     """Write quad i of a row, if it is inside, as fixed24; all lanes of its block take part."""
-    low, middle, high, quantum, total = fixed24_quad(x)
-    half = half_sum(total)
-    whole = uint32(half + shuffle_xor_u32(half, uint32(4)))
-    keep_digits(low, middle, high, i, inside, out)
-    keep_facts(quantum, s32_to_f32(int32(whole)), s32_to_f32(int32(half)), i, inside, out, row)
+    digits, facts = parts_of_fixed24(x)
+    keep_digits(digits, i, inside, out)
+    keep_facts(facts, i, inside, out, row)
 
 
 @inline
 def keep_fixed23(x, i, inside, out, row):
-    """The same as fixed23. A block's sum is that of its halves' sums, which are rounded before."""
+    """The same as fixed23."""
+    digits, facts = parts_of_fixed23(x)
+    keep_digits(digits, i, inside, out)
+    keep_facts(facts, i, inside, out, row)
+
+
+@inline
+def place_fixed24(x, i, inside, place, row, sums):
+    """The same in shared memory; `place`: where the row's digits of its first block are.
+
+    Without `sums`, of a block only its quantum is written, which is all that most formats need.
+    """
+    if sums:
+        digits, facts = parts_of_fixed24(x)
+        place_digits(digits, i, inside, place)
+        place_facts(facts, i, inside, place, row)
+    else:
+        low, middle, high, quantum, _ = fixed24_quad(x)
+        place_digits((low, middle, high), i, inside, place)
+        place_quantum(quantum, i, inside, place, row)
+
+
+@inline
+def place_fixed23(x, i, inside, place, row, sums):
+    """The same as fixed23."""
+    if sums:
+        digits, facts = parts_of_fixed23(x)
+        place_digits(digits, i, inside, place)
+        place_facts(facts, i, inside, place, row)
+    else:
+        low, middle, high, quantum, _ = fixed23_quad(x)
+        place_digits((low, middle, high), i, inside, place)
+        place_quantum(quantum, i, inside, place, row)
+
+
+@inline
+def parts_of_fixed24(x):
+    """A quad's digits, lowest first, and its block's facts: quantum, sum, and the half's sum."""
+    low, middle, high, quantum, total = fixed24_quad(x)
+    half = half_sum(total)
+    whole = uint32(half + shuffle_xor_u32(half, uint32(4)))
+    return (low, middle, high), (quantum, s32_to_f32(int32(whole)), s32_to_f32(int32(half)))
+
+
+@inline
+def parts_of_fixed23(x):
+    """The same. A block's sum is that of its halves' sums, which are rounded before."""
     low, middle, high, quantum, total = fixed23_quad(x)
     half = s32_to_f32(int32(half_sum(total)))
-    keep_digits(low, middle, high, i, inside, out)
-    keep_facts(quantum, half + shuffle_xor_f32(half, uint32(4)), half, i, inside, out, row)
+    return (low, middle, high), (quantum, half + shuffle_xor_f32(half, uint32(4)), half)
 
 
 @inline
@@ -53,8 +102,9 @@ def half_sum(total):
 
 
 @inline
-def keep_digits(low, middle, high, i, inside, out):
+def keep_digits(digits, i, inside, out):
     """Write the digits of quad i."""
+    low, middle, high = digits
     q = uint32(i & uint32(7))
     record = uint32(uint32(i >> uint32(3)) * 224)
     word = uint32(record + uint32(q & uint32(3)) * 2 + uint32(q >> uint32(2)))
@@ -64,11 +114,48 @@ def keep_digits(low, middle, high, i, inside, out):
 
 
 @inline
-def keep_facts(quantum, whole, half, i, inside, out, row):
+def keep_facts(values, i, inside, out, row):
     """Write what is to be known of a block: its quantum, its sum, and those of its halves."""
+    quantum, whole, half = values
     q = uint32(i & uint32(7))
     facts = uint32(uint32(i >> uint32(3)) * 224 + uint32(192) - uint32(row & uint32(7)) * 4)
     first = inside & (q == uint32(0))
     store_f32x2_if(at(out, facts), quantum, whole, first)
     leader = inside & (uint32(q & uint32(3)) == uint32(0))
     store_f32_if(at(out, uint32(facts + 2 + (q >> uint32(2)))), half, leader)
+
+
+@inline
+def place_digits(digits, i, inside, place):
+    """`keep_digits` to shared memory."""
+    q = uint32(i & uint32(7))
+    record = uint32(place + uint32(i >> uint32(3)) * 928)
+    word = uint32(record + uint32(q & uint32(3)) * 8 + uint32(q >> uint32(2)) * 4)
+    store_shared_u32_if(word, digits[0], inside)
+    store_shared_u32_if(uint32(word + 256), digits[1], inside)
+    store_shared_u32_if(uint32(word + 512), digits[2], inside)
+
+
+@inline
+def place_facts(values, i, inside, place, row):
+    """`keep_facts` to shared memory."""
+    quantum, whole, half = values
+    place_quantum(quantum, i, inside, place, row)
+    q, facts = uint32(i & uint32(7)), place_of_facts(i, place, row)
+    store_shared_f32_if(uint32(facts + 4), whole, inside & (q == uint32(0)))
+    leader = inside & (uint32(q & uint32(3)) == uint32(0))
+    store_shared_f32_if(uint32(facts + 8 + uint32(q >> uint32(2)) * 4), half, leader)
+
+
+@inline
+def place_quantum(quantum, i, inside, place, row):
+    """The first of these."""
+    first = inside & (uint32(i & uint32(7)) == uint32(0))
+    store_shared_f32_if(place_of_facts(i, place, row), quantum, first)
+
+
+@inline
+def place_of_facts(i, place, row):
+    """Where what is to be known of a quad's block goes."""
+    record = uint32(place + uint32(i >> uint32(3)) * 928)
+    return uint32(record + 768 - uint32(row & uint32(7)) * 16)

@@ -159,11 +159,16 @@ def of_quad(s):
 
 
 @inline
+def squares_of_quad(x):
+    """Their sum."""
+    zero = float32(0)
+    return of_quad(add_squares((zero, zero, zero, zero), x))
+
+
+@inline
 def store_squares(x, i, quads, partials):
     """Write the sum of squares of quad i."""
-    zero = float32(0)
-    s = of_quad(add_squares((zero, zero, zero, zero), x))
-    store_shared_f32_if(uint32(partials + i * 4), s, i < uint32(quads))
+    store_shared_f32_if(uint32(partials + i * 4), squares_of_quad(x), i < uint32(quads))
 
 
 @inline
