@@ -1,10 +1,13 @@
 """Steps of many rows on a GPU: their time by rows, that of each kernel, and whether bytes agree.
 
     python benchmarks/wide_steps.py MODEL.gguf [-O 3] [--context 2048] [--rows 1,16,512]
+        [--alone 4,16,512] [--few 8]
 
 Prints JSON. A step is a prompt's: no logits are made. Times are medians of graphs launched back to
-back, in microseconds. A kernel's is that of 20 launches of it alone in a graph, so that the sum of
-all is more than the step takes where launches overlap.
+back, in microseconds. A kernel's is that of 20 launches of it alone in a graph, for steps of so
+many rows as `--alone` says, so that the sum of all is more than the step takes where launches
+overlap. `--few`: up to how many rows a step goes through the kernels of a step of one; it is up to
+the GPU's backend where it is left out. With `--rows 1,2,3,4,5,8` no kernel for more is compiled.
 """
 
 from __future__ import annotations
@@ -21,11 +24,12 @@ import numpy as np
 
 from fusec import load
 from fusec.backends import get
+from fusec.backends.cuda import Cuda
 from fusec.runtime.cuda.engine import CudaEngine
 from fusec.runtime.cuda.session import CudaSession
 
 ROWS = (1, 2, 3, 4, 5, 8, 16, 17, 32, 33, 64, 65, 128, 256, 511, 512)
-ALONE = 80  # rows that are compared with steps of one
+COMPARED = 80  # rows, at most, that are compared with steps of one
 REPEATS, LAUNCHES = 5, 20
 
 
@@ -75,8 +79,8 @@ def kernels_us(engine: CudaEngine, session: CudaSession, ids: list[int]) -> dict
 def same_bytes(engine: CudaEngine, ids: list[int]) -> bool:
     """Whether rows of a wide step have the logits of steps of one."""
     engine.reset()
-    single = np.stack([engine.step(token) for token in ids[:ALONE]])
-    return bool(engine.logits(ids)[:ALONE].tobytes() == single.tobytes())
+    single = np.stack([engine.step(token) for token in ids[:COMPARED]])
+    return bool(engine.logits(ids)[:COMPARED].tobytes() == single.tobytes())
 
 
 def main() -> None:
@@ -86,16 +90,19 @@ def main() -> None:
     parser.add_argument("-O", "--level", type=int, default=3)
     parser.add_argument("--context", type=int, default=2048)
     parser.add_argument("--rows", default=",".join(map(str, ROWS)))
+    parser.add_argument("--alone", default="4,16,512")
+    parser.add_argument("--few", type=int, default=Cuda.few_tokens)
     given = parser.parse_args()
-    rows = [int(n) for n in given.rows.split(",")]
+    Cuda.few_tokens = given.few
+    rows, alone = ([int(n) for n in text.split(",")] for text in (given.rows, given.alone))
     engine = load(given.model, "native", given.level, given.context)
     assert isinstance(engine, CudaEngine)
-    ids = np.random.default_rng(5).integers(0, engine.vocabulary, max(*rows, ALONE)).tolist()
+    ids = np.random.default_rng(5).integers(0, engine.vocabulary, max(rows)).tolist()
     result: dict[str, Any] = {**get("native").machine(), "model": given.model.name}
     result["same_bytes"] = same_bytes(engine, ids)
     result["decode_us"] = round(step_us(engine, engine.decode, ids[:1]), 1)
     result["rows_us"] = {n: round(step_us(engine, engine.absorb, ids[:n]), 1) for n in rows}
-    alone = [n for n in rows if n in (4, 16, 512)]
+    alone = [n for n in alone if n in rows]
     result["kernels"] = {n: kernels_us(engine, engine.absorb, ids[:n]) for n in alone}
     print(json.dumps(result, indent=1))
 

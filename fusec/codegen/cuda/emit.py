@@ -23,6 +23,8 @@ from fusec.codegen.cuda.interleave import interleaved
 from fusec.codegen.cuda.matvec import Matvec
 from fusec.codegen.cuda.matvec_parts import SharedMatvec
 from fusec.codegen.cuda.matvecs import Matvecs
+from fusec.codegen.cuda.parts_of_rows import PartsOfRows
+from fusec.codegen.cuda.parts_sizes import takes_rows
 from fusec.codegen.cuda.prologue import Prologue
 from fusec.codegen.cuda.routing import Routing
 from fusec.codegen.cuda.scope import SHARED, Scope, begin_row, begin_rows
@@ -78,6 +80,8 @@ def emit(kernel: Kernel, arch: Arch = ARCHS["sm_90a"], sms: int | None = None) -
         raise FusecError(f"kernel {kernel.name}: not one kernel: {reason}")
     geometry = plan(shape, choice, sms)
     scope = Scope(region, geometry, kernel.overlaps, arch, kernel.rows)
+    if takes_rows(shape, kernel.rows, arch.shared):
+        return _Emitter(shape, scope, PartsOfRows(scope, shape)).emit()
     scope.interleaves = kernel.rows > 1 and not has_heads(shape)
     return _Emitter(shape, scope).emit()
 
@@ -105,15 +109,17 @@ def _in_tiles(
 
 
 class _Emitter:
-    """`gemm`: of a kernel of products of many rows, what emits its body."""
+    """`several`: of a kernel whose products are of several rows, what emits its body."""
 
-    def __init__(self, shape: KernelShape, scope: Scope, gemm: Gemm | None = None) -> None:
-        self.shape, self.scope, self.gemm = shape, scope, gemm
+    def __init__(
+        self, shape: KernelShape, scope: Scope, several: Gemm | PartsOfRows | None = None
+    ) -> None:
+        self.shape, self.scope, self.several = shape, scope, several
         self.region, self.geometry = scope.region, scope.geometry
 
     def emit(self) -> CudaKernel:
-        if self.gemm is not None:
-            self.gemm.emit()
+        if self.several is not None:
+            self.several.emit()
         else:
             self._one_row()
         wrapper = Dependent(self.geometry.release) if self.scope.overlaps else Launched()
@@ -152,6 +158,8 @@ class _Emitter:
             kernel.line(f"thread = below(thread_index(), {self.geometry.threads})")
             kernel.line("block = block_index()")
             kernel.line("lane, warp = uint32(thread & uint32(31)), uint32(thread >> uint32(5))")
+            if isinstance(self.several, PartsOfRows):
+                self.several.begin(kernel)
             if self.geometry.paired:
                 kernel.line("half = uint32(block & uint32(1))", "of the columns: what is its own")
             if self.scope.interleaves:

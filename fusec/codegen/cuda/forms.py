@@ -27,7 +27,7 @@ class Floats(Form):
 
     def store(self, quad: str, i: str, inside: str, first: int) -> str:
         """See `Form.store`."""
-        return f"store_floats({quad}, {i}, {inside}, {_behind(self.address, 16 * first)})"
+        return f"store_floats({quad}, {i}, {inside}, {behind(self.address, 16 * first)})"
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,14 @@ class FixedPoint(Form):
     def store(self, quad: str, i: str, inside: str, first: int) -> str:
         """See `Form.store`."""
         block, given = first // 8, f"{quad}, {i}, {inside}"
-        scales = _behind(self.scales, 4 * block)
+        scales = behind(self.scales, 4 * block)
         if self.tiled:
-            line = f"store_tile_digits({given}, {_behind(self.digits, 96 * block)}, {scales})"
-            sums = f"store_half_sums({line}, {i}, {inside}, {_behind(self.sums, 8 * block)})"
+            line = f"store_tile_digits({given}, {behind(self.digits, 96 * block)}, {scales})"
+            sums = f"store_half_sums({line}, {i}, {inside}, {behind(self.sums, 8 * block)})"
         else:
-            digits = _behind(self.digits, 16 * block)
+            digits = behind(self.digits, 16 * block)
             line = f"store_digits({given}, {self.blocks}, {digits}, {scales})"
-            sums = f"store_sum({line}, {i}, {inside}, {_behind(self.sums, 4 * block)})"
+            sums = f"store_sum({line}, {i}, {inside}, {behind(self.sums, 4 * block)})"
         return sums if self.sums else line
 
 
@@ -70,7 +70,7 @@ class KeptFixed(Form):
         return f"keep_{self.kind}({quad}, {i}, {inside}, {self.pointer}, row)"
 
 
-def _behind(address: str, nbytes: int) -> str:
+def behind(address: str, nbytes: int) -> str:
     """The address that many bytes behind."""
     return f"uint32({address} + {nbytes})" if nbytes else address
 

@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from fusec.codegen.cuda.attention_sizes import fits
+from fusec.codegen.cuda.parts_sizes import takes_rows
 from fusec.codegen.cuda.tilings import SLIM, tile_rows
 from fusec.ir.graph import Graph
 from fusec.ir.op_matvec import is_fixed
 from fusec.ir.ops import op
 from fusec.ir.plan import LaunchPlan
+from fusec.ir.region import analyse
 from fusec.ir.target import ROWS, TILES
 from fusec.ir.text import parse
 
@@ -44,7 +46,8 @@ def rows_of_block(region: Graph, tokens: int, shared: int, sms: int) -> int:
     if tokens >= MANY and len(region.nodes) == 1 and region.nodes[0].op == "attention":
         return next((n for n in QUERIES if fits(region.nodes[0], n, shared)), 1)
     if tokens < MANY and any(op(node.op).role == "parts" for node in region.nodes):
-        return min(TOGETHER, 1 << (tokens - 1).bit_length())
+        rows = 1 << (tokens - 1).bit_length()
+        return rows if takes_rows(analyse(region), rows, shared) else min(TOGETHER, rows)
     return 1
 
 

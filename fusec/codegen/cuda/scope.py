@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from copy import copy
+from dataclasses import replace
+
 from fusec.codegen.cuda.arch import Arch
 from fusec.codegen.cuda.interleave import of_row
 from fusec.codegen.cuda.shape import Geometry
@@ -58,6 +61,7 @@ class Scope:
         self.holds, self.interleaves = True, False
         self.shared_bytes = 0
         self._shared: dict[str, int] = {}  # variable -> where in shared memory
+        self._team: Scope | None = None
 
     def shared(self, prefix: str, nbytes: int) -> str:
         """A variable with the address of new shared memory, declared at the kernel's start."""
@@ -66,8 +70,20 @@ class Scope:
         self.shared_bytes += -(-nbytes // ALIGNMENT) * ALIGNMENT
         return name
 
+    def of_team(self, threads: int) -> Scope:
+        """The scope of what so many threads each make of a row: their shared memory is their own.
+
+        `team` is a variable with the number of a thread's team.
+        """
+        self._team = team = copy(self)
+        team.geometry = replace(self.geometry, threads=threads)
+        team.shared_bytes, team._shared = 0, {}
+        return team
+
     @property
     def _all_bytes(self) -> int:
+        if self._team is not None:
+            return self.shared_bytes + self.rows * self._team.shared_bytes
         return self.shared_bytes * (self.rows if self.interleaves else 1)
 
     @property
@@ -103,7 +119,12 @@ class Scope:
     @property
     def places(self) -> tuple[str, ...]:
         """The lines that say what lies where in it: one address in a register serves all."""
-        return tuple(f"{name} = uint32({SHARED} + {at})" for name, at in self._shared.items())
+        lines = [f"{name} = uint32({SHARED} + {at})" for name, at in self._shared.items()]
+        if self._team is not None and self._team._shared:
+            start = f"{self.shared_bytes} + team * {self._team.shared_bytes}"
+            lines.append(f"of_team = uint32({SHARED} + {start})")
+            lines += [f"{name} = uint32(of_team + {at})" for name, at in self._team._shared.items()]
+        return tuple(lines)
 
 
 def begin_row(w: Writer, scope: Scope) -> None:
@@ -113,7 +134,7 @@ def begin_row(w: Writer, scope: Scope) -> None:
         w.line("return")
     for value in rows_of(scope.region):
         name = scope.pointers[value.name]
-        w.line(f"{name} = {_at_row(name, 'row', value)}")
+        w.line(f"{name} = {at_row(name, 'row', value)}")
 
 
 def begin_rows(w: Writer, scope: Scope) -> list[str]:
@@ -129,7 +150,7 @@ def begin_rows(w: Writer, scope: Scope) -> list[str]:
     for k in range(scope.rows):
         w.line(f"row = min_u32(uint32(first_row + uint32({k})), uint32(there_are - uint32(1)))")
         for name, value in own.items():
-            w.line(f"{of_row(name, k)} = {_at_row(name, 'row', value)}")
+            w.line(f"{of_row(name, k)} = {at_row(name, 'row', value)}")
     if not scope.declaration:
         return [*own]
     w.line(scope.declaration)
@@ -138,7 +159,7 @@ def begin_rows(w: Writer, scope: Scope) -> list[str]:
     return [*own, SHARED]
 
 
-def _at_row(name: str, row: str, value: Value) -> str:
+def at_row(name: str, row: str, value: Value) -> str:
     """Expression of a pointer to a row of what `name` points to."""
     if value.dtype in WIDTHS:
         return f"fixed_row({name}, {row}, {value.shape[-1] // BLOCK})"

@@ -92,13 +92,13 @@ class Summed(Source):
     def quad(self, i: str) -> str:
         """See `Source.quad`."""
         parts = [f"quad({self._part(h)}, {i}, {self.n})" for h in range(self.heads)]
-        total = _tree(parts, "plus({}, {})")
+        total = tree(parts, "plus({}, {})")
         return total if self.residual is None else f"plus({self.residual.quad(i)}, {total})"
 
     def element(self, i: str) -> str:
         """See `Source.element`."""
         parts = [f"load_f32(at({self._part(h)}, {i}))" for h in range(self.heads)]
-        total = _tree(parts, "({} + {})")
+        total = tree(parts)
         return total if self.residual is None else f"({self.residual.element(i)} + {total})"
 
     def ready(self, w: Writer) -> None:
@@ -115,7 +115,7 @@ class Summed(Source):
         parts = [f"part{tag}_{h}" for h in range(self.heads)]
         for h, part in enumerate(parts):
             w.line(f"{part} = load_f32x4(at(first{tag}, uint32({h * self.n})))")
-        total = _tree(parts, "plus({}, {})")
+        total = tree(parts, "plus({}, {})")
         if self.residual is not None:
             w.line(f"before{tag} = load_f32x4(at({self.residual.pointer}, where{tag}))")
             total = f"plus(before{tag}, {total})"
@@ -123,7 +123,7 @@ class Summed(Source):
         return f"quad{tag}"
 
 
-def _tree(terms: list[str], plus: str) -> str:
+def tree(terms: list[str], plus: str = "({} + {})") -> str:
     """The expression that adds neighbours, then neighbours of these sums, and so on."""
     while len(terms) > 1:
         pairs = [plus.format(*terms[k : k + 2]) for k in range(0, len(terms) - 1, 2)]

@@ -11,12 +11,19 @@ from numba import int32, uint32
 from fusec.codegen.cuda.device import (
     at,
     inline,
+    load_shared_f32x4,
+    map_shared,
+    min_u32,
     s32_to_f32,
+    select_u32,
+    send_f32x4_if,
+    shuffle_from_f32,
     shuffle_xor_f32,
     shuffle_xor_u32,
     store_f32_if,
     store_f32x2_if,
     store_shared_f32_if,
+    store_shared_f32x2_if,
     store_shared_u32_if,
     store_u32_if,
 )
@@ -159,3 +166,76 @@ def place_of_facts(i, place, row):
     """Where what is to be known of a quad's block goes."""
     record = uint32(place + uint32(i >> uint32(3)) * 928)
     return uint32(record + 768 - uint32(row & uint32(7)) * 16)
+
+
+# --- in shared memory ----------------------------------------------------------------------------
+
+
+@inline
+def store_record(x, i, inside, records, apart, row, sums):
+    """Write quad i of a step's row, if it is inside, to records that are `apart` bytes apart.
+
+    All lanes of its block take part. `sums`: whether somebody wants those of the block.
+    """
+    record = uint32(records + uint32(uint32(i) >> uint32(3)) * apart)
+    digits, facts = uint32(record + row * 32), uint32(record + 768 + row * 16)
+    store_fixed24(x, uint32(i & uint32(7)), inside, digits, 256, facts, sums)
+
+
+@inline
+def store_fixed24(x, q, inside, digits, apart, facts, sums):
+    """Write quad q of a block as fixed24: digits `apart` bytes apart, and what is to be known."""
+    low, middle, high, quantum, total = fixed24_quad(x)
+    word = uint32(digits + (uint32(q & uint32(3)) * 2 + uint32(q >> uint32(2))) * 4)
+    store_shared_u32_if(word, low, inside)
+    store_shared_u32_if(uint32(word + apart), middle, inside)
+    store_shared_u32_if(uint32(word + 2 * apart), high, inside)
+    first = inside & (q == uint32(0))
+    if sums:
+        half = half_sum(total)
+        whole = uint32(half + shuffle_xor_u32(half, uint32(4)))
+        store_shared_f32x2_if(facts, quantum, s32_to_f32(int32(whole)), first)
+        leader = inside & (uint32(q & uint32(3)) == uint32(0))
+        place = uint32(facts + 8 + uint32(q >> uint32(2)) * 4)
+        store_shared_f32_if(place, s32_to_f32(int32(half)), leader)
+    else:
+        store_shared_f32_if(facts, quantum, first)
+
+
+@inline
+def quad_of_lanes(x, lane):
+    """Quad `lane` mod 8 of the 32 floats that lanes have."""
+    first = uint32(uint32(lane & uint32(7)) * 4)
+    return (
+        shuffle_from_f32(x, first),
+        shuffle_from_f32(x, uint32(first + 1)),
+        shuffle_from_f32(x, uint32(first + 2)),
+        shuffle_from_f32(x, uint32(first + 3)),
+    )
+
+
+# A row's block alone is 112 bytes: its digits, 32 bytes each, and behind them its facts. In pieces
+# of 16 bytes it goes to other thread blocks, into a record that it is a row of.
+
+
+@inline
+def store_sent(x, lane, place):
+    """Write a warp's quads as one block; every eight lanes have all of them."""
+    q = uint32(lane & uint32(7))
+    store_fixed24(x, q, lane < uint32(8), place, 32, uint32(place + 96), True)
+
+
+@inline
+def send_piece(k, block, record, row, mailbox, ranks):
+    """Send piece k mod 7 of a block to thread block k / 7 of the cluster, if there is one.
+
+    The record and the mailbox that counts what arrives have the same place in all of them.
+    """
+    other = uint32(k // uint32(7))
+    piece = uint32(k - other * 7)
+    rank = min_u32(other, uint32(ranks - 1))
+    digits = uint32(uint32(piece >> uint32(1)) * 256 + uint32(piece & uint32(1)) * 16 + row * 32)
+    place = select_u32(piece == uint32(6), uint32(768 + row * 16), digits)
+    a, b, c, d = load_shared_f32x4(uint32(block + piece * 16))
+    to, counted = map_shared(uint32(record + place), rank), map_shared(mailbox, rank)
+    send_f32x4_if(to, a, b, c, d, counted, other < uint32(ranks))

@@ -1,0 +1,302 @@
+"""`matvec_parts` for a few rows of a step at once, on the integer tensor cores.
+
+A cluster makes the elements of one part's columns, and multiplies the next matrix by them, as the
+kernel for one row does (`matvec_parts`), byte for byte. But its weights lie in shared memory, as
+fragments that are multiplied by up to eight rows of the step (see `fragments`), so that more rows
+cost little:
+
+- Some warps each, a team, make the prologue of one row, with pointers to that row.
+- All warps multiply the first matrices by the digits of all rows.
+- A warp makes a row's elements of this block, 32: a block in fixed point, which it sends to all
+  blocks of the cluster.
+- All warps multiply the block's share of the next matrix by what the cluster made.
+
+A row that is not there is the last one again; its partial sums are not written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from fusec.codegen.cuda.columns import BLOCK, LANES, Columns
+from fusec.codegen.cuda.elements import Elements, Indices
+from fusec.codegen.cuda.forms import Form, Pending, behind
+from fusec.codegen.cuda.fragments import Fragments
+from fusec.codegen.cuda.panels import APART, PIECE, PIECES, records_bytes
+from fusec.codegen.cuda.parts_sizes import alike, panel_of, panel_of_parts
+from fusec.codegen.cuda.prologue import Prologue
+from fusec.codegen.cuda.scope import Scope, at_row, rows_of, words
+from fusec.codegen.cuda.shape import WARP, anchors
+from fusec.codegen.cuda.sources import Source
+from fusec.codegen.cuda.stages import Stage
+from fusec.codegen.formats import Format, QuantFormat
+from fusec.ir.graph import Node, Value
+from fusec.ir.op_matvec import inverse_of
+from fusec.ir.region import KernelShape
+from fusec.writer import Writer
+
+
+class PartsOfRows:
+    """Emits the whole kernel, for `scope.rows` rows of the step."""
+
+    def __init__(self, scope: Scope, shape: KernelShape) -> None:
+        self.scope, self.w, self.width = scope, scope.w, scope.rows
+        assert shape.parts is not None
+        (self.segment,), self.node = shape.segments, shape.parts
+        self.limit = self.segment.size
+        self.columns = Columns.of(self.node, BLOCK)
+        self.threads = scope.geometry.threads
+        self.team = self.threads // self.width
+        self.prologue = TeamPrologue(scope, shape, self.team)
+        self.firsts = [
+            FirstMatrices(scope, nodes, f"first{k}", self.limit)
+            for k, nodes in enumerate(alike(anchors(self.segment)))
+        ]
+        self.next = NextMatrix(scope, self.node, self.columns)
+        self.received = scope.shared("received", records_bytes(self.columns.own))
+        self.sent = scope.shared("sent", self.width * PIECES * PIECE)
+        self.mailbox = scope.shared("mailbox", 8)
+        inverses = [inverse_of(a) for a in anchors(self.segment)]
+        names = dict.fromkeys(v.name for v in inverses if v is not None)
+        self.factors = {name: scope.shared("of_rows", 4 * self.width) for name in names}
+        self.indices = Indices(self.segment, "unit", self.limit)
+        live = f"unit < uint32({self.limit})"
+        self.elements = Elements(scope, self.segment, self.indices, live, self.prologue.source)
+
+    def begin(self, w: Writer) -> None:
+        """Emit what finds a team's row, and moves its pointers there."""
+        w.line(f"first_row = uint32(block_index_y() * uint32({self.width}))")
+        w.line("there_are = uniform(load_u32(rows))")
+        with w.block("if first_row >= there_are:"):
+            w.line("return")
+        w.line("worker = thread", "of the block; from here on they are counted in a team")
+        w.line(f"team = uint32(worker // uint32({self.team}))")
+        w.line(f"thread = uint32(worker - team * {self.team})")
+        w.line("row = min_u32(uint32(first_row + team), uint32(there_are - 1))")
+        w.line("its_row = min_u32(uint32(first_row + warp), uint32(there_are - 1))")
+        for value in self._of_elements:
+            name = self.scope.pointers[value.name]
+            w.line(f"its_{name} = {at_row(name, 'its_row', value)}")
+        for value in rows_of(self.scope.region):
+            if value.name != self.node.name:
+                name = self.scope.pointers[value.name]
+                w.line(f"{name} = {at_row(name, 'row', value)}")
+
+    def emit(self) -> None:
+        """The stages."""
+        w = self.w
+        with w.at(Stage.LOAD):
+            self._load()
+        with w.at(Stage.READ), self._at_its_row():
+            self.elements.fetch_activations()
+        self.prologue.emit()
+        with w.at(Stage.COMPUTE, apart=True):
+            w.line("group, member = uint32(lane >> uint32(2)), uint32(lane & uint32(3))")
+            for first in self.firsts:
+                first.multiply(self.prologue.records[first.vector])
+            self._keep_factors()
+            w.line("cluster_wait()", "all mailboxes are open")
+            w.line("barrier()")
+            with w.block(f"if some(warp < uint32({self.width})):"), self._at_its_row():
+                self._make_elements()
+                self._send()
+            w.line(f"mailbox_wait({self.mailbox})")
+            self.next.multiply(self.received)
+            w.line("barrier()")
+            self._finish()
+
+    # --- in front of the wait --------------------------------------------------------------------
+
+    def _load(self) -> None:
+        """All weights, decoded."""
+        w, columns = self.w, self.columns
+        w.line(f"part = uint32(block // uint32({columns.ranks}))")
+        w.line(f"rank = uint32(block - part * {columns.ranks})")
+        nbytes = self.width * columns.own * PIECES * PIECE
+        w.line(f"mailbox_open({self.mailbox}, uint32({nbytes}), worker == uint32(0))")
+        w.line("cluster_arrive_relaxed()")
+        w.line(f"first = uint32({self.next.column('rank')} * {BLOCK})")
+        panels = [self.next, *self.firsts]
+        for panel in panels:
+            panel.load()
+        for panel in panels:
+            panel.decode()
+        w.line("unit = uint32(first + lane)")
+        self.indices.emit(w)
+        with self._at_its_row():
+            self.elements.fetch_weights()
+
+    # --- elements --------------------------------------------------------------------------------
+
+    @property
+    def _of_elements(self) -> list[Value]:
+        """What element-wise work finds in memory at a row of the step."""
+        nodes = self.segment.nodes
+        names = {v.name for n in nodes for v in (*n.inputs, *n.outputs)}
+        made = {a.inputs[0].name for a in anchors(self.segment)}
+        return [v for v in rows_of(self.scope.region) if v.name in names - made]
+
+    @contextmanager
+    def _at_its_row(self) -> Iterator[None]:
+        """Let values be found at the row whose elements a warp makes."""
+        kept = dict(self.scope.pointers)
+        for value in self._of_elements:
+            self.scope.pointers[value.name] = f"its_{kept[value.name]}"
+        yield
+        self.scope.pointers.update(kept)
+
+    def _keep_factors(self) -> None:
+        """Each team's factors, where those find them that make elements."""
+        w = self.w
+        for squares in self.prologue.late.values():
+            w.line(squares.made_of(f"warp_sum({squares.of_lane})"))
+        for name, address in self.factors.items():
+            where, factor = f"uint32({address} + team * 4)", self.prologue.factors[name]
+            w.line(f"store_shared_f32_if({where}, {factor}, thread == uint32(0))")
+
+    def _make_elements(self) -> None:
+        """A warp's row: the sums of this block's elements, and the element-wise work."""
+        w, sums = self.w, {}
+        for first in self.firsts:
+            for k, anchor in enumerate(first.nodes):
+                name = f"{first.tag}_{k}"
+                total = first.total(name, "warp", f"lane + {BLOCK * k}")
+                zero = " + float32(0)" if first.panel.leaves < LANES else ""
+                w.line(f"{name} = {total}{zero}")
+                if (inverse := inverse_of(anchor)) is not None:
+                    factor = f"load_shared_f32(uint32({self.factors[inverse.name]} + warp * 4))"
+                    w.line(f"{name} = {name} * {factor}")
+                sums[anchor.name, self.indices.names[0]] = name
+        self.elements.fetch()
+        self.elements.compute(sums)
+
+    def _send(self) -> None:
+        """A warp's elements, in fixed point, to every block of the cluster."""
+        w, ranks = self.w, self.columns.ranks
+        w.line(f"mine = only(unit < uint32({self.limit}), {self.elements.result})")
+        w.line(f"its_sent = uint32({self.sent} + warp * {PIECES * PIECE})")
+        w.line("store_sent(quad_of_lanes(mine, lane), lane, its_sent)")
+        w.line("warp_barrier()")
+        record = f"uint32({self.received} + rank * {APART})"
+        for first in range(0, PIECES * ranks, WARP):
+            k = f"uint32(lane + {first})" if first else "lane"
+            w.line(f"send_piece({k}, its_sent, {record}, warp, {self.mailbox}, {ranks})")
+
+    # --- the end ---------------------------------------------------------------------------------
+
+    def _finish(self) -> None:
+        """Partial sums of the rows that are there, to memory."""
+        w, share, rows = self.w, self.next.share, self.next.rows
+        count = share * self.width
+        out, a_row = self.scope.pointers[self.node.name], words(self.node.outputs[0])
+        zero = " + float32(0)" if self.next.blocks < LANES else ""
+        steps = range(-(-count // self.threads))
+        for k in steps:
+            w.line(f"item = uint32(worker + {k * self.threads})" if k else "item = worker")
+            w.line(f"has_one{k} = item < uint32({count})")
+            w.line(f"item = min_u32(item, uint32({count - 1}))")
+            w.line(f"near = uint32(item // uint32({share}))")
+            w.line(f"slot = uint32(item - near * {share})")
+            w.line(f"out{k} = uint32(rank * {share} + slot)")
+            w.line(f"row{k} = uint32(first_row + near)")
+            w.line(f"total{k} = {self.next.total(f'next{k}', 'near', 'slot')}{zero}")
+        for k in steps:
+            live = f"has_one{k} & (row{k} < there_are)"
+            if share * self.columns.ranks > rows:
+                live += f" & (out{k} < uint32({rows}))"
+            where = f"uint32(row{k} * {a_row} + part * {rows} + out{k})"
+            w.line(f"store_f32_if(at({out}, {where}), total{k}, {live})")
+
+
+class FirstMatrices(Fragments):
+    """A block's elements of some matrices; matrix k of `nodes` has rows 32 k to 32 k + 31."""
+
+    def __init__(self, scope: Scope, nodes: list[Node], tag: str, limit: int) -> None:
+        panel = panel_of(nodes, scope.geometry.warps)
+        super().__init__(scope, panel, tag, scope.rows)
+        self.nodes, self.limit = nodes, limit
+        self.vector = nodes[0].inputs[0].name
+
+    @property
+    def _size(self) -> tuple[int, int]:
+        """See `Fragments`."""
+        return self.limit, self.panel.blocks
+
+    def column(self, block: str) -> str:
+        """See `Fragments`."""
+        return block
+
+    def _row(self, slot: str) -> None:
+        """See `Fragments`."""
+        own = f"uint32(first + uint32({slot} & uint32({BLOCK - 1})))"
+        self.w.line(f"row_of = min_u32({own}, uint32({self.limit - 1}))")
+        pointers = [self.scope.pointers[node.inputs[1].name] for node in self.nodes]
+        matrix = pointers[0]
+        for k, pointer in enumerate(pointers[1:], 1):
+            matrix = f"select_pointer({slot} >= uint32({BLOCK * k}), {pointer}, {matrix})"
+        self.w.line(f"matrix = {matrix}")
+
+
+class NextMatrix(Fragments):
+    """A block's share of the rows of the next matrix, by the columns of its part."""
+
+    def __init__(self, scope: Scope, node: Node, columns: Columns) -> None:
+        panel = panel_of_parts(node, scope.geometry.warps)
+        super().__init__(scope, panel, "next", scope.rows)
+        self.columns, weight = columns, node.inputs[1]
+        self.pointer = scope.pointers[weight.name]
+        self.rows, self.blocks = weight.shape[0], weight.shape[1] // BLOCK
+        self.share = -(-self.rows // columns.ranks)
+
+    @property
+    def _size(self) -> tuple[int, int]:
+        """See `Fragments`."""
+        return self.rows, self.blocks
+
+    def column(self, block: str) -> str:
+        """See `Fragments`."""
+        branch = self.columns.branch
+        turn = f"uint32({block} >> uint32({branch.bit_length() - 1})) * {LANES}"
+        return f"uint32(part * {branch} + ({block} & uint32({branch - 1})) + {turn})"
+
+    def _row(self, slot: str) -> None:
+        """See `Fragments`."""
+        last = f"uint32({self.rows - 1})"
+        self.w.line(f"row_of = min_u32(uint32(rank * {self.share} + {slot}), {last})")
+        self.w.line(f"matrix = {self.pointer}")
+
+
+@dataclass(frozen=True)
+class Records(Form):
+    """Fixed point in shared memory, as fragments are multiplied by it: of all teams together.
+
+    `sums`: whether the sums of blocks are wanted.
+    """
+
+    address: str
+    sums: bool
+
+    def store(self, quad: str, i: str, inside: str, first: int) -> str:
+        """See `Form.store`."""
+        records = behind(self.address, first // 8 * APART)
+        return f"store_record({quad}, {i}, {inside}, {records}, {APART}, team, {self.sums})"
+
+
+class TeamPrologue(Prologue):
+    """The prologue that a team of `threads` threads makes for its row."""
+
+    def __init__(self, scope: Scope, shape: KernelShape, threads: int) -> None:
+        super().__init__(scope.of_team(threads), shape)
+        self.of_block = scope
+        self.records: dict[str, str] = {}  # vector -> where its digits are, of all rows
+
+    def _as_fixed_point(self, x: Value, source: Source, users: list[Format]) -> list[Pending]:
+        """See `Prologue`."""
+        if x.name in self.records:
+            return []
+        blocks = source.n // BLOCK
+        address = self.records[x.name] = self.of_block.shared("records", records_bytes(blocks))
+        sums = any(isinstance(fmt, QuantFormat) and fmt.has_min for fmt in users)
+        return [Pending(source, 8 * blocks, Records(address, sums))]
