@@ -91,9 +91,9 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=2048)
     parser.add_argument("--rows", default=",".join(map(str, ROWS)))
     parser.add_argument("--alone", default="4,16,512")
-    parser.add_argument("--few", type=int, default=Cuda.few_tokens)
+    parser.add_argument("--few", type=int, default=Cuda.between_tokens[0])
     given = parser.parse_args()
-    Cuda.few_tokens = given.few
+    Cuda.between_tokens = (given.few, *Cuda.between_tokens[1:])
     rows, alone = ([int(n) for n in text.split(",")] for text in (given.rows, given.alone))
     engine = load(given.model, "native", given.level, given.context)
     assert isinstance(engine, CudaEngine)

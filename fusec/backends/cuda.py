@@ -17,6 +17,7 @@ from fusec.codegen.cuda.arch import NATIVE, Arch, native_arch, native_name
 from fusec.codegen.cuda.build import cached, compile_many
 from fusec.codegen.cuda.rows import (
     FIXED,
+    LARGE_ROWS_OF_SM,
     MANY,
     OWN_FIXED_TO,
     OWN_ROOM,
@@ -90,6 +91,7 @@ class Cuda(Backend[CudaKernel, Executables]):
                 gpu=gpu,
                 fixed_from=MANY,
                 fixed_kinds=tuple(FIXED.items()),
+                fixed_large=LARGE_ROWS_OF_SM * self.sms,
                 own_fixed_to=OWN_FIXED_TO,
                 own_fixed_bytes=arch.block_shared - OWN_ROOM,
                 own_fixed_rows=OWN_ROWS_OF_SM * self.sms,

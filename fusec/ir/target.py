@@ -88,6 +88,7 @@ class Target:
     `late_norms`: a norm's division is done behind the products (see `fusec.passes.factor_norms`).
     `fixed_from`: the smallest T from which products take their vectors in fixed point, made once;
     `fixed_kinds`: of matrices of which layout, and in which type (see `fusec.passes.fix_vectors`).
+    `fixed_large`: from how many rows a matrix is one of these at any T but 1.
     `own_fixed_to`: the largest T at which a thread block makes these for itself, if all its rows of
     the step fit into `own_fixed_bytes`, for matrices of at most `own_fixed_rows` rows.
     `gpu`: the GPU that the cost model predicts for; None where nothing is predicted.
@@ -105,6 +106,7 @@ class Target:
     gpu: Gpu | None = None
     fixed_from: int | None = None
     fixed_kinds: tuple[tuple[str, str], ...] = ()
+    fixed_large: int | None = None
     own_fixed_to: int = 0
     own_fixed_bytes: int = 0
     own_fixed_rows: int = 0
@@ -112,6 +114,11 @@ class Target:
     def has_many(self, tokens: int) -> bool:
         """Whether a step has so many rows that products take them in tiles."""
         return self.fixed_from is not None and tokens >= self.fixed_from
+
+    def fixes(self, tokens: int, rows: int) -> bool:
+        """Whether products with a matrix of so many rows take tiles of a step of so many."""
+        large = self.fixed_large is not None and tokens > 1 and rows >= self.fixed_large
+        return self.has_many(tokens) or large
 
     def own(self, tokens: int) -> Own:
         """What blocks that take tiles of a step of so many rows bring into fixed point."""

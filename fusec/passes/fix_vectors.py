@@ -21,20 +21,18 @@ from fusec.passes.split import taken
 
 @dataclass(frozen=True)
 class FixVectors:
-    """The pass. It changes nothing in narrow steps, and for targets without such products."""
+    """The pass. In narrow steps only large matrices are concerned; on some targets none are."""
 
     name: str = "fix-vectors"
     equation: str = "matvec => fix -> matvec"
 
     def run(self, graph: Graph, target: Target) -> tuple[Graph, int, tuple[Refusal, ...]]:
         """The graph with a `fix` for every vector and type that products want."""
-        if not target.has_many(graph.tokens):
-            return graph, 0, ()
         nodes: list[Node] = []
         made: dict[str, Value] = {}
         refused = []
         for node in graph.nodes:
-            if node.op != "matvec" or is_fixed(node):
+            if not _is_tiled(graph, node, target):
                 nodes.append(node)
                 continue
             x, weight = node.inputs[:2]
@@ -49,6 +47,13 @@ class FixVectors:
                 made[name] = nodes[-1].outputs[0]
             nodes.append(replace(node, inputs=(made[name], *node.inputs[1:])))
         return graph.replace_nodes(nodes), len(made), tuple(refused)
+
+
+def _is_tiled(graph: Graph, node: Node, target: Target) -> bool:
+    """Whether a node is a product that takes tiles of the step's rows."""
+    if node.op != "matvec" or is_fixed(node):
+        return False
+    return target.fixes(graph.tokens, node.inputs[1].shape[0])
 
 
 def _why_not(graph: Graph, node: Node, kind: str, name: str) -> str | None:

@@ -108,11 +108,45 @@ def test_a_name_that_is_taken():
     assert reasons(graph) == (0, ["a name is taken: %x.fixed24"])
 
 
+def kinds(tokens, level, target=HOPPER):
+    stages = run_passes(llama_graph(tokens=tokens), passes_of(level), target)
+    return [node.kind for node in stages[-1].graph.nodes if node.layer == 1]
+
+
 @pytest.mark.parametrize("level", LEVELS)
 def test_what_a_layer_of_many_rows_is_at_each_level(level):
-    stages = run_passes(llama_graph(tokens=16), passes_of(level), HOPPER)
-    found = [node.kind for node in stages[-1].graph.nodes if node.layer == 1]
-    assert found == KINDS[level]
+    assert kinds(HOPPER.own_fixed_to + 1, level) == KINDS[level]
+
+
+@pytest.mark.parametrize("level", [1, 2, 3])
+def test_blocks_bring_few_rows_into_fixed_point_themselves(level):
+    """Every product with what it reads: as many launches less."""
+    merged = []
+    for kind in KINDS[level]:
+        merged.append(f"{merged.pop()}_{kind}" if merged and merged[-1].endswith("fix") else kind)
+    assert kinds(HOPPER.own_fixed_to, level) == merged
+
+
+@pytest.mark.parametrize(
+    "limit", [{"own_fixed_bytes": 1000}, {"own_fixed_rows": 63}, {"own_fixed_to": 15}]
+)
+def test_what_is_too_much_for_a_block_is_made_once(limit):
+    target = replace(HOPPER, **limit)
+    assert kinds(16, 3, target) == KINDS[3]
+    (stage,) = (
+        s for s in run_passes(llama_graph(tokens=16), passes_of(3), target)
+        if s.name == "fuse-prologue"
+    )  # fmt: skip
+    assert all("is made once for all that read it" in r.reason for r in stage.refused)
+
+
+@pytest.mark.parametrize(("rows", "tokens", "hits"), [(32, 4, 1), (31, 4, 0), (32, 1, 0)])
+def test_large_matrices_take_tiles_of_any_step_of_several_rows(rows, tokens, hits):
+    target = replace(HOPPER, fixed_large=32)
+    b = Builder("g")
+    weight = b.weight("w", (rows, 64), "q4_0")
+    graph = placed(b.build(b.matvec(b.input("x", (tokens, 64)), weight)))
+    assert FixVectors().run(graph, target)[1] == hits
 
 
 def test_every_stage_of_a_step_of_many_rows_means_the_same():

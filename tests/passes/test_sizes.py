@@ -12,7 +12,7 @@ import pytest
 
 from fusec import backends, driver, pictures
 from fusec.codegen.cuda.build import compile_many
-from fusec.codegen.cuda.rows import TOGETHER
+from fusec.codegen.cuda.rows import OWN_FIXED_TO, TOGETHER
 from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.ir.plan import ROWS, Choice, LaunchPlan, Size, from_json
 from fusec.passes import pipeline
@@ -163,7 +163,7 @@ def wide() -> driver.Compiled:
 
 def test_each_layer_of_the_grid_has_its_rows(wide: driver.Compiled) -> None:
     rows = {kernel.name: kernel.rows for kernel in wide.plan.kernels}
-    assert set(rows.values()) == {1, 16, 8}  # most, attention, products
+    assert set(rows.values()) == {1, 8}  # most; attention and products
     for launch in wide.plan.launches:
         taken = rows[launch.kernel]
         assert launch.size.layers == -(-80 // taken)
@@ -208,7 +208,7 @@ def test_a_model_goes_through_the_passes_once_a_width(
     compiled = driver.compile(tiny_model, target=target, context=64)
     assert seen == [1]  # the others when somebody asks for them
     assert compiled.prefill is not None
-    assert seen == ([1, tokens] if target == "cpu" else [1, TOGETHER, tokens])
+    assert seen == ([1, tokens] if target == "cpu" else [1, TOGETHER, OWN_FIXED_TO, tokens])
     assert compiled.prefill.tokens == tokens
 
 

@@ -20,7 +20,7 @@ from fusec.codegen.cuda.gemm_vectors import Vectors
 from fusec.codegen.cuda.scope import Scope
 from fusec.codegen.cuda.shape import WARP, Geometry, anchors, is_tiled, units
 from fusec.codegen.cuda.stages import Stage
-from fusec.codegen.cuda.tilings import OF_ROWS, OF_TILES, Tiling, own_tilings
+from fusec.codegen.cuda.tilings import Tiling, tilings
 from fusec.errors import FusecError
 from fusec.ir.graph import Graph, Value
 from fusec.ir.op_matvec import inverse_of, is_fixed
@@ -35,10 +35,9 @@ def is_gemm(region: Graph) -> bool:
 
 def tilings_of(shape: KernelShape, rows: int, sms: int) -> tuple[Tiling, ...]:
     """How a block of a kernel may take so many rows of the step; later ways need less memory."""
-    if shape.prologue:
-        matrices = [a.inputs[1] for s in shape.segments for a in anchors(s)]
-        return own_tilings(sum(m.shape[0] for m in matrices), rows, sms)
-    return (OF_TILES if any(map(is_tiled, shape.segments)) else OF_ROWS)[rows]
+    matrices = [a.inputs[1] for s in shape.segments for a in anchors(s)]
+    tiled, of_all = any(map(is_tiled, shape.segments)), sum(m.shape[0] for m in matrices)
+    return tilings(of_all, rows, sms, tiled=tiled, own=bool(shape.prologue))
 
 
 def gemm_geometry(shape: KernelShape, tiling: Tiling) -> Geometry:

@@ -8,21 +8,55 @@ weights. In a step of few rows a block has all of its rows' digits, which it mad
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from fusec.codegen.cuda.scope import Scope
 from fusec.codegen.cuda.shape import WARP
+from fusec.codegen.cuda.stages import Staged
+from fusec.codegen.cuda.tilings import Tiling
+from fusec.ir.graph import Value
 from fusec.ir.op_fixed import DIGIT_BYTES, FACT_BYTES, GROUP, OWN_RECORD, RECORD
 
-if TYPE_CHECKING:
-    from fusec.codegen.cuda.gemm_slabs import Slabs
-
 COPY = 16  # bytes
+
+
+class Tile(Protocol):
+    """What is to be known of a tile's slabs: `fusec.codegen.cuda.gemm_slabs.Slabs`."""
+
+    scope: Scope
+    w: Staged
+    tiling: Tiling
+    x: Value
+    blocks: int
+    per: int
+    turns: int
+    at_once: int
+    own_leaves: int
+    own: int
+    slab: int
+    digits: int
+
+    @property
+    def is_ragged(self) -> bool:
+        """Whether some slabs have fewer blocks."""
+
+    def find_leaf(self, slab: str) -> None:
+        """Emit a slab's first leaf, and where in it the slab begins."""
+
+    def column(self, part: str) -> str:
+        """Expression of the block of columns that is a part of the slab."""
+
+    def block_of(self, leaf: str, index: str) -> str:
+        """Expression of the number of a leaf's `index`-th block."""
+
+    def columns_behind(self, leaf: int, index: int) -> int:
+        """How far a slab's `index`-th block of its `leaf`-th leaf lies behind its first block."""
 
 
 class Records(ABC):
     """Emits addresses of records; `slabs`: the tile whose products read them."""
 
-    def __init__(self, slabs: Slabs) -> None:
+    def __init__(self, slabs: Tile) -> None:
         self.slabs, self.w = slabs, slabs.w
 
     @property
@@ -126,7 +160,7 @@ class OfSlab(Records):
 class OfBlock(Records):
     """All of them, made by the thread block; `start` and `count`: where, and how many of a row."""
 
-    def __init__(self, slabs: Slabs, start: int = 0, count: int = 0) -> None:
+    def __init__(self, slabs: Tile, start: int = 0, count: int = 0) -> None:
         super().__init__(slabs)
         self.start, self.count = start, count
 

@@ -12,8 +12,8 @@ from dataclasses import replace
 
 from fusec.codegen.cuda.attention_sizes import fits
 from fusec.codegen.cuda.parts_sizes import takes_rows
-from fusec.codegen.cuda.tilings import SLIM, tile_rows
-from fusec.ir.graph import Graph
+from fusec.codegen.cuda.tilings import MANY_TILES, SLIM, tile_rows
+from fusec.ir.graph import Graph, Node
 from fusec.ir.op_matvec import is_fixed
 from fusec.ir.ops import op
 from fusec.ir.plan import LaunchPlan
@@ -28,6 +28,8 @@ partial sums take them all. Other kernels have a layer of blocks for each row. C
 beside each other, and more rows than four no registers."""
 OWN_FIXED_TO = 16  # rows of a step up to which blocks bring vectors into fixed point themselves
 OWN_ROOM = 64 << 10  # bytes of shared memory that their weights and sums may take
+LARGE_ROWS_OF_SM = 16 * MANY_TILES
+"""Rows of matrices for each SM from which any step of several rows takes them in tiles."""
 OWN_ROWS_OF_SM = 48  # rows of matrices for each SM: for more, a vector would be made too often
 QUERIES = (16, 8)  # rows of the step that attend in one block, if they fit
 FIXED = {ROWS: "fixed24", TILES: "fixed23"}
@@ -44,11 +46,18 @@ def rows_of_block(region: Graph, tokens: int, shared: int, sms: int) -> int:
     if any(is_fixed(node) for node in region.nodes):
         return tile_rows(region, tokens, sms)
     if tokens >= MANY and len(region.nodes) == 1 and region.nodes[0].op == "attention":
-        return next((n for n in QUERIES if fits(region.nodes[0], n, shared)), 1)
+        return _queries(region.nodes[0], tokens, shared, sms)
     if tokens < MANY and any(op(node.op).role == "parts" for node in region.nodes):
         rows = 1 << (tokens - 1).bit_length()
         return rows if takes_rows(analyse(region), rows, shared) else min(TOGETHER, rows)
     return 1
+
+
+def _queries(node: Node, tokens: int, shared: int, sms: int) -> int:
+    """Rows of the step that attend in one block: fewer where blocks are fewer than SMs."""
+    sizes = [n for n in QUERIES if fits(node, n, shared)]
+    enough = (n for n in sizes if int(node["heads"]) * -(-tokens // n) >= sms)
+    return next(enough, sizes[-1] if sizes else 1)
 
 
 def for_fewer(plan: LaunchPlan, sms: int, above: int = 1) -> tuple[LaunchPlan, ...]:

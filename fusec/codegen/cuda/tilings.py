@@ -72,43 +72,45 @@ OF_TILES = {
 }
 """The same for matrices in tiles, whose sums take more registers."""
 
-OWN = {
-    SLIM: (
-        Tiling(1, 1, 1, 1, slab=8, beside=2, deep=8, release="read"),
-        Tiling(2, 1, 1, 1, slab=8, beside=2, deep=4, release="read"),
-    ),
-    NARROW: (
-        Tiling(1, 2, 1, 1, slab=8, beside=1, deep=8, release="read"),
-        Tiling(2, 2, 1, 1, slab=8, beside=1, deep=4, release="read"),
-    ),
+LARGE = {
+    SLIM: Tiling(2, 1, 1, 1, slab=4, beside=4),
+    NARROW: Tiling(2, 1, 1, 2, slab=4, beside=4),
 }
-"""The same where blocks bring their rows of the step into fixed point themselves, which takes many
-warps: for few rows of matrices, and for more, which should not be a tile more than there are SMs.
-Both have ways with less memory behind them."""
+"""The first way for few rows of the step and matrices with many tiles for every SM."""
+MANY_TILES = 8  # of 16 rows, for every SM
+
+OWN = (
+    Tiling(1, 1, 1, 1, slab=8, beside=2, deep=8, release="read"),
+    Tiling(4, 1, 1, 1, slab=4, beside=2, release="read"),
+)
+"""How a block takes `SLIM` rows of the step that it brings into fixed point itself: with many warps
+for that, unless there are more tiles than SMs."""
 
 PACE = {WIDE: (2.9, 4.0), MEDIUM: (3.7, 1.83), NARROW: (1.9, 1.8), SLIM: (2.0, 1.22)}
 """How long a launch takes: the first number, and the second for each tile of the SM that has most.
 Only ratios count: these are microseconds for rows of 576 on an H200 (`docs/performance-log.md`)."""
 
 
-def own_tilings(rows: int, width: int, sms: int) -> tuple[Tiling, ...]:
-    """Those of `OWN` for so many rows of matrices, those that suit best first."""
-    low, high = OWN[width]
-    return (high, low) if rows > low.rows * sms else (low, high)
+def tilings(rows: int, width: int, sms: int, *, tiled: bool, own: bool) -> tuple[Tiling, ...]:
+    """How a block may take `width` rows of the step and matrices of so many rows, best first.
 
-
-def own_tile_rows(rows: int, tokens: int, sms: int) -> int:
-    """Rows of the step that a block takes there: few, if an SM has one block then."""
-    slim = OWN[SLIM][0]
-    tiles = -(-rows // slim.rows) * -(-tokens // slim.width)
-    return SLIM if tokens <= SLIM or tiles <= sms else NARROW
+    `tiled`: matrices lie in tiles; `own`: blocks bring vectors into fixed point themselves.
+    """
+    if own:
+        low, high = OWN
+        return (high, low) if rows > low.rows * sms else (low, high)
+    usual = (OF_TILES if tiled else OF_ROWS)[width]
+    is_large = width in LARGE and rows >= 16 * MANY_TILES * sms
+    return (LARGE[width], *usual) if is_large else usual
 
 
 def tile_rows(region: Graph, tokens: int, sms: int) -> int:
     """Rows of the step in a tile of a kernel's products, for so many tokens and SMs."""
     rows = sum(n.inputs[1].shape[0] for n in region.nodes if is_fixed(n))
     if any(n.op == "fix" for n in region.nodes):
-        return own_tile_rows(rows, tokens, sms)
+        return SLIM
+    if tokens <= NARROW and rows >= 16 * MANY_TILES * sms:
+        return SLIM if tokens <= SLIM else NARROW
 
     def time(width: int) -> float:
         tiles = -(-rows // OF_ROWS[width][0].rows) * -(-tokens // width)
