@@ -83,12 +83,12 @@ class Memory:
         return self._shared_bytes(self.dynamic)
 
     def get(self, address: Any, element: np.dtype[Any], width: int, noted: bool = False) -> Lanes:
-        """Load that many values side by side, by all threads."""
+        """Load that many values side by side; threads that are not active get any."""
         if isinstance(address, Chosen):
             yes, no = (self.get(one, element, width, noted) for one in (address.yes, address.no))
             return np.where(_spread(address.condition, yes.shape[:-1])[..., None], yes, no)
-        memory, place = self.locate(address, element.itemsize * width)
-        values = memory.view(element).reshape(-1, width)[place]
+        memory, place = self.locate(address, element.itemsize * width, self.active)
+        values = memory.view(element).reshape(-1, width)[np.where(self.active, place, 0)]
         if noted:
             late = self.note(address, element.itemsize * width, self.active)
             values.view(np.uint8)[:, late] = POISON
