@@ -24,7 +24,7 @@ from fusec.codegen.cuda.elements import Elements, Indices
 from fusec.codegen.cuda.fragments import Fragments
 from fusec.codegen.cuda.panels import APART, PIECE, PIECES, records_bytes
 from fusec.codegen.cuda.parts_sizes import alike, panel_of, panel_of_parts
-from fusec.codegen.cuda.row_prologues import EXCHANGED_FROM, Exchanged, Teams
+from fusec.codegen.cuda.row_prologues import Teams, row_prologues
 from fusec.codegen.cuda.scope import Scope, at_row, rows_of, words
 from fusec.codegen.cuda.shape import WARP, anchors
 from fusec.codegen.cuda.stages import Stage
@@ -44,8 +44,7 @@ class PartsOfRows:
         self.limit = self.segment.size
         self.columns = Columns.of(self.node, BLOCK)
         self.threads = scope.geometry.threads
-        exchanges = EXCHANGED_FROM <= self.width <= self.columns.ranks
-        self.rows = (Exchanged if exchanges else Teams)(scope, shape, self.columns)
+        self.rows = row_prologues(scope, shape, self.columns)
         self.prologue = self.rows.prologue
         self.firsts = [
             FirstMatrices(scope, nodes, f"first{k}", self.limit)
