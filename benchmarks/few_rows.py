@@ -22,7 +22,7 @@ from wide_steps import LAUNCHES, median_us, same_bytes, step_us
 from fusec import load
 from fusec.backends import get
 from fusec.backends.cuda import Cuda, executable
-from fusec.codegen.cuda import row_prologues
+from fusec.codegen.cuda import parts_sizes
 from fusec.codegen.cuda.arch import native_arch
 from fusec.codegen.cuda.build import compile_many
 from fusec.codegen.cuda.emit import emit
@@ -43,9 +43,9 @@ def kernels_of(session: CudaSession) -> list[Kernel]:
     return [k for k in kernels.values() if "matvec_parts" in k.region and k.rows > 1]
 
 
-def emitted(kernels: list[Kernel], exchanges: bool, sizes: tuple[int, int]) -> list[CudaKernel]:
+def emitted(kernels: list[Kernel], exchanged: bool, sizes: tuple[int, int]) -> list[CudaKernel]:
     """The kernels in one of the ways."""
-    row_prologues.EXCHANGED_FROM = ROWS[0] if exchanges else NEVER
+    parts_sizes.EXCHANGED_FROM = ROWS[0] if exchanged else NEVER
     choice = Choice(*sizes, release="read")
     return [emit(replace(kernel, choice=choice), native_arch()) for kernel in kernels]
 
@@ -83,7 +83,7 @@ def main() -> None:
     ways = list(product((False, True), CHOICES))
     made = [emitted(kernels, *way) for way in ways]
     cubins = iter(compile_many([kernel for way in made for kernel in way], native_arch().name))
-    for (exchanges, sizes), way in zip(ways, made, strict=True):
+    for (exchanged, sizes), way in zip(ways, made, strict=True):
         registers = {}
         for kernel in way:
             cubin = next(cubins)
@@ -91,7 +91,7 @@ def main() -> None:
             engine.workspace.add(executable(kernel, cubin))
         for session in (engine.absorb, engine.prefill):
             session._graphs.clear()
-        name = f"{'exchanged' if exchanges else 'teams'}, {sizes[0]} warps"
+        name = f"{'exchanged' if exchanged else 'teams'}, {sizes[0]} warps"
         names = {kernel.name for kernel in way}
         result[name] = {
             rows: {

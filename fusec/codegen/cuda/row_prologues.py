@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from fusec.codegen.cuda.columns import BLOCK, Columns
 from fusec.codegen.cuda.forms import Form, Pending, behind
 from fusec.codegen.cuda.panels import APART, PIECE, PIECES, records_bytes
+from fusec.codegen.cuda.parts_sizes import exchanges
 from fusec.codegen.cuda.prologue import Prologue
 from fusec.codegen.cuda.scope import Scope
 from fusec.codegen.cuda.shape import anchors
@@ -22,9 +23,6 @@ from fusec.ir.graph import Value
 from fusec.ir.op_matvec import inverse_of
 from fusec.ir.region import KernelShape
 from fusec.writer import Writer
-
-EXCHANGED_FROM = 8
-"""Rows from which an exchange costs less than that every block reads all of them."""
 
 
 class RowPrologues(ABC):
@@ -178,9 +176,8 @@ class Exchanged(RowPrologues):
 
 
 def row_prologues(scope: Scope, shape: KernelShape, columns: Columns) -> RowPrologues:
-    """The way that costs less for so many rows, if a cluster has a block for each."""
-    exchanges = EXCHANGED_FROM <= scope.rows <= columns.ranks
-    return (Exchanged if exchanges else Teams)(scope, shape, columns)
+    """The way that costs less, if both can be."""
+    return (Exchanged if exchanges(shape, scope.rows) else Teams)(scope, shape, columns)
 
 
 class _Rows(Prologue):

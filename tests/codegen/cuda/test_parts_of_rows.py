@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -28,7 +29,11 @@ SHARED = ARCHS["sm_90a"].shared
 
 
 def check(
-    make: Callable[[int], Graph], tokens: int, rows: int, choice: Choice | None = None
+    make: Callable[[int], Graph],
+    tokens: int,
+    rows: int,
+    choice: Choice | None = None,
+    on_tensor_cores: bool = True,
 ) -> str:
     """A step of so many rows, of which some are there; returns the source of the kernel."""
 
@@ -51,8 +56,8 @@ def check(
         assert found[:rows].tobytes() == np.concatenate([w[name] for w in wanted]).tobytes(), name
         assert np.isnan(found[rows:]).all()
     (kernel,) = (k for k in session.kernels.values() if k.cluster > 1)
-    assert kernel.rows == tokens
-    assert "store_four" in kernel.source
+    assert kernel.rows >= tokens
+    assert ("store_four" in kernel.source) == on_tensor_cores
     return kernel.source
 
 
@@ -113,6 +118,20 @@ def test_matrices_of_two_types_and_what_their_elements_read(tokens: int, rows: i
 
 
 @pytest.mark.parametrize("tokens", [2, 8])
+def test_a_norm_that_all_threads_make(tokens: int) -> None:
+    """There are no teams for it, so each block makes it for a row."""
+    source = check(partial(mixed, layer_norm=True), tokens, tokens)
+    assert "store_block" in source
+
+
+def test_either_way_for_as_many_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    for first, ways in ((2, "store_block("), (16, "store_record(")):
+        monkeypatch.setattr("fusec.codegen.cuda.parts_sizes.EXCHANGED_FROM", first)
+        for tokens in (2, 4, 8):
+            assert ways in check(lambda t: network(256, width=192, tokens=t), tokens, tokens - 1)
+
+
+@pytest.mark.parametrize("tokens", [2, 8])
 def test_an_embedding_that_is_kept(tokens: int) -> None:
     check(from_tokens, tokens, tokens - 1)
 
@@ -120,14 +139,27 @@ def test_an_embedding_that_is_kept(tokens: int) -> None:
 # --- sizes and refusals --------------------------------------------------------------------------
 
 
-def test_a_norm_that_counts_all_threads_is_left_to_the_kernel_for_one_row() -> None:
-    """Its statements are then written for each row."""
-    shape = open_region(kernel_of(mixed(1, layer_norm=True)))[1]
-    assert takes_rows(open_region(kernel_of(mixed(1)))[1], 4, SHARED)
-    assert not takes_rows(shape, 4, SHARED)
-    session = TwinSession(mixed(8, layer_norm=True), random_weights(mixed(1)), 3, target=HOPPER)
-    (kernel,) = (k for k in session.kernels.values() if k.cluster > 1)
-    assert kernel.rows == 4 and "store_four" not in kernel.source
+def test_what_does_not_fit_has_fewer_rows_or_statements_for_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fits(most: int) -> Callable[..., bool]:
+        return lambda _shape, rows, _shared: 1 < rows <= most
+
+    for most, rows in ((8, 8), (4, 4), (2, 2), (1, 4)):
+        for module in ("emit", "rows"):
+            monkeypatch.setattr(f"fusec.codegen.cuda.{module}.takes_rows", fits(most))
+        graph = mixed(8)
+        session = TwinSession(graph, random_weights(graph), 3, target=HOPPER)
+        (kernel,) = (k for k in session.kernels.values() if k.cluster > 1)
+        assert kernel.rows == rows
+        assert ("store_four" in kernel.source) == (most > 1)
+
+
+@pytest.mark.parametrize("tokens", [2, 3])
+def test_statements_for_each_row(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("emit", "rows"):
+        monkeypatch.setattr(f"fusec.codegen.cuda.{module}.takes_rows", lambda *_: False)
+    check(lambda t: network(256, tokens=t), tokens, tokens, on_tensor_cores=False)
 
 
 def test_rows_are_a_power_of_two_up_to_eight_that_fit() -> None:
