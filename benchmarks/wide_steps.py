@@ -3,7 +3,7 @@
     python benchmarks/wide_steps.py MODEL.gguf [-O 3] [--context 2048] [--rows 1,16,512]
         [--alone 4,16,512] [--few 8]
 
-Prints JSON. A step is a prompt's: no logits are made. Times are medians of graphs launched back to
+Prints JSON. A step is a prompt's: no logits are made, but for those of a few rows, once more. Times are medians of graphs launched back to
 back, in microseconds. A kernel's is that of 20 launches of it alone in a graph, for steps of so
 many rows as `--alone` says, so that the sum of all is more than the step takes where launches
 overlap. `--few`: up to how many rows a step goes through the kernels of a step of one; it is up to
@@ -29,6 +29,7 @@ from fusec.runtime.cuda.engine import CudaEngine
 from fusec.runtime.cuda.session import CudaSession
 
 ROWS = (1, 2, 3, 4, 5, 8, 16, 17, 32, 33, 64, 65, 128, 256, 511, 512)
+WITH_LOGITS = 32  # rows, at most, of steps that are timed with their logits too
 COMPARED = 80  # rows, at most, that are compared with steps of one
 REPEATS, LAUNCHES = 5, 20
 
@@ -102,6 +103,8 @@ def main() -> None:
     result["same_bytes"] = same_bytes(engine, ids)
     result["decode_us"] = round(step_us(engine, engine.decode, ids[:1]), 1)
     result["rows_us"] = {n: round(step_us(engine, engine.absorb, ids[:n]), 1) for n in rows}
+    some = [n for n in rows if n <= WITH_LOGITS]
+    result["logits_us"] = {n: round(step_us(engine, engine.prefill, ids[:n]), 1) for n in some}
     alone = [n for n in alone if n in rows]
     result["kernels"] = {n: kernels_us(engine, engine.absorb, ids[:n]) for n in alone}
     print(json.dumps(result, indent=1))

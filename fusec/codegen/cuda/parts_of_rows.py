@@ -18,20 +18,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from fusec.codegen.cuda.columns import BLOCK, LANES, Columns
 from fusec.codegen.cuda.elements import Elements, Indices
-from fusec.codegen.cuda.forms import Form, Pending, behind
 from fusec.codegen.cuda.fragments import Fragments
 from fusec.codegen.cuda.panels import APART, PIECE, PIECES, records_bytes
 from fusec.codegen.cuda.parts_sizes import alike, panel_of, panel_of_parts
-from fusec.codegen.cuda.prologue import Prologue
+from fusec.codegen.cuda.row_prologues import Teams, row_prologues
 from fusec.codegen.cuda.scope import Scope, at_row, rows_of, words
 from fusec.codegen.cuda.shape import WARP, anchors
-from fusec.codegen.cuda.sources import Source
 from fusec.codegen.cuda.stages import Stage
-from fusec.codegen.formats import Format, QuantFormat
 from fusec.ir.graph import Node, Value
 from fusec.ir.op_matvec import inverse_of
 from fusec.ir.region import KernelShape
@@ -48,8 +44,8 @@ class PartsOfRows:
         self.limit = self.segment.size
         self.columns = Columns.of(self.node, BLOCK)
         self.threads = scope.geometry.threads
-        self.team = self.threads // self.width
-        self.prologue = TeamPrologue(scope, shape, self.team)
+        self.rows = row_prologues(scope, shape, self.columns)
+        self.prologue = self.rows.prologue
         self.firsts = [
             FirstMatrices(scope, nodes, f"first{k}", self.limit)
             for k, nodes in enumerate(alike(anchors(self.segment)))
@@ -58,9 +54,6 @@ class PartsOfRows:
         self.received = scope.shared("received", records_bytes(self.columns.own))
         self.sent = scope.shared("sent", self.width * PIECES * PIECE)
         self.mailbox = scope.shared("mailbox", 8)
-        inverses = [inverse_of(a) for a in anchors(self.segment)]
-        names = dict.fromkeys(v.name for v in inverses if v is not None)
-        self.factors = {name: scope.shared("of_rows", 4 * self.width) for name in names}
         self.indices = Indices(self.segment, "unit", self.limit)
         live = f"unit < uint32({self.limit})"
         self.elements = Elements(scope, self.segment, self.indices, live, self.prologue.source)
@@ -71,10 +64,10 @@ class PartsOfRows:
         w.line("there_are = uniform(load_u32(rows))")
         with w.block("if first_row >= there_are:"):
             w.line("return")
-        w.line("worker = thread", "of the block; from here on they are counted in a team")
-        w.line(f"team = uint32(worker // uint32({self.team}))")
-        w.line(f"thread = uint32(worker - team * {self.team})")
-        w.line("row = min_u32(uint32(first_row + team), uint32(there_are - 1))")
+        w.line(f"part = uint32(block // uint32({self.columns.ranks}))")
+        w.line(f"rank = uint32(block - part * {self.columns.ranks})")
+        w.line("worker = thread", "of the block; `thread` is that of what makes a row")
+        self.rows.begin(w)
         w.line("its_row = min_u32(uint32(first_row + warp), uint32(there_are - 1))")
         for value in self._of_elements:
             name = self.scope.pointers[value.name]
@@ -94,10 +87,12 @@ class PartsOfRows:
         self.prologue.emit()
         with w.at(Stage.COMPUTE, apart=True):
             w.line("group, member = uint32(lane >> uint32(2)), uint32(lane & uint32(3))")
+            self.rows.gather()
             for first in self.firsts:
-                first.multiply(self.prologue.records[first.vector])
-            self._keep_factors()
-            w.line("cluster_wait()", "all mailboxes are open")
+                first.multiply(self.rows.records[first.vector])
+            self.rows.keep_factors()
+            if isinstance(self.rows, Teams):
+                w.line("cluster_wait()", "all mailboxes are open")
             w.line("barrier()")
             with w.block(f"if some(warp < uint32({self.width})):"), self._at_its_row():
                 self._make_elements()
@@ -112,10 +107,9 @@ class PartsOfRows:
     def _load(self) -> None:
         """All weights, decoded."""
         w, columns = self.w, self.columns
-        w.line(f"part = uint32(block // uint32({columns.ranks}))")
-        w.line(f"rank = uint32(block - part * {columns.ranks})")
         nbytes = self.width * columns.own * PIECES * PIECE
         w.line(f"mailbox_open({self.mailbox}, uint32({nbytes}), worker == uint32(0))")
+        self.rows.open()
         w.line("cluster_arrive_relaxed()")
         w.line(f"first = uint32({self.next.column('rank')} * {BLOCK})")
         panels = [self.next, *self.firsts]
@@ -147,18 +141,10 @@ class PartsOfRows:
         yield
         self.scope.pointers.update(kept)
 
-    def _keep_factors(self) -> None:
-        """Each team's factors, where those find them that make elements."""
-        w = self.w
-        for squares in self.prologue.late.values():
-            w.line(squares.made_of(f"warp_sum({squares.of_lane})"))
-        for name, address in self.factors.items():
-            where, factor = f"uint32({address} + team * 4)", self.prologue.factors[name]
-            w.line(f"store_shared_f32_if({where}, {factor}, thread == uint32(0))")
-
     def _make_elements(self) -> None:
         """A warp's row: the sums of this block's elements, and the element-wise work."""
         w, sums = self.w, {}
+        self.rows.await_factors()
         for first in self.firsts:
             for k, anchor in enumerate(first.nodes):
                 name = f"{first.tag}_{k}"
@@ -166,7 +152,9 @@ class PartsOfRows:
                 zero = " + float32(0)" if first.panel.leaves < LANES else ""
                 w.line(f"{name} = {total}{zero}")
                 if (inverse := inverse_of(anchor)) is not None:
-                    factor = f"load_shared_f32(uint32({self.factors[inverse.name]} + warp * 4))"
+                    factor = (
+                        f"load_shared_f32(uint32({self.rows.factors[inverse.name]} + warp * 4))"
+                    )
                     w.line(f"{name} = {name} * {factor}")
                 sums[anchor.name, self.indices.names[0]] = name
         self.elements.fetch()
@@ -181,8 +169,11 @@ class PartsOfRows:
         w.line("warp_barrier()")
         record = f"uint32({self.received} + rank * {APART})"
         for first in range(0, PIECES * ranks, WARP):
-            k = f"uint32(lane + {first})" if first else "lane"
-            w.line(f"send_piece({k}, its_sent, {record}, warp, {self.mailbox}, {ranks})")
+            w.line(f"k = uint32(lane + {first})" if first else "k = lane")
+            w.line(f"other = uint32(k // uint32({PIECES}))")
+            w.line(f"piece = uint32(k - other * {PIECES})")
+            to = f"{record}, warp, {self.mailbox}, min_u32(other, uint32({ranks - 1}))"
+            w.line(f"send_piece(piece, its_sent, {to}, other < uint32({ranks}))")
 
     # --- the end ---------------------------------------------------------------------------------
 
@@ -266,37 +257,3 @@ class NextMatrix(Fragments):
         last = f"uint32({self.rows - 1})"
         self.w.line(f"row_of = min_u32(uint32(rank * {self.share} + {slot}), {last})")
         self.w.line(f"matrix = {self.pointer}")
-
-
-@dataclass(frozen=True)
-class Records(Form):
-    """Fixed point in shared memory, as fragments are multiplied by it: of all teams together.
-
-    `sums`: whether the sums of blocks are wanted.
-    """
-
-    address: str
-    sums: bool
-
-    def store(self, quad: str, i: str, inside: str, first: int) -> str:
-        """See `Form.store`."""
-        records = behind(self.address, first // 8 * APART)
-        return f"store_record({quad}, {i}, {inside}, {records}, {APART}, team, {self.sums})"
-
-
-class TeamPrologue(Prologue):
-    """The prologue that a team of `threads` threads makes for its row."""
-
-    def __init__(self, scope: Scope, shape: KernelShape, threads: int) -> None:
-        super().__init__(scope.of_team(threads), shape)
-        self.of_block = scope
-        self.records: dict[str, str] = {}  # vector -> where its digits are, of all rows
-
-    def _as_fixed_point(self, x: Value, source: Source, users: list[Format]) -> list[Pending]:
-        """See `Prologue`."""
-        if x.name in self.records:
-            return []
-        blocks = source.n // BLOCK
-        address = self.records[x.name] = self.of_block.shared("records", records_bytes(blocks))
-        sums = any(isinstance(fmt, QuantFormat) and fmt.has_min for fmt in users)
-        return [Pending(source, 8 * blocks, Records(address, sums))]

@@ -9,7 +9,7 @@ from fusec.codegen import formats
 from fusec.codegen.cuda.columns import BLOCK, Columns
 from fusec.codegen.cuda.elements import element_operands
 from fusec.codegen.cuda.panels import FRAGMENT, PIECE, PIECES, Panel, records_bytes
-from fusec.codegen.cuda.shape import WARP, anchors
+from fusec.codegen.cuda.shape import anchors
 from fusec.codegen.formats import QuantFormat
 from fusec.ir.graph import Node
 from fusec.ir.op_fixed import GROUP
@@ -20,9 +20,13 @@ from fusec.ir.region import KernelShape
 MOST_ROWS = GROUP  # of the step, in a block
 WARPS = 16  # of a block, at most
 PADDING = 256  # floats: see `Prologue`
+OTHERS = 512  # bytes of mailboxes and factors, at most
 SYSTEM = 1024  # bytes of a block's shared memory that the system takes
 MADE_BY_TEAMS = frozenset({"add_parts", "sum_parts", "rms_factors", "rms_norm", "embed"})
 """Vectors that some of a block's warps can make: their functions count no threads of the block."""
+EXCHANGED_FROM = 8
+"""Rows from which it costs less that a cluster's blocks send each other the digits of a row each
+than that every block makes those of all rows."""
 
 
 def takes_rows(shape: KernelShape, rows: int, shared: int) -> bool:
@@ -32,12 +36,24 @@ def takes_rows(shape: KernelShape, rows: int, shared: int) -> bool:
     (segment,) = shape.segments
     made = {v.name for n in shape.prologue for v in n.outputs}
     near = {v.name for n in segment.nodes for v in element_operands(n)}
-    by_teams = all(n.op in MADE_BY_TEAMS or op(n.op).role == "element" for n in shape.prologue)
     matrices = [a.inputs[1] for a in anchors(segment)] + [shape.parts.inputs[1]]
     quantised = all(isinstance(formats.get(m.dtype), QuantFormat) for m in matrices)
     plain = all(heads_of(a) == 1 for a in anchors(segment))
-    sizes = by_teams and quantised and plain and not near & made
-    return sizes and _bytes_of(shape, rows) <= shared - SYSTEM
+    found = _by_teams(shape) or Columns.of(shape.parts, BLOCK).ranks >= rows
+    possible = found and quantised and plain and not near & made
+    return possible and _bytes_of(shape, rows) <= shared - SYSTEM
+
+
+def exchanges(shape: KernelShape, rows: int) -> bool:
+    """Whether the blocks of a cluster make a row each (see `row_prologues`)."""
+    assert shape.parts is not None
+    has_blocks = rows <= Columns.of(shape.parts, BLOCK).ranks
+    return has_blocks and (rows >= EXCHANGED_FROM or not _by_teams(shape))
+
+
+def _by_teams(shape: KernelShape) -> bool:
+    """Whether some of a block's warps can make the prologue."""
+    return all(n.op in MADE_BY_TEAMS or op(n.op).role == "element" for n in shape.prologue)
 
 
 def alike(nodes: list[Node]) -> list[list[Node]]:
@@ -77,7 +93,12 @@ def _bytes_of(shape: KernelShape, rows: int) -> int:
         panels.append(panel_of_parts(node, warps))
         found = max(found, sum(sum(panel.sizes) for panel in panels))
     vectors = {a.inputs[0].name: a.inputs[0] for a in anchors(segment)}
-    found += sum(records_bytes(v.shape[-1] // BLOCK) for v in vectors.values())
-    found += records_bytes(Columns.of(node, BLOCK).own) + rows * PIECES * PIECE + WARP * 4
+    blocks = sum(v.shape[-1] // BLOCK for v in vectors.values())
+    found += records_bytes(blocks + Columns.of(node, BLOCK).own) + rows * PIECES * PIECE
     made = (v for n in shape.prologue for v in n.outputs)
-    return found + rows * sum(4 * -(-v.shape[-1] // PADDING) * PADDING for v in made)
+    of_row = sum(4 * -(-v.shape[-1] // PADDING) * PADDING for v in made)
+    return (
+        found
+        + OTHERS
+        + (of_row + blocks * PIECES * PIECE if exchanges(shape, rows) else rows * of_row)
+    )

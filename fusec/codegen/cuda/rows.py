@@ -48,8 +48,9 @@ def rows_of_block(region: Graph, tokens: int, shared: int, sms: int) -> int:
     if tokens >= MANY and len(region.nodes) == 1 and region.nodes[0].op == "attention":
         return _queries(region.nodes[0], tokens, shared, sms)
     if tokens < MANY and any(op(node.op).role == "parts" for node in region.nodes):
-        rows = 1 << (tokens - 1).bit_length()
-        return rows if takes_rows(analyse(region), rows, shared) else min(TOGETHER, rows)
+        rows, shape = 1 << (tokens - 1).bit_length(), analyse(region)
+        fitting = (n for n in (rows, rows // 2, rows // 4) if takes_rows(shape, n, shared))
+        return next(fitting, min(TOGETHER, rows))
     return 1
 
 

@@ -62,6 +62,7 @@ class Scope:
         self.shared_bytes = 0
         self._shared: dict[str, int] = {}  # variable -> where in shared memory
         self._team: Scope | None = None
+        self._teams = 0
 
     def shared(self, prefix: str, nbytes: int) -> str:
         """A variable with the address of new shared memory, declared at the kernel's start."""
@@ -70,20 +71,21 @@ class Scope:
         self.shared_bytes += -(-nbytes // ALIGNMENT) * ALIGNMENT
         return name
 
-    def of_team(self, threads: int) -> Scope:
-        """The scope of what so many threads each make of a row: their shared memory is their own.
+    def of_team(self, threads: int, teams: int, grid: int) -> Scope:
+        """The scope of what so many threads make of a row, in as many blocks as `grid` says.
 
-        `team` is a variable with the number of a thread's team.
+        A block has some `teams` of them, each with shared memory of its own; `team` is the variable
+        with a thread's.
         """
-        self._team = team = copy(self)
-        team.geometry = replace(self.geometry, threads=threads)
+        self._team, self._teams = (team := copy(self)), teams
+        team.geometry = replace(self.geometry, threads=threads, grid=grid)
         team.shared_bytes, team._shared = 0, {}
         return team
 
     @property
     def _all_bytes(self) -> int:
         if self._team is not None:
-            return self.shared_bytes + self.rows * self._team.shared_bytes
+            return self.shared_bytes + self._teams * self._team.shared_bytes
         return self.shared_bytes * (self.rows if self.interleaves else 1)
 
     @property
@@ -121,7 +123,9 @@ class Scope:
         """The lines that say what lies where in it: one address in a register serves all."""
         lines = [f"{name} = uint32({SHARED} + {at})" for name, at in self._shared.items()]
         if self._team is not None and self._team._shared:
-            start = f"{self.shared_bytes} + team * {self._team.shared_bytes}"
+            start = f"{self.shared_bytes}"
+            if self._teams > 1:
+                start = f"{start} + team * {self._team.shared_bytes}"
             lines.append(f"of_team = uint32({SHARED} + {start})")
             lines += [f"{name} = uint32(of_team + {at})" for name, at in self._team._shared.items()]
         return tuple(lines)

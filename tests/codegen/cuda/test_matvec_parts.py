@@ -27,10 +27,12 @@ pytestmark = pytest.mark.slow  # compiles many kernels
 TYPES = sorted(name for name, fmt in FORMATS.items() if fmt.quantized)
 
 
-def network(ffn: int, down: str = "iq4_nl", up: str = "iq4_nl", width: int = 64) -> Graph:
+def network(
+    ffn: int, down: str = "iq4_nl", up: str = "iq4_nl", width: int = 64, tokens: int = 1
+) -> Graph:
     """A feed-forward network and who reads its sum: two launches at -O3."""
     b = Builder("ffn")
-    x = b.input("x", (1, width))
+    x = b.input("x", (tokens, width))
     h = b.rms_norm(x, b.weight("g", (width,)), eps=1e-5)
     gate, u = (b.matvec(h, b.weight(name, (ffn, width), up)) for name in ("gate", "up"))
     y = b.matvec(b.mul(b.silu(gate), u), b.weight("w", (width, ffn), down))

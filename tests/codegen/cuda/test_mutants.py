@@ -65,6 +65,8 @@ SESSIONS: dict[str, tuple[Callable[[], TwinSession], list[str]]] = {
     "parts of the feed-forward network": (lambda: small(3, HOPPER, 20), []),
     "attention with its projection": (lambda: filled(model(context=600), 3, HOPPER, 300), []),
     "parts that are added up": (lambda: shaped(network(160)), []),
+    "parts of two rows": (lambda: shaped(network(160, tokens=2)), []),
+    "parts of eight rows": (lambda: shaped(network(160, tokens=8)), []),
     "argmax in blocks": (lambda: shaped(head(300), None, SPLIT), []),
     "tiles in one step": (
         lambda: shaped(matvec("q4_k")), ["copy_async_wait_0()", *OWN_DIGITS],

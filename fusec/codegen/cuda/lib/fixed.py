@@ -13,7 +13,6 @@ from fusec.codegen.cuda.device import (
     inline,
     load_shared_f32x4,
     map_shared,
-    min_u32,
     s32_to_f32,
     select_u32,
     send_f32x4_if,
@@ -226,16 +225,20 @@ def store_sent(x, lane, place):
 
 
 @inline
-def send_piece(k, block, record, row, mailbox, ranks):
-    """Send piece k mod 7 of a block to thread block k / 7 of the cluster, if there is one.
+def store_block(x, i, inside, blocks, sums):
+    """Write quad i of a row, if it is inside, to such blocks, one after the other."""
+    block = uint32(blocks + uint32(uint32(i) >> uint32(3)) * 112)
+    store_fixed24(x, uint32(i & uint32(7)), inside, block, 32, uint32(block + 96), sums)
+
+
+@inline
+def send_piece(piece, block, record, row, mailbox, rank, live):
+    """Send a piece of a block to a thread block of the cluster, to a row of a record.
 
     The record and the mailbox that counts what arrives have the same place in all of them.
     """
-    other = uint32(k // uint32(7))
-    piece = uint32(k - other * 7)
-    rank = min_u32(other, uint32(ranks - 1))
     digits = uint32(uint32(piece >> uint32(1)) * 256 + uint32(piece & uint32(1)) * 16 + row * 32)
     place = select_u32(piece == uint32(6), uint32(768 + row * 16), digits)
     a, b, c, d = load_shared_f32x4(uint32(block + piece * 16))
     to, counted = map_shared(uint32(record + place), rank), map_shared(mailbox, rank)
-    send_f32x4_if(to, a, b, c, d, counted, other < uint32(ranks))
+    send_f32x4_if(to, a, b, c, d, counted, live)
