@@ -1,8 +1,10 @@
 """Which kernels take several rows of a step at once, and how many.
 
 Any kernel for one row can be launched for several, a layer of blocks for each. Where rows share
-weights or keys, a thread block that takes some of them reads these once: in tiles, or with each
-statement of the kernel for one row written once for each (see `interleave`).
+weights or keys, a thread block that takes some of them reads these once: in tiles, in fragments
+(see `parts_of_rows`), or with each statement of the kernel for one row written once for each (see
+`interleave`). Where clusters make partial sums a block takes all rows, up to eight, if it can: few
+clusters find room beside each other.
 """
 
 from __future__ import annotations
@@ -22,10 +24,8 @@ from fusec.ir.target import ROWS, TILES
 from fusec.ir.text import parse
 
 MANY = 9  # rows of a step from which products take them in tiles, if it has a plan of its own
-TOGETHER = 4
-"""Rows up to which a step goes through the kernels of a step of one, and blocks whose cluster makes
-partial sums take them all. Other kernels have a layer of blocks for each row. Clusters find no room
-beside each other, and more rows than four no registers."""
+TOGETHER = 8  # rows up to which a step goes through the kernels of a step of one
+INTERLEAVED = 4  # rows, at most, that a block has a text for each of: more have no registers
 OWN_FIXED_TO = 16  # rows of a step up to which blocks bring vectors into fixed point themselves
 OWN_ROOM = 64 << 10  # bytes of shared memory that their weights and sums may take
 LARGE_ROWS_OF_SM = 16 * MANY_TILES
@@ -50,7 +50,7 @@ def rows_of_block(region: Graph, tokens: int, shared: int, sms: int) -> int:
     if tokens < MANY and any(op(node.op).role == "parts" for node in region.nodes):
         rows, shape = 1 << (tokens - 1).bit_length(), analyse(region)
         fitting = (n for n in (rows, rows // 2, rows // 4) if takes_rows(shape, n, shared))
-        return next(fitting, min(TOGETHER, rows))
+        return next(fitting, min(INTERLEAVED, rows))
     return 1
 
 

@@ -25,8 +25,8 @@ def one_by_one(graph: Graph, weights: dict, ids: list[int], level: int) -> np.nd
 CASES = {
     "a layer a row, deep": (3, "f16", "iq4_nl", 5),
     "a layer a row, naive": (0, "f32", "q8_0", 5),
-    "interleaved by two": (3, "f16", "q4_1", 2),
-    "interleaved by four, of which one is not there": (3, "f32", "q5_0", 3),
+    "parts of two rows": (3, "f16", "q4_1", 2),
+    "parts of four rows, of which one is not there": (3, "f32", "q5_0", 3),
     "plain floats": (2, "f16", "f32", 12),
     "in tiles, deep": (3, "f16", "iq4_nl", 12),
     "in tiles, naive": (0, "f32", "q4_1", 12),
