@@ -3,9 +3,9 @@
 Rules and passes are left out one at a time, and at the end all of them at once. Launches of a token
 are counted and its time is measured, in turns with the whole pipeline's, A B B A, so that a clock
 that drifts or a neighbour on the machine does to both what it does to one. A row's turns are spread
-over the whole run, each with an engine of its own, so that their spread is what another run could
-come to as well. Logits are compared bit by bit. Where the target's GPU is not in this machine, the
-cost model predicts the time, and no logits are made.
+over the whole run, all of them with one engine where memory holds the engines of all rows. Logits
+are compared bit by bit. Where the target's GPU is not in this machine, the cost model predicts the
+time, and no logits are made.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from fusec import driver
+from fusec.bench.opened import Opened
 from fusec.bench.search import Pair, turns
 from fusec.bench.tokens import prompt_ids, seconds_per_token
 from fusec.codegen import pool
@@ -218,17 +219,23 @@ def measured(
         counts = _hits(whole, disable), _dispatches(other), other.plans != whole.plans
         rows.append(Ablation(name, disable, *counts, 0.0, 1.0, True, 0.0, False, 0.0, True))
     places = [i for i, row in enumerate(rows) if row.changed]
-    with _engine(whole, subject) as usual:
+    with (
+        _engine(whole, subject) as usual,
+        Opened(lambda i: _engine(others[i], subject)) as engines,
+    ):
         tokens = _tokens(usual, subject)
         wanted = _logits(usual)
         alone = [_seconds(usual, tokens) for _ in range(subject.repeats)]
-        for done, (turn, i) in enumerate(product(range(subject.repeats), places)):
+
+        def turn(engine: Engine) -> list[Pair]:
+            _seconds(engine, tokens)  # to warm up
+            return list(turns(lambda e: _seconds(e, tokens), usual, engine, 1))
+
+        for done, (round_, i) in enumerate(product(range(subject.repeats), places)):
             note(rows[i].name, done, subject.repeats * len(places))
-            with _engine(others[i], subject) as engine:
-                if turn == 0:
-                    rows[i] = _with_logits(rows[i], _logits(engine), wanted)
-                _seconds(engine, tokens)  # to warm up
-                pairs[i] += turns(lambda e: _seconds(e, tokens), usual, engine, 1)
+            if round_ == 0:
+                rows[i] = _with_logits(rows[i], engines.use(i, _logits), wanted)
+            pairs[i] += engines.use(i, turn)
     alone += [seconds for each in pairs for seconds, _ in each]
     us = 1e6 * statistics.median(alone)
     first = Ablation(WHOLE, (), 0, _dispatches(whole), False, us, 1.0, True, 0.0, None, 0.0, True)

@@ -305,7 +305,7 @@ class Artifact:
 
 
 def pictured(saved: Artifact, profile: Path | None = None) -> Subject:
-    """What there is to show of a folder. `profile`: of `fusec profile --json`, to show with it."""
+    """What there is to show of a folder. `profile`: of `fusec profile -o`, to show with it."""
     report, plan = saved.manifest["report"], saved.plan()
     stages = []
     for stage in report["stages"]:

@@ -88,7 +88,7 @@ class Request:
         prompt = utf8(self.prompt, "-p")
         if self.chat:
             messages = [*self.first_messages(), {"role": "user", "content": prompt}]
-            return chat_ids(model, messages, self.template)
+            return _template(model, self.template).encode(messages, model.tokenizer)
         if ids := model.tokenizer.encode(prompt):
             return ids
         raise FusecError("the prompt is empty: its text makes no tokens")
@@ -261,20 +261,6 @@ def generate(runner: Runner, prompt: list[int], request: Request, emit: Emit | N
     return Answer(stream.completion, first, seconds, has_text, drafts)
 
 
-def chat_ids(
-    model: Model, messages: list[dict[str, str]], template: str | None = None
-) -> list[int]:
-    """A conversation as tokens, by the model's template or the given one.
-
-    As in llama.cpp it begins with one BOS if the vocabulary says that texts do, whether or not the
-    template writes it; if not, with what the template writes. No EOS: the answer is still to come.
-    """
-    text = _template(model, template).render(messages)
-    if ids := model.tokenizer.encode(text, eos=False):
-        return ids
-    raise FusecError(f"{model.file.path}: the chat template makes no tokens of the conversation")
-
-
 def read_turns() -> Iterator[str]:
     """The lines of standard input that say something. Raises FusecError for one not in UTF-8."""
     lines = standard_input()
@@ -294,10 +280,10 @@ def read_turns() -> Iterator[str]:
 
 def converse(runner: Runner, request: Request) -> None:
     """A conversation: a line on standard input is a turn, its end is the end."""
-    messages = request.first_messages()
+    template, messages = _template(runner.model, request.template), request.first_messages()
     for line in read_turns():
         messages.append({"role": "user", "content": line})
-        prompt = chat_ids(runner.model, messages, request.template)
+        prompt = template.encode(messages, runner.model.tokenizer)
         room = new_tokens(len(prompt), None, runner.engine.context)
         wanted = DEFAULT_NEW_TOKENS if request.new_tokens is None else request.new_tokens
         turn = replace(request, new_tokens=min(wanted, room))

@@ -204,7 +204,7 @@ def _measurements(path: Path) -> Iterator[tuple[str, int, float]]:
     except OSError as error:
         raise FusecError(f"{path}: cannot be read: {reason(error)}") from None
     except (ValueError, KeyError, TypeError):
-        raise FusecError(f"{path}: expected what fusec bench or profile --json writes") from None
+        raise FusecError(f"{path}: expected what fusec bench or profile -o writes") from None
     seen = set()
     for level, us in found:
         if gpu and level not in seen:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import re
+import subprocess
+import sys
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
@@ -58,6 +61,18 @@ def refused(*args: object, stdin: str | bytes = "") -> str:
     assert ran.err.endswith("\n")
     assert "Traceback" not in ran.err
     return ran.err.removeprefix("error: ").rstrip("\n")
+
+
+def process(*args: object, **env: str) -> subprocess.Popen[str]:
+    """`fusec ARGS` in a process of its own, with these variables beside those of the tests."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "fusec", *map(str, args)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **env},
+    )
 
 
 def plain(text: str) -> str:

@@ -96,6 +96,22 @@ def test_a_difference_that_turns_do_not_agree_on_is_in_doubt(
     assert found.cells()[4] == cell
 
 
+def test_a_row_has_one_engine_for_all_its_turns(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[tuple[str, ...]] = []
+    make = ablation._engine
+
+    def engine(compiled: driver.Compiled, subject: ablation.Subject) -> library.Engine:
+        opened.append(compiled.options.disable)
+        return make(compiled, subject)
+
+    monkeypatch.setattr(ablation, "_engine", engine)
+    library.ablate(tiny_model, only=["epilogue", "stack"], **{**BRIEF, "repeats": 3})
+    assert opened == [(), ("stack",), ("epilogue",), ("stack", "epilogue")]
+
+
+@pytest.mark.slow
 def test_turns_of_a_row_are_spread_over_the_run(tiny_model: Path) -> None:
     told: list[str] = []
     options = {**BRIEF, "repeats": 2}
@@ -120,6 +136,7 @@ def test_a_rule_of_ones_own_is_ablated(tiny_model: Path) -> None:
     assert row.same
 
 
+@pytest.mark.slow
 def test_without_its_gpu_times_are_predicted(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -216,7 +216,7 @@ def test_unknown_peers(tiny_model):
 
 def test_the_command_measures_every_level(tiny_model, tmp_path):
     path = tmp_path / "bench.json"
-    ran = fusec("bench", tiny_model, "-n", "2", "--repeats", 1, "--threads", 1, "--json", path)
+    ran = fusec("bench", tiny_model, "-n", "2", "--repeats", 1, "--threads", 1, "-o", path)
     assert ran.code == 0, ran.err
     found = json.loads(path.read_text())
     assert [row["level"] for row in found["results"]] == list(LEVELS)
@@ -227,7 +227,7 @@ def test_the_command_writes_its_json(tiny_model, tmp_path):
     path = tmp_path / "bench.json"
     ran = fusec(
         *("bench", tiny_model, "-n", "4", "-O", "2", "--repeats", 1, "--threads", 1),
-        *("--pp", "16,24", "--json", path),
+        *("--pp", "16,24", "-o", path),
     )
     assert ran.code == 0, ran.err
     assert "tg4 @ d16" in ran.out
@@ -238,11 +238,14 @@ def test_the_command_writes_its_json(tiny_model, tmp_path):
     assert [(row["prompt"], row["n"]) for row in found["prompts"]] == [(16, 0), (24, 0)]
 
 
-def test_the_json_of_a_dash_goes_to_standard_output(tiny_model, tmp_path, monkeypatch):
+def test_its_json_is_all_that_it_prints(tiny_model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    options = ("-n", "4", "-O", "2", "--repeats", 1, "--threads", 1, "--pp", "0", "--json", "-")
+    options = ("-n", "4", "-O", "2", "--repeats", 1, "--threads", 1, "--pp", "0", "--json")
     assert [row["n"] for row in fusec("bench", tiny_model, *options).json["results"]] == [4]
     assert not list(tmp_path.iterdir())
+    both = fusec("bench", tiny_model, *options, "-o", "b.json")
+    assert both.json == json.loads((tmp_path / "b.json").read_text())
+    assert both.err == "written to b.json\n"
 
 
 @pytest.mark.parametrize("none", ["0", ""])
@@ -260,7 +263,7 @@ def test_no_prompts_where_nobody_wants_any(tiny_model, none):
         (("-O", "-1"), "-O: expected numbers like 1,2, found '-1'"),
         (("--pp", "512,x"), "--pp: expected numbers like 1,2, found 'x'"),
         (("--compare", "jax"), "unknown 'jax'"),
-        (("--json", "/no/such/folder/b.json"), "cannot write here"),
+        (("-o", "/no/such/folder/b.json"), "cannot write here"),
     ],
 )
 def test_the_command_refuses(tiny_model, arguments, message):

@@ -47,7 +47,7 @@ def test_help_imports_no_command(arguments: list[str]) -> None:
     assert "typer" in found
     assert not found & {*HEAVY, "rich"}
     ours = {name for name in found if name.startswith("fusec.")}
-    command_line = {"fusec.cli", "fusec.cli.commands", "fusec.cli.streams"}
+    command_line = {f"fusec.cli{name}" for name in ("", ".commands", ".completion", ".streams")}
     assert ours == {"fusec.errors", "fusec.version", *command_line}
 
 

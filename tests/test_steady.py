@@ -137,7 +137,7 @@ def test_the_command_leaves_nothing_where_it_refuses(tiny_model, tmp_path, monke
     old = tmp_path / "old.json"
     old.write_text("kept")
     for file in (old, tmp_path / "new.json"):
-        assert steady.ADVICE in refused("profile", tiny_model, "--context", 64, "--json", file)
+        assert steady.ADVICE in refused("profile", tiny_model, "--context", 64, "-o", file)
     assert old.read_text() == "kept"
     assert list(tmp_path.iterdir()) == [old]
 

@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from fusec.cli import streams
+from fusec.cli import completion, streams
 from fusec.cli.commands import SETTINGS, Commands
 from fusec.errors import FusecError, reason
 from fusec.version import __version__
@@ -24,7 +24,8 @@ YOUNG = 100_000
 """New objects between two collections. Passes make graphs that stay: with Python's 700 or 2,000 a
 quarter of their time went into looking for garbage in them."""
 
-app = typer.Typer(name="fusec", cls=Commands, **SETTINGS)
+app = typer.Typer(name="fusec", cls=Commands, add_completion=False, **SETTINGS)
+completion.answer_scripts()
 
 
 @app.callback(invoke_without_command=True)
@@ -33,6 +34,27 @@ def fusec(
     show_version: Annotated[
         bool, typer.Option("-V", "--version", help="Print the version and exit.")
     ] = False,
+    install_completion: Annotated[
+        completion.Shell | None,
+        typer.Option(
+            completion.INSTALL,
+            metavar="[SHELL]",
+            callback=completion.install,
+            is_eager=True,
+            help="Have the shell complete commands and options: bash, zsh, fish, powershell or "
+            "pwsh; the one that calls, unless named.",
+        ),
+    ] = None,
+    show_completion: Annotated[
+        completion.Shell | None,
+        typer.Option(
+            completion.SHOW,
+            metavar="[SHELL]",
+            callback=completion.show,
+            is_eager=True,
+            help="Print what the shell would read, to put it where it belongs.",
+        ),
+    ] = None,
 ) -> None:
     """Compile a language model's decode step into fused kernels and a launch plan; run it."""
     if show_version:
@@ -51,7 +73,8 @@ def main(args: Sequence[str] | None = None) -> None:
     streams.prepare()
     with streams.signals_unwind():
         try:
-            code = app(args, prog_name="fusec", standalone_mode=False)
+            given = completion.with_shell(sys.argv[1:] if args is None else args)
+            code = app(given, prog_name="fusec", standalone_mode=False)
             sys.stdout.flush()
         except (typer.Abort, KeyboardInterrupt):
             code = 130

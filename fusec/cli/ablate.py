@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,8 +10,19 @@ from rich.console import Console
 from rich.table import Table
 
 from fusec.cli.bench import TABLE_WIDTH, words
-from fusec.cli.console import out, progress
-from fusec.cli.options import AsJson, Context, Kv, MaybeLevel, ModelArg, Quiet, Target, Threads
+from fusec.cli.console import out, progress, show_json, write_json
+from fusec.cli.options import (
+    AsJson,
+    Context,
+    Kv,
+    MaybeLevel,
+    ModelArg,
+    Quiet,
+    Results,
+    Target,
+    Threads,
+)
+from fusec.files import check_outputs
 
 if TYPE_CHECKING:
     from fusec.ablation import Ablation
@@ -39,12 +49,14 @@ def ablate(
     ] = None,
     repeats: Annotated[int, typer.Option(help="Turns that each row is measured for.")] = 5,
     threads: Threads = 0,
+    output: Results = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """What each rule and pass is worth: dispatches, time and logits of a model without it."""
     from fusec import ablation
 
+    check_outputs([output], model)  # before the long work, not after it
     with progress("ablating") as advance:
         rows = ablation.ablate(
             model,
@@ -58,8 +70,10 @@ def ablate(
             repeats=repeats,
             note=advance,
         )
+    data = [row.as_dict() for row in rows]
+    write_json(output, data)
     if as_json:
-        typer.echo(json.dumps([row.as_dict() for row in rows]))
+        show_json(data)
         return
     wide = Console(file=out.file, width=max(out.width, TABLE_WIDTH))
     wide.print(table(model.stem, rows, target))

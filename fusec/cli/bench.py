@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
-from fusec.cli.console import out, progress
-from fusec.cli.options import Disable, DraftMax, ModelArg, Quiet
+from fusec.cli.console import out, progress, show_json, write_json
+from fusec.cli.options import AsJson, Disable, DraftMax, ModelArg, Quiet, Results
 from fusec.errors import FusecError
-from fusec.files import check_outputs, write_whole
+from fusec.files import check_outputs
 
 TABLE_WIDTH = 140
-STDOUT = "-"
 
 
 def bench(
@@ -67,14 +67,8 @@ def bench(
         ),
     ] = "",
     draft_max: DraftMax = 15,
-    json_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--json",
-            metavar="FILE",
-            help="Write the results there; - prints them instead of the table.",
-        ),
-    ] = None,
+    output: Results = None,
+    as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Measure prompts and new tokens: tokens a second, dispatches, bandwidth; at every level.
@@ -84,7 +78,7 @@ def bench(
     """
     if draft:
         _bench_drafts(model, words(draft), numbers("-n", lengths), draft_max, levels, target,
-                      repeats, threads, json_file)  # fmt: skip
+                      repeats, threads, output, as_json)  # fmt: skip
         return
     from dataclasses import asdict
 
@@ -106,44 +100,42 @@ def bench(
     )
     peers = tuple(words(compare))
     bench_peers.check(peers)
-    printed = str(json_file) == STDOUT
-    check_outputs([None if printed else json_file], model)  # before the long work, not after it
+    check_outputs([output], model)  # before the long work, not after it
     with progress("measuring") as advance:
         data: dict[str, Any] = measuring.run(model, plan, advance)
         if peers:
             advance(f"compared: {compare}")
             rows, data["notes"] = bench_peers.compare(model, plan, peers)
             data["results"] += [asdict(row) for row in rows]
-    text = json.dumps(data, indent=1) + "\n"
-    if printed:
-        typer.echo(text, nl=False)
-        return
-    # a wide table that a narrow terminal wraps is better than one without its numbers
-    wide = Console(file=out.file, width=max(out.width, TABLE_WIDTH))
-    wide.print(table(data))
-    for line in lines(data):
-        out.print(line)
-    if json_file is not None:
-        write_whole(json_file, text)
+    _show(data, table(data), lines(data), output, as_json)
 
 
 def _bench_drafts(
     model: Path, names: list[str], lengths: tuple[int, ...], most: int, levels: str, target: str,
-    repeats: int, threads: int, json_file: Path | None,
+    repeats: int, threads: int, output: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     from fusec.bench import drafts
 
     asked = numbers("-O", levels)
     level = asked[0] if len(asked) == 1 else None
     plan = drafts.Plan(tuple(names), max(lengths), most, target, level, repeats, threads)
-    check_outputs([json_file], model)
+    check_outputs([output], model)
     with progress("measuring") as advance:
         data = drafts.run(model, plan, advance)
-    Console(file=out.file, width=max(out.width, TABLE_WIDTH)).print(drafts.table(data))
-    for line in drafts.lines(data):
+    _show(data, drafts.table(data), drafts.lines(data), output, as_json)
+
+
+def _show(
+    data: dict[str, Any], table: Table, lines: Iterable[str], output: Path | None, as_json: bool
+) -> None:
+    write_json(output, data)
+    if as_json:
+        show_json(data)
+        return
+    # a wide table that a narrow terminal wraps is better than one without its numbers
+    Console(file=out.file, width=max(out.width, TABLE_WIDTH)).print(table)
+    for line in lines:
         out.print(line)
-    if json_file is not None:
-        write_whole(json_file, json.dumps(data, indent=1) + "\n")
 
 
 def words(text: str) -> list[str]:

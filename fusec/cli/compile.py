@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from fusec.cli.console import out, progress, show_report, write
+from fusec.cli.console import out, progress, show_json, show_report, write
 from fusec.cli.options import (
+    AsJson,
     Context,
     Disable,
     Kv,
@@ -46,6 +47,7 @@ def compile_command(
     ] = None,
     disable: Disable = None,
     width: Width = 1,
+    as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Compile a model: print what each pass merged, and the plan; build every kernel."""
@@ -57,6 +59,8 @@ def compile_command(
     drawn = read_layers(layers)
     if drawn is not None and dot is None:
         raise FusecError("--layers: what to draw with --dot FILE")
+    if as_json and dump_after is not None:
+        raise FusecError("--json: expected no --dump-after beside it, which prints graphs")
     check_outputs([dot], model)
     if output is not None:  # before the long work, not after it
         artifact.check_target(output)
@@ -86,7 +90,11 @@ def compile_command(
         built = compiled.build(advance)
     if output is not None:
         compiled.save(output)
-    show_report(report.summary(compiled))
+    data = report.summary(compiled)
+    if as_json:
+        show_json(data)
+        return
+    show_report(data)
     if built:
         out.print(report.code_table(compiled.backend.describe(compiled.kernels, built)))
     seconds = time.perf_counter() - start

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -95,6 +96,17 @@ def write(path: Path, text: str) -> None:
     """Write a file that was asked for, and say so on standard error, unless --quiet was given."""
     write_whole(path, text)
     err.print(f"written to {path}", style="dim")
+
+
+def show_json(data: object) -> None:
+    """Print one line of JSON, for --json."""
+    print(json.dumps(data))
+
+
+def write_json(path: Path | None, data: object) -> None:
+    """Write results to the file of `-o`, if it was given; see `write`."""
+    if path is not None:
+        write(path, json.dumps(data, indent=1) + "\n")
 
 
 def show_report(data: dict[str, Any]) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fusec.cli.console import out, write
+from fusec.cli.console import out, show_json, write
 from fusec.cli.options import AsJson, Context, Quiet, model_file
 from fusec.errors import FusecError
 from fusec.files import check_outputs
@@ -68,7 +67,7 @@ def diff(
         write(html, comparison.html(left, right, command))
     data = comparison.compare(left, right)
     if as_json:
-        typer.echo(json.dumps(data))
+        show_json(data)
         return
     for table in comparison.tables(data):
         out.print(table)

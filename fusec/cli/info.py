@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from fusec.cli.console import out, progress
+from fusec.cli.console import out, progress, show_json
 from fusec.cli.options import AsJson, Context, Kv, MaybeLevel, ModelArg, Quiet, Target
 
 SHOWN = 72  # characters of a value
@@ -49,7 +49,7 @@ def info(
         if not as_json:
             show_outlook(found)
     if as_json:
-        typer.echo(json.dumps(data))
+        show_json(data)
 
 
 def show_contents(data: Mapping[str, Any]) -> None:

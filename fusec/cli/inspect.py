@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -11,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from fusec.cli.console import show_report, write
+from fusec.cli.console import show_json, show_report, write
 from fusec.cli.options import (
     AsJson,
     Context,
@@ -50,7 +49,7 @@ def inspect(
     layers: MaybeLayers = None,
     profile: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Show the times that fusec profile --json measured."),
+        typer.Option(metavar="FILE", help="Show the times that fusec profile -o measured."),
     ] = None,
     disable: Disable = None,
     width: Width = 1,
@@ -105,7 +104,7 @@ def inspect(
             command = " ".join(["fusec", *sys.argv[1:]])
             write(html, pictures.html(subject, command, layers=drawn))
     if as_json:
-        typer.echo(json.dumps(data))
+        show_json(data)
     elif stage is not None:
         typer.echo(shown, nl=False)
     else:

@@ -6,7 +6,6 @@ described anyway: the docstring of a pass's file, of an op's reference, of a wei
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fusec.cli.console import out
+from fusec.cli.console import out, show_json
 from fusec.cli.options import AsJson
 from fusec.errors import unknown
 
@@ -127,7 +126,7 @@ def list_command(
     """
     entries = list(entries_of(topic))
     if as_json:
-        typer.echo(json.dumps([_plain(entry) for entry in entries]))
+        show_json([_plain(entry) for entry in entries])
         return
     for line in lines(entries):
         out.print(line)

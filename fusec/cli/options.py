@@ -66,7 +66,11 @@ MaybeLayers = Annotated[
         help="Layers to draw. (default: those that are alike once)",
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one line, and nothing else.")]
+Results = Annotated[
+    Path | None,
+    typer.Option("-o", metavar="FILE", help="Write the results there, as JSON, beside the table."),
+]
 Threads = Annotated[int, typer.Option(help="CPU threads; 0 takes the cores this process may use.")]
 Draft = Annotated[
     str,
@@ -78,11 +82,15 @@ Draft = Annotated[
 DraftMax = Annotated[int, typer.Option(metavar="K", help="Tokens that a step checks at most.")]
 
 
-def _hush(quiet: bool) -> bool:
-    """Standard error has errors alone from here on."""
+def _hush(context: typer.Context, quiet: bool) -> bool:
+    """Standard error has errors alone until the command ends."""
     from fusec.cli.console import err
 
     err.quiet = quiet
+    if quiet:
+        from fusec.models.downloads import quietly
+
+        context.with_resource(quietly())
     return quiet
 
 
@@ -92,6 +100,6 @@ Quiet = Annotated[
         *("-q", "--quiet"),
         callback=_hush,
         is_eager=True,  # before a model is fetched
-        help="Say nothing about progress, speed and files that were written.",
+        help="Say nothing about downloads, progress, speed and files that were written.",
     ),
 ]

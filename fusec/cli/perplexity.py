@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fusec.cli.console import out, progress
+from fusec.cli.console import out, progress, show_json
 from fusec.cli.options import (
     AsJson,
     Disable,
@@ -77,7 +76,7 @@ def perplexity(
             note=advance,
         )
     if as_json:
-        typer.echo(json.dumps(found.as_dict()))
+        show_json(found.as_dict())
     else:
         out.print(
             f"perplexity {found.value:.4f} +/- {found.error:.5f} over {found.scored} tokens: "

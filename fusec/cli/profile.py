@@ -9,9 +9,20 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from fusec.cli.console import out, progress
-from fusec.cli.options import Context, Disable, Kv, MaybeLevel, ModelArg, Quiet, Target, Threads
-from fusec.files import check_outputs, write_whole
+from fusec.cli.console import err, out, progress, show_json, write, write_json
+from fusec.cli.options import (
+    AsJson,
+    Context,
+    Disable,
+    Kv,
+    MaybeLevel,
+    ModelArg,
+    Quiet,
+    Results,
+    Target,
+    Threads,
+)
+from fusec.files import check_outputs
 
 TABLE_WIDTH = 130
 
@@ -25,9 +36,7 @@ def profile(
     kv: Kv = "f16",
     disable: Disable = None,
     threads: Threads = 0,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write all times there.")
-    ] = None,
+    output: Results = None,
     chart: Annotated[
         Path | None, typer.Option(metavar="FILE.svg|png", help="Draw the walls as bars.")
     ] = None,
@@ -35,6 +44,7 @@ def profile(
         Path | None,
         typer.Option(metavar="FILE", help="Write one token's launches for Perfetto or Chrome."),
     ] = None,
+    as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Where a token's time goes: between tokens, launches, memory, compute; launch by launch."""
@@ -43,18 +53,21 @@ def profile(
 
     if chart is not None:
         walls.check_chart(chart)
-    check_outputs([json_file, trace, chart], model)  # before the long work, not after it
+    check_outputs([output, trace, chart], model)  # before the long work, not after it
     compiled = driver.compile(
         model, target=target, level=level, context=context, kv=kv, disable=disable or ()
     )
     with progress("profiling") as advance:
         data = measuring.run(compiled, tokens, threads, advance)
-    if json_file is not None:
-        write_whole(json_file, json.dumps(data, indent=1) + "\n")
+    write_json(output, data)
     if trace is not None:
-        write_whole(trace, json.dumps(walls.trace(data, compiled.plan)) + "\n")
+        write(trace, json.dumps(walls.trace(data, compiled.plan)) + "\n")
     if chart is not None:
         walls.draw(data, chart)
+        err.print(f"written to {chart}", style="dim")
+    if as_json:
+        show_json(data)
+        return
     wide = Console(file=out.file, width=max(out.width, TABLE_WIDTH))
     for table in walls.tables(data):
         wide.print(table)

@@ -6,11 +6,12 @@ from typing import Annotated
 
 import typer
 
-from fusec.cli.options import NAMES
+from fusec.cli.options import NAMES, Quiet
 
 
 def pull(
     name: Annotated[str, typer.Argument(metavar="NAME", help=f"A model's name: {NAMES}.")],
+    quiet: Quiet = False,
 ) -> None:
     """Fetch a model by its name, unless it is here already, and print its path.
 

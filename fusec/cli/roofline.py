@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +9,7 @@ import typer
 from rich.console import Console
 
 from fusec.cli.bench import numbers
-from fusec.cli.console import out, progress
+from fusec.cli.console import out, progress, show_json
 from fusec.cli.options import AsJson, ModelArg, Quiet
 
 TABLE_WIDTH = 150
@@ -32,7 +31,7 @@ def roofline(
     measured: Annotated[
         list[Path] | None,
         typer.Option(
-            metavar="FILE", help="Hold predictions against what bench or profile --json wrote."
+            metavar="FILE", help="Hold predictions against what bench or profile -o wrote."
         ),
     ] = None,
     as_json: AsJson = False,
@@ -46,7 +45,7 @@ def roofline(
     with progress("predicting") as advance:
         data = rooflines.run(model, gpu or (), wanted, position, measured or (), advance)
     if as_json:
-        typer.echo(json.dumps(data))
+        show_json(data)
         return
     wide = Console(file=out.file, width=max(out.width, TABLE_WIDTH))
     for table in rooflines.tables(data):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from fusec.cli import prompts
-from fusec.cli.console import err, out, progress
+from fusec.cli.console import err, out, progress, show_json
 from fusec.cli.options import (
     AsJson,
     Context,
@@ -146,7 +145,7 @@ def run(
         elif as_json:
             answer = generate.complete(runner, request)
             asked, path = logprobs is not None, runner.model.file.path
-            typer.echo(json.dumps(answer.data(path, sampling, runner.load_s, logprobs=asked)))
+            show_json(answer.data(path, sampling, runner.load_s, logprobs=asked))
         else:
             echo = out.is_terminal and prompt is not None and not chat
             if echo:  # a reader wants the whole text

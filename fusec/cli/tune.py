@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from fusec.cli.console import out, progress
-from fusec.cli.options import Context, Kv, MaybeLevel, ModelArg, Quiet
+from fusec.cli.console import err, out, progress, show_json, write_json
+from fusec.cli.options import AsJson, Context, Kv, MaybeLevel, ModelArg, Quiet, Results
 from fusec.errors import FusecError
-from fusec.files import check_outputs, write_whole
+from fusec.files import check_outputs
 
 TABLE_WIDTH = 150
 
@@ -23,21 +21,19 @@ def tune(
     context: Context = None,
     kv: Kv = "f16",
     seconds: Annotated[float, typer.Option(help="Stop searching after about this long.")] = 60.0,
-    json_file: Annotated[
-        Path | None,
-        typer.Option("--json", metavar="FILE", help="Write times and choices there as well."),
-    ] = None,
+    output: Results = None,
     build_only: Annotated[
         bool, typer.Option("--build-only", help="Compile the candidates into the cache, no more.")
     ] = False,
     target: Annotated[
         str, typer.Option(help="With --build-only: an architecture such as sm_90a.")
     ] = "native",
+    as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Choose the shapes of a GPU's kernels by measuring: every later --target native uses them.
 
-    FUSEC_TUNING=off leaves them out, FUSEC_TUNING=FILE takes them from a file of --json.
+    FUSEC_TUNING=off leaves them out, FUSEC_TUNING=FILE takes them from a file of -o.
     """
     from fusec import backends
     from fusec.bench import tune as measuring
@@ -59,20 +55,25 @@ def tune(
             f"tuning measures on the GPU of this machine: {reason}; --build-only --target sm_90a "
             f"compiles what another machine will measure"
         ) from None
-    check_outputs([json_file], model)  # before the long work, not after it
+    check_outputs([output], model)  # before the long work, not after it
     compiled = measuring.prepare(model, target, level, context, kv)
     with progress("compiling", measuring.count_of(compiled)) as advance:
         built = measuring.build(compiled, advance)
     if build_only:
+        if as_json:
+            show_json({"variants": len(built), "kernels": len(compiled.plan.kernels)})
+            return
         out.print(f"{len(built)} variants of {len(compiled.plan.kernels)} kernels are ready")
         return
     with progress("tuning") as advance:
         tuned = measuring.run(compiled, built, seconds, advance)
     data = tuned.as_data()
-    if json_file is not None:
-        write_whole(json_file, json.dumps(data, indent=1) + "\n")
+    write_json(output, data)
     path = tuned.save()
+    err.print(f"written to {path}", style="dim")
+    if as_json:
+        show_json(data)
+        return
     wide = Console(file=out.file, width=max(out.width, TABLE_WIDTH))
     wide.print(measuring.table(data))
     out.print(measuring.line(data))
-    out.print(f"written to {path}")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
 
-from fusec.cli.console import out, progress
+from fusec.cli.console import out, progress, show_json
 from fusec.cli.options import AsJson, Context, Disable, ModelArg, Quiet, Target
 
 
@@ -48,7 +47,7 @@ def verify(
             note=advance,
         )
     if as_json:
-        typer.echo(json.dumps([v.as_dict() for v in verdicts]))
+        show_json([v.as_dict() for v in verdicts])
     else:
         out.print(verdict_table(str(model), verdicts))
     if not all(v.ok for v in verdicts):

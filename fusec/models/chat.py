@@ -21,7 +21,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from fusec.arguments import mistaken
 from fusec.errors import FusecError
 from fusec.models.gguf_file import GGUFFile
-from fusec.models.tokenizer import Vocabulary
+from fusec.models.tokenizer import Tokenizer, Vocabulary
 
 KEY = "tokenizer.chat_template"
 
@@ -119,6 +119,17 @@ class ChatTemplate:
         # A template is a program: besides jinja2's own errors it can divide by zero.
         except Exception as error:
             raise self._fail(error) from error
+
+    def encode(self, messages: Sequence[Mapping[str, Any]], tokenizer: Tokenizer) -> list[int]:
+        """A conversation as tokens, up to where the answer begins.
+
+        As in llama.cpp it begins with one BOS if the vocabulary says that texts do, whether or not
+        the template writes it; if not, with what the template writes. No EOS: the answer is still
+        to come. Raises FusecError as `render` does, and where there are no tokens.
+        """
+        if ids := tokenizer.encode(self.render(messages), eos=False):
+            return ids
+        raise FusecError(f"{self._path}: the chat template makes no tokens of the conversation")
 
     def _fail(self, error: Exception) -> FusecError:
         reason = " ".join(str(error).split()) or type(error).__name__

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 from rich.console import Console
 from rich.progress import (
@@ -18,8 +19,28 @@ from rich.progress import (
 STEPS = 4  # lines that say how far it is, where there is no terminal
 
 
+_quiet: ContextVar[bool] = ContextVar("quiet", default=False)
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Nothing is said of what is fetched until the end of this."""
+    before = _quiet.set(True)
+    try:
+        yield
+    finally:
+        _quiet.reset(before)
+
+
+def is_quiet() -> bool:
+    """Whether nothing is to be said."""
+    return _quiet.get()
+
+
 def _console() -> Console:
-    return Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
+    return Console(
+        stderr=True, quiet=is_quiet(), soft_wrap=True, highlight=False, markup=False, emoji=False
+    )
 
 
 def announce(line: str) -> None:
@@ -44,7 +65,7 @@ def bar(title: str, total: int, notice: str) -> Iterator[Callable[[int], None]]:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True, disable=console.quiet) as progress:
         task = progress.add_task(title, total=total)
 
         def show(here: int) -> None:

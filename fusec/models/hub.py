@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fusec.errors import FusecError
-from fusec.models.downloads import announce
+from fusec.models.downloads import announce, is_quiet
 
 PREFIX = "hf:"
 FORMS = "hf:OWNER/REPO, hf:OWNER/REPO:QUANT, hf:OWNER/REPO/FILE.gguf"
@@ -111,7 +111,7 @@ def _library(name: str) -> Any:
 
 
 def _download(library: Any, name: str, repo: str, file: str) -> Path:
-    if not sys.stderr.isatty():  # its bar would be one long line of a log
+    if is_quiet() or not sys.stderr.isatty():  # its bar would be one long line of a log
         library.utils.disable_progress_bars()
     try:
         return Path(library.hf_hub_download(repo, file))

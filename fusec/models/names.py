@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import difflib
 import os
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from fusec.errors import FusecError
 from fusec.models import hub, packages
+from fusec.models.downloads import quietly
 from fusec.models.package_table import PACKAGED
 from fusec.models.shipped import SHIPPED
 from fusec.writer import brief
@@ -60,13 +62,15 @@ def located(path: Path) -> Path:
     return _located(path, check=False)
 
 
-def pull(name: str | os.PathLike[str]) -> Path:
+def pull(name: str | os.PathLike[str], *, quiet: bool = False) -> Path:
     """Fetch a model by its name, unless it is here already; returns its file.
 
-    A model of the package index that is here is read and fetched again if it was damaged. Raises
+    Says on standard error what it fetches and how far it is, unless `quiet`. A model of the
+    package index that is here is read and fetched again if it was damaged. Raises
     FusecError for a name that is not known, and where the model cannot be fetched.
     """
-    path = _located(Path(name), check=True)
+    with quietly() if quiet else nullcontext():
+        path = _located(Path(name), check=True)
     if not path.is_file():
         raise FusecError(f"{path}: no such file")
     return path

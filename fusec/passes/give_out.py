@@ -15,9 +15,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
+from fusec.arguments import none_of
 from fusec.errors import FusecError
 from fusec.ir.graph import Graph, Node, Value
 from fusec.ir.verify import verify
@@ -25,8 +25,6 @@ from fusec.passes.pipeline import Stage
 
 NAME = "outputs"
 """Of the stage, and of the group of its launches."""
-
-SHOWN = 8  # names that an error lists
 
 
 def wanted(graph: Graph, patterns: Iterable[str]) -> tuple[str, ...]:
@@ -42,17 +40,10 @@ def wanted(graph: Graph, patterns: Iterable[str]) -> tuple[str, ...]:
             raise FusecError(f"outputs: expected names of values, found {pattern!r}")
         found = [name for name in names if fnmatchcase(name, pattern.removeprefix("%"))]
         if not found:
-            raise FusecError(_unknown(pattern, names))
+            shows = "outputs: the graph (fusec inspect --stage decode-graph shows it) has no value"
+            raise none_of(shows, pattern, names)
         chosen |= set(found)
     return tuple(f"%{name}" for name in names if name in chosen)
-
-
-def _unknown(pattern: str, names: Sequence[str]) -> str:
-    near = get_close_matches(pattern, names, SHOWN) or names[:SHOWN]
-    return (
-        f"outputs: no value of the graph is called {pattern!r}: there are {', '.join(near)} and "
-        f"others (fusec inspect --stage decode-graph shows all)"
-    )
 
 
 def give_out(stages: Sequence[Stage], patterns: Iterable[str]) -> Stage:

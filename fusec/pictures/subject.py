@@ -26,7 +26,7 @@ from fusec.report import size, summary
 class Subject:
     """A compilation. `registers`: of kernels that are compiled already.
 
-    `report`: what `fusec inspect --json` prints. `profile`: what `fusec profile --json` wrote, or
+    `report`: what `fusec inspect --json` prints. `profile`: what `fusec profile -o` wrote, or
     None. `gpu`: whose constants predict; None for the CPU target, and for steps of several rows.
     """
 
@@ -178,7 +178,7 @@ def of_compiled(compiled: Compilation, profile: Path | None = None) -> Subject:
 
 
 def read_profile(path: Path | None, plan: LaunchPlan) -> dict[str, Any] | None:
-    """What `fusec profile --json` wrote. Raises FusecError unless it is of this very plan."""
+    """What `fusec profile -o` wrote. Raises FusecError unless it is of this very plan."""
     if path is None:
         return None
     try:
@@ -189,7 +189,7 @@ def read_profile(path: Path | None, plan: LaunchPlan) -> dict[str, Any] | None:
     except OSError as error:
         raise FusecError(f"{path}: cannot be read: {reason(error)}") from None
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise FusecError(f"{path}: expected what fusec profile --json writes") from None
+        raise FusecError(f"{path}: expected what fusec profile -o writes") from None
     wanted = plan.target, plan.level, [launch.kernel for launch in plan.launches]
     if found[:2] != wanted[:2]:
         raise FusecError(

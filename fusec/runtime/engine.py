@@ -92,7 +92,7 @@ class Engine(TokenEngine):
             items: list[Any] = list(prompt)
             kinds = sorted({type(item).__name__ for item in items})
             if items and all(isinstance(item, Mapping) for item in items):
-                return self.tokenizer.encode(self.chat_template.render(items), eos=False)
+                return self.chat_template.encode(items, self.tokenizer)
             if all(isinstance(item, Integral) for item in items):
                 return super()._tokens(items)
             found = f"a {type(prompt).__name__} of {' and '.join(kinds)}"

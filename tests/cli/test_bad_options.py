@@ -145,8 +145,8 @@ OTHERS: dict[str, tuple[list[str], str]] = {
         ["compile", "MODEL", "--dot", "MODEL"],
         "cannot write here: the file is read as well",
     ),
-    "json over the model": (
-        ["bench", "MODEL", "--json", "MODEL"],
+    "results over the model": (
+        ["bench", "MODEL", "-o", "MODEL"],
         "cannot write here: the file is read as well",
     ),
     "html over a link to the model": (
@@ -158,10 +158,10 @@ OTHERS: dict[str, tuple[list[str], str]] = {
         "/none: cannot write here: the file is another output as well",
     ),
     "profile of no model": (
-        ["profile", "NONE", "--json", "OTHER", "--trace", "OUT"],
+        ["profile", "NONE", "-o", "OTHER", "--trace", "OUT"],
         "/none: no such file",
     ),
-    "bench of no model": (["bench", "NONE", "--json", "OTHER"], "/none: no such file"),
+    "bench of no model": (["bench", "NONE", "-o", "OTHER"], "/none: no such file"),
     "quantize none": (["quantize", "NONE", "OUT", "Q4_0"], "/none: no such file"),
     "quantize into itself": (
         ["quantize", "MODEL", "MODEL", "Q8_0"],

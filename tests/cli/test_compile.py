@@ -39,6 +39,17 @@ def test_compile_prints_the_stages_and_the_plan(tiny_model: Path, level: int) ->
     assert max(map(len, ran.out.splitlines()[:-2])) <= 140
 
 
+def test_its_json_is_the_report_of_inspect(tiny_model: Path) -> None:
+    compiled, looked_at = (
+        fusec(name, tiny_model, "--json").json for name in ("compile", "inspect")
+    )
+    for stage in (*compiled["stages"], *looked_at["stages"]):
+        del stage["ms"]
+    assert compiled == looked_at
+    message = refused("compile", tiny_model, "--json", "--dump-after", "all")
+    assert message.startswith("--json: expected no --dump-after beside it")
+
+
 def test_the_stage_table_fits_a_terminal(tiny_model: Path) -> None:
     lines = fusec("compile", tiny_model).out.splitlines()
     table = lines[: lines.index("plan")]

@@ -56,7 +56,7 @@ def test_drafters_that_are_refused(tiny_model: Path) -> None:
 def test_bench_measures_drafters_beside_plain_decoding(tmp_path: Path) -> None:
     file = tmp_path / "drafts.json"
     ran = fusec("bench", "demo", "--draft", "suffix,recycle", "-n", 8, "--repeats", 1,
-                "--json", file)  # fmt: skip
+                "-o", file)  # fmt: skip
     assert ran.code == 0, ran.err
     data = json.loads(file.read_text())
     shown = plain(ran.out)

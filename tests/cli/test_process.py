@@ -8,15 +8,13 @@ import os
 import pkgutil
 import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from fusec import cli
 from fusec.cli.commands import COMMANDS, command, function_of
-from tests.command import fusec, refused
+from tests.command import fusec, process, refused
 
 pytestmark = pytest.mark.xdist_group("cli")
 
@@ -74,7 +72,7 @@ def test_the_line_of_a_command_is_its_docstring_s_first(name: str) -> None:
 
 
 def test_every_module_with_a_command_is_in_the_table() -> None:
-    helpers = {"commands", "console", "options", "prompts", "streams"}
+    helpers = {"commands", "completion", "console", "options", "prompts", "streams"}
     assert {entry.name for entry in pkgutil.iter_modules(cli.__path__)} - helpers == set(COMMANDS)
 
 
@@ -94,33 +92,13 @@ def test_mistyped_commands_and_options() -> None:
     assert refused("run") == "Missing argument 'MODEL|DIR'. (fusec run --help explains)"
 
 
-def test_completion() -> None:
-    asked = {"_FUSEC_COMPLETE": "complete_bash", "COMP_WORDS": "fusec ro", "COMP_CWORD": "1"}
-    assert process(**asked).communicate(timeout=60)[0].split() == ["roofline"]
-    asked |= {"COMP_WORDS": "fusec run --chat --rep", "COMP_CWORD": "3"}
-    assert process(**asked).communicate(timeout=60)[0].split() == ["--repeat-penalty"]
-    asked |= {"COMP_WORDS": "fusec list f", "COMP_CWORD": "2"}
-    assert process(**asked).communicate(timeout=60)[0].split() == ["formats"]
-    assert "_FUSEC_COMPLETE" in process("--show-completion", "bash").communicate(timeout=60)[0]
-
-
-def process(*args: object, **env: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "fusec", *map(str, args)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **env},
-    )
-
-
 def test_as_a_process(tiny_model: Path) -> None:
     ids = ["--prompt-ids", "7", "-n", "4", "--temp", "0", "--json"]
+    wanted = fusec("run", tiny_model, *ids).json["ids"]  # kernels are there, and not told of, then
     good = process("run", tiny_model, *ids)
     out, err = good.communicate(timeout=60)
     assert (good.returncode, err) == (0, "")
-    assert json.loads(out)["ids"] == fusec("run", tiny_model, *ids).json["ids"]
+    assert json.loads(out)["ids"] == wanted
     bad = process("run", tiny_model, "-p", "")
     assert bad.communicate(timeout=60) == (
         "",

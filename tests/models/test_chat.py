@@ -8,6 +8,7 @@ import pytest
 from fusec.errors import FusecError
 from fusec.models.chat import KEY, ChatTemplate
 from fusec.models.gguf_file import open_gguf
+from fusec.models.tokenizer import Tokenizer
 from tests.vocabulary import write_vocabulary
 
 MESSAGES = [{"role": "user", "content": "Hello {{ there }}"}]
@@ -129,6 +130,19 @@ def test_tokens_of_the_file(tmp_path: Path) -> None:
     changes = {f"{name}_token_id": token for name, token in ids.items()}
     file = write_vocabulary(tmp_path / "t.gguf", **changes, **{KEY: template})
     assert ChatTemplate.from_gguf(file).render([]) == "abab" + "b", "no EOS is no text"
+
+
+def test_a_conversation_as_tokens(tmp_path: Path) -> None:
+    tokenizer = Tokenizer.from_gguf(
+        write_vocabulary(tmp_path / "t.gguf", bos_token_id=1, add_bos_token=True)
+    )
+    assert ChatTemplate("{{ messages[0].role }}", PATH).encode([{"role": "ab"}], tokenizer) == [
+        1,
+        2,
+    ]
+    plain = Tokenizer.from_gguf(write_vocabulary(tmp_path / "p.gguf", add_bos_token=False))
+    with pytest.raises(FusecError, match=r"some\.gguf: the chat template makes no tokens"):
+        ChatTemplate("", PATH).encode(MESSAGES, plain)
 
 
 def test_several_templates(tmp_path: Path) -> None:

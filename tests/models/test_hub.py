@@ -134,6 +134,7 @@ def test_a_file_is_fetched_once_and_found_without_the_hub(hub: Hub, tiny_model: 
     assert offline.stderr == (
         "hf:some/models:q4_k_m: the hub is not reached, taking m-Q4_K_M.gguf, which is here\n"
     )
+    assert hub.fusec("info", "hf:some/models", "-q", HF_HUB_OFFLINE="1").stderr == ""
     other = hub.fusec("pull", "hf:some/models:Q8_0", HF_ENDPOINT="http://127.0.0.1:9")
     assert other.returncode == 2
     assert other.stderr.startswith("error: hf:some/models:Q8_0: not here yet, and the Hugging Face")

@@ -89,6 +89,21 @@ def test_a_model_is_joined_from_its_parts_and_kept(
     assert packages.kept(small) == path
 
 
+@pytest.mark.parametrize("command", [["pull"], ["info", "--no-plan"]])
+def test_quietly(small: Packaged, command: list[str]) -> None:
+    ran = fusec(*command, "small", "-q")
+    assert (ran.code, ran.err) == (0, "")
+    path = packages.kept(small)
+    assert path is not None
+    path.unlink()
+    assert "fetching a small model" in fusec("pull", "small").err  # the next one is not quiet
+
+
+def test_quietly_in_a_script(small: Packaged, capsys: pytest.CaptureFixture[str]) -> None:
+    assert names.pull("small", quiet=True) == packages.kept(small)
+    assert capsys.readouterr() == ("", "")
+
+
 def test_a_name_is_taken_wherever_a_model_is(small: Packaged, tiny_model: Path) -> None:
     assert open_gguf("small").fingerprint == open_gguf(tiny_model).fingerprint
     assert driver.compile("small").plan.dispatches == driver.compile(tiny_model).plan.dispatches

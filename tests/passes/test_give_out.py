@@ -113,9 +113,9 @@ def test_names_come_in_the_order_of_the_graph(tiny_model: Path) -> None:
 @pytest.mark.parametrize(
     ("outputs", "reason"),
     [
-        ("blk.*.hidden", "no value of the graph is called 'blk.*.hidden': there are"),
-        (["blk.0.ffn_residul"], "there are blk.0.ffn_residual"),
-        (["$blk.0.k"], "no value of the graph"),
+        ("blk.*.hidden", "shows it) has no value 'blk.*.hidden': "),
+        (["blk.0.ffn_residul"], "did you mean blk.0.ffn_residual or "),
+        (["$blk.0.k"], "has no value '$blk.0.k': did you mean blk.0.k"),
         ([3], "expected names of values, found 3"),
     ],
 )

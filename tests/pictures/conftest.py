@@ -16,7 +16,7 @@ def compiled(tiny_model: Path) -> driver.Compiled:
 
 
 def profile_of(compiled: driver.Compiled, **changed: object) -> dict:
-    """What `fusec profile --json` would write: launch i takes 1 + i / 100 us."""
+    """What `fusec profile -o` would write: launch i takes 1 + i / 100 us."""
     launches = [
         {
             "node": launch.node,

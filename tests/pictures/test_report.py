@@ -154,8 +154,8 @@ def test_a_folder_shows_what_the_compilation_did(compiled, tmp_path, profile):
     [
         ({"level": 2}, "expected a profile at -O3 for sm_90a, found one at -O2 for sm_90a"),
         ({"launches": []}, "a profile of other kernels"),
-        ({"walls": 3}, "expected what fusec profile --json writes"),
-        ({"token": "x"}, "expected what fusec profile --json writes"),
+        ({"walls": 3}, "expected what fusec profile -o writes"),
+        ({"token": "x"}, "expected what fusec profile -o writes"),
     ],
 )
 def test_profiles_of_something_else(compiled, tmp_path, changed, message):

@@ -206,7 +206,7 @@ def test_the_command_lists_every_gpu_and_chip(tiny_model):
         (("--position", "-1"), "--position: expected at least 0"),
         (("--position", "100000"), "expected a context from 1 to 512"),
         (("--measured", "/no/such"), "/no/such: cannot be read"),
-        (("--measured", __file__), "expected what fusec bench or profile --json writes"),
+        (("--measured", __file__), "expected what fusec bench or profile -o writes"),
     ],
 )
 def test_the_command_refuses(tiny_model, options, message):

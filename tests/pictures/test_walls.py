@@ -169,7 +169,7 @@ def test_charts_need_a_name_that_says_what_they_are(tmp_path):
 def test_the_command_writes_what_was_asked_for(tiny_model, tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
     monkeypatch.setattr(profile, "contradictions", lambda *_: iter(()))  # others use this machine
-    files = {"--json": "p.json", "--trace": "t.json", "--chart": "w.svg"}
+    files = {"-o": "p.json", "--trace": "t.json", "--chart": "w.svg"}
     options = [word for name, file in files.items() for word in (name, tmp_path / file)]
     ran = fusec("profile", tiny_model, "-n", 4, "--threads", 1, "--context", 64, *options)
     assert ran.code == 0, ran.err

@@ -36,6 +36,10 @@ class CudaError(FusecError):
         self.status = status
 
 
+class OutOfMemory(CudaError, MemoryError):
+    """The GPU has too little memory left for what was asked of it."""
+
+
 @dataclass(frozen=True)
 class Executable:
     """A kernel as machine code, and the grid (blocks) and block (threads) it is launched with.
@@ -113,7 +117,8 @@ class Driver:
         """
         status, *results = getattr(self.api, function)(*args)
         if status.name != "CUDA_SUCCESS":
-            raise CudaError(
+            error = OutOfMemory if status.name == "CUDA_ERROR_OUT_OF_MEMORY" else CudaError
+            raise error(
                 f"{function}: the GPU or its driver reports {status.name}: run again with "
                 f"--target cpu to tell a kernel's fault from the machine's",
                 status.name,
@@ -132,14 +137,12 @@ class Driver:
     # -- memory -----------------------------------------------------------------------------------
 
     def allocate(self, nbytes: int, what: str) -> int:
-        """Device memory. Raises CudaError naming `what` was asked for and how much is free."""
+        """Device memory. Raises OutOfMemory naming `what` was asked for and how much is free."""
         try:
             return int(self.call("cuMemAlloc", max(nbytes, 1)))
-        except CudaError as error:
-            if error.status != "CUDA_ERROR_OUT_OF_MEMORY":
-                raise
+        except OutOfMemory as error:
             free, total = self.call("cuMemGetInfo")
-            raise CudaError(
+            raise OutOfMemory(
                 f"not enough memory on {self.name}: {what} needs {_mib(nbytes)}, "
                 f"{_mib(free)} of {_mib(total)} are free: take a smaller --context, end what else "
                 f"uses the GPU, {_INSTEAD}",

@@ -179,11 +179,11 @@ def test_the_command_saves_what_the_next_compilation_takes(
     monkeypatch.setattr(cuda, "native_name", lambda: GPU)
     monkeypatch.setattr(tune, "build", lambda *_: built)
     file = cache / "tuned.json"
-    ran = fusec("tune", tiny_model, "-O", LEVEL, "--context", CONTEXT, "--json", file)
+    ran = fusec("tune", tiny_model, "-O", LEVEL, "--context", CONTEXT, "-o", file)
     assert ran.code == 0, ran.err
     assert kernel.name in ran.out.replace("\n", "")
     assert "us a token with every default" in ran.out
-    assert f"written to {tuning.place(GPU, ARCH)}" in ran.out.replace("\n", "")
+    assert ran.err == f"written to {file}\nwritten to {tuning.place(GPU, ARCH)}\n"
     data = json.loads(file.read_text())
     assert data["choices"] == {kernel.name: vars(fast)}
     assert data["token_us"]["before"] - data["token_us"]["after"] == pytest.approx(
@@ -241,7 +241,7 @@ def test_only_what_a_greedy_token_launches_is_tuned(tiny_model, monkeypatch):
 def test_a_machine_without_a_gpu(tiny_model, cache):
     without_a_gpu()
     file = cache / "tuned.json"
-    message = refused("tune", tiny_model, "--json", file)
+    message = refused("tune", tiny_model, "-o", file)
     assert message.startswith("tuning measures on the GPU of this machine: ")
     assert "--build-only --target sm_90a" in message
     assert not file.exists()
