@@ -16,6 +16,7 @@ from fusec.models.small import config_of
 from fusec.models.synth import synthesize
 from fusec.runtime.drafting import DRAFTERS, Auto, Recycle, Row, Suffix
 from fusec.runtime.drafting.model import ModelDrafter
+from fusec.runtime.drafting.suffix import confidence_of
 from tests.runtime.drafters import Nonsense, Scripted, draft_with
 
 CONTEXT, VOCABULARY = 96, 512
@@ -361,6 +362,28 @@ def test_suffix_is_surer_of_longer_matches() -> None:
         suffix.begin([*text, 1, 2, *text])
         found.append(suffix.propose(1)[0].confidence)
     assert found == sorted(found) and len(set(found)) == 4
+    suffix.begin([1, 2, 3, 4, 5, 6, 9, 1])
+    each = [guess.confidence for guess in suffix.propose(4)]
+    assert each == [confidence_of(1 + n) for n in range(4)]  # a right one makes the match longer
+
+
+def test_suffix_reads_what_it_knows_of_a_sequence_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    suffix, read = Suffix(), []
+    append = Suffix._append
+
+    def noted(self: Suffix, sequence: Sequence[int]) -> None:
+        read.append(list(sequence))
+        append(self, sequence)
+
+    monkeypatch.setattr(Suffix, "_append", noted)
+    suffix.begin([1, 2, 3])
+    suffix.begin((1, 2, 3, 1, 2))
+    assert read == [[1, 2, 3], [1, 2]]
+    assert proposed(suffix) == [3, 1, 2, 3]
+    suffix.begin([1, 2, 9, 1, 2])  # another one
+    assert proposed(suffix, 1) == [9]
+    suffix.begin([1, 2])  # the beginning of it
+    assert proposed(suffix) == []
 
 
 def test_recycle_knows_rows_that_were_rejected_and_earlier_sequences() -> None:
@@ -376,3 +399,13 @@ def test_recycle_knows_rows_that_were_rejected_and_earlier_sequences() -> None:
     recycle.begin([7, 8])
     pair, single = recycle.propose(2)
     assert single.confidence < pair.confidence
+
+
+def test_a_chain_of_recycled_guesses_may_be_bounded() -> None:
+    recycle = Recycle(3)
+    recycle.begin([1, 1])
+    recycle.seen([1], [Row(1, 1)])
+    assert proposed(recycle, 9) == [1, 1, 1]
+    assert proposed(recycle, 2) == [1, 1]
+    recycle.begin([5, 1])  # a token alone is not looked up then
+    assert proposed(recycle) == []

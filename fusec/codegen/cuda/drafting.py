@@ -12,15 +12,16 @@ from fusec.codegen.cuda.toolchain import CudaKernel
 LONGEST = 31
 """Tokens that the match of a suffix is measured up to."""
 
-RECYCLED = LONGEST + 1
-"""The class of guesses from the table of pairs; the others are lengths of matches, 0 for none."""
+SURE = 3
+"""Tokens of a match that is worth more than an entry of the table of pairs."""
 
-CLASSES = RECYCLED + 1
 STATE_WORDS = 8
 PAIRS = 1 << 16
 """Entries of the table of pairs, two words each."""
 
 MOST_DRAFTED = 15
+MOST_CHAINED = 3
+"""Guesses from the table of pairs: each waits for the one before."""
 
 
 def kernels(vocabulary: int, overlaps: bool = False) -> list[CudaKernel]:
@@ -29,23 +30,22 @@ def kernels(vocabulary: int, overlaps: bool = False) -> list[CudaKernel]:
 
 
 def draft() -> CudaKernel:
-    """The kernel `draft(tokens, token, pos, rows, depths, most, state, pairs)`: rows of a step.
+    """The kernel `draft(tokens, token, pos, rows, most, state, pairs)`: rows of a step.
 
     u32* but for pairs, u64[PAIRS]. The sequence is tokens[0 .. pos]. Its last tokens are looked for
     further in front, all places at once by one block; what followed the longest match (of equal
-    ones the last) is guessed: depths[length of the match] tokens, at most `most` and no more than
-    leave pos within state[0], the position of the last row that is wanted. Where that is none, the
-    table of pairs may know what was chosen behind the last two tokens: up to three guesses, at most
-    depths[RECYCLED].
+    ones the last) is guessed: state[1] tokens, at most `most` and no more than leave pos within
+    state[0], the position of the last row that is wanted. Where the match is shorter than SURE, the
+    table of pairs may know what was chosen behind the last two tokens: at most state[2] guesses.
 
     Row 0 of `token` and `pos` is the last token, the others are the guesses, which also become
     tokens[pos + 1 ...]; rows[0] is how many rows there are. A position past state[0] means that all
     is done: then the last row is computed once more, which changes nothing. The rest of `state` is
     for `accept`.
     """
-    names = "tokens token pos rows depths most state pairs"
+    names = "tokens token pos rows most state pairs"
     lines = ["scratch = shared_bytes(128)", f"draft_tokens({', '.join(names.split())}, scratch)"]
-    return kernel_of("draft", names, lines, (*("u32*",) * 7, "u64*"), 1024, overlaps=False)
+    return kernel_of("draft", names, lines, (*("u32*",) * 6, "u64*"), 1024, overlaps=False)
 
 
 def sample_rows(vocabulary: int, overlaps: bool = False) -> CudaKernel:
@@ -84,8 +84,8 @@ def accept(vocabulary: int, overlaps: bool = False) -> CudaKernel:
     nothing counts behind a logit that is not finite. What counts goes to ring and tokens as
     `control.advance` has it, and pos, token and step move on behind it.
 
-    With g = state[6], the number of such steps: entry g % RING of `log` becomes (g + 1) << 32 |
-    what `fusec.runtime.cuda.drafted.Told` reads, that of `clock` the time in nanoseconds; both are
+    With g = state[4], the number of such steps: entry g % RING of `log` becomes (g + 1) << 32 |
+    what `fusec.runtime.cuda.told.Told` reads, that of `clock` the time in nanoseconds; both are
     pinned host memory. What each row has chosen, those behind a wrong guess too, goes to `pairs`.
     """
     names = "logits next_token token pos rows tokens step ring state log clock pairs"

@@ -11,20 +11,17 @@ from functools import partial
 
 import numpy as np
 
-from fusec.codegen.cuda.control import NO_TOKEN, RING
-from fusec.codegen.cuda.drafting import CLASSES, MOST_DRAFTED, PAIRS, STATE_WORDS
+from fusec.codegen.cuda.control import RING
+from fusec.codegen.cuda.drafting import MOST_DRAFTED, PAIRS, STATE_WORDS
 from fusec.ir.plan import ROWS
 from fusec.runtime.cuda.driver import Handle
 from fusec.runtime.cuda.loop import TokenLoop
 from fusec.runtime.cuda.session import CudaSession
 from fusec.runtime.cuda.told import Told
 from fusec.runtime.job import token_ids
-from fusec.runtime.session import Array
 
 MOST_ROWS = MOST_DRAFTED + 1
 KERNELS = ("draft", "sample_rows", "accept")
-HOSTED = (0, 0, NO_TOKEN, NO_TOKEN, 0)
-"""Words of the state behind the limit, where the host guesses: nothing was found on the device."""
 
 
 class CheckedSteps:
@@ -39,7 +36,6 @@ class CheckedSteps:
         self.workspace, memory = loop.workspace, loop.workspace.memory
         self.workspace.need(KERNELS)
         self._state = memory.zeros(4 * STATE_WORDS, "the state of drafting")
-        self._depths = memory.zeros(4 * CLASSES, "the numbers of guesses")
         self._widths = memory.upload(np.arange(MOST_ROWS, dtype=np.uint32), "numbers of guesses")
         self._pairs = memory.zeros(8 * PAIRS, "the table of pairs")
         self._chosen = memory.zeros(4 * MOST_ROWS, "the rows' choices")
@@ -49,18 +45,18 @@ class CheckedSteps:
         self._graphs: dict[tuple[str, int, bool], Handle] = {}
         self.made = 0  # graphs that were enqueued, ever
 
-    def begin(self, limit: int, depths: Array) -> None:
-        """A generation starts, whose last row is at position `limit`."""
-        self.workspace.memory.write(self._state, np.array([limit, *HOSTED], np.uint32))
-        self.set_depths(depths)
+    def begin(self, limit: int, suffixes: int, chained: int) -> None:
+        """A generation starts, whose last row is at position `limit`.
+
+        The device guesses at most so many tokens that followed a match, or from the table of pairs.
+        """
+        is_idle = 0
+        words = np.array([limit, suffixes, chained, is_idle], np.uint32)
+        self.workspace.memory.write(self._state, words)
 
     def forget(self) -> None:
         """Empty the table of pairs."""
         self.workspace.driver.zero(self._pairs, 8 * PAIRS, self.workspace.stream)
-
-    def set_depths(self, depths: Array) -> None:
-        """Tell the device how many tokens to guess, uint32[CLASSES]."""
-        self.workspace.memory.write(self._depths, depths)
 
     def guess(self, position: int, guesses: Sequence[int]) -> None:
         """Write guesses of the host, behind the token at `position`.
@@ -92,9 +88,12 @@ class CheckedSteps:
         self.made += 1
         return self.made - 1
 
-    def told(self, number: int) -> tuple[Told, int]:
-        """What a step says of itself, once it is done, and when that was, in nanoseconds."""
-        word = self._loop.wait_for(self._log, number)
+    def told(self, number: int, *, naps: bool = True) -> tuple[Told, int]:
+        """What a step says of itself, once it is done, and when that was, in nanoseconds.
+
+        `naps`: see `TokenLoop.wait_for`.
+        """
+        word = self._loop.wait_for(self._log, number, naps=naps)
         return Told.read(word), int(self._clock[number % RING])
 
     def choices(self, kind: str, rows: int) -> list[int]:
@@ -115,8 +114,7 @@ class CheckedSteps:
         step, tokens = (loop.token, loop.pos), loop.tokens
         if drafts:
             most = self._widths + 4 * (width - 1)
-            table = (self._depths, most, self._state, self._pairs)
-            self.workspace.launch("draft", (tokens, *step, rows, *table))
+            self.workspace.launch("draft", (tokens, *step, rows, most, self._state, self._pairs))
         session.enqueue(width)
         if kind == "sampled":
             sampler = (logits, self._scratch, chosen, loop.pos, tokens, loop.params, rows)

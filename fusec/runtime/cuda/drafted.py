@@ -1,8 +1,8 @@
 """The token loop with drafted tokens: guess, check and accept in one captured graph.
 
-The host enqueues graphs ahead and reads tokens as they come, as `TokenLoop` does, and from a log
-beside them how many each graph has made. It says how many rows the next graph has at most; which
-tokens are guessed, and how many of these count, the device decides.
+The host enqueues graphs and reads tokens as they come, as `TokenLoop` does, and from a log beside
+them how many each graph has made. It says how many rows the next graph has; which tokens are
+guessed, and how many of these count, the device decides.
 
 A drafter that is no kernel (a model, one of a user's own) guesses on the host, which then waits for
 every step. All the rest is the same, so the same tokens come.
@@ -28,7 +28,7 @@ AHEAD = 3
 """Graphs enqueued ahead: few, so that it is soon noticed where a text begins to repeat itself."""
 
 AHEAD_DRAFTED = 2
-"""The same where one of them may have guesses: those behind the end of a match are in vain."""
+"""The same where one of them has guesses; what such a graph makes decides on the next."""
 
 REACH = (AHEAD_DRAFTED + 1) * MOST_ROWS
 """Positions behind the last token seen that graphs enqueued ahead may have written."""
@@ -60,29 +60,29 @@ class DraftedLoop:
         self, job: Job, stop: frozenset[int], pace: Pace, statistics: DraftStatistics
     ) -> Iterator[int]:
         """Yield the tokens of a job, which the device guesses. See `TokenLoop.run`."""
-        first = self._begin(job, pace)
+        first = self._begin(job, pace.suffixes, pace.chained)
+        pace.begin(job.sequence)  # while the GPU reads the prompt
         ahead: deque[_Ahead] = deque()
-        made = ended = 0
+        made = 0
 
         def step() -> list[int]:
-            nonlocal ended
+            """The next tokens; the GPU goes on behind them before anybody looks at them."""
             statistics.steps += 1
+            graph = ahead.popleft() if made else _Ahead(0)
             if not made:
-                return [self._first(job, first)]
-            self._top_up(ahead, job, pace, made)
-            graph = ahead.popleft()
-            if not graph.width:
-                ended = 0
-                return self._take(first + made, 1)
-            told, before = None, ended
-            told, ended = self._steps.told(graph.number)
-            if before:
-                pace.cost.measured(graph.width, (ended - before) / 1e9)
-            if pace.learn(told):
-                self._steps.set_depths(pace.depths)
-            statistics.drafted += told.drafted
-            statistics.accepted += told.accepted
-            return self._take(first + made, told.made)
+                tokens = [self._first(job, first)]
+            elif not graph.width:
+                tokens = [self._loop.take(first + made, naps=bool(ahead))]
+            else:
+                told, ended = self._steps.told(graph.number, naps=bool(ahead))
+                pace.ended(graph.width, ended)
+                statistics.drafted += told.drafted
+                statistics.accepted += told.accepted
+                tokens = self._take(first + made, told.made)
+            pace.seen(tokens, plain=not graph.width)
+            if stop.isdisjoint(tokens):
+                self._top_up(ahead, job, pace, made + len(tokens))
+            return tokens
 
         last = job.sequence[-1]
         while made < job.count:
@@ -96,7 +96,7 @@ class DraftedLoop:
 
     def run_hosted(self, job: Job, stop: frozenset[int], drafting: Drafting) -> Iterator[int]:
         """Yield the tokens of a job, which the host guesses. See `TokenLoop.run`."""
-        first = self._begin(job, Pace(1))
+        first = self._begin(job)
         kind, enqueue = self._loop.token_graph(job.sampling)
         drafting.begin(job.sequence)
         made, last = 0, job.sequence[-1]
@@ -146,12 +146,11 @@ class DraftedLoop:
             self.workspace.enter()
             return work()
 
-    def _begin(self, job: Job, pace: Pace) -> int:
-        """Put a job on the device; the number of its first token."""
+    def _begin(self, job: Job, suffixes: int = 0, chained: int = 0) -> int:
+        """Put a job on the device; the number of its first token. See `CheckedSteps.begin`."""
         self._loop.start(job.sequence, job.sampling, job.kept)
-        pace.begin()
         limit = len(job.sequence) - 1 + job.count - 1
-        self._in_turn(lambda: self._steps.begin(limit, pace.depths))
+        self._in_turn(lambda: self._steps.begin(limit, suffixes, chained))
         return self._loop.steps
 
     def _first(self, job: Job, first: int) -> int:
@@ -169,10 +168,11 @@ class DraftedLoop:
         """
         kind, enqueue = self._loop.token_graph(job.sampling)
         while len(ahead) < (AHEAD_DRAFTED if any(g.width > 1 for g in ahead) else AHEAD):
-            left = job.count - made - sum(graph.most for graph in ahead)
-            if left < 1 and ahead:
+            if job.count - made - sum(graph.most for graph in ahead) < 1:
                 return
-            width = pace.width()
+            width = pace.width([graph.width for graph in ahead])
+            if width is None:
+                return
             if width:
                 ahead.append(_Ahead(width, self._enqueue(kind, width)))
             else:

@@ -177,14 +177,15 @@ class TokenLoop:
         self.steps += most
         self._is_counted = False
 
-    def take(self, step: int) -> int:
+    def take(self, step: int, *, naps: bool = True) -> int:
         """The token of a step, as soon as it is there."""
-        return self.wait_for(self._ring, step)
+        return self.wait_for(self._ring, step, naps=naps)
 
-    def wait_for(self, entries: Array, number: int) -> int:
+    def wait_for(self, entries: Array, number: int, *, naps: bool = True) -> int:
         """The lower half of an entry in pinned memory, as soon as the upper one is its number + 1.
 
-        Raises FusecError if the GPU is done and it is not there.
+        `naps`: sleep in between, as is right while the GPU has more to do; a nap takes far longer
+        than it says. Raises FusecError if the GPU is done and it is not there.
         """
         slot, wanted = number % RING, (number + 1) & 0xFFFFFFFF
         polls = 0
@@ -194,5 +195,5 @@ class TokenLoop:
                 if int(entries[slot]) == word:
                     raise FusecError("the GPU finished its work without delivering a token")
             elif polls > _SPINS:
-                time.sleep(_NAP)
+                time.sleep(_NAP if naps else 0)  # which lets other threads run
         return word & 0xFFFFFFFF

@@ -1,115 +1,144 @@
-"""Which graph a generation with drafted tokens enqueues next, and how deep the device guesses.
+"""Which graph a generation with drafted tokens enqueues next: how many rows, or a plain one.
 
-The device looks for a match at every drafted step and says how long it was, how many guesses were
-checked and how many were right. The host makes of it a table, which the device follows: the number
-of guesses by the length of the match. Where no step pays, plain graphs run, and every so often one
-that only looks, which costs little more.
+The host sees every token, so it knows what the device will guess: it keeps the same tables, learns
+from each token how often such guesses are right, and asks for a step of so many rows as pay. The
+device looks for the guesses itself. Where nothing pays, plain graphs run ahead of the host.
 """
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
+from itertools import pairwise
+from math import prod
 
-from fusec.codegen.cuda.drafting import CLASSES, LONGEST, RECYCLED
-from fusec.runtime.cuda.told import Told
-from fusec.runtime.drafting.depth import MARGIN, Acceptance, Cost
+from fusec.codegen.cuda.drafting import MOST_CHAINED, MOST_DRAFTED
+from fusec.runtime.drafting import Auto, Drafter, Guess, Recycle, Row, Suffix
+from fusec.runtime.drafting.depth import Acceptance, Cost, best_worth
 from fusec.runtime.drafting.recycle import PAIR
-from fusec.runtime.drafting.suffix import confidence_of
-from fusec.runtime.session import Array
 
-MOST_CHAINED = 3  # guesses from the table of pairs
-REVIEW = 8  # drafted steps after which the table is made again
-LONGEST_WAIT = 8  # plain graphs between two that look for a match
+GAP = 0.1
+"""Steps of one row that the GPU waits where the host first looks at what a step has made."""
+
+RUN = 4  # plain graphs between two with guesses that say what one of them takes
+LOOK = 8  # every so many graphs one fills the table of pairs, though it does not pay
+
+
+class GraphCost(Cost):
+    """Of graphs, whose rows are 1, 2, 4, 8 or 16. One row is a plain token."""
+
+    a_row = 0.25
+
+    def of(self, rows: int) -> float:
+        """See `Cost`."""
+        return super().of(width_of(rows))
+
+    def took(self, width: int, plain: int, seconds: float) -> None:
+        """From the end of a step with guesses to that of the next, with `plain` graphs between."""
+        if width == 1:
+            return  # it guesses as well, so it is no plain one
+        if not plain:
+            self.measured(width, seconds)
+        elif plain >= RUN and self.seconds(width):
+            self.measured(1, max(0.0, seconds - self.seconds(width)) / plain)
 
 
 class Pace:
-    """For generations of one engine, with `most` guesses a step, from either source or both."""
+    """For generations of one engine, with at most `most` guesses a step.
+
+    `suffix`, `recycle`: what the device guesses from.
+    """
 
     def __init__(
-        self, most: int, *, suffix: bool = True, recycle: bool = True, cost: Cost | None = None
+        self,
+        most: int,
+        *,
+        suffix: bool = True,
+        recycle: bool = True,
+        cost: GraphCost | None = None,
     ) -> None:
-        self.cost = cost or Cost()
-        self._most, self._uses = most, (suffix, recycle)
-        self._suffixes, self._pairs = Acceptance(), Acceptance()
-        self._last: Told | None = None
-        self._seen = self._left = 0
-        self._every = 1
-        self.depths = self._table()
+        self.cost = cost or GraphCost()
+        self.suffixes = most if suffix else 0
+        self.chained = min(MOST_CHAINED, most) if recycle else 0
+        self._acceptance, self._most = Acceptance(), most
+        self._drafter = _stand_in(suffix, recycle)
+        self._guesses: Sequence[Guess] = ()
+        self._last = self._looked = 0
+        self._ended = self._plain = 0
 
-    def begin(self) -> None:
-        """A generation starts: look for a match at once."""
-        self._last, self._left, self._every = None, 0, 1
+    def begin(self, sequence: Sequence[int]) -> None:
+        """A generation starts behind these tokens."""
+        self._drafter.begin(sequence)
+        self._last = sequence[-1]
+        self._ended = 0
+        self._look()
 
-    def learn(self, told: Told) -> bool:
-        """A drafted step is done. Whether `depths` has changed."""
-        if told.drafted:
-            share, confidence = self._source(told)
-            for n in range(min(told.accepted + 1, told.drafted)):
-                share.learn(confidence, n < told.accepted)
-        if told.suffix is not None and (told.recycled or not told.drafted):
-            self._suffixes.learn(confidence_of(told.match), told.suffix)
-        if told.pair is not None and not (told.recycled and told.drafted):
-            self._pairs.learn(PAIR, told.pair)
-        self._last = told
-        self._seen += 1
-        if self._seen % REVIEW:
-            return False
-        before, self.depths = self.depths, self._table()
-        return before.tobytes() != self.depths.tobytes()
+    def ended(self, width: int, time: int) -> None:
+        """A graph with guesses was done then, in nanoseconds of the device's clock."""
+        if self._ended:
+            self.cost.took(width, self._plain, (time - self._ended) / 1e9)
+        self._ended, self._plain = time, 0
 
-    def width(self) -> int:
-        """Rows of the next graph: 0 is a plain one, and 1 one that only looks for a match."""
-        if depth := self._expected():
-            self._left, self._every = 0, 1
-            return 1 << depth.bit_length()
-        self._left -= 1
-        if self._left >= 0:
-            return 0
-        if self.depths[RECYCLED]:  # plain graphs tell the table of pairs nothing
-            return 1
-        self._left = self._every
-        self._every = min(LONGEST_WAIT, 2 * self._every)
-        return 1
+    def seen(self, tokens: Sequence[int], plain: bool = False) -> None:
+        """The sequence goes on with these tokens: learn what guesses are worth.
 
-    def _expected(self) -> int:
-        """How many guesses the next step has if the text goes on as it did in the last one."""
-        told = self._last
-        if told is None:
-            return 0
-        all_right = told.accepted == told.drafted
-        suffix = told.suffix if not told.drafted or told.recycled else all_right
-        pair = all_right if told.drafted and told.recycled else told.pair
-        longer = int(self.depths[min(LONGEST, told.match + told.made)]) if suffix else 0
-        return longer or (int(self.depths[RECYCLED]) if pair else 0)
-
-    def _source(self, told: Told) -> tuple[Acceptance, float]:
-        if told.recycled:
-            return self._pairs, PAIR
-        return self._suffixes, confidence_of(told.match)
-
-    def _table(self) -> Array:
-        """uint32[CLASSES]: guesses worth checking behind a match of each length, and of pairs."""
-        found = np.zeros(CLASSES, np.uint32)
-        suffix, recycle = self._uses
-        if suffix:
-            for length in range(1, LONGEST + 1):
-                share = self._suffixes.of(confidence_of(length))
-                found[length] = self._depth(share, self._most)
-        if recycle:
-            found[RECYCLED] = self._depth(self._pairs.of(PAIR), min(MOST_CHAINED, self._most))
-        return found
-
-    def _depth(self, share: float, most: int) -> int:
-        """The number of guesses, each right with this chance, that gives most for its time.
-
-        A graph has 2, 4, 8 or 16 rows, so its guesses are as many as it has room for, or the most.
+        `plain`: the graph that made them has entered nothing into the table of pairs.
         """
-        best, depth, expected = MARGIN, 0, 1.0
-        for n in range(1, most + 1):
-            expected += share**n
-            width = 1 << n.bit_length()
-            if n not in (width - 1, most):
-                continue
-            if (gain := expected / self.cost.of(width)) > best:
-                best, depth = gain, n
-        return depth
+        for guess, token in zip(self._guesses, tokens, strict=False):
+            self._acceptance.learn(guess.confidence, guess.token == token)
+            if guess.token != token:
+                break
+        self._plain += plain
+        rows = () if plain else [Row(*pair) for pair in pairwise((self._last, *tokens))]
+        self._drafter.seen(tokens, rows)
+        self._last = tokens[-1]
+        self._look()
+
+    def width(self, ahead: Sequence[int] = ()) -> int | None:
+        """Rows of the next graph, 0 of a plain one, behind those `ahead` that are not seen yet.
+
+        None: wait until one of them is. Behind plain ones because a match has begun, which should
+        not be missed; behind one with guesses unless it is nearly certain that all are right.
+        """
+        if max(ahead, default=0) < 2:
+            width = self._worth(self._guesses)
+            if not width:
+                return self._without()
+            return None if ahead else width
+        passed = sum(max(1, width) for width in ahead)
+        if len(self._guesses) < passed:
+            return None
+        right = prod(self._acceptance.of(guess.confidence) for guess in self._guesses[:passed])
+        width = self._worth(self._guesses[passed:])
+        lost = (1 - right) * (self.cost.of(width) - 1) if width else 1.0
+        return width if lost < right * GAP else None
+
+    def _look(self) -> None:
+        self._guesses = self._drafter.propose(self._most + MOST_DRAFTED + 1)
+
+    def _worth(self, guesses: Sequence[Guess]) -> int:
+        """Rows of the step that pays most; 0 where none does."""
+        count = best_worth(guesses[: self._most], self._acceptance, self.cost).guesses
+        return width_of(count + 1) if count else 0
+
+    def _without(self) -> int:
+        """Of a graph without guesses: a plain one, or one of a row that fills the table of pairs.
+
+        The latter where nothing else would.
+        """
+        if self.suffixes:
+            return 0
+        self._looked += 1
+        pays = self._worth([Guess(0, PAIR)] * self.chained)
+        return int(bool(pays) or self._looked % LOOK == 1)
+
+
+def width_of(rows: int) -> int:
+    """Rows of the smallest graph that has so many."""
+    return 1 << (rows - 1).bit_length()
+
+
+def _stand_in(suffix: bool, recycle: bool) -> Drafter:
+    """Guesses as the kernel `draft` does."""
+    if suffix and recycle:
+        return Auto(MOST_CHAINED)
+    return Suffix() if suffix else Recycle(MOST_CHAINED)

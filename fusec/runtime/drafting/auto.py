@@ -10,10 +10,10 @@ from fusec.runtime.drafting.suffix import Suffix
 
 
 class Auto(Drafter):
-    """The guesses of whoever is surer of the next token."""
+    """The guesses of whoever is surer of the next token. `chain`: see `Recycle`."""
 
-    def __init__(self) -> None:
-        self._suffix, self._recycle = Suffix(), Recycle()
+    def __init__(self, chain: int | None = None) -> None:
+        self._suffix, self._recycle = Suffix(), Recycle(chain)
 
     def begin(self, sequence: Sequence[int]) -> None:
         """See `Drafter`."""

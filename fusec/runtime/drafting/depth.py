@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from fusec.runtime.drafting.drafter import Guess
 
 MARGIN = 1.03  # a gain below this is within what measuring can tell
 BINS = 16  # of confidence
-TRUST = 3.0  # tries that a drafter's own confidence counts for
+TRUST = 6.0  # tries that a drafter's own confidence counts for
 MEMORY = 0.98  # what is left of a bin's counts with each try: text changes
 SAMPLES = 7  # times of a width that are kept
 FRESH = 256  # steps after which a time is forgotten
-A_ROW = 0.4  # what one more row is taken to cost until it was measured, in steps of one
 LEAST = 0.01  # a guess that is less likely to count adds nothing
 CHEAP = 0.005  # of a step: who asks for less may always ask
 LONGEST_REST = 64  # tokens
@@ -26,6 +26,9 @@ LONGEST_REST = 64  # tokens
 
 class Cost:
     """What a step costs by its rows, in steps of one row: medians of the last few."""
+
+    a_row = 0.4
+    """What one more row is taken to cost until it was measured."""
 
     def __init__(self, relative: Sequence[float] = ()) -> None:
         """`relative`: of 1, 2, ... rows, if it is known; it is not measured then."""
@@ -42,7 +45,7 @@ class Cost:
     @property
     def one(self) -> float:
         """Seconds of a step of one row; 0 where it was not measured."""
-        return self._median(1)
+        return self.seconds(1)
 
     @property
     def known(self) -> dict[int, float]:
@@ -72,20 +75,21 @@ class Cost:
             return self._fixed[min(rows, len(self._fixed)) - 1]
         known = sorted(width for width, times in self._times.items() if times and width > 1)
         if not known or not self.one:
-            return 1 + A_ROW * (rows - 1)
+            return 1 + self.a_row * (rows - 1)
         above = bisect_left(known, rows)
         if above == len(known):
             widest, cost = known[-1], self._relative(known[-1])
-            a_row = min(A_ROW, max(0.0, cost - 1) / (widest - 1))
+            a_row = min(self.a_row, max(0.0, cost - 1) / (widest - 1))
             return cost + a_row * (rows - widest)
         right, left = known[above], known[above - 1] if above else 1
         low = self._relative(left) if above else 1.0
         return low + (self._relative(right) - low) * (rows - left) / (right - left)
 
     def _relative(self, rows: int) -> float:
-        return self._median(rows) / self.one
+        return self.seconds(rows) / self.one
 
-    def _median(self, rows: int) -> float:
+    def seconds(self, rows: int) -> float:
+        """Of a step of so many rows; 0 where it was not measured."""
         times = self._times.get(rows)
         return sorted(times)[len(times) // 2] if times else 0.0
 
@@ -116,6 +120,31 @@ class Acceptance:
     @staticmethod
     def _bin(confidence: float) -> int:
         return min(BINS - 1, int(BINS * min(1.0, max(0.0, confidence))))  # 0 for NaN
+
+
+class Worth(NamedTuple):
+    """Of a number of guesses: the tokens that a step of them is likely to make, and its cost."""
+
+    guesses: int = 0
+    tokens: float = 1.0
+    cost: float = 1.0
+
+
+def best_worth(guesses: Iterable[Guess], acceptance: Acceptance, cost: Cost) -> Worth:
+    """Of all numbers of guesses the one that makes most tokens for its time; none is one of them.
+
+    It counts where it gains more than measuring can tell.
+    """
+    found, gain, tokens, chance = Worth(), MARGIN, 1.0, 1.0
+    for n, guess in enumerate(guesses, 1):
+        chance *= acceptance.of(guess.confidence)
+        if chance < LEAST:
+            break
+        tokens += chance
+        rows = cost.of(n + 1)
+        if tokens / rows > gain:
+            found, gain = Worth(n, tokens, rows), tokens / rows
+    return found
 
 
 class Depth:
@@ -152,22 +181,13 @@ class Depth:
         """
         if not (self.cost.is_given or self.cost.one):
             return 0
-        best, count, expected, chance = MARGIN, 0, 1.0, 1.0
-        checked = (1.0, 1.0)  # tokens expected, and the cost
-        for n, guess in enumerate(guesses, 1):
-            chance *= self.acceptance.of(guess.confidence)
-            if chance < LEAST:
-                break
-            expected += chance
-            if expected / self.cost.of(n + 1) > best:
-                best, count = expected / self.cost.of(n + 1), n
-                checked = expected, self.cost.of(n + 1)
-        self._deepest = count
+        best = best_worth(guesses, self.acceptance, self.cost)
+        self._deepest = best.guesses
         if seconds:
             each = seconds / max(1, len(guesses))
             self._a_guess = self._a_guess + (each - self._a_guess) / 8 if self._a_guess else each
-            self._weigh(*checked, seconds)
-        return count
+            self._weigh(best.tokens, best.cost, seconds)
+        return best.guesses
 
     def _weigh(self, expected: float, cost: float, seconds: float) -> None:
         """Rest, twice as long each time, where asking costs more than it gives.

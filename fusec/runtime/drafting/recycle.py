@@ -19,10 +19,12 @@ MOST = 1 << 16  # entries for two tokens: the oldest go
 class Recycle(Drafter):
     """A table of the likeliest next token by the last two tokens, and by the last.
 
-    It outlives a generation: what was computed for one sequence is a guess for the next.
+    It outlives a generation: what was computed for one sequence is a guess for the next. `chain`:
+    how many it guesses at most, then by the last two tokens alone, as the kernel `draft` does.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, chain: int | None = None) -> None:
+        self._chain = chain
         self._pairs: dict[tuple[int, int], int] = {}
         self._singles: dict[int, int] = {}
         self._last: tuple[int, int] = (-1, -1)
@@ -48,7 +50,7 @@ class Recycle(Drafter):
         """See `Drafter`."""
         found: list[Guess] = []
         before, last = self._last
-        while len(found) < most:
+        while len(found) < (most if self._chain is None else min(most, self._chain)):
             guess = self._behind(before, last)
             if guess is None:
                 break
@@ -59,7 +61,7 @@ class Recycle(Drafter):
     def _behind(self, before: int, last: int) -> Guess | None:
         if (token := self._pairs.get((before, last))) is not None:
             return Guess(token, PAIR)
-        if (token := self._singles.get(last)) is not None:
+        if self._chain is None and (token := self._singles.get(last)) is not None:
             return Guess(token, SINGLE)
         return None
 

@@ -25,8 +25,10 @@ class Suffix(Drafter):
 
     def begin(self, sequence: Sequence[int]) -> None:
         """See `Drafter`."""
-        self._sequence, self._behind = [], {}
-        self._append(sequence)
+        known = len(self._sequence)
+        if list(sequence[:known]) != self._sequence:  # else it goes on from there
+            self._sequence, self._behind, known = [], {}, 0
+        self._append(sequence[known:])
 
     def seen(self, tokens: Sequence[int], rows: Sequence[Row]) -> None:
         """See `Drafter`."""
@@ -38,8 +40,11 @@ class Suffix(Drafter):
         if not found:
             return []
         period = len(self._sequence) - found
-        confidence = confidence_of(self._matched(found))
-        return [Guess(self._sequence[found + n % period], confidence) for n in range(most)]
+        matched = self._matched(found)
+        return [
+            Guess(self._sequence[found + n % period], confidence_of(matched + n))
+            for n in range(most)
+        ]
 
     def _append(self, tokens: Sequence[int]) -> None:
         """Note what each new token follows; it may itself be followed only when there is one."""
@@ -61,5 +66,8 @@ class Suffix(Drafter):
 
 
 def confidence_of(matched: int) -> float:
-    """What a match of so many tokens says: a third for one, four fifths for eight."""
+    """What a match of so many tokens says: a third for one, four fifths for eight.
+
+    Behind a guess that was right, the match is one token longer.
+    """
     return matched / (matched + 2)

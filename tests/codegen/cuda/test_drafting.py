@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -11,6 +11,9 @@ from fusec.codegen.cuda import control, drafting
 from fusec.codegen.cuda.build import compile_many
 from fusec.codegen.cuda.lib import drafting as lib
 from fusec.codegen.cuda.twins_grid import run_grid
+from fusec.runtime.cuda.told import Told
+from fusec.runtime.drafting.recycle import PAIR
+from fusec.runtime.drafting.suffix import confidence_of
 from tests.codegen.cuda.test_control import OFF, sampled, word
 
 RNG = np.random.default_rng(9)
@@ -25,7 +28,8 @@ class Device:
     tokens: np.ndarray
     position: int
     limit: int = CONTEXT
-    depths: np.ndarray = field(default_factory=lambda: np.full(drafting.CLASSES, 15, np.uint32))
+    suffixes: int = 15
+    chained: int = drafting.MOST_CHAINED
 
     def __post_init__(self) -> None:
         padded = np.full(CONTEXT + 20, 7, np.uint32)
@@ -35,15 +39,18 @@ class Device:
         self.token[0], self.pos[0] = padded[self.position], self.position
         self.rows, self.step = word(1), word(1030)
         self.state = np.zeros(drafting.STATE_WORDS, np.uint32)
-        self.state[lib.LIMIT] = self.limit
+        self.guess_from(self.suffixes, self.chained)
         self.pairs = np.zeros(drafting.PAIRS, np.uint64)
         self.ring, self.log, self.clock = (np.zeros(control.RING, np.uint64) for _ in range(3))
         self.next = np.zeros(ROWS, np.uint32)
         self.logits = np.zeros((ROWS, VOCABULARY), np.float32)
 
+    def guess_from(self, suffixes: int, chained: int) -> None:
+        self.state[: lib.IDLE] = self.limit, suffixes, chained
+
     def draft(self, most: int = 15) -> list[int]:
-        run_grid(drafting.draft(), self.tokens, self.token, self.pos, self.rows, self.depths,
-                 word(most), self.state, self.pairs)  # fmt: skip
+        run_grid(drafting.draft(), self.tokens, self.token, self.pos, self.rows, word(most),
+                 self.state, self.pairs)  # fmt: skip
         count = int(self.rows[0]) - 1
         start = int(self.pos[0])
         assert self.pos[: count + 1].tolist() == list(range(start, start + count + 1))
@@ -53,7 +60,7 @@ class Device:
         )
         return self.token[1 : count + 1].tolist()
 
-    def accept(self, chosen: list[int]) -> dict[str, int]:
+    def accept(self, chosen: list[int]) -> Told:
         self.next[: len(chosen)] = chosen
         run_grid(drafting.accept(VOCABULARY), self.logits, self.next, self.token, self.pos,
                  self.rows, self.tokens, self.step, self.ring, self.state, self.log, self.clock,
@@ -62,14 +69,11 @@ class Device:
         entry = int(self.log[(graphs - 1) % control.RING])
         assert entry >> 32 == graphs
         assert self.clock[(graphs - 1) % control.RING] > 0
-        return {
-            "count": entry & 31, "drafted": entry >> 5 & 31, "match": entry >> 10 & 31,
-            "recycled": entry >> 15 & 1, "suffix": entry >> 16 & 3, "pair": entry >> 18 & 3,
-        }  # fmt: skip
+        return Told.read(entry)
 
 
-def guessed(tokens: list[int], most: int) -> tuple[int, list[int]]:
-    """Length of the longest match, and what followed it, as `draft` is documented."""
+def guessed(tokens: list[int], most: int) -> list[int]:
+    """What followed the longest match, as `draft` is documented."""
     end, best = len(tokens) - 1, (0, 0)
     for place in range(1, end + 1):
         length = 0
@@ -80,9 +84,9 @@ def guessed(tokens: list[int], most: int) -> tuple[int, list[int]]:
         best = max(best, (length, place)) if length else best
     length, place = best
     if not length:
-        return 0, []
+        return []
     period = end + 1 - place
-    return length, [tokens[place + n % period] for n in range(most)]
+    return [tokens[place + n % period] for n in range(most)]
 
 
 @pytest.mark.parametrize("kinds", [1, 2, 3, 30])
@@ -90,10 +94,7 @@ def test_draft_guesses_what_followed_the_longest_match(kinds: int) -> None:
     for size in (1, 2, 3, 40, 150):
         tokens = RNG.integers(0, kinds, size)
         device = Device(tokens.astype(np.uint32), size - 1)
-        length, wanted = guessed(tokens.tolist(), 15)
-        assert device.draft() == wanted
-        assert device.state[lib.MATCH] == length
-        assert device.state[lib.SUFFIX] == (wanted[0] if wanted else NONE)
+        assert device.draft() == guessed(tokens.tolist(), 15)
 
 
 def test_long_matches_and_texts_of_several_rounds_of_the_block() -> None:
@@ -101,34 +102,23 @@ def test_long_matches_and_texts_of_several_rounds_of_the_block() -> None:
     first = RNG.integers(0, 9, 60)
     tokens = np.concatenate([first, RNG.integers(10, 50, 3000), first[:45]]).astype(np.uint32)
     state = np.zeros(8, np.uint32)
-    state[lib.LIMIT] = 5000
+    state[lib.LIMIT], state[lib.SUFFIXES] = 5000, 9
     token, pos, rows = np.zeros(16, np.uint32), np.zeros(16, np.uint32), word(0)
     pos[0] = len(tokens) - 1
     padded = np.concatenate([tokens, np.zeros(20, np.uint32)])
-    run_grid(drafting.draft(), padded, token, pos, rows, np.full(33, 9, np.uint32), word(15), state,
-             np.zeros(drafting.PAIRS, np.uint64))  # fmt: skip
-    assert state[lib.MATCH] == drafting.LONGEST
+    pairs = np.zeros(drafting.PAIRS, np.uint64)
+    run_grid(drafting.draft(), padded, token, pos, rows, word(15), state, pairs)
     assert token[1:10].tolist() == first[45:54].tolist()
     assert rows[0] == 10
 
 
 def test_as_many_guesses_as_there_is_room_for() -> None:
     tokens = np.array([1, 2, 3, 4, 5] * 4, np.uint32)
-    for most, limit, depth, wanted in (
+    for most, limit, suffixes, wanted in (
         (3, 100, 15, 3), (15, 21, 15, 2), (15, 19, 15, 0), (15, 100, 1, 1), (0, 100, 15, 0)
     ):  # fmt: skip
-        device = Device(tokens, 19, limit)
-        device.depths[:] = depth
+        device = Device(tokens, 19, limit, suffixes)
         assert len(device.draft(most)) == wanted
-        assert device.state[lib.SUFFIX] == 1  # known all the same: to learn from
-
-
-def test_the_depth_is_that_of_the_length_of_the_match() -> None:
-    device = Device(np.array([1, 2, 3, 9, 1, 2, 3], np.uint32), 6)
-    device.depths[:] = 0
-    assert device.draft() == []
-    device.depths[3] = 2
-    assert device.draft() == [9, 1]
 
 
 def test_tokens_up_to_the_first_wrong_guess_are_taken_over() -> None:
@@ -140,8 +130,7 @@ def test_tokens_up_to_the_first_wrong_guess_are_taken_over() -> None:
         chosen = [*guesses[:right], 40, 41, 42, 43, 44, 45][:6]
         told = device.accept(chosen)
         count = right + 1
-        assert (told["count"], told["drafted"], told["match"]) == (count, 5, 8)
-        assert told["suffix"] == (3 if right else 1)
+        assert (told.made, told.drafted, told.accepted) == (count, 5, right)
         wanted = chosen[:count]
         assert (device.token[0], device.pos[0], device.step[0]) == (
             wanted[-1],
@@ -160,7 +149,7 @@ def test_nothing_counts_behind_a_logit_that_is_not_finite() -> None:
         guesses = device.draft(3)
         device.logits[bad:] = (np.nan, np.inf, -np.inf, np.nan)[bad]
         told = device.accept([*guesses, 4])
-        assert told["count"] == bad + 1
+        assert told.made == bad + 1
         assert device.token[0] == device.tokens[12 + bad] == 0
         entries = [int(device.ring[n % control.RING]) & 0xFFFFFFFF for n in range(1030, 1031 + bad)]
         assert entries == [*guesses[:bad], NONE]
@@ -169,13 +158,13 @@ def test_nothing_counts_behind_a_logit_that_is_not_finite() -> None:
 def test_behind_the_last_row_a_step_changes_nothing() -> None:
     device = Device(np.array([1, 2, 3] * 4, np.uint32), 11, limit=12)
     assert device.draft() == [1]
-    assert device.accept([1, 2])["count"] == 2
+    assert device.accept([1, 2]).made == 2
     before = {name: value.copy() for name, value in vars(device).items() if hasattr(value, "copy")}
     assert device.pos[0] == 13
     for _ in range(3):
         assert device.draft() == []
         assert (device.token[0], device.pos[0]) == (1, 12)  # the last row once more
-        assert device.accept([2])["count"] == 0
+        assert device.accept([2]).made == 0
         for name in ("tokens", "ring", "step", "pairs"):
             assert getattr(device, name).tobytes() == before[name].tobytes()
         assert (device.token[0], device.pos[0]) == (2, 13)
@@ -187,22 +176,32 @@ def test_what_rows_have_chosen_is_a_guess_later_on() -> None:
     device.accept([20, 21, 22, 23])  # behind (5, 6): 20; (6, 5): 21, then 23; (5, 6): 22, the last
     other = Device(np.array([9, 8, 6, 5], np.uint32), 3)
     other.pairs = device.pairs
-    other.depths[: drafting.RECYCLED] = 0
     assert other.draft() == [23]
-    assert other.state[lib.SOURCE] == 1
-    told = other.accept([23, 24])
-    assert (told["recycled"], told["pair"], told["suffix"]) == (1, 3, 0)
-    third = Device(np.array([7, 7, 6, 5], np.uint32), 3)
+    assert other.accept([23, 24]).accepted == 1
+    third = Device(np.array([7, 7, 6, 5], np.uint32), 3, chained=0)
     third.pairs = device.pairs
-    third.depths[:] = 0
     assert third.draft() == []
-    assert third.accept([1])["pair"] == 1  # known, and wrong
     chain = Device(np.array([1, 2], np.uint32), 1)
     for a, b, c in ((1, 2, 3), (2, 3, 4), (3, 4, 5), (4, 5, 6)):
         slot, tag = _slot(a, b)
         chain.pairs[slot] = c << 32 | tag
     assert chain.draft() == [3, 4, 5]
     assert chain.draft(2) == [3, 4]
+
+
+def test_a_short_match_is_worth_less_than_a_pair_and_a_long_one_more() -> None:
+    assert confidence_of(drafting.SURE) >= PAIR > confidence_of(drafting.SURE - 1)
+    for length in (1, 2, 3, 4):
+        text = [1, 2, 3, 4]
+        device = Device(np.array([*text, 9, *text[-length:]], np.uint32), 4 + length)
+        before, last = device.tokens[3 + length : 5 + length]
+        slot, tag = _slot(int(before), int(last))
+        device.pairs[slot] = 30 << 32 | tag
+        assert device.draft(1) == [30 if length < drafting.SURE else 9]
+        device.guess_from(0, 3)
+        assert device.draft(1) == [30]
+        device.guess_from(15, 0)
+        assert device.draft(1) == [9]
 
 
 def _slot(before: int, last: int) -> tuple[int, int]:

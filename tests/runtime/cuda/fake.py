@@ -340,8 +340,8 @@ def by_twins(kernel: CudaKernel, sizes: list[int]) -> Callable[..., None]:
 
 def drafting_kernels(context: int) -> Kernels:
     """The kernels of `fusec.codegen.cuda.drafting` themselves, but for the sampler."""
-    tokens, classes, state = context + 1, drafting.CLASSES, drafting.STATE_WORDS
-    draft = [tokens, 16, 16, 1, classes, 1, state, drafting.PAIRS]
+    tokens, state = context + 1, drafting.STATE_WORDS
+    draft = [tokens, 16, 16, 1, 1, state, drafting.PAIRS]
     accept = [16 * VOCABULARY, 16, 16, 16, 1, tokens, 1, RING, state, RING, RING, drafting.PAIRS]
     return {
         "draft": by_twins(drafting.draft(), draft),

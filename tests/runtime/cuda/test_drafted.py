@@ -11,9 +11,8 @@ import pytest
 from fusec import Sampling
 from fusec.errors import FusecError
 from fusec.runtime.cuda.drafted import AHEAD
-from fusec.runtime.cuda.pace import Pace
+from fusec.runtime.cuda.pace import GraphCost, Pace
 from fusec.runtime.drafting import Auto, Recycle, Suffix
-from fusec.runtime.drafting.depth import Cost
 from tests.runtime.cuda import fake
 from tests.runtime.cuda.machine import CONTEXT, Machine, compiled_for_a_gpu
 from tests.runtime.drafters import FREE, Nonsense, Scripted, draft_with
@@ -49,7 +48,7 @@ def eager_to_draft(engine, drafter):
     """Every match is worth as many guesses as there may be."""
     engine.drafter = drafter
     kinds = {Suffix: (True, False), Recycle: (False, True), Auto: (True, True)}[type(drafter)]
-    engine._pace = Pace(engine.draft_max, suffix=kinds[0], recycle=kinds[1], cost=Cost(FREE))
+    engine._pace = Pace(engine.draft_max, suffix=kinds[0], recycle=kinds[1], cost=GraphCost(FREE))
     engine._paced = engine._drafting, engine.draft_max
 
 
@@ -217,10 +216,10 @@ def test_graphs_are_enqueued_ahead_and_captured_once(compiled, monkeypatch):
     machine.api.log.clear()
     eager_to_draft(engine, Suffix())
     made = engine.tokens(IDS, 80, SAMPLED)
+    next(made)  # behind the prompt and a plain token
+    assert 2 < machine.api.log.count("cuGraphLaunch") <= 2 + AHEAD
     next(made)
-    assert machine.api.log.count("cuGraphLaunch") == 2  # the prompt, and a plain token
-    next(made)
-    assert machine.api.log.count("cuGraphLaunch") <= 2 + AHEAD
+    assert machine.api.log.count("cuGraphLaunch") <= 3 + AHEAD
     list(made)
     assert "cuStreamBeginCapture" not in machine.api.log
 

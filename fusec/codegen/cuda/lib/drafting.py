@@ -31,11 +31,11 @@ from fusec.codegen.cuda.lib.control import NO_TOKEN, RING, is_finite
 
 THREADS = 1024  # of the block that guesses
 LONGEST = 31  # tokens that a match is measured up to
-RECYCLED = 32  # the class of guesses from the table of pairs; below it, classes are match lengths
+SURE = 3  # tokens of a match that is worth more than an entry of the table of pairs
 CHAIN = 3  # of guesses from the table, each of which waits for the one before
 PAIRS = 1 << 16  # entries of the table
 
-LIMIT, IDLE, MATCH, SUFFIX, PAIR, SOURCE, GRAPHS = range(7)  # words of the state
+LIMIT, SUFFIXES, CHAINED, IDLE, GRAPHS = range(5)  # words of the state
 PLACE_BITS = 24  # of the key of a match, whose length stands above them
 
 
@@ -109,7 +109,7 @@ def recycled(pairs, before, last, alive):
 
 
 @inline
-def draft_tokens(tokens, token, pos, rows, depths, most, state, pairs, scratch):
+def draft_tokens(tokens, token, pos, rows, most, state, pairs, scratch):
     """See `fusec.codegen.cuda.drafting.draft`."""
     thread = thread_index()
     position, limit = load_u32(pos), load_u32(at(state, uint32(LIMIT)))
@@ -128,11 +128,10 @@ def draft_tokens(tokens, token, pos, rows, depths, most, state, pairs, scratch):
     copied = load_u32(at(tokens, min_u32(source, end)))
 
     room = min_u32(load_u32(most), uint32(limit - end))
-    wanted = min_u32(room, load_u32(at(depths, length)))
-    wanted = select_u32(known, wanted, uint32(0))
-    from_pairs = (wanted == uint32(0)) & (count != uint32(0))
-    chained = min_u32(min_u32(room, count), load_u32(at(depths, uint32(RECYCLED))))
-    wanted = select_u32(from_pairs, chained, wanted)
+    suffixes = select_u32(known, load_u32(at(state, uint32(SUFFIXES))), uint32(0))
+    chained = min_u32(count, load_u32(at(state, uint32(CHAINED))))
+    from_pairs = (chained != uint32(0)) & ((length < uint32(SURE)) | (suffixes == uint32(0)))
+    wanted = min_u32(room, select_u32(from_pairs, chained, suffixes))
     guess = select_u32(thread == uint32(0), first, second)
     guess = select_u32(thread >= uint32(2), third, guess)
     guess = select_u32(from_pairs, guess, copied)
@@ -147,13 +146,7 @@ def draft_tokens(tokens, token, pos, rows, depths, most, state, pairs, scratch):
     store_u32_if(token, last, one)
     store_u32_if(pos, end, one)
     store_u32_if(rows, uint32(wanted + uint32(1)), one)
-    none = uint32(NO_TOKEN)
     store_u32_if(at(state, uint32(IDLE)), select_u32(idle, uint32(1), uint32(0)), one)
-    store_u32_if(at(state, uint32(MATCH)), length, one)
-    store_u32_if(at(state, uint32(SUFFIX)), select_u32(known, copied, none), one)
-    store_u32_if(at(state, uint32(PAIR)), select_u32(count != uint32(0), first, none), one)
-    used = from_pairs & (wanted != uint32(0))
-    store_u32_if(at(state, uint32(SOURCE)), select_u32(used, uint32(1), uint32(0)), one)
 
 
 @inline
@@ -164,12 +157,6 @@ def note_pairs(pairs, before, read, chosen, there, idle):
         here = uint32(row)
         slot, tag = slot_of(shuffle_from_u32(before, here), shuffle_from_u32(read, here))
         store_u32x2_if(at(pairs, slot), tag, shuffle_from_u32(chosen, here), one)
-
-
-@inline
-def bit(condition, place):
-    """A bit of a word."""
-    return select_u32(condition, uint32(1 << place), uint32(0))
 
 
 @inline
@@ -202,13 +189,8 @@ def accept_tokens(
     known = load_u32(at(tokens, uint32(position + uint32(1))))  # where it was done before
     count = select_u32(is_idle, uint32(0), count)
 
-    matched, graphs = load_u32(at(state, uint32(MATCH))), load_u32(at(state, uint32(GRAPHS)))
-    suffix, pair = load_u32(at(state, uint32(SUFFIX))), load_u32(at(state, uint32(PAIR)))
-    choice, source = shuffle_from_u32(chosen, uint32(0)), load_u32(at(state, uint32(SOURCE)))
-    told = uint32(count | uint32(final << uint32(5)) | uint32(matched << uint32(10)))
-    told = uint32(told | uint32(source << uint32(15)))
-    told = uint32(told | bit(suffix != uint32(NO_TOKEN), 16) | bit(suffix == choice, 17))
-    told = uint32(told | bit(pair != uint32(NO_TOKEN), 18) | bit(pair == choice, 19))
+    graphs = load_u32(at(state, uint32(GRAPHS)))
+    told = uint32(count | uint32(final << uint32(5)))
     now = globaltimer()
     warp_barrier()  # all lanes have read what some write now
 
