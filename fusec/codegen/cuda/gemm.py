@@ -20,11 +20,11 @@ from fusec.codegen.cuda.gemm_vectors import Vectors
 from fusec.codegen.cuda.scope import Scope
 from fusec.codegen.cuda.shape import WARP, Geometry, anchors, is_tiled, units
 from fusec.codegen.cuda.stages import Stage
-from fusec.codegen.cuda.tilings import Tiling, tilings
+from fusec.codegen.cuda.tilings import Tiling, own_tilings, tilings
 from fusec.errors import FusecError
 from fusec.ir.graph import Graph, Value
 from fusec.ir.op_matvec import inverse_of, is_fixed
-from fusec.ir.ops import position_of
+from fusec.ir.ops import op, position_of
 from fusec.ir.region import KernelShape, Segment
 
 
@@ -37,7 +37,9 @@ def tilings_of(shape: KernelShape, rows: int, sms: int) -> tuple[Tiling, ...]:
     """How a block of a kernel may take so many rows of the step; later ways need less memory."""
     matrices = [a.inputs[1] for s in shape.segments for a in anchors(s)]
     tiled, of_all = any(map(is_tiled, shape.segments)), sum(m.shape[0] for m in matrices)
-    return tilings(of_all, rows, sms, tiled=tiled, own=bool(shape.prologue))
+    if shape.prologue:
+        return own_tilings(of_all, sms, normed=any(op(n.op).trees for n in shape.prologue))
+    return tilings(of_all, rows, sms, tiled=tiled)
 
 
 def gemm_geometry(shape: KernelShape, tiling: Tiling) -> Geometry:

@@ -6,9 +6,9 @@ such that every SM has as many: with a few tiles more than SMs, most would wait 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from fusec.codegen.cuda.shape import WARP
+from fusec.codegen.cuda.shape import WARP, beside
 from fusec.ir.graph import Graph
 from fusec.ir.op_matvec import is_fixed
 
@@ -79,29 +79,38 @@ LARGE = {
 """The first way for few rows of the step and matrices with many tiles for every SM."""
 MANY_TILES = 8  # of 16 rows, for every SM
 
-OWN = (
-    Tiling(1, 1, 1, 1, slab=8, beside=2, deep=8, release="read"),
-    Tiling(4, 1, 1, 1, slab=4, beside=2, release="read"),
-)
+DEEP = Tiling(1, 1, 1, 1, slab=8, beside=2, deep=8)
+FLAT = Tiling(1, 1, 1, 1, slab=8, beside=2, deep=4)
+TALL = Tiling(4, 1, 1, 1, slab=4, beside=2)
 """How a block takes `SLIM` rows of the step that it brings into fixed point itself: with many warps
-for that, unless there are more tiles than SMs."""
+for that, unless two layers of blocks fill the SMs, or one has more tiles than there are SMs."""
 
 PACE = {WIDE: (2.9, 4.0), MEDIUM: (3.7, 1.83), NARROW: (1.9, 1.8), SLIM: (2.0, 1.22)}
 """How long a launch takes: the first number, and the second for each tile of the SM that has most.
 Only ratios count: these are microseconds for rows of 576 on an H200 (`docs/performance-log.md`)."""
 
 
-def tilings(rows: int, width: int, sms: int, *, tiled: bool, own: bool) -> tuple[Tiling, ...]:
+def tilings(rows: int, width: int, sms: int, *, tiled: bool) -> tuple[Tiling, ...]:
     """How a block may take `width` rows of the step and matrices of so many rows, best first.
 
-    `tiled`: matrices lie in tiles; `own`: blocks bring vectors into fixed point themselves.
+    `tiled`: matrices lie in tiles.
     """
-    if own:
-        low, high = OWN
-        return (high, low) if rows > low.rows * sms else (low, high)
     usual = (OF_TILES if tiled else OF_ROWS)[width]
     is_large = width in LARGE and rows >= 16 * MANY_TILES * sms
     return (LARGE[width], *usual) if is_large else usual
+
+
+def own_tilings(rows: int, sms: int, *, normed: bool) -> tuple[Tiling, ...]:
+    """The same where blocks bring `SLIM` rows of the step into fixed point themselves.
+
+    `normed`: behind a norm. Launches with a norm take turns with others, and so do the places where
+    they let the next one begin.
+    """
+    tiles = -(-rows // DEEP.rows)
+    first = TALL if tiles > sms else FLAT if 2 * tiles > beside(sms) else DEEP
+    release = "read" if normed else "wait"
+    ways = dict.fromkeys((first, DEEP, FLAT, TALL))
+    return tuple(replace(tiling, release=release) for tiling in ways)
 
 
 def tile_rows(region: Graph, tokens: int, sms: int) -> int:
