@@ -3,11 +3,12 @@
     python benchmarks/wide_steps.py MODEL.gguf [-O 3] [--context 2048] [--rows 1,16,512]
         [--alone 4,16,512] [--few 8]
 
-Prints JSON. A step is a prompt's: no logits are made, but for those of a few rows, once more. Times are medians of graphs launched back to
-back, in microseconds. A kernel's is that of 20 launches of it alone in a graph, for steps of so
-many rows as `--alone` says, so that the sum of all is more than the step takes where launches
-overlap. `--few`: up to how many rows a step goes through the kernels of a step of one; it is up to
-the GPU's backend where it is left out. With `--rows 1,2,3,4,5,8` no kernel for more is compiled.
+Prints JSON. A step is a prompt's: no logits are made, but for those of a few rows, once more. Times
+are medians of graphs launched back to back, in microseconds. A kernel's is that of 20 launches of
+it alone in a graph, for steps of so many rows as `--alone` says, so that the sum of all is more
+than the step takes where launches overlap. `--few`: up to how many rows a step goes through the
+kernels of a step of one; it is up to the GPU's backend where it is left out. With
+`--rows 1,2,3,4,5,8` no kernel for more is compiled.
 """
 
 from __future__ import annotations

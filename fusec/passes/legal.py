@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from fusec.ir.graph import Graph, Node
+from fusec.ir.op_matvec import is_fixed
 from fusec.ir.ops import op
 from fusec.ir.region import NotOneKernel, Own, analyse, many_rows_apart
 from fusec.ir.remember import remembered
@@ -127,7 +128,8 @@ def _not_one_kernel(region: Graph, target: Target, own: Own) -> str | None:
     if tiled := many_rows_apart(shape, own):
         return f"not one kernel: {tiled}"
     needed = shape.prologue_bytes
-    if any(op(n.op).role == "rows" for n in region.nodes) and needed > target.block_bytes:
+    products = [n for n in region.nodes if op(n.op).role == "rows" and not is_fixed(n)]
+    if products and needed > target.block_bytes:
         return (
             f"shared memory too small: the prologue takes {needed:,} bytes, "
             f"a block on {target.name} has {target.block_bytes:,}"

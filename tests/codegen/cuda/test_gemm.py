@@ -9,25 +9,41 @@ from functools import partial
 import numpy as np
 import pytest
 
+from fusec import backends
 from fusec.codegen.cuda.arch import ARCHS, Arch
 from fusec.codegen.cuda.build import compile_many
 from fusec.codegen.cuda.emit import emit
 from fusec.codegen.cuda.gemm import is_gemm
 from fusec.codegen.cuda.rows import rows_of_block
-from fusec.codegen.cuda.tilings import MEDIUM, NARROW, OF_ROWS, OF_TILES, SLIM, WIDE
+from fusec.codegen.cuda.tilings import (
+    DEEP,
+    FLAT,
+    LARGE,
+    MEDIUM,
+    NARROW,
+    OF_ROWS,
+    OF_TILES,
+    SLIM,
+    TALL,
+    WIDE,
+)
 from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.errors import FusecError
 from fusec.ir import Builder, Graph
+from fusec.ir.target import Target
 from fusec.ir.text import parse
 from fusec.passes.lower import lower
 from fusec.passes.pipeline import passes_of, run_passes
 from tests.codegen.cuda.one_kernel import fused
 from tests.codegen.cuda.twin_session import TwinSession, random_weights
-from tests.targets import HOPPER
+from tests.targets import FEW, HOPPER
 
 pytestmark = pytest.mark.slow  # compiles many kernels
 
 SHARED, SMS = 228 << 10, 132
+ONCE = replace(HOPPER, own_fixed_to=0)
+anywhere = pytest.mark.parametrize("target", [ONCE, HOPPER], ids=["made-once", "by-each-block"])
+"""Where a step's vectors are brought into fixed point, if it has at most 16 rows."""
 
 
 def product(tokens: int, name: str, columns: int, rows: int = 16) -> Graph:
@@ -78,14 +94,21 @@ def given(graph: Graph, rows: int) -> dict[str, np.ndarray]:
     }
 
 
-def check(make: Callable[[int], Graph], there: int, tokens: int, kind: str, level: int = 3) -> None:
+def check(
+    make: Callable[[int], Graph],
+    there: int,
+    tokens: int,
+    kind: str,
+    target: Target = HOPPER,
+    level: int = 3,
+) -> None:
     """Steps of `there` rows, of up to `tokens`, and of one row agree; other rows are left alone."""
     one, many = make(1), make(tokens)
     weights, inputs = random_weights(one), given(one, there)
     alone = TwinSession(one, weights, level, target=HOPPER)
     steps = ({name: x[k : k + 1] for name, x in inputs.items()} for k in range(there))
     wanted = np.concatenate([alone.step(**step)["y"] for step in steps])
-    session = TwinSession(many, weights, level, target=HOPPER)
+    session = TwinSession(many, weights, level, target=target)
     assert any(f"{kind}[" in kernel.source for kernel in session.kernels.values())
     session.memory["rows"][:] = there
     padded = {name: np.resize(x, (tokens, *x.shape[1:])) for name, x in inputs.items()}
@@ -99,10 +122,11 @@ def check(make: Callable[[int], Graph], there: int, tokens: int, kind: str, leve
 KINDS = ["q4_k", "q4_0", "q4_1", "iq4_xs", "iq4_nl", "q5_k", "q6_k", "q3_k", "q2_k", "nvfp4"]
 
 
+@anywhere
 @pytest.mark.parametrize("name", KINDS)
-def test_tiles(name: str) -> None:
+def test_tiles(name: str, target: Target) -> None:
     """A narrow tile that is partly filled."""
-    check(lambda tokens: product(tokens, name, 2048), 11, 12, "fixed23")
+    check(lambda tokens: product(tokens, name, 2048), 11, 12, "fixed23", target)
 
 
 def test_several_layers_of_tiles() -> None:
@@ -130,8 +154,11 @@ def test_tiles_of_long_steps(width: int, name: str, columns: int, kind: str, mon
         ("q4_k", 14336, 3, 12),  # seven chunks a warp, and as many slabs
     ],
 )
-def test_long_rows_in_tiles(name: str, columns: int, there: int, tokens: int) -> None:
-    check(lambda t: product(t, name, columns), there, tokens, "fixed23")
+@anywhere
+def test_long_rows_in_tiles(
+    name: str, columns: int, there: int, tokens: int, target: Target
+) -> None:
+    check(lambda t: product(t, name, columns), there, tokens, "fixed23", target)
 
 
 @pytest.mark.parametrize(
@@ -146,8 +173,9 @@ def test_long_rows_in_tiles(name: str, columns: int, there: int, tokens: int) ->
         ("q8_0", 4640, 5, 40),  # it has two, not all of whose blocks there are
     ],
 )
-def test_rows(name: str, columns: int, there: int, tokens: int) -> None:
-    check(lambda t: product(t, name, columns), there, tokens, "fixed24")
+@anywhere
+def test_rows(name: str, columns: int, there: int, tokens: int, target: Target) -> None:
+    check(lambda t: product(t, name, columns), there, tokens, "fixed24", target)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("q4_k", "fixed23"), ("q8_0", "fixed24")])
@@ -156,22 +184,30 @@ def test_one_row_and_all_rows(name: str, kind: str) -> None:
         check(lambda tokens: product(tokens, name, 2048), there, 12, kind)
 
 
+@anywhere
 @pytest.mark.parametrize("level", [0, 3])
-def test_a_norm_two_matrices_and_what_is_added(level: int) -> None:
-    check(lambda tokens: gated(tokens, "iq4_xs", 2048, 48), 4, 12, "fixed23", level)
+def test_a_norm_two_matrices_and_what_is_added(level: int, target: Target) -> None:
+    check(lambda tokens: gated(tokens, "iq4_xs", 2048, 48), 4, 12, "fixed23", target, level)
 
 
+@pytest.mark.parametrize("rows", [768, 3072])
+def test_few_and_many_rows_of_matrices_behind_a_norm(rows: int) -> None:
+    check(lambda tokens: gated(tokens, "q4_1", 576, rows), 11, 16, "fixed24")
+
+
+@anywhere
 @pytest.mark.parametrize("pairing", ["adjacent", "halves"])
-def test_pairs_are_turned(pairing: str) -> None:
-    check(lambda tokens: turned(tokens, pairing), 10, 12, "fixed23")
+def test_pairs_are_turned(pairing: str, target: Target) -> None:
+    check(lambda tokens: turned(tokens, pairing), 10, 12, "fixed23", target)
 
 
+@anywhere
 @pytest.mark.parametrize("bad", [np.inf, np.nan])
-def test_infinity_and_nan_stay_in_their_row(bad: float) -> None:
+def test_infinity_and_nan_stay_in_their_row(bad: float, target: Target) -> None:
     graph = product(12, "q4_k", 2048)
     x = np.ones((12, 2048), np.float32)
     x[5, 1234] = bad
-    got = TwinSession(graph, random_weights(graph), 3, target=HOPPER).step(x=x)["y"]
+    got = TwinSession(graph, random_weights(graph), 3, target=target).step(x=x)["y"]
     assert np.isnan(got).any(axis=1).tolist() == [row == 5 for row in range(12)]
     assert np.isnan(got[5]).all()
 
@@ -186,6 +222,8 @@ def gemms(graph: Graph, level: int = 3) -> list[CudaKernel]:
 
 
 def test_every_width_has_a_way_to_share_a_tile_out() -> None:
+    assert {tiling.width for tiling in (DEEP, FLAT, TALL)} == {SLIM}
+    assert {width: tiling.width for width, tiling in LARGE.items()} == {n: n for n in LARGE}
     for tilings in (OF_ROWS, OF_TILES):
         assert set(tilings) == {WIDE, MEDIUM, NARROW, SLIM}
         for width, ways in tilings.items():
@@ -203,6 +241,26 @@ def test_a_block_has_the_memory_it_needs(arch: Arch, matrix: str, columns: int) 
         for kernel in plan.kernels:
             made = emit(kernel, arch)
             assert made.dynamic + made.shared <= arch.block_shared
+
+
+@pytest.mark.parametrize("arch", ARCHS.values(), ids=lambda arch: arch.name)
+@pytest.mark.parametrize("matrix", ["q2_k", "q4_0"])
+@pytest.mark.parametrize("share", [0.01, 0.3, 1.0])
+def test_a_block_has_room_for_the_longest_vectors_of_its_own(
+    arch: Arch, matrix: str, share: float
+) -> None:
+    """With matrices of that share of the rows that they may have at most."""
+    never = replace(FEW, least=1 << 20)
+    target = replace(backends.get(arch.name).limits, gpu=None, tiles=never)
+    rows = int(share * target.own_fixed_rows / 2) // 16 * 16
+    columns = 32 * target.own(16).blocks // 256 * 256
+    graph = gated(16, matrix, columns, rows)
+    found = run_passes(graph, passes_of(3), target)[-1].graph
+    plan = lower(found, arch.name, 3, partial(rows_of_block, shared=arch.shared, sms=arch.sms))
+    (kernel,) = [k for k in plan.kernels if is_gemm(parse(k.region))]
+    assert kernel.name.startswith("norm_fix_matvec")
+    made = emit(kernel, arch)
+    assert made.dynamic + made.shared <= arch.block_shared
 
 
 def test_what_fits_no_block_is_refused() -> None:
