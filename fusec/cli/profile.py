@@ -10,7 +10,18 @@ import typer
 from rich.console import Console
 
 from fusec.cli.console import out, progress
-from fusec.cli.options import Context, Disable, Kv, MaybeLevel, ModelArg, Quiet, Target, Threads
+from fusec.cli.options import (
+    Context,
+    Disable,
+    DraftMax,
+    Kv,
+    MaybeLevel,
+    ModelArg,
+    Quiet,
+    Target,
+    Threads,
+)
+from fusec.errors import FusecError
 from fusec.files import check_outputs, write_whole
 
 TABLE_WIDTH = 130
@@ -35,12 +46,23 @@ def profile(
         Path | None,
         typer.Option(metavar="FILE", help="Write one token's launches for Perfetto or Chrome."),
     ] = None,
+    draft: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|suffix|recycle|MODEL",
+            help="Instead: a round of the loop with drafted tokens, by its parts.",
+        ),
+    ] = "",
+    draft_max: DraftMax = 15,
     quiet: Quiet = False,
 ) -> None:
     """Where a token's time goes: between tokens, launches, memory, compute; launch by launch."""
-    from fusec import driver, walls
+    from fusec import driver, loop_times, walls
     from fusec.bench import profile as measuring
+    from fusec.bench import rounds
 
+    if draft and (chart is not None or trace is not None):
+        raise FusecError("--draft: its rounds are no launches of a token: no --chart, no --trace")
     if chart is not None:
         walls.check_chart(chart)
     check_outputs([json_file, trace, chart], model)  # before the long work, not after it
@@ -48,7 +70,11 @@ def profile(
         model, target=target, level=level, context=context, kv=kv, disable=disable or ()
     )
     with progress("profiling") as advance:
-        data = measuring.run(compiled, tokens, threads, advance)
+        data = (
+            rounds.run(compiled, draft, draft_max, tokens, threads, advance)
+            if draft
+            else measuring.run(compiled, tokens, threads, advance)
+        )
     if json_file is not None:
         write_whole(json_file, json.dumps(data, indent=1) + "\n")
     if trace is not None:
@@ -56,6 +82,7 @@ def profile(
     if chart is not None:
         walls.draw(data, chart)
     wide = Console(file=out.file, width=max(out.width, TABLE_WIDTH))
-    for table in walls.tables(data):
+    shown = loop_times if draft else walls
+    for table in shown.tables(data):
         wide.print(table)
-    out.print(walls.line(data))
+    out.print(shown.line(data))
