@@ -22,7 +22,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("backends",),
     ("compiled",),
     ("report",),
-    ("walls",),
+    ("walls", "loop_times"),
     ("pictures",),
     ("artifact", "prepared"),
     ("driver",),

@@ -89,11 +89,7 @@ def run(path: Path, plan: Plan, note: Note = lambda _: None) -> dict[str, Any]:
     all of them, and where a drafter changes a token, which none may.
     """
     model = Model.open(path)
-    room = model.config.context - plan.n
-    every = {name: encode(model, text) for name, text in prompts().items()}
-    texts = {name: ids for name, ids in every.items() if len(ids) <= room}
-    if not texts:
-        raise FusecError(f"bench: -n {plan.n}: {path} has a context of {model.config.context}")
+    texts, left_out = texts_of(model, model.config.context, plan.n)
     context = max(len(ids) for ids in texts.values()) + plan.n
     how: dict[str, Any] = {"target": plan.target, "threads": plan.threads}
     results: list[Result] = []
@@ -115,9 +111,24 @@ def run(path: Path, plan: Plan, note: Note = lambda _: None) -> dict[str, Any]:
     return {
         **machine(backends.get(plan.target)),
         "costs": costs,
-        "left_out": [name for name in every if name not in texts],
+        "left_out": left_out,
         "results": [asdict(row) for row in results],
     }
+
+
+def texts_of(model: Model, context: int, n: int) -> tuple[dict[str, list[int]], list[str]]:
+    """Name -> tokens of the prompts with room for `n` more, and the names of the others.
+
+    Raises FusecError where there is no room behind any.
+    """
+    every = {name: encode(model, text) for name, text in prompts().items()}
+    texts = {name: ids for name, ids in every.items() if len(ids) + n <= context}
+    if not texts:
+        raise FusecError(
+            f"-n {n}: expected a context of {min(map(len, every.values())) + n} tokens or more "
+            f"for the shortest prompt, found {context}"
+        )
+    return texts, [name for name in every if name not in texts]
 
 
 def encode(model: Model, text: str) -> list[int]:

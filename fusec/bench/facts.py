@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import platform
 import subprocess
@@ -12,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from fusec.backends import Backend
+from fusec.compiled import Compilation
 from fusec.cores import cores
 from fusec.version import __version__
 
+VERSION = 1  # of what profiles are written as
 PACKAGES = ("numpy", "numba", "numba-cuda", "llvmlite", "cuda-bindings")
 
 
@@ -27,6 +30,20 @@ def machine(backend: Backend[Any, Any]) -> dict[str, Any]:
         | dict(installed(PACKAGES)),
         "commit": commit(),
         "command": " ".join(["fusec", *sys.argv[1:]]),
+    }
+
+
+def facts_of(compiled: Compilation, threads: int) -> dict[str, Any]:
+    """What was measured, where and when."""
+    plan = compiled.plan
+    return {
+        "version": VERSION,
+        **machine(compiled.backend),
+        "date": datetime.date.today().isoformat(),
+        "model": Path(compiled.model.file.path).stem if compiled.model else plan.name,
+        "target": plan.target,
+        "level": plan.level,
+        "threads": compiled.backend.threads(threads),
     }
 
 

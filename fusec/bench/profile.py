@@ -10,17 +10,15 @@ No wall is computed as the rest of the others, so their sum can be compared with
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import asdict
 from itertools import islice
-from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from fusec.bench.experiment import PROMPT, Measured, Note
-from fusec.bench.facts import machine
+from fusec.bench.facts import facts_of
 from fusec.bench.instruments import instruments_of
 from fusec.bench.steady import ADVICE, NOISE
 from fusec.driver import Compiled
@@ -32,7 +30,6 @@ from fusec.passes import cost
 
 ATTEMPTS = 4
 LEAST = 0.5  # us by which times may come in the wrong order, however short they are
-VERSION = 1
 
 
 def run(
@@ -84,17 +81,9 @@ def contradictions(plan: LaunchPlan, found: Measured) -> Iterator[str]:
 
 def as_data(compiled: Compiled, found: Measured, tokens: int, threads: int) -> dict[str, Any]:
     """The measurement with everything that it depends on."""
-    plan = compiled.plan
-    where = machine(compiled.backend)
-    walls = found.walls
+    where, walls = facts_of(compiled, threads), found.walls
     return {
-        "version": VERSION,
         **where,
-        "date": datetime.date.today().isoformat(),
-        "model": Path(compiled.model.file.path).stem if compiled.model else plan.name,
-        "target": plan.target,
-        "level": plan.level,
-        "threads": compiled.backend.threads(threads),
         "position": PROMPT + tokens // 2,
         **{key: value for key, value in asdict(found).items() if key != "launch"},
         "walls": walls,

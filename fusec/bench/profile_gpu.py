@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Mapping
-from itertools import pairwise
+from collections.abc import Generator
+from functools import partial
 
 import numpy as np
 
 from fusec.bench.experiment import KernelTime, Measured, Note, firsts, prompt_of, resident
 from fusec.bench.gpu import device_times
-from fusec.bench.steady import difference
-from fusec.bench.stopwatch import Stopwatch, executables
+from fusec.bench.stopwatch import Watch, executables
 from fusec.bench.tokens import seconds_per_token
 from fusec.driver import Compiled
 from fusec.errors import FusecError
 from fusec.ir.choosing import final_choice
 from fusec.ir.plan import Arg, LaunchPlan
-from fusec.runtime.cuda.driver import Executable
 from fusec.runtime.cuda.engine import CudaEngine
 from fusec.runtime.cuda.session import CudaSession
-from fusec.runtime.cuda.workspace import Workspace
 from fusec.runtime.engine import Engine
 
 RUNS = 5  # of a generation
@@ -99,14 +96,6 @@ def _naive(compiled: Compiled, tokens: int) -> dict[str, float]:
         engine.close()
 
 
-class _Watch(Stopwatch):
-    """Captures as the workspace does, with what runs beside the plan's launches."""
-
-    def __init__(self, workspace: Workspace, kernels: Mapping[str, Executable]) -> None:
-        super().__init__(workspace.driver, workspace.stream, workspace.memory, kernels)
-        self.capture, self.release = workspace.capture, workspace.release  # type: ignore[method-assign]
-
-
 class _Bench:
     """Graphs of the plan's launches, of parts of it, and of kernels that stand for them."""
 
@@ -115,7 +104,7 @@ class _Bench:
         self.workspace = engine.workspace
         workspace = self.workspace
         known = executables(workspace.driver)
-        self.watch = _Watch(workspace, known)
+        self.watch = Watch(workspace, known)
         self.shapes = {
             name: (kernel.grid, kernel.threads) for name, kernel in compiled.kernels.items()
         }
@@ -196,23 +185,19 @@ class _Bench:
             for launch in self.plan.launches
         ]
 
-        def until(end: int) -> float:
-            def enqueue() -> None:
-                for name, pointers, early, ahead in bound[:end]:
-                    self.workspace.launch(name, pointers, early)
-                    self.workspace.prefetch(ahead)
+        def until(end: int) -> None:
+            for name, pointers, early, ahead in bound[:end]:
+                self.workspace.launch(name, pointers, early)
+                self.workspace.prefetch(ahead)
 
-            return self.watch.graph(enqueue, replays=8, repeats=3)
-
-        ends = [until(end) for end in range(1, len(bound) + 1)]
-        found = [kernels[self.plan.launches[0].kernel].alone]
-        for end, (before, after) in enumerate(pairwise(ends), start=1):
-            found.append(
-                after - before
-                if after >= before
-                else difference(
-                    lambda end=end: (until(end + 1), until(end)),  # type: ignore[misc]
-                    f"a token up to launch {end + 1} ({bound[end][0]}) beside up to launch {end}",
-                )
-            )
-        return found
+        first = kernels[self.plan.launches[0].kernel].alone
+        ends = [partial(until, end) for end in range(1, len(bound) + 1)]
+        return [
+            first,
+            *self.watch.growth(
+                ends,
+                lambda n: f"a token up to launch {n + 1} ({bound[n][0]})",
+                replays=8,
+                repeats=3,
+            ),
+        ]

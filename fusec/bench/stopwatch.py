@@ -5,6 +5,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from fusec.codegen.cuda import microbench
 from fusec.codegen.cuda.arch import arch_for
 from fusec.runtime.cuda.driver import Driver, Executable, Function, Handle
 from fusec.runtime.cuda.memory import Memory
+from fusec.runtime.cuda.workspace import Workspace
 
 REPEATS = 9
 
@@ -80,6 +83,25 @@ class Stopwatch:
         finally:
             self.release(captured)
 
+    def growth(
+        self, graphs: Sequence[Callable[[], None]], what: Callable[[int], str], **how: int
+    ) -> list[float]:
+        """How much longer one replay of each graph takes than one of the graph before it.
+
+        `what(n)` names the n-th of them, should it stay shorter. `how`: see `graph`.
+        """
+
+        def both(n: int) -> tuple[float, float]:
+            return self.graph(graphs[n], **how), self.graph(graphs[n - 1], **how)
+
+        times = [self.graph(enqueue, **how) for enqueue in graphs]
+        return [
+            after - before
+            if after >= before
+            else difference(partial(both, n), f"{what(n)} beside {what(n - 1)}")
+            for n, (before, after) in enumerate(pairwise(times), start=1)
+        ]
+
     def capture(self, enqueue: Callable[[], None]) -> Handle:
         """What `enqueue` puts on the stream, as a graph."""
         return self.driver.capture(self.stream, enqueue)
@@ -110,6 +132,14 @@ class Stopwatch:
 
         what = f"{many} of what is measured beside {few}"
         return difference(both, what, noise) / (many - few)
+
+
+class Watch(Stopwatch):
+    """Captures as a workspace does, with what runs beside the launches."""
+
+    def __init__(self, workspace: Workspace, kernels: Mapping[str, Executable]) -> None:
+        super().__init__(workspace.driver, workspace.stream, workspace.memory, kernels)
+        self.capture, self.release = workspace.capture, workspace.release  # type: ignore[method-assign]
 
 
 def _all(enqueue: Callable[[int], None], count: int) -> None:

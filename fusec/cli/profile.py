@@ -14,6 +14,7 @@ from fusec.cli.options import (
     AsJson,
     Context,
     Disable,
+    DraftMax,
     Kv,
     MaybeLevel,
     ModelArg,
@@ -22,6 +23,7 @@ from fusec.cli.options import (
     Target,
     Threads,
 )
+from fusec.errors import FusecError
 from fusec.files import check_outputs
 
 TABLE_WIDTH = 130
@@ -45,12 +47,23 @@ def profile(
         typer.Option(metavar="FILE", help="Write one token's launches for Perfetto or Chrome."),
     ] = None,
     as_json: AsJson = False,
+    draft: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|suffix|recycle|MODEL",
+            help="Instead: a round of the loop with drafted tokens, by its parts.",
+        ),
+    ] = "",
+    draft_max: DraftMax = 15,
     quiet: Quiet = False,
 ) -> None:
     """Where a token's time goes: between tokens, launches, memory, compute; launch by launch."""
-    from fusec import driver, walls
+    from fusec import driver, loop_times, walls
     from fusec.bench import profile as measuring
+    from fusec.bench import rounds
 
+    if draft and (chart is not None or trace is not None):
+        raise FusecError("--draft: its rounds are no launches of a token: no --chart, no --trace")
     if chart is not None:
         walls.check_chart(chart)
     check_outputs([output, trace, chart], model)  # before the long work, not after it
@@ -58,7 +71,11 @@ def profile(
         model, target=target, level=level, context=context, kv=kv, disable=disable or ()
     )
     with progress("profiling") as advance:
-        data = measuring.run(compiled, tokens, threads, advance)
+        data = (
+            rounds.run(compiled, draft, draft_max, tokens, threads, advance)
+            if draft
+            else measuring.run(compiled, tokens, threads, advance)
+        )
     write_json(output, data)
     if trace is not None:
         write(trace, json.dumps(walls.trace(data, compiled.plan)) + "\n")
@@ -69,6 +86,7 @@ def profile(
         show_json(data)
         return
     wide = Console(file=out.file, width=max(out.width, TABLE_WIDTH))
-    for table in walls.tables(data):
+    shown = loop_times if draft else walls
+    for table in shown.tables(data):
         wide.print(table)
-    out.print(walls.line(data))
+    out.print(shown.line(data))

@@ -6,7 +6,7 @@ choice of a token for each row, and `accept`: see `fusec.codegen.cuda.drafting`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -106,19 +106,44 @@ class CheckedSteps:
         """Where the choices of a step of this width are."""
         return self._chosen if kind == "sampled" else self._sessions[kind].places(width)["next"]
 
+    def parts(self, kind: str, width: int, *, drafts: bool = True) -> dict[str, Callable[[], None]]:
+        """The parts of a step in their order, each of which puts itself on the stream.
+
+        The choice is a part of the check, unless it is sampled. `enqueue` has the arguments.
+        """
+        session = self._sessions[kind]
+        session.prepare(width)
+        found = {
+            "draft": partial(self._draft, width),
+            "check": partial(session.enqueue, width),
+            "choice": partial(self._sample, width),
+            "accept": partial(self._accept, kind, width),
+        }
+        left_out = {"draft": not drafts, "choice": kind != "sampled"}
+        return {name: part for name, part in found.items() if not left_out.get(name)}
+
     def _put(self, kind: str, width: int, drafts: bool) -> None:
         """Put a step on the stream, to run or to be captured."""
-        loop, session = self._loop, self._sessions[kind]
-        logits, chosen = session.places(width)["logits"], self._choices_of(kind, width)
-        rows, overlaps = self.workspace.address(ROWS), loop.decode.plan.overlaps
-        step, tokens = (loop.token, loop.pos), loop.tokens
-        if drafts:
-            most = self._widths + 4 * (width - 1)
-            self.workspace.launch("draft", (tokens, *step, rows, most, self._state, self._pairs))
-        session.enqueue(width)
-        if kind == "sampled":
-            sampler = (logits, self._scratch, chosen, loop.pos, tokens, loop.params, rows)
-            self.workspace.launch("sample_rows", sampler, overlaps, width)
+        for part in self.parts(kind, width, drafts=drafts).values():
+            part()
+
+    def _draft(self, width: int) -> None:
+        loop, most = self._loop, self._widths + 4 * (width - 1)
+        step = (loop.tokens, loop.token, loop.pos, self.workspace.address(ROWS))
+        self.workspace.launch("draft", (*step, most, self._state, self._pairs))
+
+    def _sample(self, width: int) -> None:
+        loop, chosen = self._loop, self._choices_of("sampled", width)
+        logits = self._sessions["sampled"].places(width)["logits"]
+        step = (loop.pos, loop.tokens, loop.params, self.workspace.address(ROWS))
+        sampler = (logits, self._scratch, chosen, *step)
+        self.workspace.launch("sample_rows", sampler, loop.decode.plan.overlaps, width)
+
+    def _accept(self, kind: str, width: int) -> None:
+        loop, chosen = self._loop, self._choices_of(kind, width)
+        logits = self._sessions[kind].places(width)["logits"]
+        step = (loop.token, loop.pos, self.workspace.address(ROWS))
+        made = (loop.tokens, loop.counter, loop.ring)
         told = (self._state, self._log_there, self._clock_there, self._pairs)
-        made = (rows, tokens, loop.counter, loop.ring)
-        self.workspace.launch("accept", (logits, chosen, *step, *made, *told), overlaps)
+        arguments = (logits, chosen, *step, *made, *told)
+        self.workspace.launch("accept", arguments, loop.decode.plan.overlaps)

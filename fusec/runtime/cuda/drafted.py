@@ -67,14 +67,14 @@ class DraftedLoop:
 
         def step() -> list[int]:
             """The next tokens; the GPU goes on behind them before anybody looks at them."""
-            statistics.steps += 1
             graph = ahead.popleft() if made else _Ahead(0)
+            statistics.stepped(graph.most)
             if not made:
                 tokens = [self._first(job, first)]
             elif not graph.width:
                 tokens = [self._loop.take(first + made, naps=bool(ahead))]
             else:
-                told, ended = self._steps.told(graph.number, naps=bool(ahead))
+                told, ended = self.steps.told(graph.number, naps=bool(ahead))
                 pace.ended(graph.width, ended)
                 statistics.drafted += told.drafted
                 statistics.accepted += told.accepted
@@ -110,11 +110,11 @@ class DraftedLoop:
                 self._loop.ahead(self._loop.steps + 1, kind, enqueue)
                 found = self._take(first + made, 1)
                 return found, found
-            self._steps.guess(len(job.sequence) - 1 + made, guesses)
+            self.steps.guess(len(job.sequence) - 1 + made, guesses)
             rows = len(guesses) + 1
             number = self._enqueue(kind, 1 << (rows - 1).bit_length(), drafts=False)
-            told, _ = self._steps.told(number)
-            return self._take(first + made, told.made), self._steps.choices(kind, rows)
+            told, _ = self.steps.told(number)
+            return self._take(first + made, told.made), self.steps.choices(kind, rows)
 
         while made < job.count:
             most = min(job.count - made, MOST_ROWS) - 1
@@ -136,7 +136,8 @@ class DraftedLoop:
             self._in_turn(self._made.forget)
 
     @property
-    def _steps(self) -> CheckedSteps:
+    def steps(self) -> CheckedSteps:
+        """What is on the device for them."""
         if self._made is None:
             self._made = CheckedSteps(self._loop, *self._sessions)
         return self._made
@@ -150,7 +151,7 @@ class DraftedLoop:
         """Put a job on the device; the number of its first token. See `CheckedSteps.begin`."""
         self._loop.start(job.sequence, job.sampling, job.kept)
         limit = len(job.sequence) - 1 + job.count - 1
-        self._in_turn(lambda: self._steps.begin(limit, suffixes, chained))
+        self._in_turn(lambda: self.steps.begin(limit, suffixes, chained))
         return self._loop.steps
 
     def _first(self, job: Job, first: int) -> int:
@@ -180,7 +181,7 @@ class DraftedLoop:
                 ahead.append(_Ahead(0))
 
     def _enqueue(self, kind: str, width: int, *, drafts: bool = True) -> int:
-        number = self._steps.enqueue(kind, width, drafts=drafts)
+        number = self.steps.enqueue(kind, width, drafts=drafts)
         self._loop.may_have_made(width)
         return number
 

@@ -24,7 +24,7 @@ ON_DEVICE: dict[type[Drafter], tuple[str, ...]] = {
 
 
 class CudaEngine(Engine):
-    """`loop` generates; the sessions are those of `Engine`."""
+    """`loop` generates, and `drafted` with a drafter; the sessions are those of `Engine`."""
 
     most_candidates = MOST_CANDIDATES
     traced: CudaSession
@@ -48,7 +48,7 @@ class CudaEngine(Engine):
         if self._rewinds < context:  # tokens enqueued behind a stop token are in the windows too
             self._rewinds = max(0, self._rewinds - RUN_AHEAD)
         self.traced = prefill if traced is None else traced
-        self.loop, self._drafted = loop, drafted
+        self.loop, self.drafted = loop, drafted
         self.workspace = decode.workspace
         self._pace: Pace | None = None
         self._paced: tuple[Drafting, int] | None = None  # whose it is
@@ -97,7 +97,7 @@ class CudaEngine(Engine):
             return
         self._ids = list(job.sequence)
         self._position, made = len(job.sequence) - 1, 0
-        reach = 0 if self._drafted is None or self.drafter is None else REACH
+        reach = 0 if self.drafted is None or self.drafter is None else REACH
         for token in self._device_tokens(job):
             self._position += 1  # what the cache holds: the last token made is not in it
             self._reached = max(self._reached, min(self.context, self._position + reach))
@@ -108,16 +108,16 @@ class CudaEngine(Engine):
 
     def _device_tokens(self, job: Job) -> Iterator[int]:
         """Chosen on the device, and guessed there too if the drafter is one of its kernels."""
-        if self.drafter is None or self._drafted is None:
+        if self.drafter is None or self.drafted is None:
             return self.loop.run(job, self.stop)
         uses = ON_DEVICE.get(type(self.drafter))
         if uses is None:
-            return self._drafted.run_hosted(job, self.stop, self._drafting)
+            return self.drafted.run_hosted(job, self.stop, self._drafting)
         if self._pace is None or self._paced != (self._drafting, self.draft_max):
             cost = self._pace.cost if self._pace else None
             most = min(self.draft_max, MOST_DRAFTED)
             self._pace = Pace(most, suffix="suffix" in uses, recycle="recycle" in uses, cost=cost)
             self._paced = self._drafting, self.draft_max
-            self._drafted.forget()
+            self.drafted.forget()
         self._drafting.statistics = DraftStatistics()
-        return self._drafted.run(job, self.stop, self._pace, self._drafting.statistics)
+        return self.drafted.run(job, self.stop, self._pace, self._drafting.statistics)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
 
-from fusec.codegen.cuda.drafting import MOST_CHAINED, MOST_DRAFTED
+from fusec.codegen.cuda.drafting import MOST_CHAINED
 from fusec.runtime.drafting import Auto, Drafter, Guess, Recycle, Row, Suffix
 from fusec.runtime.drafting.depth import Acceptance, Cost, best_worth
 from fusec.runtime.drafting.recycle import PAIR
@@ -105,19 +105,20 @@ class Pace:
                 return self._without()
             return None if ahead else width
         passed = sum(max(1, width) for width in ahead)
-        if len(self._guesses) < passed:
+        guesses = self._drafter.propose(passed + self._most)
+        if len(guesses) < passed:
             return None
-        right = prod(self._acceptance.of(guess.confidence) for guess in self._guesses[:passed])
-        width = self._worth(self._guesses[passed:])
+        right = prod(self._acceptance.of(guess.confidence) for guess in guesses[:passed])
+        width = self._worth(guesses[passed:])
         lost = (1 - right) * (self.cost.of(width) - 1) if width else 1.0
         return width if lost < right * GAP else None
 
     def _look(self) -> None:
-        self._guesses = self._drafter.propose(self._most + MOST_DRAFTED + 1)
+        self._guesses = self._drafter.propose(self._most)
 
     def _worth(self, guesses: Sequence[Guess]) -> int:
         """Rows of the step that pays most; 0 where none does."""
-        count = best_worth(guesses[: self._most], self._acceptance, self.cost).guesses
+        count = best_worth(guesses, self._acceptance, self.cost).guesses
         return width_of(count + 1) if count else 0
 
     def _without(self) -> int:

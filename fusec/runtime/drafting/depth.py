@@ -35,6 +35,7 @@ class Cost:
         self._fixed = tuple(relative)
         self._times: dict[int, deque[float]] = {}
         self._warm: set[int] = set()
+        self._found: dict[int, float] = {}  # what `of` said since the last measurement
         self._steps = 0
 
     @property
@@ -58,6 +59,7 @@ class Cost:
         if rows not in self._warm:
             self._warm.add(rows)
             return
+        self._found.clear()
         self._times.setdefault(rows, deque(maxlen=SAMPLES)).append(seconds)
         self._steps += 1
         if self._steps % FRESH == 0:
@@ -73,6 +75,11 @@ class Cost:
             return 1.0
         if self._fixed:
             return self._fixed[min(rows, len(self._fixed)) - 1]
+        if rows not in self._found:
+            self._found[rows] = self._between(rows)
+        return self._found[rows]
+
+    def _between(self, rows: int) -> float:
         known = sorted(width for width, times in self._times.items() if times and width > 1)
         if not known or not self.one:
             return 1 + self.a_row * (rows - 1)

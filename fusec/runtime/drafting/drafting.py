@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fusec.runtime.drafting.depth import Depth
 from fusec.runtime.drafting.drafter import Drafter, Guess, Row
@@ -16,7 +16,8 @@ class DraftStatistics:
 
     Its steps; the guesses that these checked, and those of them that were right; all tokens that
     were made. `proposed`: what a drafter on the host has guessed, and `proposing_s`: how long that
-    took, in seconds; a proposal may be longer than what is worth checking.
+    took, in seconds; a proposal may be longer than what is worth checking. `by_rows`: the steps of
+    so many rows.
     """
 
     steps: int = 0
@@ -25,6 +26,12 @@ class DraftStatistics:
     tokens: int = 0
     proposed: int = 0
     proposing_s: float = 0.0
+    by_rows: dict[int, int] = field(default_factory=dict)
+
+    def stepped(self, rows: int) -> None:
+        """One more step, of so many rows."""
+        self.steps += 1
+        self.by_rows[rows] = self.by_rows.get(rows, 0) + 1
 
     @property
     def acceptance(self) -> float:
@@ -90,7 +97,7 @@ class Drafting:
 
     def stepped(self, tokens: Sequence[int], best: Sequence[int], seconds: float) -> None:
         """A step has read these tokens; `best`: the likeliest behind each."""
-        self.statistics.steps += 1
+        self.statistics.stepped(len(tokens))
         self.statistics.drafted += self._checked
         if self.drafter:
             self.depth.cost.measured(len(tokens), seconds)

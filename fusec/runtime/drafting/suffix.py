@@ -7,6 +7,8 @@ hash table, for each of a few n, the longest first.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
+from itertools import cycle
 
 from fusec.runtime.drafting.drafter import Drafter, Guess, Row
 
@@ -39,21 +41,20 @@ class Suffix(Drafter):
         found = next((p for n in LENGTHS if (p := self._behind.get(self._last(n)))), 0)
         if not found:
             return []
-        period = len(self._sequence) - found
         matched = self._matched(found)
-        return [
-            Guess(self._sequence[found + n % period], confidence_of(matched + n))
-            for n in range(most)
-        ]
+        confidences = map(confidence_of, range(matched, matched + most))
+        return list(map(Guess, cycle(self._sequence[found : found + most]), confidences))
 
     def _append(self, tokens: Sequence[int]) -> None:
         """Note what each new token follows; it may itself be followed only when there is one."""
+        sequence, behind = self._sequence, self._behind
         for token in tokens:
-            end = len(self._sequence)
+            end = len(sequence)
+            last = tuple(sequence[-LENGTHS[0] :])
             for n in LENGTHS:
                 if n <= end:
-                    self._behind[self._last(n)] = end
-            self._sequence.append(token)
+                    behind[last[-n:]] = end
+            sequence.append(token)
 
     def _last(self, n: int) -> tuple[int, ...]:
         return tuple(self._sequence[-n:])
@@ -61,10 +62,12 @@ class Suffix(Drafter):
     def _matched(self, place: int) -> int:
         """How many tokens in front of `place` are those at the end of the sequence."""
         longest = min(LONGEST, place)
-        pairs = ((self._sequence[place - n], self._sequence[-n]) for n in range(1, longest + 1))
+        there, here = self._sequence[place - longest : place], self._sequence[-longest:]
+        pairs = zip(reversed(there), reversed(here), strict=True)
         return next((n for n, (a, b) in enumerate(pairs) if a != b), longest)
 
 
+@cache
 def confidence_of(matched: int) -> float:
     """What a match of so many tokens says: a third for one, four fifths for eight.
 

@@ -128,7 +128,7 @@ def test_a_drafted_step_waits_for_its_guesses_before_anything_reads_them(compile
     names = [launch.name for launch in machine.api.launched]
     early = [EARLY in attributes(launch) for launch in machine.api.launched]
     start, end = names.index("draft"), names.index("accept")
-    step = engine._drafted._sessions[0]._plans[0]
+    step = engine.drafted._sessions[0]._plans[0]
     assert names[start + 1 : end] == [launch.kernel for launch in step.launches]
     assert not early[start] and not early[start + 1]
     assert all(early[start + 2 : end + 1])

@@ -72,14 +72,14 @@ class TimedDriver(FakeDriver):
 
     def _cuLaunchKernelEx(self, config, function, parameters, _extra):
         pointers, _ = parameters
-        self.launched.append(SimpleNamespace(name=function, config=config))
 
-        def work() -> None:
+        def pass_time() -> None:
             self.now += self._duration(function, config, pointers)
-            if function in self.kernels:
-                self.kernels[function](*pointers)
 
-        self._do(work)
+        self._do(pass_time)
+        if function in self.kernels:
+            return super()._cuLaunchKernelEx(config, function, parameters, _extra)
+        self.launched.append(SimpleNamespace(name=function, config=config))
         return self._nothing()
 
     def _duration(self, name: str, config, pointers) -> float:  # noqa: PLR0911

@@ -1,0 +1,70 @@
+"""`fusec profile --draft`: the parts of a round of the token loop, and how texts are drafted.
+
+    draft     tokens are guessed
+    check     the step that reads the last token and the guesses
+    choice    a token for each row of it
+    accept    which of the guesses were right, and what is learnt from that
+
+A round of one row has no guesses. The texts are those of `fusec bench --draft`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from fusec import driver
+from fusec.bench.drafted_texts import Texts
+from fusec.bench.drafts import texts_of
+from fusec.bench.experiment import Note
+from fusec.bench.facts import facts_of
+from fusec.bench.instruments import instruments_of
+from fusec.compiled import Compilation
+from fusec.errors import FusecError
+from fusec.runtime.drafting import DRAFTERS, Drafter
+
+
+def run(
+    compiled: Compilation,
+    draft: str,
+    most: int,
+    tokens: int,
+    threads: int = 0,
+    note: Note = lambda _: None,
+) -> dict[str, Any]:
+    """Profile the loop with a drafter, `tokens` new ones a text. Returns what JSON holds.
+
+    Raises FusecError where no prompt fits the context, and for what is no drafter.
+    """
+    if tokens < 2:
+        raise FusecError(f"-n: expected at least 2 tokens, found {tokens}")
+    driver.check_draft_max(most)
+    model = compiled.model
+    assert model is not None
+    texts, left_out = texts_of(model, compiled.context, tokens)
+    how = {"target": compiled.options.target, "threads": threads}
+    drafter = driver.drafter_of(draft, model, compiled.context, **how)
+    if drafter is None:
+        raise FusecError(f"--draft: expected a drafter to profile, found {draft}")
+    engine = compiled.engine(threads=threads)
+    try:
+        engine.stop, engine.drafter, engine.draft_max = frozenset(), drafter, most
+        every = Texts(engine, texts, tokens, note)
+        every.run()  # graphs are made, and it is measured what they cost
+        engine.drafter = _renewed(draft, drafter)
+        rounds, generations = instruments_of(compiled.backend).rounds(engine, every)
+    finally:
+        engine.close()
+    found = {
+        "drafter": draft,
+        "most": most,
+        "left_out": left_out,
+        "rounds": [asdict(each) for each in rounds],
+        "texts": [asdict(each) for each in generations],
+    }
+    return {**facts_of(compiled, threads), "draft": found}
+
+
+def _renewed(name: str, drafter: Drafter) -> Drafter:
+    """One that has not seen the texts yet; a model remembers none."""
+    return DRAFTERS[name]() if name in DRAFTERS else drafter
