@@ -70,6 +70,8 @@ class Op:
     its weight one token reads, where its index names them; None where it reads all. `adds_parts`:
     its first operand is partial sums of what it makes.
 
+    `by_heads` (vectors): a warp can make one head's elements of the result without the others.
+
     `text`: what a registered op computes, as text that tells it from others of the same name (see
     `fusec.ir.own_op`). `doc`: a line on what it computes, where the reference has no docstring.
     """
@@ -96,6 +98,7 @@ class Op:
     points: Literal["", "into row", "as operand"] = ""
     rows_read: Callable[[Node], int] | None = None
     adds_parts: bool = False
+    by_heads: bool = False
     text: str = ""
     doc: str = ""
 

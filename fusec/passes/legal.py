@@ -28,6 +28,7 @@ def why_illegal(
         or _second_user(graph, [n for n in match if n.name not in {k.name for k in kept}], match)
         or _cycle(graph, match)
         or _unsupported_format(match, target)
+        or _heads_of_many_rows(match, target)
     )
     if reason:
         return reason
@@ -105,6 +106,14 @@ def _unsupported_format(match: tuple[Node, ...], target: Target) -> str | None:
     return None
 
 
+def _heads_of_many_rows(match: tuple[Node, ...], target: Target) -> str | None:
+    """Blocks that attend for many rows of a step read what was made once for all of them."""
+    node = next((n for merged in match for n in merged.ops if op(n.op).role == "heads"), None)
+    if node is None or not target.has_many(tokens := node.inputs[0].shape[0]):
+        return None
+    return f"many rows: {node.op} {node.name} reads queries and keys of {tokens} rows"
+
+
 @remembered(KNOWN)
 def _is_one_kernel(region: Graph, target: Target) -> bool:
     return _not_one_kernel(region, target) is None
@@ -125,6 +134,12 @@ def _not_one_kernel(region: Graph, target: Target) -> str | None:
         return f"not one kernel: {apart}"
     if tiled := many_rows_apart(shape):
         return f"not one kernel: {tiled}"
+    if shape.of_heads and not target.makes_heads:
+        made, (segment,) = shape.of_heads[-1], shape.segments
+        return (
+            f"not one kernel: {segment.nodes[0].op} {segment.nodes[0].name} reads {made.name} from "
+            "memory, and the same kernel makes it"
+        )
     needed = shape.prologue_bytes
     if any(op(n.op).role == "rows" for n in region.nodes) and needed > target.block_bytes:
         return (

@@ -53,6 +53,8 @@ class _Emitter:
     def emit(self) -> KernelSource:
         if self.shape.parts is not None:
             _refuse_unless(False, self.shape.parts)
+        if self.shape.of_heads:
+            _refuse_unless(False, self.shape.of_heads[-1])
         w = self.w
         body = Writer()
         self.w = body

@@ -13,6 +13,8 @@ sent to a block that has ended.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fusec.codegen.cuda.alike import Alike
 from fusec.codegen.cuda.attention import Attention, quotient
 from fusec.codegen.cuda.columns import BLOCK
@@ -33,12 +35,12 @@ MOST_OF_ROWS = 64  # with which two blocks fit: those of two rows of a step
 class ProjectedAttention(Attention):
     """One segment of role 'heads', alone in its kernel."""
 
-    def __init__(self, alike: Alike, node: Node, alone: bool) -> None:
+    def __init__(self, alike: Alike, node: Node, alone: bool, made: Sequence[Node]) -> None:
         weight, spans, scope = node.inputs[4], int(node["spans"]), alike.scope
         branch = _branch(node, weight.shape[1])
         out = scope.pointers[node.name]
         self.projection = Projection(scope, weight, branch, spans, out, node.name)
-        super().__init__(alike, node, alone, HELD - self.projection.registers)
+        super().__init__(alike, node, alone, made, HELD - self.projection.registers)
         self._leave_room(MOST_OF_ROWS if scope.rows else MOST, self.projection.registers)
         self.spans, self.quads = spans, self.head_dim // 4
         if self.spans > 1:
@@ -61,10 +63,12 @@ class ProjectedAttention(Attention):
             projection.load()
             self._extent()
             self._place()
+            self._load_own()
             with w.block(attends):
                 self._older_rows()
             projection.decode()
         with self.alike.at(Stage.MAKE):
+            self._make_own(self._plus_first("span"))
             with w.block(attends):
                 self._chunk()
             w.line("barrier()")
