@@ -100,10 +100,11 @@ class HeadPrologue:
         return 2 if self.node.inputs["qkv".index(name)].dtype == "f16" else 4
 
     def place(self, name: str, position: str, offset: str) -> str:
-        """Where an element of the row at a position is, which is `base` or behind it."""
+        """Where an element of the row at a position is; of one in front of `base`, anywhere."""
         row = ""
         if self.scope.rows:
-            row = f"(min_u32({position}, last) - base) * {self.chains[name].size} + "
+            known = f"min_u32(max_u32({position}, base), last)"
+            row = f"({known} - base) * {self.chains[name].size} + "
         return f"uint32({self.fresh[name]} + ({row}{offset}) * {self.width(name)})"
 
     # --- in front of the wait --------------------------------------------------------------------
