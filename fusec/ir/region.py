@@ -123,6 +123,14 @@ def analyse(region: Graph) -> KernelShape:
     return shape
 
 
+def heads_apart(shape: KernelShape) -> str | None:
+    """The reason why attention whose blocks make nothing first stays alone, or None if it can."""
+    if not shape.of_heads:
+        return None
+    made, (node,) = shape.of_heads[-1], shape.segments[0].nodes
+    return f"{node.op} {node.name} reads {made.name} from memory, and the same kernel makes it"
+
+
 def many_rows_apart(shape: KernelShape) -> str | None:
     """The reason why products of many rows share no kernel with the rest, or None if they can.
 
@@ -194,7 +202,10 @@ def _of_heads(region: Graph) -> tuple[Node, ...]:
     if not found:
         return ()
     if len(appended := [v for v in node.inputs[1:3] if v.name in region.producers]) == 1:
-        raise NotOneKernel(f"{node.op} {node.name} reads {appended[0].name} and another cache")
+        raise NotOneKernel(
+            f"{node.op} {node.name} needs all of {appended[0].name}, which the same kernel appends "
+            "to, and the other cache, to which another one does"
+        )
     if len(found) + 1 < len(region.nodes):
         other = next(n for n in region.nodes if n.name not in found and n is not node)
         raise NotOneKernel(f"{other.op} {other.name} is not what {node.op} {node.name} needs first")

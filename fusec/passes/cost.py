@@ -202,7 +202,8 @@ def resident(plan: LaunchPlan, gpu: Gpu) -> bool:
 
 def _work(shape: KernelShape, segment: Segment, gpu: Gpu, position: int) -> Work:
     if segment.role == "heads":
-        return _heads(segment, position)
+        work = _heads(segment, position)
+        return _of_own_heads(shape, work, position) if shape.of_heads else work
     if segment.role == "scalar":
         return _scalar(segment)
     if segment.role == "rows":
@@ -318,6 +319,31 @@ def _attention(node: Node, position: int) -> Work:
         instructions, min(chunks, HEAD_WARPS), blocks, seen * a_position,
         2 * node.outputs[0].nbytes, turns, 2, 2,
     )  # fmt: skip
+
+
+def _of_own_heads(shape: KernelShape, attention: Work, position: int) -> Work:
+    """The same where its blocks make their head's query, key and value first, by a warp each."""
+    instructions = 2.0 * INDEX  # the row is stored, and read again
+    for node in shape.of_heads:
+        whole = op(node.op).work_whole
+        if whole is not None:
+            heads = node.outputs[0].shape[-1] // int(
+                node.get("head_dim", node.outputs[0].shape[-1])
+            )
+            instructions += whole(node, WARP * heads, position)
+        else:
+            (attends,) = shape.segments[0].nodes
+            size = attends.inputs[1].shape[-1] // (2 if op(node.op).role == "pair" else 1)
+            instructions += op(node.op).work * -(-size // WARP)
+    read = sum(_vector_bytes(n) for n in shape.of_heads if op(n.op).role == "store")
+    return replace(
+        attention,
+        instructions=attention.instructions + instructions / 2,  # query and key at once
+        shared=attention.shared + read,
+        loads=attention.loads + 1,
+        trees=attention.trees + max((op(n.op).trees for n in shape.of_heads), default=0),
+        barriers=attention.barriers + 1,
+    )
 
 
 def _projected(node: Node, attention: Work) -> Work:

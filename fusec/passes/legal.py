@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from fusec.ir.graph import Graph, Node
 from fusec.ir.ops import op
-from fusec.ir.region import NotOneKernel, analyse, many_rows_apart
+from fusec.ir.region import NotOneKernel, analyse, heads_apart, many_rows_apart
 from fusec.ir.remember import remembered
 from fusec.ir.target import Target, layouts_apart
 from fusec.passes.canonical import canonical
@@ -134,12 +134,8 @@ def _not_one_kernel(region: Graph, target: Target) -> str | None:
         return f"not one kernel: {apart}"
     if tiled := many_rows_apart(shape):
         return f"not one kernel: {tiled}"
-    if shape.of_heads and not target.makes_heads:
-        made, (segment,) = shape.of_heads[-1], shape.segments
-        return (
-            f"not one kernel: {segment.nodes[0].op} {segment.nodes[0].name} reads {made.name} from "
-            "memory, and the same kernel makes it"
-        )
+    if not target.makes_heads and (apart := heads_apart(shape)):
+        return f"not one kernel: {apart}"
     needed = shape.prologue_bytes
     if any(op(n.op).role == "rows" for n in region.nodes) and needed > target.block_bytes:
         return (
