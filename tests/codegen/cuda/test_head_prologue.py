@@ -136,6 +136,14 @@ def test_with_the_projection(position: int, heads: int) -> None:
     assert any("attention_project" in name for name in session.kernels)
 
 
+@pytest.mark.parametrize("tokens", [1, 3])
+@pytest.mark.parametrize("position", [0, 255, 299])
+def test_with_heads_that_project_together(position: int, tokens: int) -> None:
+    shape = Shape(heads=24, kv_heads=3, head_dim=128, rows=64, context=302)
+    session = check(shape, position, tokens)
+    assert any(kernel.cluster == 6 for kernel in session.kernels.values())
+
+
 CHAINS = {
     "a rotation alone": Shape(("rope",)),
     "a norm alone": Shape(("head_norm",)),
