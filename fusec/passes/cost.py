@@ -323,18 +323,16 @@ def _attention(node: Node, position: int) -> Work:
 
 def _of_own_heads(shape: KernelShape, attention: Work, position: int) -> Work:
     """The same where its blocks make their head's query, key and value first, by a warp each."""
+    (attends,) = shape.segments[0].nodes
+    size = attends.inputs[1].shape[-1]
     instructions = 2.0 * INDEX  # the row is stored, and read again
     for node in shape.of_heads:
         whole = op(node.op).work_whole
-        if whole is not None:
-            heads = node.outputs[0].shape[-1] // int(
-                node.get("head_dim", node.outputs[0].shape[-1])
-            )
-            instructions += whole(node, WARP * heads, position)
+        if whole is not None:  # a warp has one head
+            instructions += whole(node, WARP * (node.outputs[0].shape[-1] // size), position)
         else:
-            (attends,) = shape.segments[0].nodes
-            size = attends.inputs[1].shape[-1] // (2 if op(node.op).role == "pair" else 1)
-            instructions += op(node.op).work * -(-size // WARP)
+            each = size // (2 if op(node.op).role == "pair" else 1)
+            instructions += op(node.op).work * -(-each // WARP)
     read = sum(_vector_bytes(n) for n in shape.of_heads if op(n.op).role == "store")
     return replace(
         attention,
@@ -362,7 +360,7 @@ def _projected(node: Node, attention: Work) -> Work:
         trees=attention.trees + 1,
         barriers=attention.barriers + 1,
         before=FETCH * each,
-        exchanges=int(live > 1),
+        exchanges=int(live > 1 or int(node["together"]) > 1),
     )
 
 
