@@ -9,7 +9,7 @@ as wide as a model of 360M; of a preset it is the layers that all have in common
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from fusec import driver
@@ -40,30 +40,40 @@ def shortened(config: DecoderConfig) -> DecoderConfig:
     return replace(config, biased=config.biased & names)
 
 
-def launches(config: DecoderConfig, kind: str) -> list[int]:
+def launches(config: DecoderConfig, kind: str, levels: Iterable[int] = LEVELS) -> list[int]:
     """Of the kind of layer that there is most of, at each level."""
     mix = Mix(kind, config.layers, config.heads // config.kv_heads, config.tied)
     types = {name: mix.dtype(name, shape) for name, shape in config.tensor_shapes()}
     graph = decode_graph(config, types, 1, 512, "f16")
     found = []
-    for level in LEVELS:
+    for level in levels:
         plan = driver.compile(graph, target="sm_90a", level=level).plan
         layers = Counter(launch.layer for launch in plan.launches if launch.layer is not None)
         found.append(Counter(layers.values()).most_common(1)[0][0])
     return found
 
 
+def kind_of(name: str) -> str:
+    """The quantisation that a model of this name comes in."""
+    return "MXFP4_MOE" if name.startswith("gpt-oss") else "Q4_K_M"
+
+
+def configs() -> tuple[dict[str, DecoderConfig], dict[str, DecoderConfig]]:
+    """Small models of all architectures, and the presets."""
+    small = {name: widened(config_of(name)) for name in TRAITS}
+    presets = {name: shortened(config) for name, config in PRESETS.items() if name != "tiny"}
+    return small, presets
+
+
 def table(configs: dict[str, DecoderConfig], what: str) -> Iterator[str]:
     yield f"| {what} | " + " | ".join(f"-O{level}" for level in LEVELS) + " |"
     yield "|---" * (1 + len(LEVELS)) + "|"
     for name, config in configs.items():
-        kind = "MXFP4_MOE" if name.startswith("gpt-oss") else "Q4_K_M"
-        yield f"| {name} | " + " | ".join(map(str, launches(config, kind))) + " |"
+        yield f"| {name} | " + " | ".join(map(str, launches(config, kind_of(name)))) + " |"
 
 
 def main() -> None:
-    small = {name: widened(config_of(name)) for name in TRAITS}
-    presets = {name: shortened(config) for name, config in PRESETS.items() if name != "tiny"}
+    small, presets = configs()
     for line in (*table(small, "architecture"), "", *table(presets, "preset")):
         print(line, flush=True)
 

@@ -62,7 +62,7 @@ BLOCKS: dict[str, dict[str, Any]] = {
 def block_graph(
     layers=2, width=64, ffn=96, heads=4, kv_heads=2, head_dim=16, vocab=64, context=32, *,
     matrix="q4_0", kv="f16", gate="silu", biases=False, post_norms=False, head_norms=False,
-    pairing="adjacent",
+    pairing="adjacent", tokens=1,
 ) -> Graph:  # fmt: skip
     """A decode graph written by hand, of blocks that differ from llama's as the options say.
 
@@ -71,7 +71,7 @@ def block_graph(
     key, in front of their rotations.
     """
     b = Builder("blocks")
-    token, pos = b.input("token", (1,), "i32"), b.input("pos", (1,), "i32")
+    token, pos = (b.input(name, (tokens,), "i32") for name in ("token", "pos"))
     x = b.embed(token, b.weight("token_embd.weight", (vocab, width), matrix), name="embed")
     for layer in range(layers):
         at = f"blk.{layer}"

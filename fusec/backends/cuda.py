@@ -83,6 +83,7 @@ class Cuda(Backend[CudaKernel, Executables]):
                 frozenset(FORMATS),
                 STATIC_SHARED,
                 span=SPAN,
+                makes_heads=True,
                 parts=PARTS,
                 column_sums=column_sums() if arch.has_clusters else None,
                 tiles=tiles(),

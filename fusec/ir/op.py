@@ -71,6 +71,8 @@ class Op:
     its first operand is partial sums of what it makes. `by_quads`: four neighbours of a vector (and
     sums that come later) need no more of its operands than the same four.
 
+    `by_heads` (vectors): a warp can make one head's elements of the result without the others.
+
     `text`: what a registered op computes, as text that tells it from others of the same name (see
     `fusec.ir.own_op`). `doc`: a line on what it computes, where the reference has no docstring.
     """
@@ -98,6 +100,7 @@ class Op:
     rows_read: Callable[[Node], int] | None = None
     adds_parts: bool = False
     by_quads: bool = False
+    by_heads: bool = False
     text: str = ""
     doc: str = ""
 

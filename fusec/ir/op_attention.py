@@ -89,6 +89,12 @@ def query_of_values(node: Node) -> Value | None:
     return next((v for v in node.inputs[4:] if not v.is_weight), None)
 
 
+def head_sizes(node: Node) -> tuple[int, int, int]:
+    """Elements of a head of the query, of a key and of a value."""
+    q, k, v = node.inputs[:3]
+    return q.shape[-1] // int(node["heads"]), k.shape[-1], v.shape[-1]
+
+
 def check_sinks(sinks: Value, heads: int) -> None:
     """A logit of each head."""
     wanted = f"f32[{heads}]"

@@ -311,6 +311,7 @@ class OpMethods:
         window: int = 0,
         ring: int = 0,
         cap: float = 0.0,
+        together: int = 1,
         name: str | None = None,
     ) -> Value:
         """Each head's attention times its columns of w: [T, heads, rows], head after head.
@@ -321,7 +322,7 @@ class OpMethods:
         pos: i32[T]
         w: weight[rows, n]
         sinks: weight f32[heads]
-        -> As many parts of the projection as there are heads
+        -> As many parts of the projection as there are heads, or groups of `together` heads
         """
         return self.op(
             "attention_project",
@@ -339,6 +340,7 @@ class OpMethods:
             cap=cap,
             span=span,
             spans=spans,
+            together=together,
             name=name,
         )
 

@@ -109,6 +109,7 @@ OPS = (
     Op(
         "rms_norm", "vector", "x: f32[T, n], w: f32[n]", (2, 2), infer_rms_norm, rms_norm,
         lambda n: 4 * elements_of(n), {"eps": float}, label="norm", work_whole=_work, trees=1,
+        by_heads=True,
     ),
     Op(
         "rms_factors", "vector", "x: f32[T, n], w: f32[n]", (2, 2), infer_rms_factors, rms_factors,
@@ -123,12 +124,12 @@ OPS = (
     Op(
         "head_norm", "vector", "x: f32[T, heads * head_dim], w: f32[head_dim] or of all heads",
         (2, 2), infer_head_norm, head_norm, lambda n: 4 * elements_of(n),
-        {"eps": float, "head_dim": int}, work_whole=_work_heads, trees=1,
+        {"eps": float, "head_dim": int}, work_whole=_work_heads, trees=1, by_heads=True,
     ),
     Op(
         "head_layer_norm", "vector",
         "x: f32[T, heads * head_dim], w: f32[head_dim] or of all heads", (2, 2), infer_head_norm,
         head_layer_norm, lambda n: 6 * elements_of(n), {"eps": float, "head_dim": int},
-        label="head_norm", work_whole=_twice(_work_heads), trees=2,
+        label="head_norm", work_whole=_twice(_work_heads), trees=2, by_heads=True,
     ),
 )  # fmt: skip

@@ -10,19 +10,25 @@ can be one kernel if it splits into
   attention over its heads, or one reduction of a whole row to a scalar. A fold belongs to the
   segment that it reads: each block folds the elements it has.
 
-There is one exception. Behind a single segment of rows, a cluster of blocks may exchange the
-elements they made and multiply them by their columns of another matrix, which makes partial sums
-(role `parts`).
+Attention may have a prologue of its own, `of_heads`: what its blocks make of one head before they
+attend. That is the head's query, and the row of each cache that this step appends: norms of heads,
+rotations and other element-wise work on what another kernel made.
+
+Blocks exchange something in one case. Behind a single segment of rows, a cluster of blocks may
+exchange the elements they made and multiply them by their columns of another matrix, which makes
+partial sums (role `parts`).
 
 The passes ask here whether a merge is possible; the emitters ask here what to emit.
 """
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 
 from fusec.ir.graph import Graph, Node, Value, outside
 from fusec.ir.op import LOCAL
+from fusec.ir.op_attention import head_sizes, query_of_values
 from fusec.ir.op_elementwise import is_spread
 from fusec.ir.op_fixed import BLOCK
 from fusec.ir.op_matvec import heads_of, is_fixed
@@ -57,12 +63,14 @@ class KernelShape:
     """A region, split. `stores` are the prologue vectors that somebody outside needs.
 
     `parts`: the product whose partial sums are made of the one segment's elements, if there is one.
+    `of_heads`: what the blocks of the one segment, attention, make of their head in front of it.
     """
 
     prologue: tuple[Node, ...]
     segments: tuple[Segment, ...]
     stores: tuple[Value, ...]
     parts: Node | None = None
+    of_heads: tuple[Node, ...] = ()
 
     @property
     def prologue_bytes(self) -> int:
@@ -86,13 +94,15 @@ class NotOneKernel(Exception):
 
 def analyse(region: Graph) -> KernelShape:
     """Split a region. Raises NotOneKernel with the reason when it cannot be one kernel."""
-    whole = _whole(region)
+    of_heads = _of_heads(region)
+    own = {n.name for n in of_heads}
+    whole = _whole(region, own)
     prologue = tuple(n for n in region.nodes if n.name in whole)
     products = [n for n in region.nodes if op(n.op).role == "parts"]
     if len(products) > 1:
         raise NotOneKernel(f"two products in parts: {products[0].name} and {products[1].name}")
     product = products[0] if products else None
-    spread = [n for n in region.nodes if n.name not in whole and n is not product]
+    spread = [n for n in region.nodes if n.name not in whole | own and n is not product]
     import networkx as nx
 
     local = nx.Graph()
@@ -100,7 +110,7 @@ def analyse(region: Graph) -> KernelShape:
     for node in spread:
         for value in node.inputs:
             maker = region.producers.get(value.name)
-            if maker is not None and maker.name not in whole:
+            if maker is not None and maker.name not in whole | own:
                 local.add_edge(maker.name, node.name)
     components = [set(c) for c in nx.connected_components(local)]
     segments = tuple(_segment(tuple(n for n in spread if n.name in c)) for c in components)
@@ -108,7 +118,7 @@ def analyse(region: Graph) -> KernelShape:
     stores = tuple(v for v in region.outputs if v.name in made)
     if product is not None and (reason := _no_parts(region, product, segments)):
         raise NotOneKernel(f"{product.op} {product.name} {reason}")
-    shape = KernelShape(prologue, segments, stores, product)
+    shape = KernelShape(prologue, segments, stores, product, of_heads)
     if reason := _heads_apart(shape):
         raise NotOneKernel(reason)
     return shape
@@ -124,6 +134,14 @@ class Own:
 
     blocks: int = 0
     rows: int = 0
+
+
+def heads_apart(shape: KernelShape) -> str | None:
+    """The reason why attention whose blocks make nothing first stays alone, or None if it can."""
+    if not shape.of_heads:
+        return None
+    made, (node,) = shape.of_heads[-1], shape.segments[0].nodes
+    return f"{node.op} {node.name} reads {made.name} from memory, and the same kernel makes it"
 
 
 def many_rows_apart(shape: KernelShape, own: Own = Own()) -> str | None:
@@ -194,14 +212,80 @@ def _heads_apart(shape: KernelShape) -> str | None:
     return None
 
 
-def _whole(region: Graph) -> set[str]:
-    """Names of the nodes whose result somebody in the region reads whole, and what they need."""
-    whole: set[str] = {n.name for n in region.nodes if op(n.op).role == "vector"}
-    for node in reversed(region.nodes):
+def _of_heads(region: Graph) -> tuple[Node, ...]:
+    """What makes the query and the rows of the caches that the region's attention reads, in order.
+
+    Empty where another kernel makes them. Raises NotOneKernel where a block cannot make a head's
+    share of them by itself.
+    """
+    node = next((n for n in region.nodes if op(n.op).role == "heads"), None)
+    if node is None:
+        return ()
+    found: dict[str, Node] = {}
+    for value, size in zip(node.inputs[:3], head_sizes(node), strict=True):
+        _add_makers(region, value, size, node, found)
+    if not found:
+        return ()
+    if len(appended := [v for v in node.inputs[1:3] if v.name in region.producers]) == 1:
+        raise NotOneKernel(
+            f"{node.op} {node.name} needs all of {appended[0].name}, which the same kernel appends "
+            "to, and the other cache, to which another one does"
+        )
+    if len(found) + 1 < len(region.nodes):
+        other = next(n for n in region.nodes if n.name not in found and n is not node)
+        raise NotOneKernel(f"{other.op} {other.name} is not what {node.op} {node.name} needs first")
+    if query_of_values(node) is not None:
+        raise NotOneKernel(f"{node.op} {node.name} has two queries, and its blocks make one")
+    return tuple(n for n in region.nodes if n.name in found)
+
+
+def _add_makers(
+    region: Graph, value: Value, size: int, reader: Node, found: dict[str, Node]
+) -> None:
+    """Whatever in the region makes a value, whose heads have `size` elements, is `found`."""
+    maker = region.producers.get(value.name)
+    if maker is None:
+        return
+    entry, what = op(maker.op), f"{maker.op} {maker.name}"
+    if entry.role not in LOCAL and not entry.by_heads:
+        raise NotOneKernel(
+            f"{reader.op} {reader.name} needs all of {value.name}, which the same kernel spreads "
+            "over its blocks"
+        )
+    if value.name in region.needed and not value.is_state:
+        raise NotOneKernel(f"{value.name} is an output, and blocks of heads make only their own")
+    if (own := int(maker.get("head_dim", size))) != size:
+        raise NotOneKernel(
+            f"{what} has heads of {own} elements, {reader.op} {reader.name} of {size}"
+        )
+    if spread := next((v for v in maker.inputs if _is_shared(maker, v)), None):
+        raise NotOneKernel(f"{what} shares elements of {spread.name} among those of a head")
+    vectors = [v for v in maker.inputs if v.name[0] == "%" and v.dtype != "i32"]
+    if len(vectors) > 1:
+        raise NotOneKernel(f"{what} reads two vectors, {vectors[0].name} and {vectors[1].name}")
+    if (
+        entry.by_heads
+        and "head_dim" not in dict(maker.attrs)
+        and vectors[0].name in region.producers
+    ):
+        raise NotOneKernel(f"{what} needs all of {vectors[0].name}, of which a block makes a head")
+    found[maker.name] = maker
+    for vector in vectors:
+        _add_makers(region, vector, size, reader, found)
+
+
+def _whole(region: Graph, own: Container[str]) -> set[str]:
+    """Names of the nodes whose result somebody in the region reads whole, and what they need.
+
+    `own`: those that attention's blocks make of their own head.
+    """
+    nodes = [n for n in region.nodes if n.name not in own]
+    whole: set[str] = {n.name for n in nodes if op(n.op).role == "vector"}
+    for node in reversed(nodes):
         reads_whole = op(node.op).role in WHOLE_READERS or node.name in whole
         for value in node.inputs:
             maker = region.producers.get(value.name)
-            if maker is None or not (reads_whole or _is_shared(node, value)):
+            if maker is None or maker.name in own or not (reads_whole or _is_shared(node, value)):
                 continue
             if op(maker.op).role in (*LOCAL, "vector") and not value.is_state:
                 if op(node.op).role in FROM_MEMORY:

@@ -202,7 +202,8 @@ def resident(plan: LaunchPlan, gpu: Gpu) -> bool:
 
 def _work(shape: KernelShape, segment: Segment, gpu: Gpu, position: int) -> Work:
     if segment.role == "heads":
-        return _heads(segment, position)
+        work = _heads(segment, position)
+        return _of_own_heads(shape, work, position) if shape.of_heads else work
     if segment.role == "scalar":
         return _scalar(segment)
     if segment.role == "rows":
@@ -320,6 +321,29 @@ def _attention(node: Node, position: int) -> Work:
     )  # fmt: skip
 
 
+def _of_own_heads(shape: KernelShape, attention: Work, position: int) -> Work:
+    """The same where its blocks make their head's query, key and value first, by a warp each."""
+    (attends,) = shape.segments[0].nodes
+    size = attends.inputs[1].shape[-1]
+    instructions = 2.0 * INDEX  # the row is stored, and read again
+    for node in shape.of_heads:
+        whole = op(node.op).work_whole
+        if whole is not None:  # a warp has one head
+            instructions += whole(node, WARP * (node.outputs[0].shape[-1] // size), position)
+        else:
+            each = size // (2 if op(node.op).role == "pair" else 1)
+            instructions += op(node.op).work * -(-each // WARP)
+    read = sum(_vector_bytes(n) for n in shape.of_heads if op(n.op).role == "store")
+    return replace(
+        attention,
+        instructions=attention.instructions + instructions / 2,  # query and key at once
+        shared=attention.shared + read,
+        loads=attention.loads + 1,
+        trees=attention.trees + max((op(n.op).trees for n in shape.of_heads), default=0),
+        barriers=attention.barriers + 1,
+    )
+
+
 def _projected(node: Node, attention: Work) -> Work:
     """The same with a projection: the blocks of a head share the columns of the head."""
     weight, heads, spans = node.inputs[4], int(node["heads"]), int(node["spans"])
@@ -336,7 +360,7 @@ def _projected(node: Node, attention: Work) -> Work:
         trees=attention.trees + 1,
         barriers=attention.barriers + 1,
         before=FETCH * each,
-        exchanges=int(live > 1),
+        exchanges=int(live > 1 or int(node["together"]) > 1),
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from fusec.ir.graph import Graph, Node
 from fusec.ir.op_matvec import is_fixed
 from fusec.ir.ops import op
-from fusec.ir.region import NotOneKernel, Own, analyse, many_rows_apart
+from fusec.ir.region import NotOneKernel, Own, analyse, heads_apart, many_rows_apart
 from fusec.ir.remember import remembered
 from fusec.ir.target import Target, layouts_apart
 from fusec.passes.canonical import canonical
@@ -29,6 +29,7 @@ def why_illegal(
         or _second_user(graph, [n for n in match if n.name not in {k.name for k in kept}], match)
         or _cycle(graph, match)
         or _unsupported_format(match, target)
+        or _heads_of_many_rows(match, target)
     )
     if reason:
         return reason
@@ -107,6 +108,14 @@ def _unsupported_format(match: tuple[Node, ...], target: Target) -> str | None:
     return None
 
 
+def _heads_of_many_rows(match: tuple[Node, ...], target: Target) -> str | None:
+    """Blocks that attend for many rows of a step read what was made once for all of them."""
+    node = next((n for merged in match for n in merged.ops if op(n.op).role == "heads"), None)
+    if node is None or not target.has_many(tokens := node.inputs[0].shape[0]):
+        return None
+    return f"many rows: {node.op} {node.name} reads queries and keys of {tokens} rows"
+
+
 @remembered(KNOWN)
 def _is_one_kernel(region: Graph, target: Target, own: Own) -> bool:
     return _not_one_kernel(region, target, own) is None
@@ -127,6 +136,8 @@ def _not_one_kernel(region: Graph, target: Target, own: Own) -> str | None:
         return f"not one kernel: {apart}"
     if tiled := many_rows_apart(shape, own):
         return f"not one kernel: {tiled}"
+    if not target.makes_heads and (apart := heads_apart(shape)):
+        return f"not one kernel: {apart}"
     needed = shape.prologue_bytes
     products = [n for n in region.nodes if op(n.op).role == "rows" and not is_fixed(n)]
     if products and needed > target.block_bytes:

@@ -17,7 +17,7 @@ from fusec.passes.place_weights import PlaceWeights
 from fusec.passes.project_heads import ProjectHeads
 from fusec.passes.project_rows import ProjectRows
 from fusec.passes.rule import Rule
-from fusec.passes.rules import chain, epilogue, prologue, siblings, stack
+from fusec.passes.rules import chain, epilogue, prologue, prologue_of_heads, siblings, stack
 from fusec.passes.schedule import Schedule
 from fusec.passes.split_argmax import SplitArgmax
 from fusec.passes.split_attention import SplitAttention
@@ -84,6 +84,10 @@ DEEP = (
     ),
     SplitAttention(),  # one block a head leaves the GPU idle, and takes longer with every token
     ProjectHeads(),  # a launch is dearer than a few hundred rows in blocks that are there anyway
+    Fuse(
+        prologue_of_heads("prologue-of-heads", "vector element pair store"),
+        "Norms of heads, rotations and cache writes: who attends with a head makes what it needs",
+    ),
     ProjectRows(),  # the same: a cluster of blocks exchanges sooner than launches follow
     Fuse(
         prologue("prologue-of-parts", "vector element", kept=True),

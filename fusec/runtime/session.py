@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from fusec.codegen.formats import FORMATS
 from fusec.errors import FusecError
 from fusec.ir.dtypes import dtype
+from fusec.ir.graph import Graph
 from fusec.ir.ops import op
 from fusec.ir.plan import LaunchPlan
 from fusec.ir.region import parameters
@@ -81,18 +82,49 @@ def limits(plan: LaunchPlan) -> dict[str, int]:
     A token id is bounded by the rows of the table it looks up, a position by `positions(plan)` and
     by the spans there are to combine.
     """
-    regions = {kernel.name: parse(kernel.region) for kernel in plan.kernels}
     found: dict[str, int] = {}
-    for launch in plan.launches:
-        region = regions[launch.kernel]
-        args = {v.name: a for v, a in zip(parameters(region), launch.args, strict=False)}
+    for region, inputs in _launches(plan):
         for node in region.nodes:
             for place, bound in op(node.op).indices.items():
-                arg = args.get(node.inputs[place].name)
-                if bound is not None and arg is not None and arg.kind == "input":
+                name = inputs.get(node.inputs[place].name)
+                if bound is not None and name is not None:
                     most = bound(node) or positions(plan)
-                    found[arg.name] = min(most, found.get(arg.name, most))
+                    found[name] = min(most, found.get(name, most))
     return found
+
+
+def in_order(plan: LaunchPlan) -> set[str]:
+    """Inputs that count up by one from each row of a step to the next: positions.
+
+    Attention that makes the newest rows of its caches finds those of the step's other rows by that.
+    """
+    found = set()
+    for region, inputs in _launches(plan):
+        roles = {op(node.op).role: node for node in region.nodes}
+        if plan.tokens > 1 and roles.keys() >= {"heads", "store"}:
+            attention = roles["heads"]
+            found |= {inputs[attention.inputs[place].name] for place in op(attention.op).indices}
+    return found
+
+
+def _launches(plan: LaunchPlan) -> Iterator[tuple[Graph, dict[str, str]]]:
+    """The region of every launch, and which inputs its values are."""
+    regions = {kernel.name: parse(kernel.region) for kernel in plan.kernels}
+    for launch in plan.launches:
+        region = regions[launch.kernel]
+        args = zip(parameters(region), launch.args, strict=False)
+        yield region, {value.name: arg.name for value, arg in args if arg.kind == "input"}
+
+
+def check_order(plan: LaunchPlan, inputs: Mapping[str, Array], names: Iterable[str]) -> None:
+    """Raise FusecError unless the inputs `names`, as `in_order` gives them, count up by one."""
+    for name in names:
+        given = inputs[name[1:]]
+        if (np.diff(given) != 1).any():
+            raise FusecError(
+                f"{plan.name}: expected {name} to count up by one from row to row, found "
+                f"{given.tolist()}"
+            )
 
 
 def bound_weight(plan: LaunchPlan, name: str, weight: Callable[[str], Array]) -> Array:

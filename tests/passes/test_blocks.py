@@ -22,7 +22,7 @@ SIZES = {
 
 
 @pytest.mark.parametrize(
-    ("name", "launches"), [("llama", 4), ("geglu", 4), ("biases", 4), ("gemma", 5)]
+    ("name", "launches"), [("llama", 4), ("geglu", 4), ("biases", 4), ("gemma", 4)]
 )
 def test_launches_of_a_layer(name, launches):
     graph = block_graph(**SIZES, **BLOCKS[name])

@@ -28,7 +28,7 @@ def mixed() -> Graph:
     b = Builder("mixed")
     x = b.rms_norm(b.input("x", (1, LONG)), b.weight("g", (LONG,)), eps=1e-5)
     short = b.matvec(b.input("z", (1, 64)), b.weight("short", (32, 64), "q4_0"))
-    rows = b.matvec(x, b.weight("rows", (32, LONG), "q8_0"))
+    rows = b.matvec(x, b.weight("rows", (64, LONG), "q8_0"))
     return b.build(b.matvec(x, b.weight("long", (992, LONG), "q4_k")), short, rows)
 
 
@@ -54,11 +54,11 @@ def test_a_target_says_how_a_weight_lies(shape: tuple[int, ...], dtype: str, lay
 def test_few_rows_lie_in_tiles_where_others_multiply_the_same_vector() -> None:
     """One kernel may take them together, and only tiles can be beside tiles."""
     sm90 = backends.get("sm_90a").limits
-    for rows, beside, layout in [(1008, 0, ROWS), (1008, 16, TILES), (16, 1008, TILES)]:
+    for rows, beside, layout in [(1040, 0, ROWS), (1040, 16, TILES), (16, 1040, TILES)]:
         assert sm90.layout_of(Value("@w", "q4_k", (rows, LONG)), beside) == layout
     b = Builder("qkv")
     x = b.input("x", (1, LONG))
-    q, k = (b.matvec(x, b.weight(n, (r, LONG), "q4_k")) for n, r in (("q", 768), ("k", 256)))
+    q, k = (b.matvec(x, b.weight(n, (r, LONG), "q4_k")) for n, r in (("q", 768), ("k", 288)))
     alone = b.matvec(b.input("y", (1, LONG)), b.weight("o", (768, LONG), "q4_k"))
     placed = PlaceWeights().run(b.build(q, k, alone), sm90)[0]
     assert {w.name: w.layout for w in placed.weights} == {"@q": TILES, "@k": TILES, "@o": ROWS}

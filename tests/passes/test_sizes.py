@@ -71,7 +71,7 @@ def test_tiles_and_pairs_say_their_rings() -> None:
     plan = driver.compile(feed_forward(), target="sm_90a").plan
     assert {(s.grid, s.block) for s in sizes(plan).values()} == {(132, 512)}
     assert all(s.dynamic > s.shared > 0 for s in sizes(plan).values())
-    plan = driver.compile(with_residual("q5_k", 1024), target="sm_90a").plan
+    plan = driver.compile(with_residual("q5_k", 1056), target="sm_90a").plan
     (kernel,) = plan.kernels
     paired = replace(plan, kernels=(replace(kernel, choice=PAIRS, overlaps=True),))
     (size,) = sizes(backends.get("sm_90a").sized(paired)).values()

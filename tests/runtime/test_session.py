@@ -14,13 +14,15 @@ from fusec.runtime.session import (
     STATELESS_POSITIONS,
     bound_weight,
     check_inputs,
+    check_order,
     checked_states,
+    in_order,
     limits,
     positions,
     tables,
 )
-from tests.graphs import Types, llama_graph
-from tests.targets import ANY
+from tests.graphs import BLOCKS, Types, block_graph, llama_graph
+from tests.targets import ANY, HOPPER
 
 
 def planned(graph: Graph, level: int = 2) -> LaunchPlan:
@@ -71,6 +73,21 @@ def test_inputs_that_are_refused(inputs: dict, reason: str) -> None:
     with pytest.raises(FusecError, match=reason) as caught:
         check_inputs(PLAN, inputs, limits(PLAN))
     assert str(caught.value).startswith("llama_decode: ")
+
+
+def attends(tokens: int) -> LaunchPlan:
+    """Whose attention makes the newest rows itself, on a GPU."""
+    graph = block_graph(tokens=tokens, **BLOCKS["gemma"])
+    return lower(run_passes(graph, passes_of(3), HOPPER)[-1].graph, "sm_90a", 3)
+
+
+def test_positions_that_kernels_take_for_neighbours_count_up() -> None:
+    assert in_order(PLAN) == in_order(attends(1)) == set()
+    plan = attends(4)
+    assert in_order(plan) == {"%pos"}
+    check_order(plan, {"pos": ints(7, 8, 9)}, {"%pos"})
+    with pytest.raises(FusecError, match=r"%pos to count up by one .*, found \[7, 9\]"):
+        check_order(plan, {"pos": ints(7, 9)}, {"%pos"})
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from fusec.ir.op_matvec import factor_of, heads_of, inverse_of
 from fusec.ir.op_norm import has_own_weights
 from fusec.ir.ops import op, picks_rows
 from fusec.ir.plan import Kernel
-from fusec.ir.region import KernelShape, Segment, parameters
+from fusec.ir.region import KernelShape, Segment, heads_apart, parameters
 from fusec.ir.tables import table_of, tables_of
 from fusec.writer import Writer
 
@@ -53,6 +53,8 @@ class _Emitter:
     def emit(self) -> KernelSource:
         if self.shape.parts is not None:
             _refuse_unless(False, self.shape.parts)
+        if reason := heads_apart(self.shape):
+            raise FusecError(f"kernel {self.region.name}: {reason}")
         w = self.w
         body = Writer()
         self.w = body

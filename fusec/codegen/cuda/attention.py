@@ -12,16 +12,18 @@ With a window, spans begin with that of the first position seen. Positions in fr
 nothing, and stand for the first; chunks of nothing else change no sum.
 
 A block needs only two things that the launch right in front of it made: the query, and the newest
-row of the caches. A block that starts early reads the older rows, waits, and then reads these two.
+row of the caches. A block that starts early reads the older rows, waits, and then reads these two,
+or makes them (see `head_prologue`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from fusec.codegen.cuda.alike import Alike
 from fusec.codegen.cuda.attention_cached import ROWS, ZEROS, CachedRows
+from fusec.codegen.cuda.head_prologue import HeadPrologue
 from fusec.codegen.cuda.shape import CHUNK, CHUNKS, SPAN, WARP
 from fusec.codegen.cuda.stages import Stage
 from fusec.errors import FusecError
@@ -37,12 +39,15 @@ class Attention(CachedRows):
     """One segment of role 'heads'.
 
     `alone`: there is nothing else in the kernel, so that older rows are read in front of its wait.
-    `held`: registers that keys and values may fill before the query is known.
+    `made`: what makes its head's query and newest rows in the same kernel. `held`: registers that
+    keys and values may fill before the query is known.
     """
 
-    def __init__(self, alike: Alike, node: Node, alone: bool, held: int = HELD) -> None:
+    def __init__(
+        self, alike: Alike, node: Node, alone: bool, made: Sequence[Node], held: int = HELD
+    ) -> None:
         _check(node)
-        super().__init__(alike, node, held)
+        super().__init__(alike, node, held, HeadPrologue(alike, node, made))
         scope = alike.scope
         self.sinks = next((v for v in node.weights if len(v.shape) == 1), None)
         self.split = node.get("spans", 0) != 0
@@ -50,8 +55,9 @@ class Attention(CachedRows):
         if scope.overlaps and self.split and not node.matrices:
             self._leave_room(SHARED_BY_TWO)
             scope.holds = False
-        # the launch in front has appended the other rows of the step, which may be older ones
-        self.early = alone and scope.overlaps and self.split and self.held and not scope.rows
+        # else the launch in front has appended the other rows of the step, which may be older ones
+        one_new = bool(self.own.fresh) or not scope.rows
+        self.early = alone and scope.overlaps and self.split and self.held and one_new
         self.maxima = scope.shared("maxima", 4 * CHUNKS)
         self.sums = scope.shared("sums", 4 * CHUNKS)
         self.outs = scope.shared("outs", 4 * CHUNKS * self.stride)
@@ -89,10 +95,12 @@ class Attention(CachedRows):
             w.line(f"span = {self._plus_first('part')}")
             with w.block(live):
                 self._place()
+                self._load_own()
                 self._extent_of_span()
                 with w.block(mine):
                     self._older_rows()
         with self.alike.at(Stage.MAKE), w.block(live):
+            self._make_own("span")
             with w.block(mine):
                 self._chunk()
             w.line("barrier()")
@@ -106,6 +114,8 @@ class Attention(CachedRows):
         w = self.w
         w.line("head = unit")
         self._place()
+        self._load_own()
+        self._make_own()
         w.line("state = (float32(-(1 << 30)), float32(0), float32(0))", "of no span")
         count = quotient("n", SPAN)
         if self.window:
@@ -123,6 +133,20 @@ class Attention(CachedRows):
         self._sink("fold_sink")
         out = f"{self.scope.pointers[self.node.name]}, uint32(head * {self.head_dim} + element)"
         w.line(f"store_result({out}, state, thread < uint32({self.head_dim}))")
+
+    def _load_own(self) -> None:
+        """The loads of what the block makes of its head first."""
+        if self.own.chains:
+            self.own.load()
+
+    def _make_own(self, span: str = "") -> None:
+        """What it makes. Of the blocks of a head of the caches, one writes: with the last span."""
+        if not self.own.chains:
+            return
+        writes = f"head == uint32(kv_head * {self.heads // self.kv_heads})"
+        if span:
+            writes = f"({writes}) & (uint32(uint32(n - uint32(1)) // uint32({SPAN})) == {span})"
+        self.own.emit(writes)
 
     def _plus_first(self, part: str) -> str:
         """The number of a span, of which the one with the first position seen is part 0."""
@@ -168,9 +192,11 @@ class Attention(CachedRows):
     def _older_rows(self) -> None:
         """Loads of a chunk's keys and values that do not wait: all but the newest row."""
         self.w.line("here = uint32(start + group)")
-        if self.early:  # the first token has no older row: it reads whatever is there, and again
+        if not self.early:
+            return
+        if not self.own.fresh:  # the first token has no older row: it reads any, and again
             self.w.line("last = uint32(max_u32(n, uint32(2)) - uint32(2))", "but for the newest")
-            self._keys_and_values()
+        self._keys_and_values()
 
     def _chunk(self) -> None:
         """One warp's 16 positions; group g has positions g, g + 4, ... of them."""
@@ -179,13 +205,15 @@ class Attention(CachedRows):
         for cache, query in self.products if self.held else ():
             for c in range(self._pieces(cache).parts):
                 self._query(cache, query, c)
-        if self.early:
+        if self.early and not self.own.fresh:
             with w.block(f"if some(last < uint32(start + uint32({CHUNK}))):"):
                 self._keys_and_values()
-        elif self.held:
+        elif self.held and not self.early:
             self._keys_and_values()
-        else:
+        elif not self.held:
             self._rows()
+        if self.held:
+            self._renew(*((x, c) for x in "kv" for c in range(self._pieces(x).parts)))
         self._products()
         self._weights()
         if not self.held:
@@ -195,7 +223,8 @@ class Attention(CachedRows):
         for c, lanes in self._parts(x):
             if not self.held:
                 w.line("warp_barrier()", "no more loads at once than there are registers")
-                self._read("v", c)
+                self._read(("v", c))
+                self._renew(("v", c))
             for t in range(ROWS):
                 before = "o" if t else ZEROS[x.piece]
                 w.line(f"o = axpy_{x.piece}({before}, p{t}, {self._floats('v', t, c)})")

@@ -6,10 +6,12 @@ Eight lanes share a cached row; a warp's four groups of eight take its 16 positi
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from fusec.codegen.cuda.alike import Alike
 from fusec.codegen.cuda.elements import row_of
+from fusec.codegen.cuda.head_prologue import HeadPrologue
 from fusec.codegen.cuda.shape import CHUNK
 from fusec.ir.graph import Node, Value
 from fusec.ir.op_attention import query_of_values
@@ -49,10 +51,12 @@ class CachedRows:
 
     Scores are the sum of `products`: rows of a cache ("k", or also "v") times a query. `held`:
     registers that keys and values may fill before the query is known; where they do not fit, they
-    are read when they are used, and in a loop if addresses would fill the registers too.
+    are read when they are used, and in a loop if addresses would fill the registers too. What the
+    block made itself, `own`, is read from shared memory; the caches have no such rows yet.
     """
 
-    def __init__(self, alike: Alike, node: Node, held: int) -> None:
+    def __init__(self, alike: Alike, node: Node, held: int, own: HeadPrologue) -> None:
+        self.own = own
         self.alike, self.scope = alike, alike.scope
         self.w, self.node = alike.scope.w, node
         self.q, self.k, self.v, self.pos = node.inputs[:4]
@@ -110,45 +114,89 @@ class CachedRows:
                 if not self.held:
                     w.line("warp_barrier()", "no more loads at once than there are registers")
                     self._query(cache, query, c)
-                    self._read(cache, c)
+                    self._read((cache, c))
+                    self._renew((cache, c))
                 for t in range(ROWS):
                     floats = self._floats(cache, t, c)
                     w.line(f"d{t} = dot_{x.piece}(d{t}, {floats}, q{x.tag}{c})")
 
     def _query(self, cache: str, query: Value, c: int) -> None:
         """Part c of a query, zeros where this lane has none."""
-        x, pointer = self._pieces(cache), self.scope.pointers[query.name]
-        place = f"uint32(head * {x.size} + offset{x.tag}{c})"
-        loaded = f"load_f32_{x.piece}({pointer}, {place})"
+        x, offset = self._pieces(cache), f"offset{self._pieces(cache).tag}{c}"
+        if self.own.query:
+            loaded = f"own_f32_{x.piece}(uint32({self.own.query} + {offset} * 4))"
+        else:
+            place = f"uint32(head * {x.size} + {offset})"
+            loaded = f"load_f32_{x.piece}({self.scope.pointers[query.name]}, {place})"
         if self._is_ragged(x, c):
             loaded = f"masked_{x.piece}(inside{x.tag}{c}, {loaded})"
         self.w.line(f"q{x.tag}{c} = {loaded}")
 
     def _rows(self) -> None:
-        """Where the group's rows begin; those behind `last` are `last`."""
+        """Where the group's rows in the caches begin; those behind the last one are that one."""
+        last = "last"
+        if self.own.fresh:
+            self.w.line("older = uint32(max_u32(base, uint32(1)) - uint32(1))")
+            last = "older"
         for t in range(ROWS):
-            position = f"uint32(here + uint32({4 * t}))"
-            if self.window:
-                position = f"max_u32({position}, first)"
-            position = row_of(self.node, f"min_u32({position}, last)")
+            position = row_of(self.node, f"min_u32({self._position(t)}, {last})")
             for x in dict.fromkeys((self.key_pieces, self.value_pieces)):
                 row = f"({position} * {self.kv_heads} + kv_head) * {x.size}"
                 self.w.line(f"row{x.tag}{t} = uint32({row})")
 
+    def _position(self, t: int) -> str:
+        """The group's t-th position, or the first one seen."""
+        position = f"uint32(here + uint32({4 * t}))"
+        return f"max_u32({position}, first)" if self.window else position
+
     def _keys_and_values(self) -> None:
         """The whole rows."""
         self._rows()
-        for cache in "kv":
-            for c in range(self._pieces(cache).parts):
-                self._read(cache, c)
+        self._read(*((cache, c) for cache in "kv" for c in range(self._pieces(cache).parts)))
 
-    def _read(self, cache: str, c: int) -> None:
-        """Part c of the rows."""
-        x, value = self._pieces(cache), {"k": self.k, "v": self.v}[cache]
-        pointer = self.scope.pointers[value.name]
-        for t in range(ROWS):
-            where = f"{pointer}, uint32(row{x.tag}{t} + offset{x.tag}{c})"
-            self.w.line(f"{cache}{t}_{c} = load_{value.dtype}_{x.piece}({where})")
+    def _read(self, *parts: tuple[str, int]) -> None:
+        """Parts of the rows in the caches; zeros where there are none but this step's own."""
+        w = self.w
+        with w.block("if some(base != uint32(0)):") if self.own.fresh else nullcontext():
+            for cache, c in parts:
+                x, pointer = self._pieces(cache), self.scope.pointers[self._cache(cache).name]
+                for t in range(ROWS):
+                    where = f"{pointer}, uint32(row{x.tag}{t} + offset{x.tag}{c})"
+                    w.line(f"{cache}{t}_{c} = load_{self._kind(cache)}({where})")
+        if self.own.fresh:
+            with w.block("else:"):
+                for cache, c in parts:
+                    for t in range(ROWS):
+                        w.line(f"{cache}{t}_{c} = none_{self._kind(cache)}()")
+
+    def _renew(self, *parts: tuple[str, int]) -> None:
+        """The same parts of rows that the block made itself, in the warps that have such rows."""
+        if not self.own.fresh:
+            return
+        w = self.w
+        with w.block(f"if some(base < uint32(start + uint32({CHUNK}))):"):
+            for t in range(ROWS):
+                w.line(f"position{t} = {self._position(t)}")
+                w.line(f"is_own{t} = position{t} >= base")
+            for cache, c in parts:
+                kind, x = self._kind(cache), self._pieces(cache)
+                for t in range(ROWS):
+                    mine = (
+                        f"own_{kind}({self.own.place(cache, f'position{t}', f'offset{x.tag}{c}')})"
+                    )
+                    if not self.scope.rows:  # there is one row
+                        if t == 0:
+                            w.line(f"own_piece = {mine}")
+                        mine = "own_piece"
+                    held = f"{cache}{t}_{c}"
+                    w.line(f"{held} = either_{kind}(is_own{t}, {mine}, {held})")
+
+    def _cache(self, cache: str) -> Value:
+        return {"k": self.k, "v": self.v}[cache]
+
+    def _kind(self, cache: str) -> str:
+        """Type and elements of a piece."""
+        return f"{self._cache(cache).dtype}_{self._pieces(cache).piece}"
 
     def _floats(self, cache: str, t: int, c: int) -> str:
         """A piece as floats."""

@@ -57,9 +57,10 @@ class Indices:
             w.line(f"{i}1 = uint32({i}0 + uint32(1))")
         else:  # halves: behind the rotary dims, neighbours pass through
             start, turn = f"uint32(({i}_pair - {i}_turn) * 2)", f"{i}_turn"
-            w.line(f"turns = {turn} < uint32({half})")
-            w.line(f"{i}0 = uint32({start} + select_u32(turns, {turn}, uint32({turn} * 2)))")
-            w.line(f"{i}1 = uint32({i}0 + select_u32(turns, uint32({half}), uint32(1)))")
+            turns = f"{i}_turns"
+            w.line(f"{turns} = {turn} < uint32({half})")
+            w.line(f"{i}0 = uint32({start} + select_u32({turns}, {turn}, uint32({turn} * 2)))")
+            w.line(f"{i}1 = uint32({i}0 + select_u32({turns}, uint32({half}), uint32(1)))")
 
 
 class Elements:

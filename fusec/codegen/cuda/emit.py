@@ -242,7 +242,7 @@ class _Emitter:
                 return
             alone = not self.shape.prologue and len(self.shape.segments) == 1
             kind = ProjectedAttention if node.matrices else Attention
-            kind(alike, node, alone).emit()
+            kind(alike, node, alone, self.shape.of_heads).emit()
             return
         with alike.at(Stage.COMPUTE, apart=True):
             if alike.role == "scalar":

@@ -57,6 +57,7 @@ class Scope:
         if rows:
             self.signature.append("u32*")
             self.arguments.append(("rows", "of this step"))
+        self.first_rows: dict[str, str] = {}  # pointer to a row -> variable with the first row's
         self.registers = self.dynamic = 0
         self.holds, self.interleaves = True, False
         self.shared_bytes = 0
@@ -81,6 +82,11 @@ class Scope:
         team.geometry = replace(self.geometry, threads=threads, grid=grid)
         team.shared_bytes, team._shared = 0, {}
         return team
+
+    def pointer_of_first_row(self, value: Value) -> str:
+        """The variable that points to a vector of the step's first row, whichever the block has."""
+        name = self.pointers[value.name]
+        return self.first_rows.setdefault(name, f"{name}_first")
 
     @property
     def _all_bytes(self) -> int:
@@ -138,6 +144,8 @@ def begin_row(w: Writer, scope: Scope) -> None:
         w.line("return")
     for value in rows_of(scope.region):
         name = scope.pointers[value.name]
+        if name in scope.first_rows:
+            w.line(f"{scope.first_rows[name]} = {name}")
         w.line(f"{name} = {at_row(name, 'row', value)}")
 
 

@@ -180,7 +180,7 @@ def plan(shape: KernelShape, choice: Choice, sms: int) -> Geometry:
         grid = 1  # it has all of the row
     cluster = 2 if choice.paired else 1
     for node in projections(shape):
-        cluster = int(node["spans"])
+        cluster = int(node["spans"]) * int(node["together"])
     if shape.parts is not None:
         columns = Columns.of(shape.parts, choice.warps * choice.rows_at_once)
         cluster = columns.ranks

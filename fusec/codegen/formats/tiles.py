@@ -22,8 +22,8 @@ from fusec.codegen.formats.coding import PLANES
 from fusec.codegen.formats.parts import LOADS, Bytes, Parts
 from fusec.ir.target import TILE_ROWS, Tiles
 
-SIZES = Tiles(frozenset(), multiple=2048, least=1024)
-"""Rows of which each of 16 warps has as many chunks."""
+SIZES = Tiles(frozenset(), multiple=2048, least=1056)
+"""Rows of which each of 16 warps has as many chunks; tiles for half of the SMs of an H200."""
 PLANE_NAMES = frozenset(name for names in PLANES.values() for name in names)
 CHUNK = 4  # spans of a record
 WORDS = {4: "_u32", 8: "_u32x2", 16: "_u32x4", 1: "_u8", 2: "_u16"}

@@ -18,7 +18,7 @@ from fusec.ir.plan import ROWS, Arg, LaunchPlan, Tensor
 from fusec.runtime.cuda.device_array import DeviceArray
 from fusec.runtime.cuda.driver import Handle
 from fusec.runtime.cuda.workspace import Workspace
-from fusec.runtime.session import Array, check_inputs, check_rows, limits
+from fusec.runtime.session import Array, check_inputs, check_order, check_rows, in_order, limits
 from fusec.runtime.turns import Closing
 from fusec.writer import brief
 
@@ -45,6 +45,7 @@ class CudaSession(Closing):
         self.plan, self.workspace, self.eager = plan, workspace, eager
         self._plans = tuple(variants) or (plan,)
         self._limits = limits(plan)
+        self._in_order = set().union(*map(in_order, self._plans))
         written = {name for launch in plan.launches for name in launch.writes}
         self._outputs = {
             name: tensor
@@ -118,6 +119,7 @@ class CudaSession(Closing):
     def begin(self, **inputs: Array) -> int:
         """Enqueue one step on these inputs; how many rows they are. See `Session.step`."""
         rows = check_inputs(self.plan, inputs, self._limits)
+        check_order(self.plan, inputs, self._in_order)
         for name, array in inputs.items():
             self.workspace.write(Arg("input", f"%{name}"), array)
         self.run(rows)
