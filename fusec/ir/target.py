@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from fusec.ir.gpu import Gpu
 from fusec.ir.graph import Value
-from fusec.ir.op_fixed import GROUP, OWN_RECORD
+from fusec.ir.op_fixed import OWN_RECORD
 from fusec.ir.ops import op
 from fusec.ir.region import KernelShape, Own
 
@@ -90,8 +90,8 @@ class Target:
     `fixed_from`: the smallest T from which products take their vectors in fixed point, made once;
     `fixed_kinds`: of matrices of which layout, and in which type (see `fusec.passes.fix_vectors`).
     `fixed_large`: from how many rows a matrix is one of these at any T but 1.
-    `own_fixed_to`: the largest T at which a thread block makes these for itself, if all its rows of
-    the step fit into `own_fixed_bytes`, for matrices of at most `own_fixed_rows` rows.
+    `own_fixed_to`: the largest T at which a thread block makes these for itself, if its eight rows
+    of the step fit into `own_fixed_bytes`, for matrices of at most `own_fixed_rows` rows.
     `gpu`: the GPU that the cost model predicts for; None where nothing is predicted.
     """
 
@@ -126,8 +126,7 @@ class Target:
         """What blocks that take tiles of a step of so many rows bring into fixed point."""
         if tokens > self.own_fixed_to:
             return Own()
-        eights = -(-tokens // GROUP)
-        return Own(self.own_fixed_bytes // (eights * OWN_RECORD), self.own_fixed_rows)
+        return Own(self.own_fixed_bytes // OWN_RECORD, self.own_fixed_rows)
 
     def fixed_kind(self, layout: str) -> str:
         """The type that products with matrices of that layout take vectors in; empty if none."""

@@ -26,7 +26,7 @@ from fusec.ir.text import parse
 MANY = 9  # rows of a step from which products take them in tiles, if it has a plan of its own
 TOGETHER = 8  # rows up to which a step goes through the kernels of a step of one
 INTERLEAVED = 4  # rows, at most, that a block has a text for each of: more have no registers
-OWN_FIXED_TO = 16  # rows of a step up to which blocks bring vectors into fixed point themselves
+OWN_FIXED_TO = 32  # rows of a step up to which blocks bring vectors into fixed point themselves
 OWN_ROOM = 64 << 10  # bytes of shared memory that their weights and sums may take
 LARGE_ROWS_OF_SM = 16 * MANY_TILES
 """Rows of matrices for each SM from which any step of several rows takes them in tiles."""

@@ -43,7 +43,7 @@ pytestmark = pytest.mark.slow  # compiles many kernels
 SHARED, SMS = 228 << 10, 132
 ONCE = replace(HOPPER, own_fixed_to=0)
 anywhere = pytest.mark.parametrize("target", [ONCE, HOPPER], ids=["made-once", "by-each-block"])
-"""Where a step's vectors are brought into fixed point, if it has at most 16 rows."""
+"""Where a step's vectors are brought into fixed point, if it has few rows."""
 
 
 def product(tokens: int, name: str, columns: int, rows: int = 16) -> Graph:
