@@ -106,8 +106,7 @@ class Choice:
     `min_blocks` that should fit one SM at once, which bounds the registers; `release`: where a
     kernel that overlaps lets the next launch begin (see `fusec.passes.overlap`); `alone`: no two
     blocks of a launch on one SM, by asking for more than half of its shared memory; `paired`: two
-    blocks share the columns of long rows; `fragments`: a cluster that makes partial sums multiplies
-    on the tensor cores in a step of one row, too.
+    blocks share the columns of long rows.
     Raises ValueError for what no kernel can be.
     """
 
@@ -118,7 +117,6 @@ class Choice:
     release: str = "wait"
     alone: bool = False
     paired: bool = False
-    fragments: bool = False
 
     def __post_init__(self) -> None:
         counts = (self.warps, self.rows_at_once, self.steps, self.min_blocks)
@@ -132,7 +130,6 @@ class Choice:
                   "blocks an SM": self.min_blocks}  # fmt: skip
         parts = [f"{self.warps} warps", *(f"{n} {what}" for what, n in counts.items() if n > 1)]
         parts += ["alone"] * self.alone + ["paired"] * self.paired
-        parts += ["fragments"] * self.fragments
         return ", ".join(parts if self.release == "wait" else [*parts, f"next at {self.release}"])
 
 

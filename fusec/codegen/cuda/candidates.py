@@ -9,7 +9,6 @@ from dataclasses import replace
 from fusec.codegen.common import open_region
 from fusec.codegen.cuda.arch import ARCHS, Arch
 from fusec.codegen.cuda.defaults import SHARED, default, many_rows
-from fusec.codegen.cuda.parts_sizes import takes_rows
 from fusec.codegen.cuda.shape import (
     REGISTERS,
     anchors,
@@ -43,9 +42,7 @@ def candidates(kernel: Kernel, arch: Arch = HOPPER) -> tuple[Choice, ...]:
     )
     if not kernel.overlaps:  # pairs exchange what they made as no older GPU can
         others = (choice for choice in others if not choice.paired)
-    alike = [replace(choice, release=usual.release) for choice in others]
-    if kernel.rows <= 1 and takes_rows(shape, 1, arch.shared):
-        alike += [replace(choice, fragments=True) for choice in alike]
+    alike = (replace(choice, release=usual.release) for choice in others)
     return tuple(dict.fromkeys((usual, *alike)))
 
 

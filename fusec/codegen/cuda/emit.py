@@ -71,14 +71,6 @@ def emit(kernel: Kernel, arch: Arch = ARCHS["sm_90a"], sms: int | None = None) -
             f"kernel {kernel.name}: expected a GPU with clusters, for pairs of blocks, found "
             f"{arch.name}"
         )
-    in_fragments = False
-    if kernel.rows > 1 or choice.fragments:
-        in_fragments = takes_rows(shape, max(1, kernel.rows), arch.shared)
-    if choice.fragments and not in_fragments:
-        raise FusecError(
-            f"kernel {kernel.name}: expected partial sums whose weights fit in a block's shared "
-            f"memory on {arch.name}, for fragments"
-        )
     if len(shape.segments) > 1 and (projecting := projections(shape)):
         raise FusecError(
             f"kernel {kernel.name}: expected {projecting[0].op} alone, because its blocks come in "
@@ -88,7 +80,7 @@ def emit(kernel: Kernel, arch: Arch = ARCHS["sm_90a"], sms: int | None = None) -
         raise FusecError(f"kernel {kernel.name}: not one kernel: {reason}")
     geometry = plan(shape, choice, sms)
     scope = Scope(region, geometry, kernel.overlaps, arch, kernel.rows)
-    if in_fragments:
+    if takes_rows(shape, kernel.rows, arch.shared):
         return _Emitter(shape, scope, PartsOfRows(scope, shape)).emit()
     scope.interleaves = kernel.rows > 1 and not has_heads(shape)
     return _Emitter(shape, scope).emit()

@@ -38,10 +38,10 @@ HELD = 64
 
 
 class PartsOfRows:
-    """Emits the whole kernel, for `scope.rows` rows of the step; 0: there is one."""
+    """Emits the whole kernel, for `scope.rows` rows of the step."""
 
     def __init__(self, scope: Scope, shape: KernelShape) -> None:
-        self.scope, self.w, self.width = scope, scope.w, max(1, scope.rows)
+        self.scope, self.w, self.width = scope, scope.w, scope.rows
         assert shape.parts is not None
         (self.segment,), self.node = shape.segments, shape.parts
         self.limit = self.segment.size
@@ -50,10 +50,10 @@ class PartsOfRows:
         self.rows = row_prologues(scope, shape, self.columns)
         self.prologue = self.rows.prologue
         self.firsts = [
-            FirstMatrices(scope, nodes, f"first{k}", self.limit, self.width)
+            FirstMatrices(scope, nodes, f"first{k}", self.limit)
             for k, nodes in enumerate(alike(anchors(self.segment)))
         ]
-        self.next = NextMatrix(scope, self.node, self.columns, self.width)
+        self.next = NextMatrix(scope, self.node, self.columns)
         self.received = scope.shared("received", records_bytes(self.columns.own))
         self.sent = scope.shared("sent", self.width * PIECES * PIECE)
         self.mailbox = scope.shared("mailbox", 8)
@@ -63,13 +63,10 @@ class PartsOfRows:
 
     def begin(self, w: Writer) -> None:
         """Emit what finds a team's row, and moves its pointers there."""
-        if self.scope.rows:
-            w.line(f"first_row = uint32(block_index_y() * uint32({self.width}))")
-            w.line("there_are = uniform(load_u32(rows))")
-            with w.block("if first_row >= there_are:"):
-                w.line("return")
-        else:
-            w.line("first_row, there_are = uint32(0), uint32(1)")
+        w.line(f"first_row = uint32(block_index_y() * uint32({self.width}))")
+        w.line("there_are = uniform(load_u32(rows))")
+        with w.block("if first_row >= there_are:"):
+            w.line("return")
         w.line(f"part = uint32(block // uint32({self.columns.ranks}))")
         w.line(f"rank = uint32(block - part * {self.columns.ranks})")
         w.line("worker = thread", "of the block; `thread` is that of what makes a row")
@@ -215,8 +212,8 @@ class PartsOfRows:
 class FirstMatrices(Fragments):
     """A block's elements of some matrices; matrix k of `nodes` has rows 32 k to 32 k + 31."""
 
-    def __init__(self, scope: Scope, nodes: list[Node], tag: str, limit: int, width: int) -> None:
-        panel = panel_of(nodes, scope.geometry.warps, width)
+    def __init__(self, scope: Scope, nodes: list[Node], tag: str, limit: int) -> None:
+        panel = panel_of(nodes, scope.geometry.warps, scope.rows)
         super().__init__(scope, panel, tag)
         self.nodes, self.limit = nodes, limit
         self.vector = nodes[0].inputs[0].name
@@ -244,8 +241,8 @@ class FirstMatrices(Fragments):
 class NextMatrix(Fragments):
     """A block's share of the rows of the next matrix, by the columns of its part."""
 
-    def __init__(self, scope: Scope, node: Node, columns: Columns, width: int) -> None:
-        panel = panel_of_parts(node, scope.geometry.warps, width)
+    def __init__(self, scope: Scope, node: Node, columns: Columns) -> None:
+        panel = panel_of_parts(node, scope.geometry.warps, scope.rows)
         super().__init__(scope, panel, "next")
         self.columns, weight = columns, node.inputs[1]
         self.pointer = scope.pointers[weight.name]

@@ -31,7 +31,7 @@ than that every block makes those of all rows."""
 
 def takes_rows(shape: KernelShape, rows: int, shared: int) -> bool:
     """Whether a block can take so many rows of a step, on SMs with that shared memory."""
-    if shape.parts is None or not 1 <= rows <= MOST_ROWS or rows & (rows - 1):
+    if shape.parts is None or not 1 < rows <= MOST_ROWS or rows & (rows - 1):
         return False
     (segment,) = shape.segments
     made = {v.name for n in shape.prologue for v in n.outputs}

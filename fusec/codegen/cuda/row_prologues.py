@@ -33,8 +33,7 @@ class RowPrologues(ABC):
     """
 
     def __init__(self, scope: Scope, shape: KernelShape, columns: Columns) -> None:
-        self.scope, self.w, self.columns = scope, scope.w, columns
-        self.width = max(1, scope.rows)
+        self.scope, self.w, self.width, self.columns = scope, scope.w, scope.rows, columns
         self.prologue = _Rows(self, shape)
         self.records: dict[str, str] = {}
         inverses = [inverse_of(a) for a in anchors(shape.segments[0])]
@@ -178,7 +177,7 @@ class Exchanged(RowPrologues):
 
 def row_prologues(scope: Scope, shape: KernelShape, columns: Columns) -> RowPrologues:
     """The way that costs less, if both can be."""
-    return (Exchanged if exchanges(shape, max(1, scope.rows)) else Teams)(scope, shape, columns)
+    return (Exchanged if exchanges(shape, scope.rows) else Teams)(scope, shape, columns)
 
 
 class _Rows(Prologue):

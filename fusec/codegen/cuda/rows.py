@@ -49,7 +49,7 @@ def rows_of_block(region: Graph, tokens: int, shared: int, sms: int) -> int:
         return _queries(region.nodes[0], tokens, shared, sms)
     if tokens < MANY and any(op(node.op).role == "parts" for node in region.nodes):
         rows, shape = 1 << (tokens - 1).bit_length(), analyse(region)
-        fitting = (n for n in (8, 4, 2) if n <= rows and takes_rows(shape, n, shared))
+        fitting = (n for n in (rows, rows // 2, rows // 4) if takes_rows(shape, n, shared))
         return next(fitting, min(INTERLEAVED, rows))
     return 1
 

@@ -17,7 +17,6 @@ from fusec.codegen.cuda.emit import emit
 from fusec.codegen.cuda.panels import Panel
 from fusec.codegen.cuda.parts_sizes import takes_rows
 from fusec.codegen.formats import FORMATS, QuantFormat
-from fusec.errors import FusecError
 from fusec.ir import Builder, Graph
 from fusec.ir.plan import Choice, Kernel
 from tests.codegen.cuda.test_matvec_parts import TYPES, kernel_of, network
@@ -163,38 +162,11 @@ def test_statements_for_each_row(tokens: int, monkeypatch: pytest.MonkeyPatch) -
     check(lambda t: network(256, tokens=t), tokens, tokens, on_tensor_cores=False)
 
 
-@pytest.mark.parametrize("choice", [Choice(8, 4), Choice(16, 2)], ids=str)
-def test_one_row_may_go_this_way(choice: Choice) -> None:
-    """A choice that is among the candidates, and changes no byte."""
-    graph = network(256)
-    given = {v.name[1:]: np.ones(v.shape, np.float32) for v in graph.inputs}
-    found = []
-    for fragments in (False, True):
-        own = replace(choice, fragments=fragments, release="read")
-        assert own in candidates(kernel_of(graph))
-
-        def choose(kernel: Kernel, own: Choice = own) -> Choice | None:
-            return own if "matvec_parts" in kernel.region else None
-
-        session = TwinSession(graph, random_weights(graph), 3, target=HOPPER, choose=choose)
-        assert any("store_four" in k.source for k in session.kernels.values()) == fragments
-        found.append(session.step(**given))
-    for name, value in found[0].items():
-        assert value.tobytes() == found[1][name].tobytes()
-
-
-def test_fragments_that_do_not_fit_are_refused() -> None:
-    wide = kernel_of(network(1536, "q5_k", "q4_0", width=1024))
-    kernel = replace(wide, choice=Choice(16, 2, fragments=True))
-    with pytest.raises(FusecError, match="fit in a block's shared memory on sm_120a, for frag"):
-        emit(kernel, ARCHS["sm_120a"])
-
-
 def test_rows_are_a_power_of_two_up_to_eight_that_fit() -> None:
     shape = open_region(kernel_of(network(1536, width=576)))[1]
-    assert [n for n in range(20) if takes_rows(shape, n, SHARED)] == [1, 2, 4, 8]
+    assert [n for n in range(20) if takes_rows(shape, n, SHARED)] == [2, 4, 8]
     small = ARCHS["sm_120a"].shared
-    assert [n for n in (1, 2, 4, 8) if takes_rows(shape, n, small)] == [1]
+    assert not any(takes_rows(shape, n, small) for n in (2, 4, 8))
 
 
 @pytest.mark.parametrize("width", [2, 8])
