@@ -4,7 +4,7 @@
 
 Prints JSON: microseconds of a step of one row, and for each way and number of rows those of a step,
 those of the kernel alone (20 launches of it in a graph), and whether a row's logits have the bytes
-of a step of one. See `fusec.codegen.cuda.row_prologues` and `HELD` in `parts_of_rows` for the ways.
+of a step of one. See `fusec.codegen.cuda.row_prologues` for the ways.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from wide_steps import LAUNCHES, median_us, same_bytes, step_us
 from fusec import load
 from fusec.backends import get
 from fusec.backends.cuda import Cuda, executable
-from fusec.codegen.cuda import parts_of_rows, parts_sizes
+from fusec.codegen.cuda import parts_sizes
 from fusec.codegen.cuda.arch import native_arch
 from fusec.codegen.cuda.build import compile_many
 from fusec.codegen.cuda.emit import emit
@@ -33,7 +33,6 @@ from fusec.runtime.cuda.session import CudaSession
 
 ROWS = (2, 4, 8)
 CHOICES = ((8, 4), (16, 2))  # warps, and elements of each
-HELD = (0, 64)  # registers with weights
 NEVER = 99
 
 
@@ -44,11 +43,8 @@ def kernels_of(session: CudaSession) -> list[Kernel]:
     return [k for k in kernels.values() if "matvec_parts" in k.region and k.rows > 1]
 
 
-def emitted(
-    kernels: list[Kernel], exchanged: bool, sizes: tuple[int, int], held: int
-) -> list[CudaKernel]:
+def emitted(kernels: list[Kernel], exchanged: bool, sizes: tuple[int, int]) -> list[CudaKernel]:
     """The kernels in one of the ways."""
-    parts_of_rows.HELD = held
     parts_sizes.EXCHANGED_FROM = ROWS[0] if exchanged else NEVER
     choice = Choice(*sizes, release="read")
     return [emit(replace(kernel, choice=choice), native_arch()) for kernel in kernels]
@@ -84,10 +80,10 @@ def main() -> None:
     for rows in ROWS:
         engine.absorb._prepare(rows)
     kernels = kernels_of(engine.absorb)
-    ways = list(product((False, True), CHOICES, HELD))
+    ways = list(product((False, True), CHOICES))
     made = [emitted(kernels, *way) for way in ways]
     cubins = iter(compile_many([kernel for way in made for kernel in way], native_arch().name))
-    for (exchanged, sizes, held), way in zip(ways, made, strict=True):
+    for (exchanged, sizes), way in zip(ways, made, strict=True):
         registers = {}
         for kernel in way:
             cubin = next(cubins)
@@ -95,7 +91,7 @@ def main() -> None:
             engine.workspace.add(executable(kernel, cubin))
         for session in (engine.absorb, engine.prefill):
             session._graphs.clear()
-        name = f"{'exchanged' if exchanged else 'teams'}, {sizes[0]} warps, {held} held"
+        name = f"{'exchanged' if exchanged else 'teams'}, {sizes[0]} warps"
         names = {kernel.name for kernel in way}
         result[name] = {
             rows: {

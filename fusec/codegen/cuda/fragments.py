@@ -1,34 +1,40 @@
-"""A panel of weights comes to shared memory as fragments (see `panels`), in front of the wait.
+"""A panel of weights is brought to shared memory and multiplied by a few rows of the step.
 
-Threads load blocks of the panel's rows, decode them and store them. `units` multiplies them.
+In front of the wait, threads load blocks of the panel's rows, decode them and store them as
+fragments. Behind it, warps take the units (see `panels`): of each block, three digits of the step's
+rows are multiplied by a fragment, and the products added up in the order of the kernel for one row.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 
-from fusec.codegen.cuda.panels import Panel
+from fusec.codegen.cuda.panels import APART, FRAGMENT, Panel, fact_place
 from fusec.codegen.cuda.scope import Scope
 from fusec.codegen.cuda.shape import REGISTERS, WARP
-from fusec.codegen.cuda.units import Units
-from fusec.ir.op_fixed import BLOCK
+from fusec.codegen.cuda.sources import tree
+from fusec.ir.op_fixed import BLOCK, GROUP
+
+FLOATS = {1: "f32", 2: "f32x2", 4: "f32x4"}  # how many -> the suffix of what loads them
+SIDES = (("upper", 0), ("lower", 8))  # rows of a fragment that a lane has sums of
 
 
 class Fragments(ABC):
-    """Emits what brings one panel there; `units` multiplies it.
+    """Emits all that becomes of one panel.
 
-    `tag`: how its variables differ from those of other panels.
+    `tag`: how its variables differ from those of other panels. `records`: the variable with the
+    place of the digits that it is multiplied by, of `width` rows of the step, a power of two.
     """
 
-    def __init__(self, scope: Scope, panel: Panel, tag: str) -> None:
-        self.scope, self.w, self.panel, self.tag = scope, scope.w, panel, tag
+    def __init__(self, scope: Scope, panel: Panel, tag: str, width: int) -> None:
+        self.scope, self.w, self.panel, self.tag, self.width = scope, scope.w, panel, tag, width
         self.fmt, self.threads = panel.fmt, scope.geometry.threads
         levels, facts, sums = panel.sizes
         self.levels = scope.shared("levels", levels)
         self.facts = scope.shared("facts", facts)
-        sums_place = scope.shared("unit_sums", sums)
-        self.units = Units(self.w, panel, tag, (self.levels, self.facts, sums_place))
+        self.sums = scope.shared("unit_sums", sums)
 
     @abstractmethod
     def _row(self, slot: str) -> None:
@@ -61,7 +67,7 @@ class Fragments(ABC):
     @property
     def _batches(self) -> list[range]:
         """What a thread loads, as pairs of blocks, in batches that registers have room for."""
-        items = -(-self.panel.items // self.threads)
+        items = -(-self.panel.pairs // self.threads)
         held = 2 * (1 + 8 * self.fmt.dtype.block_bytes // self.fmt.dtype.block)
         each = max(1, REGISTERS // held)
         return [range(first, min(first + each, items)) for first in range(0, items, each)]
@@ -72,8 +78,8 @@ class Fragments(ABC):
     def _fetch(self, k: int) -> None:
         w, panel = self.w, self.panel
         place = f"uint32(worker + {k * self.threads})" if k else "worker"
-        if (k + 1) * self.threads > panel.items:
-            place = f"min_u32({place}, uint32({panel.items - 1}))"
+        if (k + 1) * self.threads > panel.pairs:
+            place = f"min_u32({place}, uint32({panel.pairs - 1}))"
         w.line(f"item = {place}")
         w.line(f"pair = uint32(item // uint32({panel.blocks}))")
         w.line(f"{self.tag}_block{k} = uint32(item - pair * {panel.blocks})")
@@ -91,7 +97,7 @@ class Fragments(ABC):
         """Levels and facts of a pair of blocks; threads behind the last one store it again."""
         w, panel, fmt = self.w, self.panel, self.fmt
         block, slot = f"{self.tag}_block{k}", f"{self.tag}_slot{k}"
-        warps = -(-panel.items // WARP) * WARP
+        warps = -(-panel.pairs // WARP) * WARP
         mine = f"if some(uint32(worker + {k * self.threads}) < uint32({warps})):"
         with w.block(mine) if (k + 1) * self.threads > warps else nullcontext():
             loaded = [self._loaded(k, half) for half in (0, 1)]
@@ -107,3 +113,121 @@ class Fragments(ABC):
                 behind = f"({slot} + {8 * half}) * {4 * panel.facts}"
                 where = f"{self.facts} + {block} * {panel.facts_pitch} + {behind}"
                 w.line(f"store_shared_f32{width}(uint32({where}), {', '.join(values)})")
+
+    # --- products --------------------------------------------------------------------------------
+
+    def multiply(self, records: str) -> None:
+        """The sums of all units in shared memory."""
+        w, panel = self.w, self.panel
+        w.line(f"own_levels = uint32({self.levels} + place_of_lane(lane))")
+        w.line(f"own_facts = uint32({self.facts} + group * {4 * panel.facts})")
+        w.line(f"own_digits = uint32({records} + (lane & uint32({4 * self.width - 1})) * 8)")
+        mask = f"uint32({self.width - 1})"
+        for which, more in (("left", ""), ("right", " + 1")):
+            row = f"((member * 2{more}) & {mask})"
+            w.line(f"own_{which} = uint32({records} + {fact_place(row)})")
+        w.line("nothing = (float32(0), float32(0), float32(0), float32(0))")
+        turns = range(-(-panel.units // panel.warps))
+        for k in turns:
+            self._unit(k)
+        for k in turns:
+            with self._guard(k):
+                w.line(f"store_four(place{k}, {panel.sums_row}, sum{k})")
+
+    def _guard(self, k: int) -> AbstractContextManager[None]:
+        """Only warps that have a k-th unit."""
+        left = self.panel.units - k * self.panel.warps
+        inside = left >= self.panel.warps
+        return nullcontext() if inside else self.w.block(f"if some(warp < uint32({left})):")
+
+    def _unit(self, k: int) -> None:
+        """The warp's k-th unit: its sums, and where they go."""
+        w, panel = self.w, self.panel
+        first = k * panel.warps
+        numbers = range(first, min(first + panel.warps, panel.units))
+        counts = [panel.leaves_of(number) for number in numbers]
+        unit = f"uint32(warp + {first})" if first else "warp"
+        if panel.units - first < panel.warps:
+            unit = f"min_u32({unit}, uint32({panel.units - 1}))"
+        w.line(f"number = {unit}")
+        w.line(f"branch = uint32(number // uint32({panel.tiles}))")
+        w.line(f"tile = uint32(number - branch * {panel.tiles})")
+        sums = panel.sums_row
+        place = f"branch * {GROUP * sums} + member * {2 * sums} + (tile * {FRAGMENT} + group) * 4"
+        w.line(f"place{k} = uint32({self.sums} + {place})")
+        if panel.units - first < panel.warps:
+            w.line(f"sum{k} = nothing")
+        with self._guard(k):
+            leaf = panel.branch
+            w.line(
+                f"at_levels = uint32(own_levels + branch * {leaf * panel.levels_pitch} "
+                f"+ tile * {FRAGMENT * BLOCK})"
+            )
+            w.line(
+                f"at_facts = uint32(own_facts + branch * {leaf * panel.facts_pitch} "
+                f"+ tile * {FRAGMENT * 4 * panel.facts})"
+            )
+            w.line(f"behind = uint32(branch * {leaf * APART})")
+            self._tree(0, max(counts), f"sum{k}", min(counts))
+
+    def _tree(self, first: int, end: int, into: str, all_have: int) -> None:
+        """The sum over leaves from `first` to `end` of a branch."""
+        if end - first == 1:
+            self._leaf(first, into, all_have)
+            return
+        half = 1 << (end - first - 1).bit_length() - 1
+        self._tree(first, first + half, into, all_have)
+        other = f"{into}_{half}"
+        self._tree(first + half, end, other, all_have)
+        self.w.line(f"{into} = add_four({into}, {other})")
+
+    def _leaf(self, leaf: int, into: str, all_have: int) -> None:
+        """A leaf's sum, of each of its blocks in turn; zeros where a branch has no such leaf."""
+        w, panel = self.w, self.panel
+        w.line(f"{into} = nothing")
+        has_one = f"if some(uint32(branch * {panel.branch} + {leaf}) < uint32({panel.leaves})):"
+        with w.block(has_one) if leaf >= all_have else nullcontext():
+            for turn in range(panel.turns):
+                self._block(leaf + turn * panel.leaves, into)
+
+    def _block(self, block: int, into: str) -> None:
+        """Add the products with one block of columns."""
+        w, panel = self.w, self.panel
+        w.line(f"levels = load_shared_u32x4(uint32(at_levels + {block * panel.levels_pitch}))")
+        w.line(f"x = load_three(uint32(own_digits + behind + {block * APART}))")
+        for which, more in SIDES:
+            offset = block * panel.facts_pitch + more * 4 * panel.facts
+            w.line(f"{which} = load_shared_{FLOATS[panel.facts]}(uint32(at_facts + {offset}))")
+        known = panel.facts if self.fmt.has_min else 1
+        for which in ("left", "right"):
+            where = f"uint32(own_{which} + behind + {block * APART})"
+            w.line(f"{which} = load_shared_{FLOATS[known]}({where})")
+        for line in self._added(into):
+            w.line(line)
+
+    def _added(self, s: str) -> Iterator[str]:
+        """As `block_products` does it for one row: the products, then the minima."""
+        halves, has_min = self.panel.halves, self.fmt.has_min
+        quanta = "left[0], right[0]" if has_min else "left, right"
+
+        def pair(k: int) -> str:
+            return f"upper[{k}], lower[{k}]" if self.panel.facts > 1 else "upper, lower"
+
+        for half in range(halves):
+            made = "products(levels, x)" if halves == 1 else f"half_products(levels, x, {half})"
+            yield f"{s} = add_scaled({s}, joined({made}), {pair(half)}, {quanta})"
+        for half in range(halves if has_min else 0):
+            k = 1 if halves == 1 else 2 + half
+            totals = f"left[{k}], right[{k}]"
+            yield f"{s} = less_minima({s}, {pair(halves + half)}, {quanta}, {totals})"
+
+    # --- their sum -------------------------------------------------------------------------------
+
+    def total(self, name: str, row: str, slot: str) -> str:
+        """Emit the loads of what a slot's branches have, of a row of the step; the sum of them."""
+        panel = self.panel
+        self.w.line(f"{name}_at = uint32({self.sums} + {row} * {panel.sums_row} + ({slot}) * 4)")
+        for b in range(panel.branches):
+            where = f"uint32({name}_at + {b * GROUP * panel.sums_row})" if b else f"{name}_at"
+            self.w.line(f"{name}_{b} = load_shared_f32({where})")
+        return tree([f"{name}_{b}" for b in range(panel.branches)])

@@ -2,10 +2,9 @@
 
 A panel has some rows by some blocks of 32 columns, in fragments of 16 rows by one block (see
 `lib.gemm`). Its columns are leaves of the tree in which a row's sum is made (see `matvec`), each
-with a block or a few that come in turn. The work is dealt to a thread block's warps in units: the
-rows of two fragments, one above the other, by a branch of the tree. What units have summed up lies
-in shared memory, for each branch the rows of the step by those of the panel, until somebody adds
-the branches up.
+with a block or a few that come in turn. The work is dealt to a thread block's warps in units: a
+fragment's rows by a branch of the tree. What units have summed up lies in shared memory, for each
+branch eight rows of the step by all rows of the panel, until somebody adds the branches up.
 """
 
 from __future__ import annotations
@@ -17,8 +16,6 @@ from fusec.codegen.formats import QuantFormat
 from fusec.ir.op_fixed import BLOCK, FACT_BYTES, GROUP, RECORD
 
 FRAGMENT = 16  # rows
-PACKED = GROUP // 2
-"""Rows of the step of which two fragments' products share the eight columns of an `mma`."""
 SKEW = 16  # bytes between the levels of two blocks: neighbours begin in different banks
 APART = RECORD + BLOCK  # bytes from one record of digits to the next, for the same reason
 OUT = 4  # floats between rows of sums
@@ -29,17 +26,13 @@ PIECES = RECORD // GROUP // PIECE  # of a record, of one row of the step
 
 @dataclass(frozen=True)
 class Panel:
-    """`rows` are whole fragments; a leaf has `turns` blocks; `warps` share the work.
-
-    `width`: rows of the step, a power of two up to eight.
-    """
+    """`rows` are whole fragments; a leaf has `turns` blocks; `warps` share the work."""
 
     fmt: QuantFormat
     rows: int
     leaves: int
     turns: int
     warps: int
-    width: int
 
     @property
     def blocks(self) -> int:
@@ -57,7 +50,7 @@ class Panel:
         return self.halves * (2 if self.fmt.has_min else 1)
 
     @property
-    def items(self) -> int:
+    def pairs(self) -> int:
         """Blocks of rows g and g + 8 of a fragment: what a thread decodes at once."""
         return self.rows // 2 * self.blocks
 
@@ -76,17 +69,12 @@ class Panel:
     @property
     def sums_row(self) -> int:
         """From the sums of one row of the step to those of the next."""
-        return 4 * (self.pairs * 2 * FRAGMENT + OUT)
-
-    @property
-    def sums_branch(self) -> int:
-        """From the sums of one branch to those of the next."""
-        return max(2, self.width) * self.sums_row
+        return 4 * (self.rows + OUT)
 
     @property
     def sizes(self) -> tuple[int, int, int]:
         """Of the levels, the facts and the sums."""
-        sums = self.branches * self.sums_branch
+        sums = self.branches * GROUP * self.sums_row
         return self.blocks * self.levels_pitch, self.blocks * self.facts_pitch, sums
 
     # --- units -----------------------------------------------------------------------------------
@@ -96,16 +84,6 @@ class Panel:
         """Fragments, one above the other."""
         return self.rows // FRAGMENT
 
-    @property
-    def pairs(self) -> int:
-        """Of tiles; the last may have one tile twice."""
-        return -(-self.tiles // 2)
-
-    @property
-    def is_packed(self) -> bool:
-        """Whether a pair's products share sums: a lane has those of one of the tiles."""
-        return self.width <= PACKED
-
     @cached_property
     def branch(self) -> int:
         """Leaves of a unit: few let warps share the work, many leave less to be added up."""
@@ -114,23 +92,23 @@ class Panel:
 
     @property
     def branches(self) -> int:
-        """Of a row."""
+        """Of a tile."""
         return -(-self.leaves // self.branch)
 
     @property
     def units(self) -> int:
-        """Pair by pair of the first branch, then of the next one."""
-        return self.pairs * self.branches
+        """Tile by tile of the first branch, then of the next one."""
+        return self.tiles * self.branches
 
     def leaves_of(self, unit: int) -> int:
         """How many a unit has: the last branch may have fewer."""
-        return min(self.branch, self.leaves - unit // self.pairs * self.branch)
+        return min(self.branch, self.leaves - unit // self.tiles * self.branch)
 
     def _cost(self, size: int) -> int:
         """Of branches of that many leaves: of the warp that has most blocks, and of the rest."""
         branches = -(-self.leaves // size)
         of_branches = [min(size, self.leaves - b * size) for b in range(branches)]
-        units = [count for count in of_branches for _ in range(self.pairs)]
+        units = [count for count in of_branches for _ in range(self.tiles)]
         longest = max(sum(units[warp :: self.warps]) for warp in range(self.warps)) * self.turns
         return BLOCK_COST * longest + BRANCH_COST * branches
 

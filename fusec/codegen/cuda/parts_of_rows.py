@@ -33,9 +33,6 @@ from fusec.ir.op_matvec import inverse_of
 from fusec.ir.region import KernelShape
 from fusec.writer import Writer
 
-HELD = 64
-"""Registers of a thread for weights that it multiplies, once what is in front of these is there."""
-
 
 class PartsOfRows:
     """Emits the whole kernel, for `scope.rows` rows of the step."""
@@ -89,9 +86,10 @@ class PartsOfRows:
             self.elements.fetch_activations()
         self.prologue.emit()
         with w.at(Stage.COMPUTE, apart=True):
+            w.line("group, member = uint32(lane >> uint32(2)), uint32(lane & uint32(3))")
             self.rows.gather()
             for first in self.firsts:
-                first.units.multiply(self.rows.records[first.vector])
+                first.multiply(self.rows.records[first.vector])
             self.rows.keep_factors()
             if isinstance(self.rows, Teams):
                 w.line("cluster_wait()", "all mailboxes are open")
@@ -99,9 +97,8 @@ class PartsOfRows:
             with w.block(f"if some(warp < uint32({self.width})):"), self._at_its_row():
                 self._make_elements()
                 self._send()
-            self.next.units.hold(HELD)
             w.line(f"mailbox_wait({self.mailbox})")
-            self.next.units.multiply(self.received)
+            self.next.multiply(self.received)
             w.line("barrier()")
             self._finish()
 
@@ -110,7 +107,6 @@ class PartsOfRows:
     def _load(self) -> None:
         """All weights, decoded."""
         w, columns = self.w, self.columns
-        w.line("group, member = uint32(lane >> uint32(2)), uint32(lane & uint32(3))")
         nbytes = self.width * columns.own * PIECES * PIECE
         w.line(f"mailbox_open({self.mailbox}, uint32({nbytes}), worker == uint32(0))")
         self.rows.open()
@@ -121,10 +117,6 @@ class PartsOfRows:
             panel.load()
         for panel in panels:
             panel.decode()
-        w.line("barrier()")
-        left = HELD
-        for first in self.firsts:
-            left = first.units.hold(left)
         w.line("unit = uint32(first + lane)")
         self.indices.emit(w)
         with self._at_its_row():
@@ -156,7 +148,7 @@ class PartsOfRows:
         for first in self.firsts:
             for k, anchor in enumerate(first.nodes):
                 name = f"{first.tag}_{k}"
-                total = first.units.total(name, "warp", f"lane + {BLOCK * k}")
+                total = first.total(name, "warp", f"lane + {BLOCK * k}")
                 zero = " + float32(0)" if first.panel.leaves < LANES else ""
                 w.line(f"{name} = {total}{zero}")
                 if (inverse := inverse_of(anchor)) is not None:
@@ -200,7 +192,7 @@ class PartsOfRows:
             w.line(f"slot = uint32(item - near * {share})")
             w.line(f"out{k} = uint32(rank * {share} + slot)")
             w.line(f"row{k} = uint32(first_row + near)")
-            w.line(f"total{k} = {self.next.units.total(f'next{k}', 'near', 'slot')}{zero}")
+            w.line(f"total{k} = {self.next.total(f'next{k}', 'near', 'slot')}{zero}")
         for k in steps:
             live = f"has_one{k} & (row{k} < there_are)"
             if share * self.columns.ranks > rows:
@@ -213,8 +205,8 @@ class FirstMatrices(Fragments):
     """A block's elements of some matrices; matrix k of `nodes` has rows 32 k to 32 k + 31."""
 
     def __init__(self, scope: Scope, nodes: list[Node], tag: str, limit: int) -> None:
-        panel = panel_of(nodes, scope.geometry.warps, scope.rows)
-        super().__init__(scope, panel, tag)
+        panel = panel_of(nodes, scope.geometry.warps)
+        super().__init__(scope, panel, tag, scope.rows)
         self.nodes, self.limit = nodes, limit
         self.vector = nodes[0].inputs[0].name
 
@@ -242,8 +234,8 @@ class NextMatrix(Fragments):
     """A block's share of the rows of the next matrix, by the columns of its part."""
 
     def __init__(self, scope: Scope, node: Node, columns: Columns) -> None:
-        panel = panel_of_parts(node, scope.geometry.warps, scope.rows)
-        super().__init__(scope, panel, "next")
+        panel = panel_of_parts(node, scope.geometry.warps)
+        super().__init__(scope, panel, "next", scope.rows)
         self.columns, weight = columns, node.inputs[1]
         self.pointer = scope.pointers[weight.name]
         self.rows, self.blocks = weight.shape[0], weight.shape[1] // BLOCK

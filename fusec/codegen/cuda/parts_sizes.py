@@ -65,22 +65,22 @@ def alike(nodes: list[Node]) -> list[list[Node]]:
     return list(found.values())
 
 
-def panel_of(nodes: list[Node], warps: int, width: int) -> Panel:
+def panel_of(nodes: list[Node], warps: int) -> Panel:
     """A thread block's elements of the first matrices: a leaf is a block."""
     weight = nodes[0].inputs[1]
     fmt = formats.get(weight.dtype)
     assert isinstance(fmt, QuantFormat)
-    return Panel(fmt, BLOCK * len(nodes), weight.shape[1] // BLOCK, 1, warps, width)
+    return Panel(fmt, BLOCK * len(nodes), weight.shape[1] // BLOCK, 1, warps)
 
 
-def panel_of_parts(node: Node, warps: int, width: int) -> Panel:
+def panel_of_parts(node: Node, warps: int) -> Panel:
     """A thread block's share of the rows of the next matrix, by the columns of its part."""
     weight, columns = node.inputs[1], Columns.of(node, BLOCK)
     fmt = formats.get(weight.dtype)
     assert isinstance(fmt, QuantFormat)
     share = -(-weight.shape[0] // columns.ranks)
     rows = -(-share // FRAGMENT) * FRAGMENT
-    return Panel(fmt, rows, columns.branch, columns.rounds, warps, width)
+    return Panel(fmt, rows, columns.branch, columns.rounds, warps)
 
 
 def _bytes_of(shape: KernelShape, rows: int) -> int:
@@ -89,8 +89,8 @@ def _bytes_of(shape: KernelShape, rows: int) -> int:
     assert node is not None
     found = 0
     for warps in (WARPS // 2, WARPS):
-        panels = [panel_of(nodes, warps, rows) for nodes in alike(anchors(segment))]
-        panels.append(panel_of_parts(node, warps, rows))
+        panels = [panel_of(nodes, warps) for nodes in alike(anchors(segment))]
+        panels.append(panel_of_parts(node, warps))
         found = max(found, sum(sum(panel.sizes) for panel in panels))
     vectors = {a.inputs[0].name: a.inputs[0] for a in anchors(segment)}
     blocks = sum(v.shape[-1] // BLOCK for v in vectors.values())

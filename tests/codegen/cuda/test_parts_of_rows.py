@@ -169,28 +169,26 @@ def test_rows_are_a_power_of_two_up_to_eight_that_fit() -> None:
     assert not any(takes_rows(shape, n, small) for n in (2, 4, 8))
 
 
-@pytest.mark.parametrize("width", [2, 8])
 @pytest.mark.parametrize("warps", [8, 16])
 @pytest.mark.parametrize(("rows", "leaves", "turns"), [(64, 18, 1), (80, 4, 2), (32, 3, 1)])
-def test_units_are_all_leaves_of_all_tiles(
-    rows: int, leaves: int, turns: int, warps: int, width: int
-) -> None:
+def test_units_are_all_leaves_of_all_tiles(rows: int, leaves: int, turns: int, warps: int) -> None:
     fmt = FORMATS["q4_0"]
     assert isinstance(fmt, QuantFormat)
-    panel = Panel(fmt, rows, leaves, turns, warps, width)
-    assert sum(map(panel.leaves_of, range(panel.units))) == leaves * panel.pairs
+    panel = Panel(fmt, rows, leaves, turns, warps)
+    assert sum(map(panel.leaves_of, range(panel.units))) == leaves * panel.tiles
     assert panel.branch & (panel.branch - 1) == 0
 
 
 def test_warps_have_equal_shares_of_what_is_large() -> None:
     fmt = FORMATS["q4_0"]
     assert isinstance(fmt, QuantFormat)
-    assert Panel(fmt, 64, 18, 1, 8, 4).branch == 4  # six blocks at most, and five sums to add up
-    assert Panel(fmt, 64, 32, 1, 16, 4).branch == 4
+    assert Panel(fmt, 64, 18, 1, 8).branch == 8  # ten blocks at most, and three sums to add up
+    assert Panel(fmt, 64, 32, 1, 16).branch == 8
 
 
 @pytest.mark.cuda
 def test_kernels_assemble_without_spills() -> None:
+    """Two blocks find room on an SM."""
     kernels = [
         kernel_of(network(1536, down, up, width=576))
         for down, up in (("iq4_xs", "iq4_nl"), ("q5_k", "iq4_nl"), ("q8_0", "q8_0"))
@@ -200,6 +198,7 @@ def test_kernels_assemble_without_spills() -> None:
                      choice=c, rows=n))
         for k in kernels for c in candidates(k) for n in (2, 4, 8)
     ]  # fmt: skip
-    for cubin in compile_many(emitted, "sm_90a"):
+    for kernel, cubin in zip(emitted, compile_many(emitted, "sm_90a"), strict=True):
         assert cubin.spill_stores == cubin.spill_loads == 0, cubin.name
         assert ".f64" not in cubin.ptx and "mma.sync" in cubin.ptx and "st.async" in cubin.ptx
+        assert kernel.dynamic <= ARCHS["sm_90a"].room
