@@ -54,7 +54,7 @@ def releases(kernel: Kernel, arch: Arch = HOPPER) -> tuple[str, ...]:
 
 def default_of(kernel: Kernel, arch: Arch = HOPPER) -> Choice:
     """The choice of a kernel that nobody has measured."""
-    return default(open_region(kernel)[1], arch.sms, kernel.overlaps)
+    return default(open_region(kernel)[1], arch.sms, kernel.overlaps, kernel.rows)
 
 
 def variants(kernel: Kernel, arch: Arch = HOPPER) -> tuple[Choice, ...]:

@@ -34,8 +34,11 @@ HEAD_WARPS = range(1, 17)  # of a block with rows of one head
 MOST_TILES = 16  # whose sums a block keeps at once
 
 
-def default(shape: KernelShape, sms: int, overlaps: bool = False) -> Choice:
+def default(shape: KernelShape, sms: int, overlaps: bool = False, together: int = 0) -> Choice:
     """The choice for a GPU of so many multiprocessors that nobody has measured.
+
+    `together`: rows of the step that a block takes at once, if there are several. Of two, many
+    warps leave the launches around it more room (`docs/performance-log.md`).
 
     Few rows: one a warp, in as few blocks as fill the GPU once; or, where launches overlap, what
     `beside_others` says. Many: eight warps a block, two blocks a processor, and each warp takes
@@ -48,7 +51,8 @@ def default(shape: KernelShape, sms: int, overlaps: bool = False) -> Choice:
         warps = max(n for n in HEAD_WARPS if of_head % n == 0)
         return Choice(warps, release="load" if overlaps else "wait")
     if shape.parts is not None:
-        choices = [Choice(*sizes, release="read" if overlaps else "wait") for sizes in SHARED]
+        shared = reversed(SHARED) if together == 2 else SHARED
+        choices = [Choice(*sizes, release="read" if overlaps else "wait") for sizes in shared]
         return next((c for c in choices if may_share(shape, c)), choices[-1])
     if overlaps and (choice := beside_others(shape, sms)):
         return choice
