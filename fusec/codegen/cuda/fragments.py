@@ -11,11 +11,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 
-from fusec.codegen.cuda.panels import APART, FRAGMENT, Panel, fact_place
+from fusec.codegen.cuda.panels import FRAGMENT, Panel, fact_place
 from fusec.codegen.cuda.scope import Scope
 from fusec.codegen.cuda.shape import REGISTERS, WARP
 from fusec.codegen.cuda.sources import tree
-from fusec.ir.op_fixed import BLOCK, GROUP
+from fusec.ir.op_fixed import BLOCK, GROUP, OWN_RECORD
 
 FLOATS = {1: "f32", 2: "f32x2", 4: "f32x4"}  # how many -> the suffix of what loads them
 SIDES = (("upper", 0), ("lower", 8))  # rows of a fragment that a lane has sums of
@@ -167,7 +167,7 @@ class Fragments(ABC):
                 f"at_facts = uint32(own_facts + branch * {leaf * panel.facts_pitch} "
                 f"+ tile * {FRAGMENT * 4 * panel.facts})"
             )
-            w.line(f"behind = uint32(branch * {leaf * APART})")
+            w.line(f"behind = uint32(branch * {leaf * OWN_RECORD})")
             self._tree(0, max(counts), f"sum{k}", min(counts))
 
     def _tree(self, first: int, end: int, into: str, all_have: int) -> None:
@@ -194,13 +194,13 @@ class Fragments(ABC):
         """Add the products with one block of columns."""
         w, panel = self.w, self.panel
         w.line(f"levels = load_shared_u32x4(uint32(at_levels + {block * panel.levels_pitch}))")
-        w.line(f"x = load_three(uint32(own_digits + behind + {block * APART}))")
+        w.line(f"x = load_three(uint32(own_digits + behind + {block * OWN_RECORD}))")
         for which, more in SIDES:
             offset = block * panel.facts_pitch + more * 4 * panel.facts
             w.line(f"{which} = load_shared_{FLOATS[panel.facts]}(uint32(at_facts + {offset}))")
         known = panel.facts if self.fmt.has_min else 1
         for which in ("left", "right"):
-            where = f"uint32(own_{which} + behind + {block * APART})"
+            where = f"uint32(own_{which} + behind + {block * OWN_RECORD})"
             w.line(f"{which} = load_shared_{FLOATS[known]}({where})")
         for line in self._added(into):
             w.line(line)

@@ -17,7 +17,7 @@ from fusec.codegen.cuda.stages import Stage
 from fusec.codegen.cuda.tilings import Tiling
 from fusec.codegen.formats import QuantFormat
 from fusec.ir.graph import Node, Value
-from fusec.ir.op_fixed import BLOCK, GROUP, OWN_RECORD
+from fusec.ir.op_fixed import BLOCK, OWN_RECORD
 from fusec.ir.region import KernelShape
 
 MOST_AT_ONCE = 6  # quads of a row that a lane loads before it uses the first
@@ -34,11 +34,14 @@ class Vectors:
         self.start: dict[str, int] = {}  # the same -> where the first is, from `stage` on
 
     def place(self, start: int, count: dict[str, int]) -> int:
-        """Say how many records products read of each vector; returns the bytes from `start` on."""
+        """Say how many records products read of each vector; returns the bytes from `start` on.
+
+        A tile has eight rows of the step, which are a record.
+        """
         self.count, end = count, start
         for name, records in count.items():
             self.start[name] = end
-            end += self.tiling.width // GROUP * records * OWN_RECORD
+            end += records * OWN_RECORD
         return end - start
 
     @property
@@ -73,8 +76,8 @@ class Vectors:
         for value in self.prologue.kept_fixed:
             blocks, count = value.shape[-1] // BLOCK, self.count[value.name]
             more = (count - blocks) * OWN_RECORD // 4
-            for eight in range(self.tiling.width // GROUP if more else 0):
-                first = self.start[value.name] + (eight * count + blocks) * OWN_RECORD
+            if more:
+                first = self.start[value.name] + blocks * OWN_RECORD
                 with w.block(f"for step in range({-(-more // threads)}):"):
                     w.line(f"k = uint32(uint32(step * {threads}) + thread)")
                     where = f"uint32(stage + {first} + k * 4)"
@@ -114,9 +117,7 @@ class Vectors:
         for other in self.read:
             name = self.scope.pointers[other.name]
             w.line(f"{name} = at(all_{name}, uint32(its * uint32({words(other)})))")
-        eight = f"(near{tag} >> uint32(3)) * {self.count[value.name] * OWN_RECORD}"
-        start = f"stage + {self.start[value.name]} + {eight}"
-        w.line(f"place{tag} = uint32({start} + (near{tag} & uint32(7)) * 32)")
+        w.line(f"records{tag} = uint32(stage + {self.start[value.name]})")
 
     def _fetch(self, source: Source, tag: str, first: str) -> str:
         """A quad on its way; returns its expression."""
@@ -131,8 +132,8 @@ class Vectors:
         """A quad in fixed point, and its squares."""
         w = self.w
         inside = f"live{row} & (i{tag} < uint32({quads}))"
-        given = f"{quad}, i{tag}, {inside}, place{row}, near{row}, {self._has_sums(value)}"
-        w.line(f"place_{value.dtype}({given})")
+        given = f"{quad}, i{tag}, {inside}, records{row}, near{row}, {self._has_sums(value)}"
+        w.line(f"store_record_{value.dtype}({given})")
         if has_squares:
             w.line(f"total{row} = total{row} + squares_of_quad(quad{tag})")
 

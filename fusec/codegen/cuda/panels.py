@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from fusec.codegen.formats import QuantFormat
-from fusec.ir.op_fixed import BLOCK, FACT_BYTES, GROUP, RECORD
+from fusec.ir.op_fixed import BLOCK, FACT_BYTES, GROUP, OWN_RECORD, RECORD
 
 FRAGMENT = 16  # rows
 SKEW = 16  # bytes between the levels of two blocks: neighbours begin in different banks
-APART = RECORD + BLOCK  # bytes from one record of digits to the next, for the same reason
 OUT = 4  # floats between rows of sums
 BLOCK_COST, BRANCH_COST = 16, 3  # of multiplying a block, of storing a branch's sums and adding it
 PIECE = 16  # bytes
@@ -115,7 +114,7 @@ class Panel:
 
 def records_bytes(blocks: int) -> int:
     """Shared memory of the digits of eight rows of the step."""
-    return blocks * APART
+    return blocks * OWN_RECORD
 
 
 def fact_place(row: str) -> str:

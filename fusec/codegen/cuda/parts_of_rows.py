@@ -22,13 +22,14 @@ from contextlib import contextmanager
 from fusec.codegen.cuda.columns import BLOCK, LANES, Columns
 from fusec.codegen.cuda.elements import Elements, Indices
 from fusec.codegen.cuda.fragments import Fragments
-from fusec.codegen.cuda.panels import APART, PIECE, PIECES, records_bytes
+from fusec.codegen.cuda.panels import PIECE, PIECES, records_bytes
 from fusec.codegen.cuda.parts_sizes import alike, panel_of, panel_of_parts
 from fusec.codegen.cuda.row_prologues import Teams, row_prologues
 from fusec.codegen.cuda.scope import Scope, at_row, rows_of, words
 from fusec.codegen.cuda.shape import WARP, anchors
 from fusec.codegen.cuda.stages import Stage
 from fusec.ir.graph import Node, Value
+from fusec.ir.op_fixed import OWN_RECORD
 from fusec.ir.op_matvec import inverse_of
 from fusec.ir.region import KernelShape
 from fusec.writer import Writer
@@ -167,7 +168,7 @@ class PartsOfRows:
         w.line(f"its_sent = uint32({self.sent} + warp * {PIECES * PIECE})")
         w.line("store_sent(quad_of_lanes(mine, lane), lane, its_sent)")
         w.line("warp_barrier()")
-        record = f"uint32({self.received} + rank * {APART})"
+        record = f"uint32({self.received} + rank * {OWN_RECORD})"
         for first in range(0, PIECES * ranks, WARP):
             w.line(f"k = uint32(lane + {first})" if first else "k = lane")
             w.line(f"other = uint32(k // uint32({PIECES}))")

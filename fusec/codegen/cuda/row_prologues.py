@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from fusec.codegen.cuda.columns import BLOCK, Columns
 from fusec.codegen.cuda.forms import Form, Pending, behind
-from fusec.codegen.cuda.panels import APART, PIECE, PIECES, records_bytes
+from fusec.codegen.cuda.panels import PIECE, PIECES, records_bytes
 from fusec.codegen.cuda.parts_sizes import exchanges
 from fusec.codegen.cuda.prologue import Prologue
 from fusec.codegen.cuda.scope import Scope
@@ -20,6 +20,7 @@ from fusec.codegen.cuda.shape import anchors
 from fusec.codegen.cuda.sources import Source
 from fusec.codegen.formats import Format, QuantFormat
 from fusec.ir.graph import Value
+from fusec.ir.op_fixed import OWN_RECORD
 from fusec.ir.op_matvec import inverse_of
 from fusec.ir.region import KernelShape
 from fusec.writer import Writer
@@ -153,7 +154,7 @@ class Exchanged(RowPrologues):
                 w.line(f"of_block = uint32(k // uint32({PIECES}))")
                 w.line(f"piece = uint32(k - of_block * {PIECES})")
                 given = f"piece, uint32({place} + of_block * {PIECES * PIECE})"
-                to = f"uint32({records} + of_block * {APART}), rank, {self.digits_mailbox}"
+                to = f"uint32({records} + of_block * {OWN_RECORD}), rank, {self.digits_mailbox}"
                 live = f"sends & (other < uint32({ranks}))"
                 w.line(f"send_piece({given}, {to}, min_u32(other, uint32({ranks - 1})), {live})")
         w.line(f"mailbox_wait({self.digits_mailbox})")
@@ -209,8 +210,8 @@ class _Records(Form):
 
     def store(self, quad: str, i: str, inside: str, first: int) -> str:
         """See `Form.store`."""
-        records = behind(self.address, first // 8 * APART)
-        return f"store_record({quad}, {i}, {inside}, {records}, {APART}, team, {self.sums})"
+        records = behind(self.address, first // 8 * OWN_RECORD)
+        return f"store_record_fixed24({quad}, {i}, {inside}, {records}, team, {self.sums})"
 
 
 @dataclass(frozen=True)

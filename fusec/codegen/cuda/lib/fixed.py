@@ -1,4 +1,4 @@
-"""Vectors in fixed point for many rows (see `fusec.ir.op_fixed`), in memory or in a block's own.
+"""Vectors in fixed point for tiles, in memory and in shared memory (see `fusec.ir.op_fixed`).
 
 In shared memory, records are 32 bytes further apart, so that the lanes of a warp, which make four
 blocks of a row at once, write to different banks.
@@ -33,7 +33,7 @@ from fusec.codegen.cuda.lib.vectors import fixed24_quad
 @inline
 def keep_fixed24(x, i, inside, out, row):
     """Write quad i of a row, if it is inside, as fixed24; all lanes of its block take part."""
-    digits, facts = parts_of_fixed24(x)
+    digits, facts = parts_of_fixed24(x, True)
     keep_digits(digits, i, inside, out)
     keep_facts(facts, i, inside, out, row)
 
@@ -41,55 +41,33 @@ def keep_fixed24(x, i, inside, out, row):
 @inline
 def keep_fixed23(x, i, inside, out, row):
     """The same as fixed23."""
-    digits, facts = parts_of_fixed23(x)
+    digits, facts = parts_of_fixed23(x, True)
     keep_digits(digits, i, inside, out)
     keep_facts(facts, i, inside, out, row)
 
 
 @inline
-def place_fixed24(x, i, inside, place, row, sums):
-    """The same in shared memory; `place`: where the row's digits of its first block are.
+def parts_of_fixed24(x, sums):
+    """A quad's digits, lowest first, and its block's facts: quantum, sum, and the half's sum.
 
-    Without `sums`, of a block only its quantum is written, which is all that most formats need.
+    Without `sums` only the quantum, which is all that most formats need.
     """
-    if sums:
-        digits, facts = parts_of_fixed24(x)
-        place_digits(digits, i, inside, place)
-        place_facts(facts, i, inside, place, row)
-    else:
-        low, middle, high, quantum, _ = fixed24_quad(x)
-        place_digits((low, middle, high), i, inside, place)
-        place_quantum(quantum, i, inside, place, row)
-
-
-@inline
-def place_fixed23(x, i, inside, place, row, sums):
-    """The same as fixed23."""
-    if sums:
-        digits, facts = parts_of_fixed23(x)
-        place_digits(digits, i, inside, place)
-        place_facts(facts, i, inside, place, row)
-    else:
-        low, middle, high, quantum, _ = fixed23_quad(x)
-        place_digits((low, middle, high), i, inside, place)
-        place_quantum(quantum, i, inside, place, row)
-
-
-@inline
-def parts_of_fixed24(x):
-    """A quad's digits, lowest first, and its block's facts: quantum, sum, and the half's sum."""
     low, middle, high, quantum, total = fixed24_quad(x)
-    half = half_sum(total)
-    whole = uint32(half + shuffle_xor_u32(half, uint32(4)))
-    return (low, middle, high), (quantum, s32_to_f32(int32(whole)), s32_to_f32(int32(half)))
+    if sums:
+        half = half_sum(total)
+        whole = uint32(half + shuffle_xor_u32(half, uint32(4)))
+        return (low, middle, high), (quantum, s32_to_f32(int32(whole)), s32_to_f32(int32(half)))
+    return (low, middle, high), (quantum, quantum, quantum)
 
 
 @inline
-def parts_of_fixed23(x):
-    """The same. A block's sum is that of its halves' sums, which are rounded before."""
+def parts_of_fixed23(x, sums):
+    """The same as fixed23. A block's sum is that of its halves' sums, which are rounded before."""
     low, middle, high, quantum, total = fixed23_quad(x)
-    half = s32_to_f32(int32(half_sum(total)))
-    return (low, middle, high), (quantum, half + shuffle_xor_f32(half, uint32(4)), half)
+    if sums:
+        half = s32_to_f32(int32(half_sum(total)))
+        return (low, middle, high), (quantum, half + shuffle_xor_f32(half, uint32(4)), half)
+    return (low, middle, high), (quantum, quantum, quantum)
 
 
 @inline
@@ -131,74 +109,56 @@ def keep_facts(values, i, inside, out, row):
     store_f32_if(at(out, uint32(facts + 2 + (q >> uint32(2)))), half, leader)
 
 
-@inline
-def place_digits(digits, i, inside, place):
-    """`keep_digits` to shared memory."""
-    q = uint32(i & uint32(7))
-    record = uint32(place + uint32(i >> uint32(3)) * 928)
-    word = uint32(record + uint32(q & uint32(3)) * 8 + uint32(q >> uint32(2)) * 4)
-    store_shared_u32_if(word, digits[0], inside)
-    store_shared_u32_if(uint32(word + 256), digits[1], inside)
-    store_shared_u32_if(uint32(word + 512), digits[2], inside)
-
-
-@inline
-def place_facts(values, i, inside, place, row):
-    """`keep_facts` to shared memory."""
-    quantum, whole, half = values
-    place_quantum(quantum, i, inside, place, row)
-    q, facts = uint32(i & uint32(7)), place_of_facts(i, place, row)
-    store_shared_f32_if(uint32(facts + 4), whole, inside & (q == uint32(0)))
-    leader = inside & (uint32(q & uint32(3)) == uint32(0))
-    store_shared_f32_if(uint32(facts + 8 + uint32(q >> uint32(2)) * 4), half, leader)
-
-
-@inline
-def place_quantum(quantum, i, inside, place, row):
-    """The first of these."""
-    first = inside & (uint32(i & uint32(7)) == uint32(0))
-    store_shared_f32_if(place_of_facts(i, place, row), quantum, first)
-
-
-@inline
-def place_of_facts(i, place, row):
-    """Where what is to be known of a quad's block goes."""
-    record = uint32(place + uint32(i >> uint32(3)) * 928)
-    return uint32(record + 768 - uint32(row & uint32(7)) * 16)
-
-
 # --- in shared memory ----------------------------------------------------------------------------
 
 
 @inline
-def store_record(x, i, inside, records, apart, row, sums):
-    """Write quad i of a step's row, if it is inside, to records that are `apart` bytes apart.
+def store_record_fixed24(x, i, inside, records, row, sums):
+    """Write quad i of a row to its records, if it is inside; all lanes of its block take part.
 
-    All lanes of its block take part. `sums`: whether somebody wants those of the block.
+    `records`: where those of eight rows begin; `row`: which of the eight it is; `sums`: whether
+    somebody wants those of the block.
     """
-    record = uint32(records + uint32(uint32(i) >> uint32(3)) * apart)
-    digits, facts = uint32(record + row * 32), uint32(record + 768 + row * 16)
-    store_fixed24(x, uint32(i & uint32(7)), inside, digits, 256, facts, sums)
+    digits, facts = parts_of_fixed24(x, sums)
+    store_in_record(digits, facts, i, inside, records, row, sums)
 
 
 @inline
-def store_fixed24(x, q, inside, digits, apart, facts, sums):
-    """Write quad q of a block as fixed24: digits `apart` bytes apart, and what is to be known."""
-    low, middle, high, quantum, total = fixed24_quad(x)
-    word = uint32(digits + (uint32(q & uint32(3)) * 2 + uint32(q >> uint32(2))) * 4)
-    store_shared_u32_if(word, low, inside)
-    store_shared_u32_if(uint32(word + apart), middle, inside)
-    store_shared_u32_if(uint32(word + 2 * apart), high, inside)
+def store_record_fixed23(x, i, inside, records, row, sums):
+    """The same as fixed23."""
+    digits, facts = parts_of_fixed23(x, sums)
+    store_in_record(digits, facts, i, inside, records, row, sums)
+
+
+@inline
+def store_in_record(digits, facts, i, inside, records, row, sums):
+    """What both write."""
+    record = uint32(records + uint32(uint32(i) >> uint32(3)) * 928)
+    there, behind = uint32(record + row * 32), uint32(record + 768 + row * 16)
+    store_parts(digits, facts, uint32(i & uint32(7)), inside, there, 256, behind, sums)
+
+
+@inline
+def store_fixed24(x, q, inside, place, apart, behind, sums):
+    """Write quad q of a block as fixed24: digits `apart` bytes apart, and facts `behind` them."""
+    digits, facts = parts_of_fixed24(x, sums)
+    store_parts(digits, facts, q, inside, place, apart, behind, sums)
+
+
+@inline
+def store_parts(digits, facts, q, inside, place, apart, behind, sums):
+    """Write the parts of quad q of a block."""
+    word = uint32(place + (uint32(q & uint32(3)) * 2 + uint32(q >> uint32(2))) * 4)
+    store_shared_u32_if(word, digits[0], inside)
+    store_shared_u32_if(uint32(word + apart), digits[1], inside)
+    store_shared_u32_if(uint32(word + 2 * apart), digits[2], inside)
     first = inside & (q == uint32(0))
     if sums:
-        half = half_sum(total)
-        whole = uint32(half + shuffle_xor_u32(half, uint32(4)))
-        store_shared_f32x2_if(facts, quantum, s32_to_f32(int32(whole)), first)
+        store_shared_f32x2_if(behind, facts[0], facts[1], first)
         leader = inside & (uint32(q & uint32(3)) == uint32(0))
-        place = uint32(facts + 8 + uint32(q >> uint32(2)) * 4)
-        store_shared_f32_if(place, s32_to_f32(int32(half)), leader)
+        store_shared_f32_if(uint32(behind + 8 + uint32(q >> uint32(2)) * 4), facts[2], leader)
     else:
-        store_shared_f32_if(facts, quantum, first)
+        store_shared_f32_if(behind, facts[0], first)
 
 
 @inline
