@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import gc
 import importlib.util
 import os
 import signal
@@ -17,6 +18,15 @@ from fusec.models.synth import synthesize
 SHARED_DATA = Path(
     os.environ.get("FUSEC_SHARED_DATA") or Path(__file__).parents[1] / "../shared/data"
 )
+
+gc.disable()  # while tests are collected, which makes many objects that stay
+
+
+def pytest_collection_finish() -> None:
+    """The garbage collector looks at what tests make, and not at all tests each time."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
