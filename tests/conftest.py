@@ -10,6 +10,7 @@ from unittest import mock
 
 import pytest
 
+from fusec.cli import console
 from fusec.codegen import pool
 from fusec.ir.ops import OPS, OWN_OPS
 from fusec.ir.own_op import unregister_op
@@ -62,6 +63,13 @@ def compilers() -> Iterator[None]:
         return {name: value for name, value in given().items() if name != "PYTEST_CURRENT_TEST"}
 
     with pool.kept(), mock.patch.object(pool, "environment", environment):
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def patience() -> Iterator[None]:
+    """Commands say nothing of work that takes seconds, as any may on a busy machine."""
+    with mock.patch.object(console, "EVERY", 3600.0):
         yield
 
 
