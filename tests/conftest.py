@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import gc
 import importlib.util
 import os
 import signal
@@ -9,6 +10,7 @@ from unittest import mock
 
 import pytest
 
+from fusec.cli import console
 from fusec.codegen import pool
 from fusec.ir.ops import OPS, OWN_OPS
 from fusec.ir.own_op import unregister_op
@@ -17,6 +19,15 @@ from fusec.models.synth import synthesize
 SHARED_DATA = Path(
     os.environ.get("FUSEC_SHARED_DATA") or Path(__file__).parents[1] / "../shared/data"
 )
+
+gc.disable()  # while tests are collected, which makes many objects that stay
+
+
+def pytest_collection_finish() -> None:
+    """The garbage collector looks at what tests make, and not at all tests each time."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -52,6 +63,13 @@ def compilers() -> Iterator[None]:
         return {name: value for name, value in given().items() if name != "PYTEST_CURRENT_TEST"}
 
     with pool.kept(), mock.patch.object(pool, "environment", environment):
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def patience() -> Iterator[None]:
+    """Commands say nothing of work that takes seconds, as any may on a busy machine."""
+    with mock.patch.object(console, "EVERY", 3600.0):
         yield
 
 

@@ -22,12 +22,14 @@ def rows(tiny_model: Path) -> list[library.Ablation]:
     return library.ablate(tiny_model, only=["vectors", "fuse-epilogue", "chain"], **BRIEF)
 
 
+@pytest.mark.slow
 def test_a_row_for_each_rule_in_the_pipelines_order(rows: list[library.Ablation]) -> None:
     assert [row.name for row in rows] == ["none", "chain", "epilogue", "vectors", "all"]
     assert rows[0].disabled == ()
     assert rows[-1].disabled == ("chain", "epilogue", "vectors")
 
 
+@pytest.mark.slow
 def test_dispatches_are_those_of_the_model_compiled_without(
     rows: list[library.Ablation], tiny_model: Path
 ) -> None:
@@ -44,6 +46,7 @@ def test_dispatches_are_those_of_the_model_compiled_without(
     assert rows[-1].hits == sum(row.hits for row in rows[1:-1])
 
 
+@pytest.mark.slow
 def test_bytes_stay_and_times_are_measured(rows: list[library.Ablation]) -> None:
     for row in rows:
         assert row.measured
@@ -173,6 +176,7 @@ def test_a_cpu_is_here_and_a_gpu_of_another_architecture_is_not(
     assert not hopper.is_here()
 
 
+@pytest.mark.slow
 def test_the_command(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = ["--context", CONTEXT, "-n", 2, "--repeats", 1, "--rules", "epilogue,vectors"]
     ran = fusec("ablate", tiny_model, *options)

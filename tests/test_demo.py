@@ -112,6 +112,7 @@ def test_a_file_of_that_name_comes_first(
     assert Model.open(Path("demo")).config == Model.open(tiny_model).config
 
 
+@pytest.mark.slow
 def test_a_compiled_folder_of_that_name_can_be_run_and_compiled_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,6 +23,7 @@ def library_page() -> tuple[str, dict[str, Any]]:
     return pages.page("docs/library.md"), pages.run("docs/library.md")
 
 
+@pytest.mark.slow
 def test_the_printed_graph_is_the_one_on_the_page(library_page: tuple[str, dict[str, Any]]) -> None:
     text, names = library_page
     shown = next(block for block in pages.blocks(text, "") if block.startswith("graph toy"))
@@ -30,6 +31,7 @@ def test_the_printed_graph_is_the_one_on_the_page(library_page: tuple[str, dict[
     assert parse(shown) == names["graph"]
 
 
+@pytest.mark.slow
 def test_the_rule_of_the_page_is_what_merges(library_page: tuple[str, dict[str, Any]]) -> None:
     (stage,) = [s for s in library_page[1]["compiled"].stages if s.name == "fuse-capped-head"]
     assert stage.hits == 1
@@ -41,6 +43,7 @@ def test_the_model_example_generates(
     assert len(library_page[1]["model_example"](tiny_model)) == 8
 
 
+@pytest.mark.slow
 def test_the_ablation_example_prints_a_row_for_each(
     library_page: tuple[str, dict[str, Any]], tiny_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -57,6 +57,7 @@ def test_the_rule_refuses_what_it_says(examples: dict[str, Any]) -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_architecture_makes_tokens(examples: dict[str, Any], storyteller: Path) -> None:
     as_llama = small_llama.write(storyteller.with_name("llama.gguf"))
     made = examples["architecture_example"](storyteller)

@@ -82,6 +82,7 @@ def test_a_gpus_plan_needs_no_gpu(tiny_model: Path) -> None:
     assert (found["plan"]["target"], found["plan"]["level"]) == ("sm_90a", 3)
 
 
+@pytest.mark.slow
 def test_windows_and_experts(tmp_path: Path) -> None:
     windowed = synthesize("gemma3", tmp_path / "g.gguf")
     shape = fusec("info", windowed, "--json").json["fusec"]["shape"]

@@ -65,6 +65,7 @@ def test_a_name_imports_what_it_needs() -> None:
     assert not found & {"networkx", "fusec.pictures", "fusec.passes.pipeline"}
 
 
+@pytest.mark.slow
 def test_a_model_that_was_loaded_before_runs_without_passes(tiny_model: Path) -> None:
     load = f"import fusec; fusec.load({str(tiny_model)!r}, context=24).close()"
     imported(load)  # now plans and kernels are there

@@ -26,6 +26,7 @@ from tests.graphs import (
     random_graphs,
     weights_for,
 )
+from tests.params import slow_but
 
 BOUND = 1e-4  # relative error with f32 states
 
@@ -44,10 +45,12 @@ def all_ok(verdicts: list[Verdict]) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_a_trained_model(shared_data: Path) -> None:
     assert all_ok(check(shared_data / "stories260K.gguf", tokens=40, context=64))
 
 
+@pytest.mark.slow
 def test_the_trained_models_first_logits(shared_data: Path) -> None:
     golden = json.loads((shared_data / "stories260K.golden.json").read_text())
     for level in LEVELS:
@@ -61,9 +64,8 @@ def test_an_iq4_xs_model(tiny_model: Path) -> None:
     assert all_ok(check(tiny_model, tokens=35, context=40))
 
 
-@pytest.mark.parametrize(
-    "quant", ["BF16", *(pytest.param(q, marks=pytest.mark.slow) for q in ("F32", "F16", "Q8_0"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("quant", ["BF16", "F32", "F16", "Q8_0"])
 def test_other_mixes(tmp_path: Path, quant: str) -> None:
     shape = replace(PRESETS["tiny"], layers=2, vocab=300)
     path = synthesize(shape, tmp_path / "m.gguf", quant=quant, seed=3)
@@ -173,6 +175,7 @@ def test_random_graphs(graph: Graph) -> None:
     agree(graph)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("graph", THREE[:2], ids=range(2))
 def test_random_graphs_of_three_tokens(graph: Graph) -> None:
     agree(graph)
@@ -185,6 +188,7 @@ def test_more_random_graphs(graph: Graph) -> None:
     agree(graph)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("matrix", ["f32", "f16", "bf16", "q8_0", "iq4_nl"])
 def test_decode_graphs_of_every_format(matrix: str) -> None:
     agree(llama_graph(layers=1, types=Types(matrix), kv="f32"), steps=3)
@@ -195,6 +199,7 @@ def test_every_quantised_format_in_one_model() -> None:
     agree(graph_of_every_format(), steps=2)
 
 
+@pytest.mark.slow
 def test_types_may_be_mixed_within_a_fused_matrix() -> None:
     mixed = {
         "blk.0.attn_q.weight": "q8_0",
@@ -204,11 +209,13 @@ def test_types_may_be_mixed_within_a_fused_matrix() -> None:
     agree(llama_graph(layers=1, types=Types("f32", **mixed), kv="f32"), steps=3)
 
 
+@pytest.mark.slow
 def test_an_untied_output() -> None:
     types = Types("f32", **{"output.weight": "f16"})
     agree(llama_graph(layers=1, tied=False, types=types, kv="f32"), steps=2)
 
 
+@pytest.mark.slow
 def test_rope_of_a_part_of_each_head_with_factors_and_scale() -> None:
     graph = llama_graph(
         layers=1, types=Types("f32"), kv="f32", rope_factors=True, rope_dims=8, rope_scale=0.25
@@ -216,10 +223,12 @@ def test_rope_of_a_part_of_each_head_with_factors_and_scale() -> None:
     agree(graph, steps=4)
 
 
+@pytest.mark.slow
 def test_heads_wider_together_than_the_model() -> None:
     agree(llama_graph(layers=1, types=Types("f32"), kv="f32", head_dim=32), steps=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dims", [4, 16])
 def test_rope_of_halves(dims: int) -> None:
     """Rotary halves, whole or in front of elements that pass, in a chain that fuses to one node."""
@@ -236,7 +245,7 @@ def test_rope_of_halves(dims: int) -> None:
     agree(b.build(b.add(x, a)), steps=5)
 
 
-@pytest.mark.parametrize("tokens", [2, 5, 16])
+@pytest.mark.parametrize("tokens", slow_but([2], [2, 5, 16]))
 def test_chunks_of_several_tokens(tokens: int) -> None:
     graph = llama_graph(layers=1, tokens=tokens, kv="f32", types=Types("q8_0"), context=64)
     agree(graph, steps=3)

@@ -50,6 +50,7 @@ def metadata(wheel: dict[str, str]) -> Message:
     return message_from_string(wheel[f"fusec-{fusec.__version__}.dist-info/METADATA"])
 
 
+@pytest.mark.slow
 def test_the_source_distribution_has_every_file(built: Path, checkout: set[str]) -> None:
     (path,) = built.glob("*.tar.gz")
     with tarfile.open(path) as archive:
@@ -57,6 +58,7 @@ def test_the_source_distribution_has_every_file(built: Path, checkout: set[str])
     assert found == checkout | {"PKG-INFO"}
 
 
+@pytest.mark.slow
 def test_the_wheel_has_the_package_and_no_more(wheel: dict[str, str], checkout: set[str]) -> None:
     package = {name for name in checkout if name.startswith("fusec/")}
     assert {name for name in wheel if ".dist-info/" not in name} == package

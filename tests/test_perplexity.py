@@ -73,6 +73,7 @@ def unsure(tiny_model: Path, tmp_path: Path) -> Path:
     return edited(tiny_model, tmp_path / "m.gguf", tensors={"token_embd.weight": embedding})
 
 
+@pytest.mark.slow
 def test_against_the_reference(unsure: Path) -> None:
     ids = Model.open(unsure).tokenizer.encode(TEXT[:-1], special=False)
     nll, scored = by_hand(unsure, ids, CONTEXT)
@@ -89,6 +90,7 @@ def test_the_error_is_that_of_the_mean(unsure: Path) -> None:
     assert 0 < apart < 5 * max(part.error for part in parts)
 
 
+@pytest.mark.slow
 def test_bos_takes_the_place_of_a_chunks_first_token(unsure: Path, tmp_path: Path) -> None:
     keys = {"tokenizer.ggml.add_bos_token": True}
     path = edited(unsure, tmp_path / "bos.gguf", keys=keys)
@@ -99,6 +101,7 @@ def test_bos_takes_the_place_of_a_chunks_first_token(unsure: Path, tmp_path: Pat
     check(measure(path, TEXT, context=CONTEXT, kv="f32"), nll, scored)
 
 
+@pytest.mark.slow
 def test_control_tokens_are_text_unless_asked_for(unsure: Path) -> None:
     tokenizer = Model.open(unsure).tokenizer
     text, special = (tokenizer.encode(TEXT[:-1], special=flag) for flag in (False, True))

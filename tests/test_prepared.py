@@ -18,6 +18,7 @@ from fusec.ir.ops import OPS
 from fusec.ir.target import Target
 from fusec.models.model import Model
 from fusec.passes.rule import Rule, pattern
+from tests.params import slow_but
 
 PROMPT = [1, 2, 3]
 CONTEXT = 40  # of no other test: an entry of this one's is not there yet
@@ -101,7 +102,7 @@ def test_a_cache_that_cannot_be_written_is_no_reason_to_fail(
     assert not plans.exists()
 
 
-@pytest.mark.parametrize("target", ["cpu", "sm_80", "sm_90a"])
+@pytest.mark.parametrize("target", slow_but(["cpu"], ["cpu", "sm_80", "sm_90a"]))
 def test_plans_and_kernels_come_back_as_they_were(
     target: str, plans: Path, tiny_model: Path
 ) -> None:

@@ -79,6 +79,7 @@ def test_a_made_up_gpu_is_found_again(made_up):
     assert api.used == 0
 
 
+@pytest.mark.slow
 def test_launches_that_start_early_have_their_own_empty_ones(tiny_model, monkeypatch):
     compiled = driver.compile(tiny_model, target="sm_90a", level=3, context=64)
     compiled, _, api, found = profiled(compiled, monkeypatch)

@@ -44,12 +44,14 @@ def test_the_shipped_models_corpus() -> None:
     assert hashlib.sha256(text.encode()).hexdigest() == digest
 
 
+@pytest.mark.slow
 def test_a_seed_decides_everything(told: list[str]) -> None:
     assert [tell(3, number) for number in range(50)] == told[:50]
     assert not {tell(4, number) for number in range(50)} & set(told)
     assert list(stories(3, 30, start=20)) == told[20:50]
 
 
+@pytest.mark.slow
 def test_no_story_is_told_twice(told: list[str]) -> None:
     assert len(set(told)) == MANY
     openings = {text[:120] for text in told}
@@ -76,6 +78,7 @@ def test_articles(told: list[str]) -> None:
 PRONOUNS = {True: r"\b(she|her|hers|herself)\b", False: r"\b(he|him|his|himself)\b"}
 
 
+@pytest.mark.slow
 def test_pronouns_agree() -> None:
     """Where everybody in a story is female nobody is called he, and the other way round."""
     checked = {True: 0, False: 0}
@@ -91,6 +94,7 @@ def test_pronouns_agree() -> None:
     assert min(checked.values()) > 50
 
 
+@pytest.mark.slow
 def test_punctuation_and_capitals(told: list[str]) -> None:
     for text in told:
         assert not set(text) & set("[]{}|<>~")

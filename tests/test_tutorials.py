@@ -31,6 +31,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
         table.update(entries)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_prints_what_it_shows(name: str) -> None:
     if "matplotlib" in pages.page(f"docs/tutorials/{name}"):
@@ -38,6 +39,7 @@ def test_a_page_prints_what_it_shows(name: str) -> None:
     pages.run(f"docs/tutorials/{name}", whole=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_a_notebook_runs(name: str) -> None:
     notebook = json.loads((FOLDER / name).read_text(encoding="utf-8"))

@@ -32,6 +32,7 @@ def test_the_package_says_that_it_has_types() -> None:
     assert (Path(fusec.__file__).parent / "py.typed").is_file()
 
 
+@pytest.mark.slow
 def test_a_script_that_is_right_passes() -> None:
     assert checked("good.py") == []
 

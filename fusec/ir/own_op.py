@@ -59,9 +59,9 @@ def register_op(
         fusec.register_op("softsign", "x / (1 + abs(x))", lambda x: x / (1 + np.abs(x)))
 
     `expression`: element i of the result, of element i of the operands: + - * /, numbers, x**2 to
-    x**8 (products, from left to right), `abs`, `min`, `max`, `sqrt`, `exp`, `tanh`, `sigmoid`,
-    `silu`, `gelu`, `softplus`, `relu_squared`, `softcap` and `a if x < y else b`, computed in f32
-    (`fusec.ir.expression`).
+    x**8 (products, from left to right), `abs`, `min`, `max`, `sqrt`, `exp`, `log`, `sin`,
+    `cos`, `tan`, `tanh`, `sigmoid`, `silu`, `gelu`, `softplus`, `relu_squared`, `softcap` and
+    `a if x < y else b`, computed in f32 (`fusec.ir.expression`).
     `reference`: the same in NumPy, over whole arrays float[T, n]. Its positional parameters are the
     operands, in order; its keyword-only ones are attributes, numbers, with their defaults.
     `role`: how element i follows from the operands; only "element" can be registered.

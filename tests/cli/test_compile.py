@@ -12,11 +12,12 @@ from fusec.ir import parse
 from fusec.passes.pipeline import LEVELS
 from tests.cli.counts import FORWARD, LAYERS, O2_PASSES, OTHER, PER_LAYER
 from tests.command import fusec, plain, refused
+from tests.params import slow_but
 
 pytestmark = pytest.mark.xdist_group("cli")
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("level", slow_but([2], LEVELS))
 def test_compile_prints_the_stages_and_the_plan(tiny_model: Path, level: int) -> None:
     ran = fusec("compile", tiny_model, f"-O{level}")
     assert (ran.code, ran.err) == (0, "")

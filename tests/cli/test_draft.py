@@ -14,6 +14,7 @@ from tests.command import fusec, plain, refused
 pytestmark = pytest.mark.xdist_group("cli")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draft", ["auto", "suffix", "recycle", "demo"])
 def test_the_text_is_the_same_with_and_without(draft: str) -> None:
     options = ("run", "demo", "-p", "Once upon a time", "-n", 60, "--seed", 2, "--json")
@@ -53,6 +54,7 @@ def test_drafters_that_are_refused(tiny_model: Path) -> None:
     assert "expected -n from 2" in refused("bench", tiny_model, "--draft", "auto", "-n", 1)
 
 
+@pytest.mark.slow
 def test_bench_measures_drafters_beside_plain_decoding(tmp_path: Path) -> None:
     file = tmp_path / "drafts.json"
     ran = fusec("bench", "demo", "--draft", "suffix,recycle", "-n", 8, "--repeats", 1,

@@ -56,6 +56,7 @@ def test_bench(broken: Path) -> None:
     assert NOT_FINITE in refused("bench", broken, "-n", 4, "-O", 2, "--repeats", 1)
 
 
+@pytest.mark.slow
 def test_verify(broken: Path) -> None:
     assert NOT_FINITE in refused("verify", broken, "--level", 2, "--tokens", 4, "--kv", "f16")
 

@@ -132,6 +132,7 @@ def test_an_interrupt_ends_it_quietly(tiny_model: Path) -> None:
     assert running.returncode == 130
 
 
+@pytest.mark.slow
 def test_text_that_standard_output_cannot_take(tiny_model: Path) -> None:
     running = process(
         "run", tiny_model, "-p", "é", "-n", 64, "--ignore-eos", PYTHONIOENCODING="ascii"

@@ -17,6 +17,7 @@ from tests.command import fusec
 pytestmark = pytest.mark.xdist_group("cli")
 
 
+@pytest.mark.slow
 def test_verify_agrees(tiny_model: Path) -> None:
     ran = fusec("verify", tiny_model, "--tokens", 20, "--context", 32, "--quiet")
     assert (ran.code, ran.err) == (0, "")
@@ -28,6 +29,7 @@ def test_verify_agrees(tiny_model: Path) -> None:
     assert all(0 < float(error) < float(bound) for _, _, error, bound in rows)
 
 
+@pytest.mark.slow
 def test_an_f16_cache_may_choose_other_experts(tmp_path: Path) -> None:
     """So any error is allowed there, but for what is not a number."""
     path = synthesize("glm4moe", tmp_path / "model.gguf", "Q8_0")

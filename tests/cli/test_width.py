@@ -39,6 +39,7 @@ def test_a_stage_of_a_step_of_many_rows(tiny_model: Path, width: int, fixed: boo
     assert any(node.op == "fix" for node in graph.nodes) == fixed
 
 
+@pytest.mark.slow
 def test_pictures_predict_no_time_for_it(tiny_model: Path, tmp_path: Path) -> None:
     """The constants are those of one row."""
     page = tmp_path / "m.html"

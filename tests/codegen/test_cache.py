@@ -90,6 +90,7 @@ def test_a_damaged_entry_is_built_again(own_cache, damage):
     assert told == ["k", "k"]
 
 
+@pytest.mark.slow
 def test_two_processes_building_the_same_kernel_agree(own_cache):
     code = (
         "from tests.codegen.test_cache import *\n"

@@ -54,6 +54,7 @@ def test_every_bit_pattern_of_a_short_float(name: str) -> None:
     assert_same_floats(formats.get(name).decode(data), theirs(name, data))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", QUANTIZED)
 def test_every_scale(name: str) -> None:
     """All 65536 values of each f16 scale: zeros of both signs, subnormals, infinity, NaN."""
@@ -78,6 +79,7 @@ def test_every_scale_of_a_byte(name: str, places: tuple[int, ...]) -> None:
     assert_same_floats(weights.decode(data), theirs(name, data))
 
 
+@pytest.mark.slow
 def test_every_scale_that_is_spread_over_a_block() -> None:
     """IQ1_M keeps a nibble of its f16 in each of four words."""
     weights = formats.get("iq1_m")

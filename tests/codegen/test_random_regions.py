@@ -27,6 +27,7 @@ from fusec.passes.merge import merge
 from tests.codegen.cuda.one_kernel import distance, inputs_of
 from tests.codegen.cuda.twin_session import TwinSession, random_weights, reference
 from tests.graphs import Types, llama_graph, weights_for
+from tests.params import slow_but
 from tests.passes.stages import through
 from tests.random_graphs import EVERYWHERE, Pick, connected_nodes, random_graph
 from tests.targets import ANY, HOPPER
@@ -58,6 +59,7 @@ def test_every_op_is_in_some_random_graph():
     assert found == set(OPS) - {"matvec_parts", "sum_parts", "attention_project", "fix"}
 
 
+@pytest.mark.slow
 @given(st.data())
 @settings(
     max_examples=20,
@@ -95,11 +97,12 @@ def test_the_seeds_merge_much() -> None:
     assert max(map(len, inside)) >= 5
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", slow_but(SEEDS[:4], SEEDS))
 def test_a_merge_runs_by_the_twins(seed):
     check_twins(*seeded_merge(seed))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [7, 8, 23, 26])
 def test_a_merge_in_a_step_of_many_rows_runs_by_the_twins(seed):
     """Where vectors are in fixed point: merged are what makes one, and what follows a product."""
@@ -143,6 +146,7 @@ def test_merges_compile_for_a_gpu():
         assert ".f64" not in cubin.ptx, cubin.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_merges_run_on_the_cpu(seed):
     graph, after = seeded_merge(seed, ANY, steps=6, ops=EVERYWHERE, matrices=("f32",))

@@ -92,6 +92,7 @@ def test_those_merges_compile_for_a_gpu() -> None:
         assert cubin.spill_stores == cubin.spill_loads == 0 and ".f64" not in cubin.ptx
 
 
+@pytest.mark.slow
 def test_those_merges_run_on_the_cpu() -> None:
     """The one that all others go through: two outputs of one loop."""
     graph = normed(add)

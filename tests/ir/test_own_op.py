@@ -93,7 +93,11 @@ REFUSED: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
     "no expression": (("mine", None, f), {}, "op 'mine': expected an expression as text, found"),
     "grammar": (("mine", "x +", f), {}, "op 'mine': expression 'x +': invalid syntax"),
     "a name": (("mine", "x + y", f), {}, "expression 'x + y': no operand or attribute 'y'"),
-    "a function": (("mine", "tan(x)", f), {}, "no function 'tan': did you mean 'tanh'? known are"),
+    "a function": (
+        ("mine", "tann(x)", f),
+        {},
+        "no function 'tann': did you mean 'tan'? known are",
+    ),
     "operands of one": (("mine", "max(x)", f), {}, "expected 2 operands of max, found 'max(x)'"),
     "nothing": (("mine", " ", f), {}, "op 'mine': expected an expression such as 'x / (1 + abs"),
     "a root": (("mine", "x ** 0.5", f), {}, "'x ** 0.5': expected a whole number from 2 to 8 as "),

@@ -48,6 +48,7 @@ def test_a_model_is_read_as_it_was_written_and_agrees_with_the_reference(
     assert np.linalg.norm(found - wanted) < 1e-5 * np.linalg.norm(wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("architecture", "packed"),
     [("llama", {"attn_qkv"}), ("qwen2", {"attn_qkv"}), ("phi3", {"attn_qkv", "ffn_up"})],
@@ -63,6 +64,7 @@ def test_packed_matrices_are_taken_apart(architecture: str, packed: set[str], tm
         assert one.logits([1, 5, 9]).tobytes() == two.logits([1, 5, 9]).tobytes()
 
 
+@pytest.mark.slow
 def test_a_packed_model_stays_packed_when_it_is_quantised(tmp_path: Path) -> None:
     whole = synthesize(replace(config_of("phi3"), layers=1), tmp_path / "packed.gguf", "F32")
     small = requantize(whole, tmp_path / "small.gguf", "Q8_0")

@@ -116,6 +116,7 @@ def hub(tiny_model: Path, tmp_path: Path) -> Iterator[Hub]:
     server.server_close()
 
 
+@pytest.mark.slow
 def test_a_file_is_fetched_once_and_found_without_the_hub(hub: Hub, tiny_model: Path) -> None:
     ran = hub.fusec("pull", "hf:some/models")
     assert ran.returncode == 0, ran.stderr
@@ -153,6 +154,7 @@ def test_a_file_by_its_name(hub: Hub) -> None:
     assert Path(ran.stdout.strip()).name == "m-F16.gguf"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "why"),
     [

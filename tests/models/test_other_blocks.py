@@ -137,6 +137,7 @@ def test_a_deep_command_r_has_norms_of_heads(tmp_path: Path) -> None:
 # --- blocks --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_stablelm_with_two_norms_a_layer_is_not_parallel_whatever_its_key_says(
     tmp_path: Path,
 ) -> None:
@@ -166,6 +167,7 @@ def test_only_window_layers_of_a_cohere2_have_rope(pattern: int, tmp_path: Path)
     assert turned == {f"%blk.{layer}.{part}_rope" for layer in layers for part in "qk"}
 
 
+@pytest.mark.slow
 def test_logits_are_multiplied_by_their_factor(tmp_path: Path) -> None:
     path = written("command-r", tmp_path / "half", {"logit_scale": 0.5}, layers=1)
     plain = written("command-r", tmp_path / "plain", {"logit_scale": None}, layers=1)

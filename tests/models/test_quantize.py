@@ -153,6 +153,7 @@ def test_error_on_normal_values(dtype: str) -> None:
     assert full <= quick
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", GRIDS)
 def test_rows_of_a_grid_are_nearly_the_nearest(dtype: str) -> None:
     """For the scales that were chosen, against the best of all rows with all signs."""
@@ -176,6 +177,7 @@ def test_rows_of_a_grid_are_nearly_the_nearest(dtype: str) -> None:
     assert 0.999 * least <= error(x, dtype) <= slack * least
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ENCODERS)
 def test_zeros_stay_zeros_and_extremes_are_finite(dtype: str) -> None:
     zeros = np.zeros((2, 256), np.float32)

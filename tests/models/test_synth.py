@@ -94,6 +94,7 @@ def test_progress_counts_every_weight(tmp_path: Path) -> None:
     assert [done for _, done, _ in seen] == sorted(done for _, done, _ in seen)
 
 
+@pytest.mark.slow
 def test_vocabularies(shared_data: Path, tmp_path: Path) -> None:
     original = shared_data / "smollm2-vocab-only.gguf"
     sources = [original, shared_data / "SmolLM2-135M-Instruct-Tokenizer.json"]

@@ -46,6 +46,7 @@ def test_what_a_window_has_left_is_not_missed(windowed: Path) -> None:
     assert single.tobytes() == found.tobytes()
 
 
+@pytest.mark.slow
 def test_a_window_hides_what_lies_in_front_of_it(windowed: Path) -> None:
     """The layers' windows together reach back so far, and no further."""
     model = Model.open(windowed)

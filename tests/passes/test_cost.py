@@ -126,6 +126,7 @@ def profiled(level: int) -> dict:
     return json.loads(path.read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", sorted(LEVELS))
 def test_predictions_are_within_the_promised_error(level):
     found = profiled(level)

@@ -103,6 +103,7 @@ def seconds(layers: int, repeats: int = 1) -> float:
     return min(found)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_collections")
 def test_passes_take_time_that_grows_with_the_layers():
     """Eight times the layers: eight times the time, and what caches and a busy machine make of it.
@@ -113,6 +114,7 @@ def test_passes_take_time_that_grows_with_the_layers():
     assert any(seconds(80, 2) < 12 * seconds(10, 2) for _ in range(4))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_collections")
 def test_the_passes_of_thirty_layers_take_well_under_a_second():
     """0.4 s, if nothing else runs; a machine that is busy or half as fast is not at fault."""

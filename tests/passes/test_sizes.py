@@ -140,6 +140,7 @@ def test_the_page_shows_them(compiled, on_cpu) -> None:
     assert not re.search(r"\d x \d+ threads", pictures.html(pictures.of_compiled(on_cpu)))
 
 
+@pytest.mark.slow
 def test_a_plan_of_another_version_is_refused(compiled, tiny_model, tmp_path) -> None:
     older = {**json.loads(compiled.plan.to_json()), "version": 6}
     with pytest.raises(ValueError, match="expected plan version 7, found 6"):

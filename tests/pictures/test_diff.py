@@ -49,6 +49,7 @@ def test_models_of_other_sizes():
     assert {c["layers"] for c in new} == {"1"}
 
 
+@pytest.mark.slow
 def test_predicted_times_of_a_gpu(tiny_model):
     one, two = (
         pictures.of_compiled(driver.compile(tiny_model, target="sm_90a", level=level))
@@ -61,6 +62,7 @@ def test_predicted_times_of_a_gpu(tiny_model):
     assert saved > 0
 
 
+@pytest.mark.slow
 def test_what_a_pass_puts_in_the_place_of_others_is_matched(tiny_model):
     """-O3 splits attention and rows: no dispatch of either side comes from nothing."""
     one, two = (
@@ -103,6 +105,7 @@ def test_two_plans_that_are_one_are_a_sentence(tiny_model):
     assert "dispatches that differ" not in ran.out
 
 
+@pytest.mark.slow
 def test_what_neither_plan_knows_is_not_shown(tiny_model):
     """Times, on the CPU."""
     ran = fusec("diff", tiny_model, tiny_model, "-O", "1,2")

@@ -134,6 +134,7 @@ def test_no_edge_but_activations_between_layers() -> None:
             assert "f32[1, " in attrs_["label"] or "%token" in source, (source, target)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", LEVELS)
 def test_thirty_layers_are_drawn_like_three(level: int) -> None:
     few, many = (read(to_dot(fused(level, layers=count))) for count in (3, 30))

@@ -12,12 +12,13 @@ from fusec import driver, pictures
 from fusec.ir.graph import LAYER, Node
 from fusec.models.synth import synthesize
 from fusec.passes.pipeline import LEVELS
+from tests.params import slow_but
 
 SVG = "{http://www.w3.org/2000/svg}"
 ARCHITECTURES = ("llama", "gemma3", "qwen3moe", "deepseek2", "phi2")
 
 
-@pytest.fixture(scope="module", params=ARCHITECTURES)
+@pytest.fixture(scope="module", params=slow_but(["gemma3"], ARCHITECTURES))
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("models") / f"{request.param}.gguf"
     return synthesize(request.param, path)

@@ -165,6 +165,7 @@ def test_profiles_of_something_else(compiled, tmp_path, changed, message):
         pictures.of_compiled(compiled, path)
 
 
+@pytest.mark.slow
 def test_the_same_compilation_gives_the_same_page(compiled):
     """But for how long passes took, which the page does not say."""
     again = driver.compile(compiled.model.file.path, target="sm_90a", level=3, context=64)
@@ -224,6 +225,7 @@ parent.document.title = 'found ' + JSON.stringify(found);
 PAPER = {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 23, 28)"}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not CHROMIUM, reason="no Chromium here")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 420])

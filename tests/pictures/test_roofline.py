@@ -184,6 +184,7 @@ def test_measurements_stand_beside_predictions(tiny_model, tmp_path):
         assert item["error"] == pytest.approx(guess / item["measured_us"] - 1)
 
 
+@pytest.mark.slow
 def test_the_command_lists_every_gpu_and_chip(tiny_model):
     ran = fusec("roofline", tiny_model, "-O", "0")
     assert ran.code == 0, ran.err

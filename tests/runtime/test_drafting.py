@@ -211,6 +211,7 @@ def windowed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
 LONG = [int(i) for i in np.random.default_rng(3).integers(0, 320, 560)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampling", [Sampling(), *WARM], ids=str)
 def test_layers_with_windows(windowed: Engine, sampling: Sampling) -> None:
     wanted = plain(windowed, LONG, 60, sampling)
@@ -241,6 +242,7 @@ def test_a_ring_goes_back_as_far_as_drafted_rows_left_it(windowed: Engine, tmp_p
     assert windowed.step(LONG[3]).tobytes() == every[3].tobytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampling", [Sampling(), WARM[0]], ids=["greedy", "sampled"])
 def test_the_demo_model_writes_the_same_story(sampling: Sampling) -> None:
     with fusec.load("demo") as engine:

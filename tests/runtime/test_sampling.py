@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from fusec.errors import FusecError
 from fusec.runtime.sampling import Sampler, Sampling, uniform
+from tests.params import slow_but
 
 OFF = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
 DRAWS = 20_000
@@ -43,23 +45,22 @@ def expected(logits: list[float], *, temperature=1.0, top_k=0, top_p=1.0, min_p=
 LOGITS = [2.0, -1.0, 0.5, 3.0, 1.5, -4.0, 2.9, 0.0]
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"temperature": 0.5},
-        {"temperature": 3.0},
-        {"top_k": 3},
-        {"top_k": 1},
-        {"top_k": 100},
-        {"top_p": 0.6},
-        {"top_p": 0.99},
-        {"min_p": 0.2},
-        {"min_p": 1.0},
-        {"top_k": 5, "top_p": 0.8, "min_p": 0.3, "temperature": 2.0},
-    ],
-    ids=str,
+DRAWN: tuple[dict[str, Any], ...] = (
+    {},
+    {"top_k": 3},
+    {"top_p": 0.6},
+    {"min_p": 0.2},
+    {"top_k": 5, "top_p": 0.8, "min_p": 0.3, "temperature": 2.0},
+    {"temperature": 0.5},
+    {"temperature": 3.0},
+    {"top_k": 1},
+    {"top_k": 100},
+    {"top_p": 0.99},
+    {"min_p": 1.0},
 )
+
+
+@pytest.mark.parametrize("options", slow_but(DRAWN[3:5], DRAWN), ids=str)
 def test_draws_follow_the_definitions(options: dict) -> None:
     wanted = expected(LOGITS, **options)
     found = draws(LOGITS, **options)
@@ -200,6 +201,7 @@ def test_a_token_just_as_likely_as_min_p_says_is_kept() -> None:
     assert above._candidates(np.array([0.75, 0.0])).tolist() == [0]
 
 
+@pytest.mark.slow
 def test_filters_come_before_the_temperature() -> None:
     """Heat spreads what they have left, and brings back nothing; cold cuts nothing off."""
     logits = [2.0, 1.0, 0.0, -1.0]

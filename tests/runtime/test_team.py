@@ -215,6 +215,7 @@ def test_malformed_tables_are_refused() -> None:
             team.run(np.zeros(2, np.int64), np.zeros((2, 4), np.int64)[:, ::2])
 
 
+@pytest.mark.slow
 def test_the_interpreter_exits_with_a_team_open() -> None:
     code = "from tests.runtime.test_team import Team; t = Team(3); print('made')"
     done = subprocess.run(

@@ -19,6 +19,7 @@ from fusec.models.chat import ChatTemplate
 from fusec.models.synth import synthesize
 from fusec.models.unembed import head_of
 from fusec.runtime.completion import Until
+from tests.params import slow_but
 
 START = "Once upon a time"
 WARM = Sampling(temperature=0.9, seed=3)
@@ -224,6 +225,7 @@ def test_a_conversation_goes_through_the_template(engine: Engine) -> None:
     assert engine.generate([talk, talk[:1]], 8) == [engine.chat(talk, 8), found]
 
 
+@pytest.mark.slow
 def test_a_saved_sequence_goes_on_elsewhere(engine: Engine, tmp_path: Path) -> None:
     whole = engine.generate(START, 16)
     engine.generate(START, 6)
@@ -418,7 +420,9 @@ def test_the_names_of_values(engine: Engine) -> None:
         assert array.shape == (tokens, *engine.values[name])
 
 
-@pytest.mark.parametrize("architecture", ["", "gemma2", "command-r", "granite", "stablelm"])
+@pytest.mark.parametrize(
+    "architecture", slow_but([""], ["", "gemma2", "command-r", "granite", "stablelm"])
+)
 def test_the_last_hidden_state_unembeds_to_the_logits(architecture: str, tmp_path: Path) -> None:
     """Norms of both kinds, caps and scales of logits, tied matrices and others."""
     path = "demo" if not architecture else synthesize(architecture, tmp_path / "model.gguf")

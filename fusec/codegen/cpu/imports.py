@@ -13,8 +13,8 @@ FUNCTIONS = {
         "relu_squared", "rms_norm", "share", "sigmoid", "silu", "softcap", "swiglu_oai",
     },
     "scalars": {
-        "abs_f32", "div_f32", "exp_f32", "max_f32", "min_f32", "select_f32", "softplus",
-        "sqrt_f32", "tanh_f32",
+        "abs_f32", "cos_f32", "div_f32", "exp_f32", "log_f32", "max_f32", "min_f32", "select_f32",
+        "sin_f32", "softplus", "sqrt_f32", "tan_f32", "tanh_f32",
     },
     "vector": {"advance", "f32_to_f16_bits", "ptr_f32", "ptr_i32", "ptr_u16", "ptr_u8"},
 }  # fmt: skip

@@ -6,19 +6,24 @@ import math
 
 from numba import njit
 
+from fusec.codegen.cpu.elementary import cos_f32, log_f32, sin_f32, tan_f32
 from fusec.codegen.cpu.experts import softplus
 from fusec.codegen.cpu.lib import tanh as tanh_f32
 from fusec.codegen.cpu.math import exp_f32
 
 __all__ = [
     "abs_f32",
+    "cos_f32",
     "div_f32",
     "exp_f32",
+    "log_f32",
     "max_f32",
     "min_f32",
     "select_f32",
+    "sin_f32",
     "softplus",
     "sqrt_f32",
+    "tan_f32",
     "tanh_f32",
 ]
 

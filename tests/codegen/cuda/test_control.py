@@ -79,6 +79,7 @@ def test_sample_takes_what_the_reference_takes(
         assert sampled(single, tokens, 50, given) == choose(single, tokens, 50, given)
 
 
+@pytest.mark.slow
 def test_equal_scores_are_cut_by_token_number() -> None:
     logits, tokens = np.ones(9000, np.float32), np.zeros(8, np.uint32)
     seen = {sampled(logits, tokens, 3, OFF | {"top_k": 5, "seed": seed}) for seed in range(25)}
@@ -138,6 +139,7 @@ def test_the_penalty_is_for_the_tokens_in_the_window(window: int, pos: int) -> N
         assert sampled(logits, tokens, pos, given) == (63 if token in seen else token)
 
 
+@pytest.mark.slow
 def test_a_token_just_as_likely_as_min_p_says_is_kept() -> None:
     """Two tokens of weight 1, and a third: with min_p of 1 the draw is between the two."""
     logits, tokens = np.array([1, 3, 3], np.float32), np.zeros(64, np.uint32)
@@ -145,6 +147,7 @@ def test_a_token_just_as_likely_as_min_p_says_is_kept() -> None:
     assert {sampled(logits, tokens, pos, given) for pos in range(24)} == {1, 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"top_p": 0.7}, {"min_p": 0.3}], ids=str)
 def test_filters_come_before_the_temperature(options: dict) -> None:
     logits, tokens = np.array([2, 1, 0, -1], np.float32), np.zeros(64, np.uint32)

@@ -229,6 +229,7 @@ def test_a_drafted_text_is_the_text() -> None:
     assert steps < 60
 
 
+@pytest.mark.slow
 def test_rows_are_sampled_as_single_tokens_are() -> None:
     kernel, rows, count = drafting.sample_rows(3000), 5, 3
     logits = (RNG.normal(size=(rows, 3000)) * 4).astype(np.float32)

@@ -52,6 +52,7 @@ def eager_to_draft(engine, drafter):
     engine._paced = engine._drafting, engine.draft_max
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampling", [Sampling(), SAMPLED], ids=["greedy", "sampled"])
 @pytest.mark.parametrize("drafter", [Suffix, Recycle, Auto])
 def test_the_device_drafts_and_changes_no_token(engine, drafter, sampling):
@@ -75,6 +76,7 @@ def periodic(monkeypatch, period):
     monkeypatch.setitem(fake.CONTROL, "sample", sample)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("eager", [False, True])
 @pytest.mark.parametrize("drafter", [Suffix, Recycle, Auto])
 def test_a_text_that_repeats_itself_takes_few_steps(compiled, monkeypatch, drafter, eager):
@@ -90,6 +92,7 @@ def test_a_text_that_repeats_itself_takes_few_steps(compiled, monkeypatch, draft
     assert found.acceptance > 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["greedy", "sampled"])
 def test_stops_and_limits_hold_among_drafted_tokens(compiled, monkeypatch, kind):
     periodic(monkeypatch, 7)
@@ -111,6 +114,7 @@ def test_stops_and_limits_hold_among_drafted_tokens(compiled, monkeypatch, kind)
     assert plain(engine, IDS, 40, sampling) == wanted  # what ran ahead disturbs nobody
 
 
+@pytest.mark.slow
 def test_the_context_is_filled_and_nothing_lies_behind_it(compiled, monkeypatch):
     periodic(monkeypatch, 3)
     machine = Machine(compiled)
@@ -131,6 +135,7 @@ def test_the_context_is_filled_and_nothing_lies_behind_it(compiled, monkeypatch)
     assert engine.draft_statistics.accepted > 40
 
 
+@pytest.mark.slow
 def test_a_generation_left_early_does_not_disturb_the_next(compiled, monkeypatch):
     periodic(monkeypatch, 4)
     engine = Machine(compiled).built
@@ -146,6 +151,7 @@ def test_a_generation_left_early_does_not_disturb_the_next(compiled, monkeypatch
             assert list(engine.tokens([], 30 - left, SAMPLED, append=True)) == wanted[left:]
 
 
+@pytest.mark.slow
 def test_guesses_of_the_host_are_checked_on_the_device(engine):
     for sampling in (Sampling(), SAMPLED):
         wanted = plain(engine, IDS, 50, sampling)
@@ -207,6 +213,7 @@ def engine_compiled(engine):
     return compiled_for_a_gpu(engine.model.file.path)
 
 
+@pytest.mark.slow
 def test_graphs_are_enqueued_ahead_and_captured_once(compiled, monkeypatch):
     periodic(monkeypatch, 5)
     machine = Machine(compiled)
@@ -224,6 +231,7 @@ def test_graphs_are_enqueued_ahead_and_captured_once(compiled, monkeypatch):
     assert "cuStreamBeginCapture" not in machine.api.log
 
 
+@pytest.mark.slow
 def test_a_new_drafter_knows_nothing_of_an_earlier_one(compiled, monkeypatch):
     periodic(monkeypatch, 50)
     engine = Machine(compiled).built

@@ -152,6 +152,7 @@ def test_settings_the_device_has_no_room_for(machine):
     assert len(machine.run([1, 2, 3], 4, huge)) == 4
 
 
+@pytest.mark.slow
 def test_the_context_can_be_filled_to_the_last_position(compiled, machine):
     ids = list(range(1, 9))
     room = CONTEXT - len(ids) + 1

@@ -131,6 +131,7 @@ def default_of_name(compiled, name: str) -> Choice:
     return default_of(next(k for k in compiled.plan.kernels if k.name == name))
 
 
+@pytest.mark.slow
 def test_a_gpu_that_makes_no_difference_keeps_the_defaults(compiled, on):
     _, built = on({})
     tuned = tune.run(compiled, built, 1e9)
@@ -139,6 +140,7 @@ def test_a_gpu_that_makes_no_difference_keeps_the_defaults(compiled, on):
     assert sum(tuned.found.tried.values()) == len(built) - len(compiled.plan.kernels)
 
 
+@pytest.mark.slow
 def test_a_variant_that_spills_is_not_tried(compiled, on):
     kernel = kernel_like(compiled, "norm_matvec_silu")
     fast = variants(kernel)[2]

@@ -162,6 +162,7 @@ def test_each_row_has_the_logits_of_a_step_of_its_own(compiled, machine):
     assert "cuGraphLaunch" not in eager.workspace.driver.api.log
 
 
+@pytest.mark.slow
 def test_logits_at_level_3_are_near_those_of_single_steps(tiny_model):
     engine = Machine(driver.compile(tiny_model, target="sm_90a", context=CONTEXT)).engine()
     wanted = np.stack([engine.step(token) for token in IDS[:20]])
@@ -193,6 +194,7 @@ def test_more_rows_than_the_plan_has_are_refused(machine):
         machine.absorb.step(token=places, pos=places)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("context", [1, 2, 8, 9, 17])
 def test_short_contexts(tiny_model, context):
     """Where the whole context is a narrow step there is one plan for it, or none."""
@@ -209,6 +211,7 @@ def test_short_contexts(tiny_model, context):
 # --- longer than a step --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_long_prompt_is_cut(tmp_path):
     """A step has 512 rows at most."""
     sizes = {"layers": 1, "width": 32, "heads": 2, "kv_heads": 1, "ffn_width": 32, "head_dim": 16}
