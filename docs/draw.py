@@ -1,4 +1,4 @@
-"""Draw the pictures of docs/pictures.md again, from a model of SmolLM2-135M's shape.
+"""Draw the docs' pictures of plan, loop and walls again, from a model of SmolLM2-135M's shape.
 
     python docs/draw.py MODEL.gguf
 
@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from fusec import driver, pictures, walls
+from fusec.runtime.drafting import MOST_DRAFTED
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "benchmarks" / "results"
@@ -30,6 +31,8 @@ def main(model: Path) -> None:
         (folder / f"layer-O{level}.svg").write_text(subject.svg(layers=(4,)))
         if level == 3:
             (folder / "plan-O3.svg").write_text(subject.svg())
+            loop, _ = pictures.loop_of(compiled.model, compiled.plans, "auto", MOST_DRAFTED)
+            (folder / "loop-O3.svg").write_text(loop.svg())
     for path in sorted(RESULTS.glob("h200-profile-O*.json")):
         level = path.stem[-2:]
         walls.draw(json.loads(path.read_text()), folder / f"walls-{level}.svg")

@@ -246,6 +246,14 @@ class Artifact:
         except (ValueError, KeyError, TypeError) as error:
             raise FusecError(f"{self.folder / name}: {error}: compile again") from None
 
+    def plans(self) -> Plans:
+        """Those of a model."""
+        decode, files = self.plan(), self.manifest["files"]
+        wide = self.backend.prefill_tokens > 1
+        names = [name for name in files if name.startswith("rows-")]
+        between = sorted(map(self.plan, names), key=lambda plan: plan.tokens)
+        return Plans(decode, self.plan("prefill.json") if wide else decode, tuple(between))
+
     @property
     def backend(self) -> Backend[Any, Any]:
         """The target's."""
@@ -274,17 +282,12 @@ class Artifact:
     def engine(self, progress: Any = None, threads: int = 0, l2: str = "auto") -> Engine:
         """The model ready to generate, from the folder's plans and kernels."""
         check_mode(l2)
-        model, decode = self.model(), self.plan()
-        backend = self.backend
-        wide = backend.prefill_tokens > 1
-        names = [name for name in self.manifest["files"] if name.startswith("rows-")]
-        between = sorted(map(self.plan, names), key=lambda plan: plan.tokens)
-        plans = Plans(decode, self.plan("prefill.json") if wide else decode, tuple(between))
+        model, plans, backend = self.model(), self.plans(), self.backend
         try:
             return backend.engine(plans, self.kernels(), model, progress, threads, l2=l2)
         except NoGpu as error:
             raise FusecError(
-                f"{self.folder}: compiled for {decode.target}: {error.found}: run it where "
+                f"{self.folder}: compiled for {backend.name}: {error.found}: run it where "
                 f"such a GPU is, or compile the model again with --target cpu"
             ) from None
 

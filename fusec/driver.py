@@ -178,6 +178,21 @@ def drafter_of(
     """
     if isinstance(draft, str) and draft in ("off", *DRAFTERS):
         return None if draft == "off" else DRAFTERS[draft]()
+    other = _draft_model(draft, model)
+    return ModelDrafter(load(other, context=min(context, other.config.context), **options))
+
+
+def drafter_name(draft: str, model: Callable[[], Model]) -> str:
+    """What a drafter is called where it is only shown: by its name, or its model's.
+
+    `model`: opens the one that it guesses for. Raises FusecError for what is no drafter of it.
+    """
+    if draft == "off":
+        raise FusecError(f"draft: expected {', '.join(DRAFTERS)} or a model, found off")
+    return draft if draft in DRAFTERS else Path(_draft_model(draft, model()).file.path).stem
+
+
+def _draft_model(draft: str | os.PathLike[str] | Model, model: Model) -> Model:
     wanted = f"{', '.join(('off', *DRAFTERS))} or a model"
     source = draft if isinstance(draft, Model) else path("draft", draft, wanted)
     try:
@@ -185,7 +200,7 @@ def drafter_of(
     except FusecError as error:
         raise FusecError(f"draft: expected {wanted}: {error}") from None
     check_vocabularies(model, other)
-    return ModelDrafter(load(other, context=min(context, other.config.context), **options))
+    return other
 
 
 def check_draft_max(most: int) -> None:

@@ -41,6 +41,14 @@ def line(data: dict[str, Any]) -> str:
     )
 
 
+def check(data: dict[str, Any]) -> None:
+    """Raise ValueError, KeyError or TypeError for what cannot be shown."""
+    for each in data["draft"]["rounds"]:
+        int(each["rows"]), int(each["count"]), float(total(each))
+    line(data)
+    list(tables(data))
+
+
 def share(data: dict[str, Any]) -> float:
     """The parts of all rounds, of what their tokens took."""
     parts = sum(each["count"] * total(each) for each in data["rounds"])

@@ -43,9 +43,9 @@ def run(
     assert model is not None
     texts, left_out = texts_of(model, compiled.context, tokens)
     how = {"target": compiled.options.target, "threads": threads}
+    name = driver.drafter_name(draft, lambda: model)
     drafter = driver.drafter_of(draft, model, compiled.context, **how)
-    if drafter is None:
-        raise FusecError(f"--draft: expected a drafter to profile, found {draft}")
+    assert drafter is not None
     engine = compiled.engine(threads=threads)
     try:
         engine.stop, engine.drafter, engine.draft_max = frozenset(), drafter, most
@@ -56,7 +56,7 @@ def run(
     finally:
         engine.close()
     found = {
-        "drafter": draft,
+        "drafter": name,
         "most": most,
         "left_out": left_out,
         "rounds": [asdict(each) for each in rounds],

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +16,7 @@ from fusec.cli.options import (
     AsJson,
     Context,
     Disable,
+    DraftMax,
     MaybeKv,
     MaybeLayers,
     MaybeLevel,
@@ -25,6 +27,11 @@ from fusec.cli.options import (
 )
 from fusec.errors import FusecError
 from fusec.files import check_outputs
+
+if TYPE_CHECKING:
+    from fusec.ir.graph import Graph
+    from fusec.ir.plan import Launch
+    from fusec.pictures.view import Layers
 
 
 def inspect(
@@ -51,6 +58,15 @@ def inspect(
         Path | None,
         typer.Option(metavar="FILE", help="Show the times that fusec profile -o measured."),
     ] = None,
+    draft: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|suffix|recycle|MODEL",
+            help="Draw the loop with drafted tokens: --dot and --svg have it instead of the plan, "
+            "--html beside it.",
+        ),
+    ] = "",
+    draft_max: DraftMax = 15,
     disable: Disable = None,
     width: Width = 1,
     as_json: AsJson = False,
@@ -59,16 +75,21 @@ def inspect(
     """Look at the graph at a stage, or at the plan, without compiling kernels."""
     from fusec import artifact, driver, pictures, report
     from fusec.ir.text import parse
-    from fusec.pictures.dot import to_dot
+    from fusec.models.model import Model
     from fusec.pictures.view import read_layers
 
     drawn = read_layers(layers)
-    if drawn is not None and dot is None and svg is None and html is None:
-        raise FusecError("--layers: what to draw with --dot, --svg or --html FILE")
-    if profile is not None and svg is None and html is None:
-        raise FusecError("--profile: its times are shown by --svg FILE and --html FILE")
+    _check(
+        any_drawn=any(file is not None for file in (dot, svg, html)),
+        timed=svg is not None or html is not None,
+        layers=drawn,
+        profile=profile,
+        draft=draft,
+        one_plan=stage is None and width == 1,
+    )
     check_outputs([dot, svg, html], model, profile)
-    picture: Callable[[], pictures.Subject]
+    picture: Callable[[Path | None], pictures.Subject]
+    opened: Callable[[], Model]
     if model.is_dir():
         saved = artifact.Artifact.open(model)
         rows = width if width != 1 else None
@@ -78,7 +99,8 @@ def inspect(
         data, shown = saved.manifest["report"], saved.stage(stage)
         graph = parse("".join(x for x in shown.splitlines(True) if not x.startswith("#")))
         launches = saved.plan().launches if dot is not None else ()
-        picture = partial(artifact.pictured, saved, profile)
+        plans, opened = (saved.plans() if draft else None), saved.model
+        picture = partial(artifact.pictured, saved)
     else:
         compiled = driver.compile(
             model,
@@ -93,19 +115,50 @@ def inspect(
         found = pictures.find_stage(compiled.stages, stage, compiled.plan.level)
         shown, graph = artifact.stage_text(found), found.graph
         launches = compiled.plan.launches
-        picture = partial(pictures.of_compiled, compiled, profile)
+        plans, opened = (compiled.plans if draft else None), partial(Model.open, model)
+        picture = partial(pictures.of_compiled, compiled)
+    loop = None
+    if draft:
+        driver.check_draft_max(draft_max)
+        name = driver.drafter_name(draft, opened)
+        loop, profile = pictures.loop_of(opened(), plans, name, draft_max, profile)
     if dot is not None:
-        write(dot, to_dot(graph, launches if stage is None else (), layers=drawn))
-    if svg is not None or html is not None:
-        subject = picture()
-        if svg is not None:
-            write(svg, subject.svg(stage, layers=drawn))
-        if html is not None:
-            command = " ".join(["fusec", *sys.argv[1:]])
-            write(html, pictures.html(subject, command, layers=drawn))
+        write(dot, loop.dot() if loop else _plan_dot(graph, () if stage else launches, drawn))
+    if svg is not None:
+        write(svg, loop.svg() if loop else picture(profile).svg(stage, layers=drawn))
+    if html is not None:
+        command = " ".join(["fusec", *sys.argv[1:]])
+        subject = replace(picture(profile), loop=loop)
+        write(html, pictures.html(subject, command, layers=drawn))
     if as_json:
         show_json(data)
     elif stage is not None:
         typer.echo(shown, nl=False)
     else:
         show_report(data)
+
+
+def _check(
+    *,
+    any_drawn: bool,
+    timed: bool,
+    layers: object,
+    profile: Path | None,
+    draft: str,
+    one_plan: bool,
+) -> None:
+    """Raise FusecError for what says how to draw where nothing is drawn, or what cannot be."""
+    if layers is not None and not any_drawn:
+        raise FusecError("--layers: what to draw with --dot, --svg or --html FILE")
+    if profile is not None and not timed:
+        raise FusecError("--profile: its times are shown by --svg FILE and --html FILE")
+    if draft and not any_drawn:
+        raise FusecError("--draft: what to draw with --dot, --svg or --html FILE")
+    if draft and not one_plan:
+        raise FusecError("--draft: the loop has no --stage and no --width")
+
+
+def _plan_dot(graph: Graph, launches: Iterable[Launch], layers: Layers) -> str:
+    from fusec.pictures.dot import to_dot
+
+    return to_dot(graph, launches, layers=layers)

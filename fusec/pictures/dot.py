@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from fusec.ir.graph import LAYER, Graph, Node, Value
 from fusec.ir.plan import Launch
+from fusec.pictures.drawing import Drawing
 from fusec.pictures.style import EARLY, ROLES, role_of
 from fusec.pictures.view import Folded, Layers, shown, stands
 from fusec.writer import Writer
@@ -32,11 +33,7 @@ def to_dot(graph: Graph, launches: Iterable[Launch] = (), *, layers: Layers = No
     planned = {launch.node: launch for launch in launches}
     w = Writer()
     with w.block(f"digraph {_quoted(part.name)} {{"):
-        title = _quoted(f"{part.name}: {len(part.nodes)} {_unit(planned)}")
-        w.line(f"label={title}; labelloc=t; fontsize=16; {FONT};")
-        w.line("rankdir=TB; ranksep=0.3; nodesep=0.3;")
-        w.line(f'node [shape=box, style="rounded,filled", {FONT}, fontsize=10];')
-        w.line(f'edge [{FONT}, fontsize=8, color="#555555", arrowsize=0.7];')
+        _head(w, f"{part.name}: {len(part.nodes)} {_unit(planned)}")
         for layer, lines in _by_layer(part, folded, graph.place, planned).items():
             if layer is None:
                 for line in lines:
@@ -52,6 +49,35 @@ def to_dot(graph: Graph, launches: Iterable[Launch] = (), *, layers: Layers = No
             w.line(line)
     w.line("}")
     return w.text
+
+
+def drawing_to_dot(drawing: Drawing, title: str) -> str:
+    """A drawing that is no graph of the IR, its edges back included."""
+    w = Writer()
+    with w.block(f"digraph {_quoted(title)} {{"):
+        _head(w, title)
+        for name, box in drawing.boxes.items():
+            label = "".join(f"{_escaped(line)}\\l" for line in (box.title, *box.lines))
+            look = (
+                f'fillcolor="{ROLES[box.look][0]}"'
+                if box.look in ROLES
+                else 'shape=plain, style=""'
+            )
+            w.line(f'{_quoted(name)} [label="{label}", {look}];')
+        for (source, target), values in drawing.edges.items():
+            w.line(_edge(source, target, values, None))
+        for (source, target), values in drawing.back.items():
+            line = _edge(source, target, values, None).removesuffix("];")
+            w.line(f"{line}, constraint=false];")
+    w.line("}")
+    return w.text
+
+
+def _head(w: Writer, title: str) -> None:
+    w.line(f"label={_quoted(title)}; labelloc=t; fontsize=16; {FONT};")
+    w.line("rankdir=TB; ranksep=0.3; nodesep=0.3;")
+    w.line(f'node [shape=box, style="rounded,filled", {FONT}, fontsize=10];')
+    w.line(f'edge [{FONT}, fontsize=8, color="#555555", arrowsize=0.7];')
 
 
 def _by_layer(

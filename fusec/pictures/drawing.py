@@ -38,11 +38,15 @@ class Box:
 
 @dataclass
 class Drawing:
-    """Boxes by name; edges with the values they carry; `early`: pairs of launches that overlap."""
+    """Boxes by name; edges with the values they carry; `early`: pairs of launches that overlap.
+
+    `back`: edges that lead up again, so that the others make no cycle.
+    """
 
     boxes: dict[str, Box] = field(default_factory=dict)
     edges: dict[tuple[str, str], list[Value]] = field(default_factory=dict)
     early: list[tuple[str, str]] = field(default_factory=list)
+    back: dict[tuple[str, str], list[Value]] = field(default_factory=dict)
 
 
 def draw(
@@ -88,7 +92,7 @@ def _box(place: int, node: Node, notes: Notes | None) -> Box:
     lines = []
     if node.body:
         counts = Counter(n.op for n in node.body)
-        lines += _broken(", ".join(f"{c} {o}" if c > 1 else o for o, c in counts.items()))
+        lines += broken(", ".join(f"{c} {o}" if c > 1 else o for o, c in counts.items()))
     weights = [f"@ {_short(v, node.layer)} {v.type}" for v in node.weights]
     lines += weights[:MOST_WEIGHTS]
     if len(weights) > MOST_WEIGHTS:
@@ -97,7 +101,7 @@ def _box(place: int, node: Node, notes: Notes | None) -> Box:
         lines.append(f"state {' '.join(kept)}")
     lines += [f"> {_short(v, node.layer)} {v.type}" for v in node.outputs if not v.is_state]
     for note in notes([node]) if notes else []:
-        lines += _broken(note)
+        lines += broken(note)
     return Box(f"{place}  {node.kind}", lines, role_of(node), node.layer, node.name)
 
 
@@ -110,7 +114,7 @@ def _like(graph: Graph, run: Run, notes: Notes | None, unit: str) -> Box:
     return Box(run.title, lines, "plain", None, run.name)
 
 
-def _broken(line: str) -> list[str]:
+def broken(line: str) -> list[str]:
     """A long list of words over several lines."""
     lines = [""]
     for word in line.split(", "):

@@ -9,9 +9,11 @@ from typing import Any
 
 from markupsafe import Markup
 
+from fusec import loop_times
 from fusec.passes.cost import FITS, resident
 from fusec.passes.pipeline import why
 from fusec.pictures import memory
+from fusec.pictures.loop import LOOKS, Loop
 from fusec.pictures.merges import Merge, makers, merges, node_parts
 from fusec.pictures.page import render
 from fusec.pictures.subject import Subject
@@ -25,6 +27,7 @@ from fusec.walls import bars
 SECTIONS = {
     "times": "Where the time goes",
     "plan": "The plan",
+    "loop": "The loop of drafted tokens",
     "stages": "How it came about, pass by pass",
     "refused": "What was not merged, and why",
     "kernels": "Kernels",
@@ -44,7 +47,7 @@ def html(subject: Subject, command: str = "", *, layers: Layers = None) -> str:
         title=subject.title,
         line=plan_line(subject.report),
         unit="token" if subject.plan.tokens == 1 else "step",
-        sections=SECTIONS,
+        sections={id: title for id, title in SECTIONS.items() if id != "loop" or subject.loop},
         cards=_cards(subject, counted),
         plan=Markup(subject.svg(layers=layers, links=links)),
         first=Markup(subject.svg(subject.stages[0].name, layers=layers, links={})),
@@ -60,6 +63,7 @@ def html(subject: Subject, command: str = "", *, layers: Layers = None) -> str:
         **_stages(subject),
         refusals=_refusals(subject),
         kernels=list(_kernels(subject, counted, layers)),
+        drafting=_loop(subject.loop),
         **_memory(subject),
         numbers=_numbers(subject, command),
     )
@@ -100,6 +104,24 @@ def _unpredicted(subject: Subject) -> dict[str, Any]:
     return {
         "unpredicted": "steps of several rows" if step else "the CPU target",
         "measurable": not step,
+    }
+
+
+def _loop(loop: Loop | None) -> dict[str, Any]:
+    """The drawing of the loop, and its rounds where they were measured; empty without one."""
+    if loop is None:
+        return {}
+    found = {"drawing": Markup(loop.svg(alone=False)), "drafter": loop.drafter, "rounds": []}
+    if loop.profile is None:
+        return found
+    rounds = [{**each, "us": loop_times.total(each)} for each in loop.profile["draft"]["rounds"]]
+    return found | {
+        "rounds": rounds,
+        "longest": max(each["us"] for each in rounds),
+        "looks": LOOKS,
+        "parts": loop_times.PARTS,
+        "texts": loop.profile["draft"]["texts"],
+        "line": loop_times.line(loop.profile),
     }
 
 
@@ -250,6 +272,9 @@ def _numbers(subject: Subject, command: str) -> list[tuple[str, str, str]]:
     rows = [("this report", command or "fusec.pictures.html", f"fusec {__version__}")]
     if subject.gpu is not None:
         rows.append(("predicted times", subject.gpu.measured, f"sizes: {subject.gpu.source}"))
+    if subject.loop and subject.loop.profile:
+        found = subject.loop.profile
+        rows.append(("times of rounds", found["command"], f"{found['date']}, {found['commit']}"))
     if subject.profile:
         found = subject.profile
         rows.append(("measured times", found["command"], f"{found['date']}, {found['commit']}"))

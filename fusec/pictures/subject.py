@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from fusec import loop_times
+from fusec.backends.base import Plans
 from fusec.compiled import Compilation
 from fusec.errors import FusecError, reason
 from fusec.ir.gpu import Gpu
 from fusec.ir.graph import Graph, Node
 from fusec.ir.plan import LaunchPlan, Size
+from fusec.models.model import Model
 from fusec.passes import cost
 from fusec.passes.pipeline import Stage
 from fusec.pictures.drawing import anchor
+from fusec.pictures.loop import Loop
 from fusec.pictures.svg import to_svg
 from fusec.pictures.view import Layers, shown, stands
 from fusec.report import size, summary
@@ -28,6 +33,7 @@ class Subject:
 
     `report`: what `fusec inspect --json` prints. `profile`: what `fusec profile -o` wrote, or
     None. `gpu`: whose constants predict; None for the CPU target, and for steps of several rows.
+    `loop`: of drafted tokens, where it is to be shown.
     """
 
     model: str
@@ -38,6 +44,7 @@ class Subject:
     registers: dict[str, int] = field(default_factory=dict)
     gpu: Gpu | None = None
     profile: dict[str, Any] | None = None
+    loop: Loop | None = None
 
     @property
     def graph(self) -> Graph:
@@ -177,25 +184,84 @@ def of_compiled(compiled: Compilation, profile: Path | None = None) -> Subject:
     )
 
 
+def loop_of(
+    model: Model, plans: Plans | None, drafter: str, most: int, profile: Path | None = None
+) -> tuple[Loop, Path | None]:
+    """The loop of a model's plans; and the profile, where it is of the plan and not of the loop.
+
+    Raises FusecError for a graph, which no loop runs, and where a drafter has no place in a step.
+    """
+    if plans is None:
+        raise FusecError("--draft: only a model generates tokens, found a graph")
+    checks = plans.several
+    if not checks:
+        raise FusecError(f"--draft: steps of {plans.decode.target} have one row")
+    loop = Loop(Path(model.file.path).stem, drafter, most, plans.decode, checks)
+    if profile is None or (found := read_rounds(profile, plans.decode)) is None:
+        return loop, profile
+    if found["draft"]["drafter"] != drafter:
+        raise FusecError(
+            f"{profile}: expected a profile of --draft {drafter}, found one of "
+            f"{found['draft']['drafter']}"
+        )
+    return replace(loop, profile=found), None
+
+
 def read_profile(path: Path | None, plan: LaunchPlan) -> dict[str, Any] | None:
     """What `fusec profile -o` wrote. Raises FusecError unless it is of this very plan."""
     if path is None:
         return None
-    try:
-        data: dict[str, Any] = json.loads(path.read_text())
-        found = data["target"], data["level"], [x["kernel"] for x in data["launches"]]
+    data = _read(path)
+    if "draft" in data:
+        raise FusecError(f"{path}: a profile of drafted tokens: show it with --draft")
+    with _expected(path):
+        kernels = [x["kernel"] for x in data["launches"]]
         numbers = [float(x["us"]) for x in data["launches"]] + [float(data["token"])]
         numbers += [float(data["position"]), *map(float, data["walls"].values())]
+    _check_target(path, data, plan)
+    if kernels != [launch.kernel for launch in plan.launches]:
+        raise FusecError(f"{path}: a profile of other kernels: run fusec profile again")
+    return data
+
+
+def read_rounds(path: Path, plan: LaunchPlan) -> dict[str, Any] | None:
+    """What `fusec profile --draft -o` wrote; None if it is a profile of the plan instead.
+
+    Raises FusecError unless it is of this level and target.
+    """
+    data = _read(path)
+    if "draft" not in data:
+        return None
+    with _expected(path):
+        loop_times.check(data)
+    _check_target(path, data, plan)
+    return data
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text()
     except OSError as error:
         raise FusecError(f"{path}: cannot be read: {reason(error)}") from None
+    with _expected(path):
+        data: dict[str, Any] = dict(json.loads(text))
+        return data
+
+
+@contextmanager
+def _expected(path: Path) -> Iterator[None]:
+    """What is not as `fusec profile` writes it becomes a FusecError."""
+    try:
+        yield
     except (ValueError, KeyError, TypeError, AttributeError):
         raise FusecError(f"{path}: expected what fusec profile -o writes") from None
-    wanted = plan.target, plan.level, [launch.kernel for launch in plan.launches]
-    if found[:2] != wanted[:2]:
+
+
+def _check_target(path: Path, data: dict[str, Any], plan: LaunchPlan) -> None:
+    with _expected(path):
+        found = data["target"], data["level"]
+    if found != (plan.target, plan.level):
         raise FusecError(
             f"{path}: expected a profile at -O{plan.level} for {plan.target}, found one at "
             f"-O{found[1]} for {found[0]}"
         )
-    if found != wanted:
-        raise FusecError(f"{path}: a profile of other kernels: run fusec profile again")
-    return data

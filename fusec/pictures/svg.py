@@ -21,6 +21,7 @@ from fusec.pictures.view import Layers
 CHAR, ROW, PAD = 6.35, 14.0, 8.0  # pixels: of a character, a line of text, around them
 MARGIN, FRAME = 24.0, 14.0
 NARROWEST = 400.0  # pixels of a picture with a legend
+BACK = 16.0  # between the lanes of edges that lead back
 
 
 def to_svg(
@@ -41,10 +42,21 @@ def to_svg(
     Raises FusecError for a layer that the graph does not have.
     """
     drawing = draw(graph, layers, notes=notes, early=early, links=links, unit=unit)
-    sizes = {name: _size(box) for name, box in drawing.boxes.items()}
-    placed = layout(sizes, list(drawing.edges))
     title = title or f"{graph.name}: {len(graph.nodes)} {unit}"
-    return _Picture(drawing, sizes, placed).text(title, alone=links is None)
+    return picture(drawing, title, alone=links is None)
+
+
+def picture(drawing: Drawing, title: str, *, alone: bool = True, legend: bool = True) -> str:
+    """A drawing as SVG. `alone`: with title and legend, on paper of its own.
+
+    Of one with edges that lead back all boxes are as wide as the widest.
+    """
+    sizes = {name: _size(box) for name, box in drawing.boxes.items()}
+    if drawing.back:
+        widest = max(width for width, _ in sizes.values())
+        sizes = {name: (widest, height) for name, (_, height) in sizes.items()}
+    placed = layout(sizes, list(drawing.edges))
+    return _Picture(drawing, sizes, placed).text(title, alone=alone, legend=legend)
 
 
 def _size(box: Box) -> tuple[float, float]:
@@ -60,14 +72,16 @@ class _Picture:
     sizes: dict[str, tuple[float, float]]
     placed: Layout
 
-    def text(self, title: str, alone: bool) -> str:
+    def text(self, title: str, alone: bool, legend: bool) -> str:
         """`alone`: with title, legend and paper; otherwise as small as the boxes let it be."""
-        inner = self.placed.width + 2 * FRAME
+        inner = self.placed.width + 2 * FRAME + 2 * BACK * len(self.drawing.back)
+        meanings: list[str] = []
         if alone:
-            width = max(inner, len(title) * 8.6, NARROWEST) + 2 * MARGIN
-            legend, head = _legend(width - 2 * MARGIN, bool(self.drawing.early))
+            width, head = max(inner, len(title) * 8.6, NARROWEST) + 2 * MARGIN, 30.0
+            if legend:
+                meanings, head = _legend(width - 2 * MARGIN, bool(self.drawing.early))
         else:
-            width, legend, head = inner + 4, [], 4.0
+            width, head = inner + 4, 4.0
         height = self.placed.height + head + 2 * FRAME + (MARGIN if alone else 4.0)
         parts = [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" '
@@ -82,7 +96,7 @@ class _Picture:
                 f'fill="{INK}">{escape(title)}</text>',
             ]
         dx, dy = (width - self.placed.width) / 2, head + FRAME
-        parts += [*legend, *self._frames(dx, dy), *self._edges(dx, dy)]
+        parts += [*meanings, *self._frames(dx, dy), *self._edges(dx, dy), *self._back(dx, dy)]
         for name, box in self.drawing.boxes.items():
             x, y = self.placed.centres[name]
             parts += _draw(box, x + dx, y + dy, *self.sizes[name])
@@ -115,6 +129,14 @@ class _Picture:
         for ends in early:
             if ends not in self.drawing.edges:
                 yield self._beside(*ends, dx, dy)
+
+    def _back(self, dx: float, dy: float) -> Iterable[str]:
+        """Edges up again, to the right of everything, each in a lane of its own."""
+        for lane, ((source, target), values) in enumerate(self.drawing.back.items(), start=1):
+            (x0, y0), (x1, y1) = self.placed.centres[source], self.placed.centres[target]
+            start = x0 + self.sizes[source][0] / 2 + dx, y0 + dy + 8 * (lane - 1)
+            end = x1 + self.sizes[target][0] / 2 + dx, y1 + dy
+            yield _detour(start, end, self.placed.width + dx + BACK * lane, values)
 
     def _beside(self, source: str, target: str, dx: float, dy: float) -> str:
         """A launch that starts early without reading what the one before it makes."""
@@ -189,6 +211,22 @@ def _edge(points: list[Point], values: list[Value], early: bool) -> str:
         f'<path class="wire{kind}" d="{_curve(points)}" fill="none" stroke="{colour}" '
         f'stroke-width="{width:.1f}"{dash}/>'
         f'<path class="head{kind}" d="{arrow}" fill="{colour}"/></g>'
+    )
+
+
+def _detour(start: Point, end: Point, lane: float, values: list[Value]) -> str:
+    """Out to a lane on the right, up, and back to the left."""
+    (x0, y0), (x1, y1), bend = start, end, 8.0
+    path = (
+        f"M{x0:.1f} {y0:.1f}H{lane - bend:.1f}Q{lane:.1f} {y0:.1f} {lane:.1f} {y0 - bend:.1f}"
+        f"V{y1 + bend:.1f}Q{lane:.1f} {y1:.1f} {lane - bend:.1f} {y1:.1f}H{x1:.1f}"
+    )
+    arrow = f"M{x1 + 6:.1f} {y1 - 3.5:.1f}L{x1:.1f} {y1:.1f}L{x1 + 6:.1f} {y1 + 3.5:.1f}Z"
+    tip = ", ".join(f"{v.name} {v.type}" for v in values)
+    return (
+        f"<g><title>{escape(tip)}</title>"
+        f'<path class="wire" d="{path}" fill="none" stroke="{LINE}" stroke-width="1.6"/>'
+        f'<path class="head" d="{arrow}" fill="{LINE}"/></g>'
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from fusec import driver
+from fusec.bench import rounds
 from fusec.bench.drafts import prompts
 from fusec.runtime.drafting import DRAFTERS, Drafter, Suffix
 from fusec.runtime.drafting.model import ModelDrafter
@@ -70,6 +71,19 @@ def test_a_draft_model(tiny_model: Path) -> None:
         draft_with(engine, ModelDrafter(driver.load(tiny_model, "native", context=256)))
         assert list(engine.tokens(IDS, 100)) == wanted
         assert engine.draft_statistics.accepted > 20  # it is the model itself
+
+
+@pytest.mark.parametrize("draft", ["auto", "suffix", "recycle"])
+def test_rounds_are_taken_apart(tiny_model: Path, draft: str) -> None:
+    compiled = driver.compile(tiny_model, target="native")
+    found = rounds.run(compiled, draft, 15, 60)["draft"]
+    steps = sum(text["steps"] for text in found["texts"])
+    assert sum(each["count"] for each in found["rounds"]) == steps
+    for each in found["rounds"]:
+        assert each["check"] > 0
+        if each["rows"] > 1:
+            assert each["draft"] > 0 and each["accept"] > 0
+            assert each["check"] > each["choice"] >= 0
 
 
 @pytest.mark.slow

@@ -79,8 +79,11 @@ class DraftedLoop:
                 statistics.drafted += told.drafted
                 statistics.accepted += told.accepted
                 tokens = self._take(first + made, told.made)
+            goes_on = stop.isdisjoint(tokens) and made + len(tokens) < job.count
+            if goes_on and not ahead and (width := pace.foreseen(tokens)):
+                self._put(ahead, job, width)
             pace.seen(tokens, plain=not graph.width)
-            if stop.isdisjoint(tokens):
+            if goes_on:
                 self._top_up(ahead, job, pace, made + len(tokens))
             return tokens
 
@@ -167,18 +170,22 @@ class DraftedLoop:
         Where the last token is made, a graph with guesses stops by itself. A plain one does not, so
         it is enqueued only where that cannot have been.
         """
-        kind, enqueue = self._loop.token_graph(job.sampling)
         while len(ahead) < (AHEAD_DRAFTED if any(g.width > 1 for g in ahead) else AHEAD):
             if job.count - made - sum(graph.most for graph in ahead) < 1:
                 return
             width = pace.width([graph.width for graph in ahead])
             if width is None:
                 return
-            if width:
-                ahead.append(_Ahead(width, self._enqueue(kind, width)))
-            else:
-                self._loop.ahead(self._loop.steps + 1, kind, enqueue)
-                ahead.append(_Ahead(0))
+            self._put(ahead, job, width)
+
+    def _put(self, ahead: deque[_Ahead], job: Job, width: int) -> None:
+        """Enqueue a graph of so many rows, 0 for a plain one."""
+        kind, enqueue = self._loop.token_graph(job.sampling)
+        if width:
+            ahead.append(_Ahead(width, self._enqueue(kind, width)))
+        else:
+            self._loop.ahead(self._loop.steps + 1, kind, enqueue)
+            ahead.append(_Ahead(0))
 
     def _enqueue(self, kind: str, width: int, *, drafts: bool = True) -> int:
         number = self.steps.enqueue(kind, width, drafts=drafts)

@@ -62,6 +62,7 @@ class Pace:
         self._acceptance, self._most = Acceptance(), most
         self._drafter = _stand_in(suffix, recycle)
         self._guesses: Sequence[Guess] = ()
+        self._foreseen: tuple[list[int], int] = [], 0
         self._last = self._looked = 0
         self._ended = self._plain = 0
 
@@ -110,10 +111,20 @@ class Pace:
             return None
         right = prod(self._acceptance.of(guess.confidence) for guess in guesses[:passed])
         width = self._worth(guesses[passed:])
+        self._foreseen = [guess.token for guess in guesses[:passed]], width
         lost = (1 - right) * (self.cost.of(width) - 1) if width else 1.0
         return width if lost < right * GAP else None
 
+    def foreseen(self, tokens: Sequence[int]) -> int:
+        """Rows of the next graph, if the last one has made what `width` took it to make; else 0.
+
+        It was thought of while that graph ran, and is known before `seen` has done its work.
+        """
+        guessed, width = self._foreseen
+        return width if guessed == tokens else 0
+
     def _look(self) -> None:
+        self._foreseen = [], 0
         self._guesses = self._drafter.propose(self._most)
 
     def _worth(self, guesses: Sequence[Guess]) -> int:

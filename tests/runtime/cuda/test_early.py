@@ -5,9 +5,11 @@ import pytest
 
 from fusec import driver
 from fusec.ir.choosing import without_choice
+from fusec.runtime.cuda.pace import GraphCost, Pace
 from fusec.runtime.drafting import Suffix
 from fusec.runtime.sampling import Sampling
 from tests.runtime.cuda.machine import CONTEXT, Machine
+from tests.runtime.drafters import FREE
 
 EARLY = "CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION"
 WINDOW = "CU_LAUNCH_ATTRIBUTE_ACCESS_POLICY_WINDOW"
@@ -121,14 +123,18 @@ def test_a_drafted_step_waits_for_its_guesses_before_anything_reads_them(compile
     """
     machine = Machine(compiled, l2="off")
     engine = machine.built
-    wanted = list(engine.tokens([5, 6], 12))
-    engine.drafter = Suffix()
+    ids = [*range(CONTEXT // 2), *range(CONTEXT // 4)]  # most tokens that come were there before
+    wanted = list(engine.tokens(ids, 12))
+    engine.drafter, engine.draft_max = Suffix(), 1
+    engine._pace = Pace(1, recycle=False, cost=GraphCost(FREE))
+    engine._paced = engine._drafting, 1
     machine.api.launched.clear()
-    assert list(engine.tokens([5, 6], 12)) == wanted
+    assert list(engine.tokens(ids, 12)) == wanted
     names = [launch.name for launch in machine.api.launched]
     early = [EARLY in attributes(launch) for launch in machine.api.launched]
     start, end = names.index("draft"), names.index("accept")
-    step = engine.drafted._sessions[0]._plans[0]
+    rows = engine.drafted._sessions[0]
+    step = rows._plans[rows._variant(2)]
     assert names[start + 1 : end] == [launch.kernel for launch in step.launches]
     assert not early[start] and not early[start + 1]
     assert all(early[start + 2 : end + 1])

@@ -98,6 +98,20 @@ def test_the_next_wide_graph_waits_unless_all_guesses_are_nearly_certain() -> No
     assert sure.width([16]) == 16
 
 
+def test_what_comes_behind_right_guesses_is_known_while_they_are_checked() -> None:
+    pace = pace_of(recycle=False)
+    pace.begin(PERIOD * 4)
+    right = (PERIOD * 2)[:16]
+    assert not pace.foreseen(right)  # nobody has looked yet
+    assert pace.width([16]) is None
+    assert pace.foreseen(right) == 16
+    assert not pace.foreseen([*right[:-1], 77])
+    assert not pace.foreseen(right[:4])
+    pace.seen(right)
+    assert not pace.foreseen(right)
+    assert pace.width() == 16  # as it was foreseen
+
+
 def test_only_pairs_that_the_device_has_entered_are_counted_on() -> None:
     pace = pace_of(suffix=False)
     assert (pace.suffixes, pace.chained) == (0, MOST_CHAINED)
