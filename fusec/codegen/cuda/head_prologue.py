@@ -153,6 +153,8 @@ class HeadPrologue:
         w, store, pairs = self.w, chain.store, chain.size // 2
         assert store is not None
         source = self._make(name, chain)
+        if isinstance(source, Shared):
+            w.line("warp_barrier()")
         state, x = store.inputs[:2]
         row = f"uint32({row_of(store, 'now')} * {x.shape[-1]} + {chain.first})"
         w.line(f"cached = at({self.scope.pointers[state.name]}, {row})")
@@ -180,6 +182,8 @@ class HeadPrologue:
         w.line(f"own_head = at(all_heads, {chain.first})")
         source: Source = Memory("own_head", chain.size)
         for room, (norm, run) in zip(self.rooms[name], self.runs[name], strict=True):
+            if isinstance(source, Shared):
+                w.line("warp_barrier()")
             place = room if chain.store is None else self._at_row(room, 4 * chain.size)
             if norm is not None:
                 self._norm(norm, source, chain, place)
@@ -189,7 +193,6 @@ class HeadPrologue:
                     elements.fetch()
                 elements.compute({}, into=place)
             source = Shared(place, chain.size)
-            w.line("warp_barrier()")
         return source
 
     def _norm(self, node: Node, source: Source, chain: Chain, room: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,14 +13,16 @@ from fusec.codegen.cuda.build import compile_many
 from fusec.codegen.cuda.twins_grid import run_grid
 from fusec.ir import Builder, Graph
 from fusec.ir.graph import Value
+from fusec.ir.target import Target
 from tests.codegen.cuda.test_attention import cache_for, put
 from tests.codegen.cuda.twin_session import TwinSession, random_weights
-from tests.targets import HOPPER
+from tests.targets import AMPERE, ANY, HOPPER
 
 pytestmark = pytest.mark.slow  # compiles many kernels
 
 RNG = np.random.default_rng(15)
 NORMS = ("head_norm", "rope")
+WHOLE = replace(ANY, name="whole", makes_heads=True)
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def inputs(graph: Graph, first: int) -> dict[str, np.ndarray]:
     return found | {"pos": np.arange(first, first + graph.tokens)}
 
 
-def check(shape: Shape, position: int, tokens: int = 1) -> TwinSession:
+def check(shape: Shape, position: int, tokens: int = 1, target: Target = HOPPER) -> TwinSession:
     """Result and caches behind steps from a position on, some rows at once or one a step.
 
     What a cache has behind the rows of earlier steps is not to be read.
@@ -97,8 +99,8 @@ def check(shape: Shape, position: int, tokens: int = 1) -> TwinSession:
         cache_for(one, position),
         inputs(several, position),
     )
-    plain = TwinSession(one, weights, 0, target=HOPPER)
-    deep = TwinSession(several, weights, 3, target=HOPPER)
+    plain = TwinSession(one, weights, 0, target=target)
+    deep = TwinSession(several, weights, 3, target=target)
     for session in (plain, deep):
         put(session, caches)
     rows = [{name: x[t : t + 1] for name, x in given.items()} for t in range(tokens)]
@@ -166,6 +168,16 @@ CHAINS = {
 @pytest.mark.parametrize("shape", CHAINS.values(), ids=CHAINS)
 def test_whatever_is_done_to_a_head(shape: Shape) -> None:
     check(shape, 20)
+
+
+@pytest.mark.parametrize("tokens", [1, 2])
+@pytest.mark.parametrize("position", [0, 15, 270])
+@pytest.mark.parametrize("target", [AMPERE, WHOLE], ids=lambda target: target.name)
+def test_where_launches_do_not_overlap_and_spans_are_not_apart(
+    target: Target, position: int, tokens: int
+) -> None:
+    for head_dim in (16, 256):
+        check(Shape(head_dim=head_dim), position, tokens, target)
 
 
 @pytest.mark.parametrize("position", [0, 10, 39, 40, 290])

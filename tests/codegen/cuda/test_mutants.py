@@ -23,6 +23,7 @@ from tests.codegen.cuda.test_argmax import head
 from tests.codegen.cuda.test_attention import cache_for, put
 from tests.codegen.cuda.test_attention_project import model
 from tests.codegen.cuda.test_emit import SMALL, types
+from tests.codegen.cuda.test_head_prologue import Shape
 from tests.codegen.cuda.test_matvec_parts import network
 from tests.codegen.cuda.test_pairs import PAIRS, with_residual
 from tests.codegen.cuda.test_tiles import matvec
@@ -39,6 +40,7 @@ PACED = ["copy_async_commit()", "copy_async_wait_0()"]
 # barriers in a row either is enough.
 OWN_DIGITS = ["warp_barrier()"]
 # Keeps the compiler from computing what follows too early.
+LOADS = ["warp_barrier()  # no more loads at once than there are registers"]
 REGISTERS = ["warp_barrier()  # what follows would take registers earlier"]
 
 
@@ -49,12 +51,17 @@ def small(level: int, target: Target, position: int, **sizes: object) -> TwinSes
 def filled(graph: Graph, level: int, target: Target, position: int) -> TwinSession:
     session = TwinSession(graph, random_weights(graph), level, target=target)
     put(session, cache_for(graph, position))
-    session.put({"pos": np.array([position])})
+    session.put({"pos": position + np.arange(graph.tokens)})
     return session
 
 
 def shaped(graph: Graph, choice: Choice | None = None, target: Target = HOPPER) -> TwinSession:
     return TwinSession(graph, random_weights(graph), 3, target=target, choose=lambda _: choice)
+
+
+def own_heads(tokens: int = 1, *ops: tuple[str, ...], **sizes: int) -> TwinSession:
+    """Attention whose blocks make what they read of this step."""
+    return filled(Shape(*ops, **sizes).graph(tokens), 3, HOPPER, 290)
 
 
 THREE_TILES = replace(PAIRS, rows_at_once=3)
@@ -64,6 +71,13 @@ SESSIONS: dict[str, tuple[Callable[[], TwinSession], list[str]]] = {
     "spans in blocks of their own": (lambda: small(3, SPLIT, 300, context=512), []),
     "parts of the feed-forward network": (lambda: small(3, HOPPER, 20), []),
     "attention with its projection": (lambda: filled(model(context=600), 3, HOPPER, 300), []),
+    "a head's query and newest rows": (lambda: own_heads(context=600), []),
+    "those of three rows, twice normed": (
+        lambda: own_heads(3, ("head_norm", "own_norm", "rope"), ("head_norm",)), [],
+    ),
+    "heads that project together": (
+        lambda: own_heads(heads=24, kv_heads=3, head_dim=128, rows=64), 4 * LOADS,
+    ),
     "parts that are added up": (lambda: shaped(network(160)), []),
     "parts of two rows": (lambda: shaped(network(160, tokens=2)), []),
     "parts of eight rows": (lambda: shaped(network(160, tokens=8)), []),
