@@ -90,12 +90,13 @@ def slot_of(before, last):
 
 @inline
 def recycled(pairs, before, last, alive):
-    """A chain of guesses from the table, and how many of them there are."""
+    """A chain of guesses from the table, and how many of them there are; none if not `alive`."""
     first, second, third = uint32(0), uint32(0), uint32(0)
-    count = uint32(0)
+    count, found, token = uint32(0), uint32(0), uint32(0)  # no entry is marked 0
     for turn in range(CHAIN):
         slot, tag = slot_of(before, last)
-        found, token = load_u32x2(at(pairs, slot))
+        if some(alive):
+            found, token = load_u32x2(at(pairs, slot))
         alive = alive & (found == tag)
         count = uint32(count + select_u32(alive, uint32(1), uint32(0)))
         if turn == 0:
@@ -117,7 +118,6 @@ def draft_tokens(tokens, token, pos, rows, most, state, pairs, scratch):
     end = min_u32(position, limit)
     last = load_u32(at(tokens, end))
     before = load_u32(at(tokens, uint32(max_u32(end, uint32(1)) - uint32(1))))
-    first, second, third, count = recycled(pairs, before, last, end > uint32(0))
 
     key = longest_match(tokens, end, scratch)
     length = uint32(key >> uint32(PLACE_BITS))
@@ -129,8 +129,12 @@ def draft_tokens(tokens, token, pos, rows, most, state, pairs, scratch):
 
     room = min_u32(load_u32(most), uint32(limit - end))
     suffixes = select_u32(known, load_u32(at(state, uint32(SUFFIXES))), uint32(0))
-    chained = min_u32(count, load_u32(at(state, uint32(CHAINED))))
-    from_pairs = (chained != uint32(0)) & ((length < uint32(SURE)) | (suffixes == uint32(0)))
+    allowed = load_u32(at(state, uint32(CHAINED)))
+    unsure = (length < uint32(SURE)) | (suffixes == uint32(0))
+    asked = unsure & (allowed != uint32(0)) & (end > uint32(0))
+    first, second, third, count = recycled(pairs, before, last, asked)
+    chained = min_u32(count, allowed)
+    from_pairs = chained != uint32(0)
     wanted = min_u32(room, select_u32(from_pairs, chained, suffixes))
     guess = select_u32(thread == uint32(0), first, second)
     guess = select_u32(thread >= uint32(2), third, guess)
