@@ -12,7 +12,7 @@ from rich.console import Console
 from fusec import driver, walls
 from fusec.bench import profile, steady, tune_gpu
 from fusec.bench.experiment import KernelTime, Measured
-from fusec.bench.instruments import INSTRUMENTS, Instruments
+from fusec.bench.instruments import INSTRUMENTS
 from fusec.bench.profile import ATTEMPTS
 from fusec.bench.steady import TRIES, difference
 from fusec.bench.stopwatch import Stopwatch
@@ -132,7 +132,7 @@ def test_profile_refuses_what_is_never_sound(plan) -> None:
 
 def test_the_command_leaves_nothing_where_it_refuses(tiny_model, tmp_path, monkeypatch) -> None:
     found = spoilt(driver.compile(tiny_model, context=64).plan)[0][0]
-    never = Instruments(lambda *_: (found for _ in range(100)))
+    never = replace(INSTRUMENTS["cpu"], experiments=lambda *_: (found for _ in range(100)))
     monkeypatch.setitem(INSTRUMENTS, "cpu", never)
     old = tmp_path / "old.json"
     old.write_text("kept")
