@@ -125,7 +125,7 @@ def test_a_norm_that_all_threads_make(tokens: int) -> None:
 
 
 def test_either_way_for_as_many_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    for first, ways in ((2, "store_block("), (16, "store_record(")):
+    for first, ways in ((2, "store_block("), (16, "store_record_fixed24(")):
         monkeypatch.setattr("fusec.codegen.cuda.parts_sizes.EXCHANGED_FROM", first)
         for tokens in (2, 4, 8):
             assert ways in check(lambda t: network(256, width=192, tokens=t), tokens, tokens - 1)
