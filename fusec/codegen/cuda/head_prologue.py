@@ -19,6 +19,7 @@ from itertools import groupby
 from fusec.codegen.cuda.alike import Alike
 from fusec.codegen.cuda.elements import Elements, Indices, row_of
 from fusec.codegen.cuda.prologue import NORMS_OF_HEADS
+from fusec.codegen.cuda.rows import MANY
 from fusec.codegen.cuda.scope import words
 from fusec.codegen.cuda.shape import WARP, units
 from fusec.codegen.cuda.sources import Memory, Shared, Source
@@ -28,7 +29,7 @@ from fusec.ir.op_norm import has_own_weights
 from fusec.ir.ops import op, position_of
 from fusec.ir.region import Segment
 
-MOST_ROWS = 8  # of a step that has a layer of blocks for each
+MOST_ROWS = MANY - 1  # of a step that has a layer of blocks for each
 
 
 @dataclass(frozen=True)
