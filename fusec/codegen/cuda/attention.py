@@ -57,8 +57,7 @@ class Attention(CachedRows):
             scope.holds = False
         # else the launch in front has appended the other rows of the step, which may be older ones
         one_new = bool(self.own.fresh) or not scope.rows
-        in_front = alone and scope.overlaps and self.split and one_new
-        self.early, self.asks = in_front and self.held, in_front and not self.held
+        self.early = alone and scope.overlaps and self.split and self.held and one_new
         self.maxima = scope.shared("maxima", 4 * CHUNKS)
         self.sums = scope.shared("sums", 4 * CHUNKS)
         self.outs = scope.shared("outs", 4 * CHUNKS * self.stride)
@@ -68,7 +67,7 @@ class Attention(CachedRows):
 
         A block of the launch behind that finds no room loads its weights when this one has ended.
         """
-        if self.registers + others + BESIDES <= most:
+        if self.rows_held + others + BESIDES <= most:
             self.scope.registers = most
 
     def emit(self) -> None:
@@ -191,18 +190,13 @@ class Attention(CachedRows):
     # --- one chunk -------------------------------------------------------------------------------
 
     def _older_rows(self) -> None:
-        """A chunk's keys and values but for the newest row: their loads do not wait.
-
-        Where they find no registers, they are asked for, and are in L2 when they are read.
-        """
+        """Loads of a chunk's keys and values that do not wait: all but the newest row."""
         self.w.line("here = uint32(start + group)")
-        if self.asks:
-            self._find_older()
-            self._ask()
-        elif self.early:
-            if not self.own.fresh:  # the first token has no older row: it reads any, and again
-                self.w.line("last = uint32(max_u32(n, uint32(2)) - uint32(2))", "but the newest")
-            self._keys_and_values()
+        if not self.early:
+            return
+        if not self.own.fresh:  # the first token has no older row: it reads any, and again
+            self.w.line("last = uint32(max_u32(n, uint32(2)) - uint32(2))", "but for the newest")
+        self._keys_and_values()
 
     def _chunk(self) -> None:
         """One warp's 16 positions; group g has positions g, g + 4, ... of them."""

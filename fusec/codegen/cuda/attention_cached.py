@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from fusec.codegen.cuda.alike import Alike
 from fusec.codegen.cuda.elements import row_of
 from fusec.codegen.cuda.head_prologue import HeadPrologue
-from fusec.codegen.cuda.ring import LINE
-from fusec.codegen.cuda.shape import CHUNK, WARP
+from fusec.codegen.cuda.shape import CHUNK
 from fusec.ir.graph import Node, Value
 from fusec.ir.op_attention import query_of_values
 
@@ -72,12 +71,6 @@ class CachedRows:
         self.rows_held = words * ROWS // (1 if self.v.dtype == "f32" else 2)
         self.held = self.rows_held <= held
         self.looped = not self.held and len(self.products) > 1
-
-    @property
-    def registers(self) -> int:
-        """What keys and values fill at once: all of them, or a piece of each row."""
-        piece = max(x.piece for x in (self.key_pieces, self.value_pieces)) * ROWS
-        return self.rows_held if self.held else piece // (1 if self.v.dtype == "f32" else 2)
 
     def _offsets(self) -> None:
         """Where this lane's parts of rows begin."""
@@ -143,7 +136,7 @@ class CachedRows:
         """Where the group's rows in the caches begin; those behind the last one are that one."""
         last = "last"
         if self.own.fresh:
-            self._find_older()
+            self.w.line("older = uint32(max_u32(base, uint32(1)) - uint32(1))")
             last = "older"
         for t in range(ROWS):
             position = row_of(self.node, f"min_u32({self._position(t)}, {last})")
@@ -175,28 +168,6 @@ class CachedRows:
                 for cache, c in parts:
                     for t in range(ROWS):
                         w.line(f"{cache}{t}_{c} = none_{self._kind(cache)}()")
-
-    def _find_older(self) -> None:
-        """The last row that an earlier step has written, or the first one."""
-        begin = "base" if self.own.fresh else "uint32(n - uint32(1))"
-        self.w.line(f"older = uint32(max_u32({begin}, uint32(1)) - uint32(1))")
-
-    def _ask(self) -> None:
-        """Let the warp's rows of both caches be brought into L2, a line a lane; `older` is one."""
-        w = self.w
-        for cache in "kv":
-            value, size = self._cache(cache), self._pieces(cache).size
-            each = LINE // (4 if value.dtype == "f32" else 2)  # elements of a line
-            lines = -(-size // each)
-            for k in range(-(-CHUNK * lines // WARP)):
-                w.line(f"line = uint32(lane + uint32({WARP * k}))")
-                position = f"uint32(start + uint32(line // uint32({lines})))"
-                if self.window:
-                    position = f"max_u32({position}, first)"
-                row = row_of(self.node, f"min_u32({position}, older)")
-                w.line(f"asked = uint32(({row} * {self.kv_heads} + kv_head) * {size})")
-                w.line(f"asked = uint32(asked + line % uint32({lines}) * uint32({each}))")
-                w.line(f"prefetch_l2(at({self.scope.pointers[value.name]}, asked))")
 
     def _renew(self, *parts: tuple[str, int]) -> None:
         """The same parts of rows that the block made itself, in the warps that have such rows."""

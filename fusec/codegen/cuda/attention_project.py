@@ -27,15 +27,12 @@ from fusec.codegen.cuda.stages import Stage
 from fusec.errors import FusecError
 from fusec.ir.graph import Node
 
-HELD = 60  # registers that a lane may fill with keys, values and the projection's weights
+HELD = 84  # registers that a lane may fill with keys, values and the projection's weights
 MOST = 80
 """Registers beside which an SM has room for 8 warps with 96 each, as the launch in front
 has them.
 """
-LEAST = 64
-"""Registers with which two blocks fit: those of two rows of a step, or beside this one two of the
-launch in front, of 8 warps with 64 registers each. Keys and values are not held then.
-"""
+MOST_OF_ROWS = 64  # with which two blocks fit: those of two rows of a step
 
 
 class ProjectedAttention(Attention):
@@ -49,9 +46,7 @@ class ProjectedAttention(Attention):
         out = scope.pointers[node.name]
         self.projection = Projection(scope, weight, branch, self.ranks, out, node.name)
         super().__init__(alike, node, alone, made, HELD - self.projection.registers)
-        most = MOST if self.held and not scope.rows else LEAST
-        self._leave_room(most, self.projection.registers)
-        scope.holds = self.held or scope.rows > 0
+        self._leave_room(MOST_OF_ROWS if scope.rows else MOST, self.projection.registers)
         self.quads = self.head_dim // 4
         if self.ranks > 1:
             self.values = scope.shared("values", 4 * self.ranks * self.head_dim)

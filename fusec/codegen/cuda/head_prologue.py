@@ -77,8 +77,7 @@ class HeadPrologue:
             if value.name in made
         }
         self.rows = MOST_ROWS if self.scope.rows else 1
-        self.units: dict[object, tuple[list[Elements], Chain]] = {}  # runs, and whose they are
-        self.runs = {name: list(self._runs_of(chain)) for name, chain in self.chains.items()}
+        self.runs = {name: list(self._runs_of(name)) for name in self.chains}
         self.rooms = {name: self._rooms_of(name) for name in self.chains}
         self.query = self.rooms["q"][-1] if "q" in self.chains else ""
         self.fresh = {
@@ -124,9 +123,12 @@ class HeadPrologue:
             w.line("base = uint32(n - uint32(1))", "where the rows of this step begin")
             w.line("appends = warp == uint32(1)")
             w.line("now = base")
-        for run, chain in self.units.values():
-            with w.block("if some(makes_query | appends):"), self._weights_of(chain):
-                for elements in run:
+        for name, chain in self.chains.items():
+            found = [elements for _, run in self.runs[name] for elements in run]
+            if not found:
+                continue
+            with w.block(f"if some({chain.live}):"), self._weights_of(chain):
+                for elements in found:
                     elements.indices.emit(w)
                     elements.fetch_weights()
 
@@ -173,8 +175,6 @@ class HeadPrologue:
     def _make(self, name: str, chain: Chain) -> Source:
         """A head of a chain's vector, by one warp."""
         w, vector = self.w, chain.vector
-        if any(run for _, run in self.runs[name]):
-            w.line(f"makes = {chain.live}")
         pointer = self.scope.pointers[vector.name]
         if chain.store is not None and self.scope.rows:
             row = f"uint32(its_row * {words(vector)})"
@@ -190,7 +190,6 @@ class HeadPrologue:
                 self._norm(norm, source, chain, place)
             for elements in run:
                 elements.source = partial(_made, source)
-                elements.loaded = {k: v for k, v in elements.loaded.items() if k[0][0] == "@"}
                 with self._weights_of(chain):
                     elements.fetch()
                 elements.compute({}, into=place)
@@ -217,33 +216,24 @@ class HeadPrologue:
 
     # --- element-wise nodes ----------------------------------------------------------------------
 
-    def _runs_of(self, chain: Chain) -> Iterator[tuple[Node | None, list[Elements]]]:
-        """A chain's norms, and its other nodes by runs: for each unit that a lane has.
-
-        Chains with the same run, such as a rotation, share its variables: a warp has one of them.
-        """
+    def _runs_of(self, name: str) -> Iterator[tuple[Node | None, list[Elements]]]:
+        """A chain's norms, and its other nodes by runs: for each unit that a lane has."""
+        chain = self.chains[name]
         for is_norm, nodes in groupby(chain.nodes, lambda node: op(node.op).by_heads):
             if is_norm:
                 yield from ((node, []) for node in nodes)
                 continue
             run = tuple(nodes)
-            key = chain.size, *((n.op, n.attrs, tuple(n.weights)) for n in run)
-            if key not in self.units:
-                count = units(Segment(run, chain.size))
-                tag = f"own{len(self.units)}"
-                made = [self._unit(run, chain.size, f"{tag}_{k}", WARP * k, count)
-                        for k in range(-(-count // WARP))]  # fmt: skip
-                self.units[key] = made, chain
-            yield None, self.units[key][0]
+            count = units(Segment(run, chain.size))
+            yield None, [self._unit(name, run, k, count) for k in range(-(-count // WARP))]
 
-    def _unit(
-        self, nodes: tuple[Node, ...], size: int, tag: str, first: int, count: int
-    ) -> Elements:
-        """One of `count` units, the lane's of those from `first` on."""
-        segment = Segment(_renamed(nodes, tag), size)
-        unit = f"uint32(lane + uint32({first}))"
+    def _unit(self, name: str, nodes: tuple[Node, ...], k: int, count: int) -> Elements:
+        """The k-th unit of each lane; its variables have names of their own."""
+        chain, tag = self.chains[name], f"{name}{k}"
+        segment = Segment(_renamed(nodes, tag), chain.size)
+        unit = f"uint32(lane + uint32({WARP * k}))"
         indices = Indices(segment, unit, count, f"i{tag}_")
-        live = f"makes & ({unit} < uint32({count}))"
+        live = f"{chain.live} & ({unit} < uint32({count}))"
         elements = Elements(self.scope, segment, indices, live, _nowhere)
         for node in nodes:
             if (pos := position_of(node)) is not None:
@@ -276,12 +266,11 @@ def chain_of(made: Mapping[str, Node], value: Value, size: int) -> Chain:
 
 
 def _renamed(nodes: tuple[Node, ...], tag: str) -> tuple[Node, ...]:
-    """The same nodes with vectors that are called by their place and a tag."""
-    read = next(v for v in nodes[0].inputs if v.name[0] == "%" and v.dtype != "i32")
-    names = {v.name: f"%{tag}_{k}" for k, v in enumerate((read, *(n.outputs[0] for n in nodes)))}
+    """The same nodes with a tag behind the names of what they make."""
+    inside = {n.outputs[0].name for n in nodes}
 
     def named(value: Value) -> Value:
-        return replace(value, name=names.get(value.name, value.name))
+        return replace(value, name=f"{value.name}{tag}") if value.name in inside else value
 
     return tuple(
         replace(n, inputs=tuple(map(named, n.inputs)), outputs=tuple(map(named, n.outputs)))
