@@ -142,14 +142,12 @@ def _bound_by_spans(node: Node) -> int | None:
 
 
 def infer_attention_project(node: Node) -> list[Type]:
-    """As many parts of the projection as there are heads, or groups of `together` heads."""
+    """As many parts of the projection as there are heads."""
     infer_attention_spans(replace(node, inputs=(*node.inputs[:4], *node.inputs[5:])))
     tokens, n = activation(node.inputs[0], "q")
     rows, columns = matrix(node.inputs[4])
     want(columns == n, f"w: [rows, {n}]", node.inputs[4].type)
-    heads, together = int(node["heads"]), int(node["together"])
-    want(together > 0 and heads % together == 0, f"together: a divisor of {heads}", together)
-    return [("f32", (tokens, heads // together * rows))]
+    return [("f32", (tokens, int(node["heads"]) * rows))]
 
 
 def attention_project(
@@ -164,19 +162,17 @@ def attention_project(
     kv_heads: int,
     span: int,
     spans: int,
-    together: int = 1,
     **given: Any,
 ) -> Array:
     """Each head's attention times its columns of w: [T, heads, rows], head after head.
 
-    Of the heads p, p + heads / together and so on there is one sum, part p: [T, parts, rows]. The
-    sum over all is w @ attention, because a product is linear in its vector.
+    The sum over the heads is w @ attention, because a product is linear in its vector.
     """
     more = () if sinks is None else (sinks,)
     a = attention(q, k, v, pos, *more, heads=heads, kv_heads=kv_heads, **given)
     columns = w.reshape(len(w), heads, -1)
-    of_heads = np.einsum("thd,rhd->thr", a.reshape(len(q), heads, -1), columns)
-    return of_heads.reshape(len(q), together, -1).sum(1)
+    parts = np.einsum("thd,rhd->thr", a.reshape(len(q), heads, -1), columns)
+    return parts.reshape(len(q), -1)
 
 
 def attention_project_flops(node: Node) -> int:
@@ -215,8 +211,7 @@ OPS = (
     ),
     Op(
         "attention_project", "heads", f"{CACHE}, w: weight[rows, n], {SINKS}", (5, 6),
-        infer_attention_project, attention_project, attention_project_flops,
-        _SPANS | {"together": 1},
+        infer_attention_project, attention_project, attention_project_flops, _SPANS,
         bytes=attention_bytes, indices={3: bound_by_positions},
     ),
 )  # fmt: skip

@@ -311,7 +311,6 @@ class OpMethods:
         window: int = 0,
         ring: int = 0,
         cap: float = 0.0,
-        together: int = 1,
         name: str | None = None,
     ) -> Value:
         """Each head's attention times its columns of w: [T, heads, rows], head after head.
@@ -322,7 +321,7 @@ class OpMethods:
         pos: i32[T]
         w: weight[rows, n]
         sinks: weight f32[heads]
-        -> As many parts of the projection as there are heads, or groups of `together` heads
+        -> As many parts of the projection as there are heads
         """
         return self.op(
             "attention_project",
@@ -340,7 +339,6 @@ class OpMethods:
             cap=cap,
             span=span,
             spans=spans,
-            together=together,
             name=name,
         )
 

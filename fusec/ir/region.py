@@ -136,12 +136,20 @@ class Own:
     rows: int = 0
 
 
-def heads_apart(shape: KernelShape) -> str | None:
-    """The reason why attention whose blocks make nothing first stays alone, or None if it can."""
+def heads_apart(shape: KernelShape, most: int) -> str | None:
+    """Why blocks that attend do not make their heads' rows, or None if they can.
+
+    `most`: elements of a head that they make; 0 if they make nothing.
+    """
     if not shape.of_heads:
         return None
     made, (node,) = shape.of_heads[-1], shape.segments[0].nodes
-    return f"{node.op} {node.name} reads {made.name} from memory, and the same kernel makes it"
+    if not most:
+        return f"{node.op} {node.name} reads {made.name} from memory, and the same kernel makes it"
+    size = max(head_sizes(node))
+    if size <= most:
+        return None
+    return f"heads of {size} elements are too much to make for blocks that attend, at most {most}"
 
 
 def many_rows_apart(shape: KernelShape, own: Own = Own()) -> str | None:

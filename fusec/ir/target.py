@@ -83,7 +83,8 @@ class Target:
     `span`: positions that one thread block attends to where attention is split over the context;
     None if it is not split. `overlaps`: a launch can start before the one in front of it has ended.
     `column_sums`: how blocks make partial sums by columns of a matrix; None if they cannot.
-    `makes_heads`: a thread block that attends can make its head's query, and what it appends.
+    `makes_heads`: elements of a head up to which a block that attends makes its head's query itself,
+    and what it appends; 0 if it cannot.
     `parts`: how many blocks may search a row for its largest element; None if one is to do it.
     `tiles`: which matrices are multiplied by tiles of rows; None if none are.
     `late_norms`: a norm's division is done behind the products (see `fusec.passes.factor_norms`).
@@ -100,7 +101,7 @@ class Target:
     block_bytes: int
     span: int | None = None
     column_sums: ColumnSums | None = None
-    makes_heads: bool = False
+    makes_heads: int = 0
     parts: int | None = None
     tiles: Tiles | None = None
     overlaps: bool = False

@@ -360,7 +360,7 @@ def _projected(node: Node, attention: Work) -> Work:
         trees=attention.trees + 1,
         barriers=attention.barriers + 1,
         before=FETCH * each,
-        exchanges=int(live > 1 or int(node["together"]) > 1),
+        exchanges=int(live > 1),
     )
 
 

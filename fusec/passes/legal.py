@@ -136,7 +136,7 @@ def _not_one_kernel(region: Graph, target: Target, own: Own) -> str | None:
         return f"not one kernel: {apart}"
     if tiled := many_rows_apart(shape, own):
         return f"not one kernel: {tiled}"
-    if not target.makes_heads and (apart := heads_apart(shape)):
+    if apart := heads_apart(shape, target.makes_heads):
         return f"not one kernel: {apart}"
     needed = shape.prologue_bytes
     products = [n for n in region.nodes if op(n.op).role == "rows" and not is_fixed(n)]

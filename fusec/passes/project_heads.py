@@ -9,9 +9,6 @@
 The product w @ a is the sum over heads of w's columns of a head times that head's attention. So the
 launch that attends also makes these partial sums (split-K), and the kernel that reads %z adds them
 up. No sum changes its order, if the target adds a row up as a tree in which each head is a branch.
-
-Where a row has more blocks than a target adds up in lanes, a lane has columns of several heads.
-They cannot be summed up apart, so these heads are one part, and their thread blocks one cluster.
 """
 
 from __future__ import annotations
@@ -21,10 +18,9 @@ from dataclasses import dataclass
 from fusec.ir.graph import Graph, Node, Value, attrs
 from fusec.ir.op_attention import query_of_values
 from fusec.ir.ops import make
-from fusec.ir.target import TILES, ColumnSums, Target
+from fusec.ir.target import ColumnSums, Target
 from fusec.passes.fuse import Refusal
 from fusec.passes.projections import (
-    MOST_PARTS,
     Product,
     homeless,
     parts_name,
@@ -63,7 +59,8 @@ class ProjectHeads:
                 continue
             spans = graph.producers[node.inputs[0].name]
             assert target.column_sums is not None
-            parts, *totals = project(spans, product, node.inputs[3:], target.column_sums)
+            blocks = blocks_of_head(spans, product.weight, target.column_sums)
+            parts, *totals = project(spans, product, node.inputs[3:], blocks)
             last = graph.producers[product.total.name]
             made |= {spans.name: (parts,), node.name: (), last.name: tuple(totals)}
         nodes = [new for node in graph.nodes for new in made.get(node.name, (node,))]
@@ -93,20 +90,13 @@ def why_not(graph: Graph, combine: Node, target: Target) -> Product | str:
 
 
 def project(
-    spans: Node, product: Product, sinks: tuple[Value, ...], sums: ColumnSums
+    spans: Node, product: Product, sinks: tuple[Value, ...], blocks: int
 ) -> tuple[Node, ...]:
     """Attention with its projection, and the sum under the name it had."""
     inputs = (*spans.inputs, product.weight, *sinks)
-    blocks = blocks_of_head(spans, product.weight, sums)
-    together = heads_together(spans, product.weight, sums)
-    given = dict(spans.attrs) | {"spans": blocks, "together": together}
+    given = dict(spans.attrs) | {"spans": blocks}
     made = make("attention_project", inputs, parts_name(product.total), attrs(**given))
     return made, *total_of(made.outputs[0], product)
-
-
-def heads_together(spans: Node, weight: Value, sums: ColumnSums) -> int:
-    """Heads whose columns a lane has."""
-    return max(1, -(-weight.shape[1] // (sums.block * sums.lanes)))
 
 
 def blocks_of_head(spans: Node, weight: Value, sums: ColumnSums) -> int:
@@ -117,8 +107,7 @@ def blocks_of_head(spans: Node, weight: Value, sums: ColumnSums) -> int:
     rows, columns = weight.shape
     branch = columns // int(spans["heads"]) // sums.block
     wanted = -(-rows * branch // (sums.held // HASTE))
-    most = sums.cluster // heads_together(spans, weight, sums)
-    return max(int(spans["spans"]), min(wanted, most))
+    return max(int(spans["spans"]), min(wanted, sums.cluster))
 
 
 def _unfit(spans: Node, weight: Value, sums: ColumnSums) -> str | None:
@@ -126,23 +115,15 @@ def _unfit(spans: Node, weight: Value, sums: ColumnSums) -> str | None:
     heads, count = int(spans["heads"]), blocks_of_head(spans, weight, sums)
     rows, columns = weight.shape
     branch, rest = divmod(columns // heads, sums.block)
-    together = heads_together(spans, weight, sums)
-    parts, odd = divmod(heads, together)
     reasons = {
         f"no blocks of {sums.block}: {weight.name} is {weight.dtype}": (
             weight.dtype not in sums.formats
         ),
-        f"in tiles of rows: {weight.name}": weight.layout == TILES,
+        f"too many spans: {count}, of which {sums.cluster} can exchange": count > sums.cluster,
         f"no branch of a sum: heads of {columns // heads}, expected {sums.block} times a power of "
         "2": rest or branch & (branch - 1),
-        f"no whole rounds: {heads * branch} blocks for {sums.lanes} lanes": (
-            together > 1 and (odd or parts * branch != sums.lanes)
-        ),
-        f"too many parts: {parts}, expected at most {MOST_PARTS}": (
-            together > 1 and parts > MOST_PARTS
-        ),
-        f"too many spans: {count * together}, of which {sums.cluster} can exchange": (
-            count * together > sums.cluster
+        f"too long a row: {heads * branch} blocks for {sums.lanes} lanes": (
+            heads * branch > sums.lanes
         ),
         f"not whole quads: {weight.name} has {rows} rows": rows % 4,
         f"too many weights: {rows * branch} blocks for a head, whose thread blocks hold "

@@ -21,7 +21,9 @@ from fusec.ir.ops import kind_of, make, op, role_of
 from fusec.ir.region import NotOneKernel, analyse
 from fusec.ir.target import TILES, ColumnSums, Target
 from fusec.passes.fuse import Refusal
-from fusec.passes.projections import MOST_PARTS, Product, homeless, parts_name, product_of, total_of
+from fusec.passes.projections import Product, homeless, parts_name, product_of, total_of
+
+MOST_PARTS = 8  # that every block of the next launch reads
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,6 @@ from fusec.ir.op_parts import sum_of
 from fusec.ir.ops import kind_of, op, role_of
 from fusec.passes.split import taken
 
-MOST_PARTS = 8  # that every block of the next launch reads
-
 
 @dataclass(frozen=True)
 class Product:

@@ -230,7 +230,7 @@ def given_fixed_point(tokens):
 
 
 def test_a_product_that_was_given_fixed_point_keeps_it():
-    compiled = compile(given_fixed_point(32), target="sm_90a")
+    compiled = compile(given_fixed_point(64), target="sm_90a")
     assert [node.kind for node in compiled.graph.nodes] == ["fix", "matvec"]
     assert {kernel.rows for kernel in compiled.kernels.values()} == {1, 8}
 

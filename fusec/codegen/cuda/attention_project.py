@@ -6,9 +6,6 @@ in order and multiplies the head's attention by its share of the rows of the hea
 `projection`). A block whose span lies behind the position does everything but attend. While the
 context is still within the first span, all blocks attend to it, and nothing is sent.
 
-In rows of more than 32 blocks of weights, lanes have the columns of several heads, as many as they
-have rounds. The blocks of these heads are one cluster, and send what they have in any case.
-
 What is sent is counted where it arrives, by an mbarrier (a mailbox here), which needs no fence,
 unlike a barrier of the cluster. A block ends only when all spans have arrived in it, so nothing is
 sent to a block that has ended.
@@ -27,7 +24,7 @@ from fusec.codegen.cuda.stages import Stage
 from fusec.errors import FusecError
 from fusec.ir.graph import Node
 
-HELD = 84  # registers that a lane may fill with keys, values and the projection's weights
+HELD = 80  # registers that a lane may fill with keys, values and the projection's weights
 MOST = 80
 """Registers beside which an SM has room for 8 warps with 96 each, as the launch in front
 has them.
@@ -39,35 +36,30 @@ class ProjectedAttention(Attention):
     """One segment of role 'heads', alone in its kernel."""
 
     def __init__(self, alike: Alike, node: Node, alone: bool, made: Sequence[Node]) -> None:
-        weight, scope = node.inputs[4], alike.scope
-        self.spans, self.together = int(node["spans"]), int(node["together"])
-        self.ranks = self.spans * self.together  # blocks of a cluster
+        weight, spans, scope = node.inputs[4], int(node["spans"]), alike.scope
         branch = _branch(node, weight.shape[1])
         out = scope.pointers[node.name]
-        self.projection = Projection(scope, weight, branch, self.ranks, out, node.name)
+        self.projection = Projection(scope, weight, branch, spans, out, node.name)
         super().__init__(alike, node, alone, made, HELD - self.projection.registers)
         self._leave_room(MOST_OF_ROWS if scope.rows else MOST, self.projection.registers)
-        self.quads = self.head_dim // 4
-        if self.ranks > 1:
-            self.values = scope.shared("values", 4 * self.ranks * self.head_dim)
-            self.pairs = scope.shared("pairs", 8 * self.ranks)
+        self.spans, self.quads = spans, self.head_dim // 4
+        if self.spans > 1:
+            self.values = scope.shared("values", 4 * self.spans * self.head_dim)
+            self.pairs = scope.shared("pairs", 8 * self.spans)
             self.mailbox = scope.shared("mailbox", 8)
-
-    @property
-    def _may_be_alone(self) -> bool:
-        """Whether all blocks of a cluster attend to a first span that is the only one."""
-        return self.spans > 1 and self.together == 1
 
     def _span_of_block(self) -> None:
         """See `Attention._span_of_block`: blocks without a span take part in the product."""
         w, projection = self.w, self.projection
         attends = "if some(warp < uint32(turns * 4)):"
         with self.alike.at(Stage.LOAD):
-            self._find_span()
-            if self.ranks > 1:
-                nbytes = self.ranks * (4 * self.head_dim + 8)
+            w.line(f"head = uint32(unit // uint32({self.spans}))")
+            w.line(f"span = uint32(unit - head * {self.spans})")
+            if self.spans > 1:
+                nbytes = self.spans * (4 * self.head_dim + 8)
                 w.line(f"mailbox_open({self.mailbox}, uint32({nbytes}), thread == uint32(0))")
                 w.line("cluster_arrive_relaxed()")
+            w.line("part, rank = head, span")
             projection.load()
             self._extent()
             self._place()
@@ -85,23 +77,11 @@ class ProjectedAttention(Attention):
             w.line("barrier()")
             projection.finish()
 
-    def _find_span(self) -> None:
-        """Which part of the sums a block makes, with which rank, and which span of which head."""
-        w, parts = self.w, self.heads // self.together
-        w.line(f"part = uint32(unit // uint32({self.ranks}))")
-        w.line(f"rank = uint32(unit - part * {self.ranks})")
-        if self.together == 1:
-            w.line("head, span = part, rank")
-            return
-        w.line(f"which = uint32(rank // uint32({self.spans}))", "of the cluster's heads")
-        w.line(f"span = uint32(rank - which * {self.spans})")
-        w.line(f"head = uint32(part + which * {parts})")
-
     def _extent(self) -> None:
         """How many positions the span has, if any, and where this warp's chunk of them begins."""
         w = self.w
         w.line(f"begin = uint32({self._plus_first('span')} * {SPAN})")
-        if self._may_be_alone:
+        if self.spans > 1:
             start, end = "uint32(0)", f"uint32({SPAN})"
             if self.window:
                 w.line(f"start = uint32(first_span * {SPAN})")
@@ -121,47 +101,27 @@ class ProjectedAttention(Attention):
         with w.block(mine):
             given = f"{self.maxima}, {self.sums}, {self.outs}, {self.stride}"
             w.line(f"state = fold_quads({given}, uniform(turns), own, lane)")
-            if self.ranks == 1:
+            if self.spans == 1:
                 self._store_digits()
-            elif self._may_be_alone:
-                with w.block("if some(alone):"):
-                    self._store_digits()
-                with w.block("else:"):
-                    self._give()
-                    self._take()
-            else:
-                self._give()
-        if self.together > 1:
-            own = self.quads * self.together
-            with w.block(f"if some(thread < uint32({-(-own // WARP) * WARP})):"):
-                self._take()
+                return
+            with w.block("if some(alone):"):
+                self._store_digits()
+            with w.block("else:"):
+                self._exchange()
 
-    def _give(self) -> None:
-        """Send the state of the block's span to all blocks of the cluster."""
+    def _exchange(self) -> None:
+        """The same where there are several spans, of which this block has made one."""
         w, quads = self.w, self.quads
-        given = f"{self.values}, {self.pairs}, {self.mailbox}, rank, {self.ranks}, {quads}"
+        given = f"{self.values}, {self.pairs}, {self.mailbox}, span, {self.spans}, {quads}"
         w.line("cluster_wait()", "all mailboxes are open")
         w.line(f"give_span({given}, {max(1, WARP // quads)}, own, state, live, thread)")
-
-    def _take(self) -> None:
-        """Combine the spans of this thread's quad, of whichever head it is, when all are there."""
-        w, quads = self.w, self.quads
         w.line(f"mailbox_wait({self.mailbox})")
-        first = "uint32(0)"
-        if self.together > 1:
-            own = self.quads * self.together
-            w.line(f"its = min_u32(thread, uint32({own - 1}))")
-            w.line(f"which = uint32(its // uint32({quads}))")
-            w.line(f"own = uint32(its & uint32({quads - 1}))")
-            w.line(f"head = uint32(part + which * {self.heads // self.together})")
-            first = f"uint32(which * {self.spans})"
         last = f"uint32(uint32(n - uint32(1)) // uint32({SPAN}))"
         if self.window:
             last = f"uint32({last} - first_span)"
         w.line(f"last = uniform({last})")
         for s in range(self.spans):
-            place = f"uint32({first} + uint32({s}))" if self.together > 1 else s
-            w.line(f"span{s} = taken({self.values}, {self.pairs}, {quads}, {place}, own)")
+            w.line(f"span{s} = taken({self.values}, {self.pairs}, {quads}, {s}, own)")
         w.line("state = span0")
         for s in range(1, self.spans):
             with w.block(f"if some(last >= uint32({s})):"):
@@ -171,23 +131,17 @@ class ProjectedAttention(Attention):
     def _store_digits(self) -> None:
         """A thread's quad of the head's attention in fixed point."""
         self._sink("fold_sink_four")
-        inside = f"thread < uint32({self.quads * self.together})"
+        inside = f"thread < uint32({self.quads})"
         self.projection.store_digits("divided(state)", "thread", inside)
 
 
 def _branch(node: Node, columns: int) -> int:
     """Blocks of a head."""
-    heads, together = int(node["heads"]), int(node["together"])
+    heads = int(node["heads"])
     branch, rest = divmod(columns // heads, BLOCK)
-    if rest or branch & (branch - 1):
+    if rest or branch & (branch - 1) or columns // BLOCK > WARP:
         raise FusecError(
-            f"{node.name}: expected heads of {BLOCK} elements times a power of two, found {heads} "
-            f"heads in {columns}"
-        )
-    rounds = -(-heads * branch // WARP)
-    if together != rounds or (rounds > 1 and heads * branch != rounds * WARP):
-        raise FusecError(
-            f"{node.name}: expected a head of each {WARP * BLOCK} columns together, found "
-            f"{together} together of {heads} heads in {columns}"
+            f"{node.name}: expected heads of {BLOCK} elements times a power of two, in rows of at "
+            f"most {WARP * BLOCK}, found {heads} heads in {columns}"
         )
     return branch

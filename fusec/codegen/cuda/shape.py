@@ -26,6 +26,7 @@ SPAN = 256  # positions that attention sums up together, in chunks of 16: part o
 CHUNK = 16  # positions a warp takes
 CHUNKS = SPAN // CHUNK
 CLUSTER = 8  # blocks: as many as every GPU with clusters has room for
+MOST_MADE = 128  # elements of a head that blocks make before they attend: of 256, it took longer
 HELD_BLOCKS = 4  # blocks of 32 weights that a lane keeps while its block attends
 TILE_WARPS = 16  # that share a tile's columns: part of the sums' order
 SPLIT = 8192  # columns from which the halves of a row are summed up apart
@@ -180,7 +181,7 @@ def plan(shape: KernelShape, choice: Choice, sms: int) -> Geometry:
         grid = 1  # it has all of the row
     cluster = 2 if choice.paired else 1
     for node in projections(shape):
-        cluster = int(node["spans"]) * int(node["together"])
+        cluster = int(node["spans"])
     if shape.parts is not None:
         columns = Columns.of(shape.parts, choice.warps * choice.rows_at_once)
         cluster = columns.ranks

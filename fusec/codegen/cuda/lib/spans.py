@@ -120,8 +120,7 @@ def give_span(values, pairs, mailbox, span, spans, quads, at_once, own, state, l
 
     Each `quads` threads in a row have the whole state, a thread its quad `own`. `values` and
     `pairs`, [spans, quads] and [spans] in shared memory, and the mailbox that counts them have the
-    same place in all blocks. A span that is not `live` has the `top` of none. There are as many
-    spans as blocks: all of one head, or of several, one head's behind another's.
+    same place in all blocks. A span that is not `live` has the `top` of none.
     """
     top, total, x = state
     top = select_f32(live, top, NOTHING)
