@@ -17,6 +17,8 @@ RECYCLED = LONGEST + 1
 
 CLASSES = RECYCLED + 1
 STATE_WORDS = 8
+LIMIT, IDLE, MATCH, SUFFIX, PAIR, SOURCE, GRAPHS = range(7)
+"""Words of the state, as `lib/drafting.py` numbers them."""
 PAIRS = 1 << 16
 """Entries of the table of pairs, two words each."""
 

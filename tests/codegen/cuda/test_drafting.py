@@ -9,7 +9,6 @@ import pytest
 
 from fusec.codegen.cuda import control, drafting
 from fusec.codegen.cuda.build import compile_many
-from fusec.codegen.cuda.lib import drafting as lib
 from fusec.codegen.cuda.twins_grid import run_grid
 from tests.codegen.cuda.test_control import OFF, sampled, word
 
@@ -35,7 +34,7 @@ class Device:
         self.token[0], self.pos[0] = padded[self.position], self.position
         self.rows, self.step = word(1), word(1030)
         self.state = np.zeros(drafting.STATE_WORDS, np.uint32)
-        self.state[lib.LIMIT] = self.limit
+        self.state[drafting.LIMIT] = self.limit
         self.pairs = np.zeros(drafting.PAIRS, np.uint64)
         self.ring, self.log, self.clock = (np.zeros(control.RING, np.uint64) for _ in range(3))
         self.next = np.zeros(ROWS, np.uint32)
@@ -58,7 +57,7 @@ class Device:
         run_grid(drafting.accept(VOCABULARY), self.logits, self.next, self.token, self.pos,
                  self.rows, self.tokens, self.step, self.ring, self.state, self.log, self.clock,
                  self.pairs)  # fmt: skip
-        graphs = int(self.state[lib.GRAPHS])
+        graphs = int(self.state[drafting.GRAPHS])
         entry = int(self.log[(graphs - 1) % control.RING])
         assert entry >> 32 == graphs
         assert self.clock[(graphs - 1) % control.RING] > 0
@@ -92,8 +91,8 @@ def test_draft_guesses_what_followed_the_longest_match(kinds: int) -> None:
         device = Device(tokens.astype(np.uint32), size - 1)
         length, wanted = guessed(tokens.tolist(), 15)
         assert device.draft() == wanted
-        assert device.state[lib.MATCH] == length
-        assert device.state[lib.SUFFIX] == (wanted[0] if wanted else NONE)
+        assert device.state[drafting.MATCH] == length
+        assert device.state[drafting.SUFFIX] == (wanted[0] if wanted else NONE)
 
 
 def test_long_matches_and_texts_of_several_rounds_of_the_block() -> None:
@@ -101,13 +100,13 @@ def test_long_matches_and_texts_of_several_rounds_of_the_block() -> None:
     first = RNG.integers(0, 9, 60)
     tokens = np.concatenate([first, RNG.integers(10, 50, 3000), first[:45]]).astype(np.uint32)
     state = np.zeros(8, np.uint32)
-    state[lib.LIMIT] = 5000
+    state[drafting.LIMIT] = 5000
     token, pos, rows = np.zeros(16, np.uint32), np.zeros(16, np.uint32), word(0)
     pos[0] = len(tokens) - 1
     padded = np.concatenate([tokens, np.zeros(20, np.uint32)])
     run_grid(drafting.draft(), padded, token, pos, rows, np.full(33, 9, np.uint32), word(15), state,
              np.zeros(drafting.PAIRS, np.uint64))  # fmt: skip
-    assert state[lib.MATCH] == drafting.LONGEST
+    assert state[drafting.MATCH] == drafting.LONGEST
     assert token[1:10].tolist() == first[45:54].tolist()
     assert rows[0] == 10
 
@@ -120,7 +119,7 @@ def test_as_many_guesses_as_there_is_room_for() -> None:
         device = Device(tokens, 19, limit)
         device.depths[:] = depth
         assert len(device.draft(most)) == wanted
-        assert device.state[lib.SUFFIX] == 1  # known all the same: to learn from
+        assert device.state[drafting.SUFFIX] == 1  # known all the same: to learn from
 
 
 def test_the_depth_is_that_of_the_length_of_the_match() -> None:
@@ -189,7 +188,7 @@ def test_what_rows_have_chosen_is_a_guess_later_on() -> None:
     other.pairs = device.pairs
     other.depths[: drafting.RECYCLED] = 0
     assert other.draft() == [23]
-    assert other.state[lib.SOURCE] == 1
+    assert other.state[drafting.SOURCE] == 1
     told = other.accept([23, 24])
     assert (told["recycled"], told["pair"], told["suffix"]) == (1, 3, 0)
     third = Device(np.array([7, 7, 6, 5], np.uint32), 3)
