@@ -83,8 +83,8 @@ class Target:
     `span`: positions that one thread block attends to where attention is split over the context;
     None if it is not split. `overlaps`: a launch can start before the one in front of it has ended.
     `column_sums`: how blocks make partial sums by columns of a matrix; None if they cannot.
-    `makes_heads`: elements of a head up to which a block that attends makes its head's query itself,
-    and what it appends; 0 if it cannot.
+    `makes_heads`: elements of a head up to which blocks that attend make their own query, and what
+    they append; 0 if they cannot.
     `parts`: how many blocks may search a row for its largest element; None if one is to do it.
     `tiles`: which matrices are multiplied by tiles of rows; None if none are.
     `late_norms`: a norm's division is done behind the products (see `fusec.passes.factor_norms`).

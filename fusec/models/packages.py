@@ -154,11 +154,12 @@ def _failed(model: Packaged, part: Part, log: str) -> NotFetched:
 
 
 def _bytes_in(folder: Path) -> int:
-    """Of all files, which may be moved away meanwhile."""
+    """Of all files. They and their folders may be moved away meanwhile, which `os.walk` bears."""
     total = 0
-    for path in folder.rglob("*"):
-        with suppress(OSError):
-            total += path.stat().st_size if path.is_file() else 0
+    for inside, _, files in os.walk(folder):
+        for name in files:
+            with suppress(OSError):
+                total += os.path.getsize(os.path.join(inside, name))
     return total
 
 

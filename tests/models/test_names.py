@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -123,6 +125,24 @@ def test_a_file_comes_before_a_name(
     for name in ("demo", "smollm2"):
         shutil.copy(tiny_model, name)
         assert names.located(Path(name)) == Path(name)
+
+
+def test_folders_may_go_while_their_bytes_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pip makes and deletes folders in the one where its download is watched."""
+    (tmp_path / "gone").mkdir()
+    (tmp_path / "part").write_bytes(bytes(5))
+    scandir = os.scandir
+
+    def late(path: Any) -> Any:
+        if os.path.basename(path) == "gone" and os.path.exists(path):
+            os.rmdir(path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", late)
+    assert packages._bytes_in(tmp_path) == 5
+    assert not (tmp_path / "gone").exists()
 
 
 def test_another_file_than_the_expected_is_refused(small: Packaged, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from fusec import backends
@@ -152,3 +154,14 @@ def test_many_rows():
     kinds, reasons = behind_all_passes(attends("rope", tokens=9))
     assert kinds[-1] == "attention"
     assert set(reasons) == {"many rows: attention %a reads queries and keys of 9 rows"}
+
+
+@pytest.mark.parametrize(("most", "launches"), [(SIZE, 2), (SIZE - 1, 4)])
+def test_heads_that_are_too_large(most, launches):
+    target = replace(HOPPER, makes_heads=most)
+    kinds, reasons = behind_all_passes(attends("head_norm", "rope"), target)
+    assert len(kinds) == launches
+    wanted = f"heads of {SIZE} elements are too much to make for blocks that attend, at most {most}"
+    assert {reason.removeprefix("not one kernel: ") for reason in reasons} == (
+        set() if launches == 2 else {wanted}
+    )

@@ -53,7 +53,7 @@ class _Emitter:
     def emit(self) -> KernelSource:
         if self.shape.parts is not None:
             _refuse_unless(False, self.shape.parts)
-        if reason := heads_apart(self.shape):
+        if reason := heads_apart(self.shape, 0):
             raise FusecError(f"kernel {self.region.name}: {reason}")
         w = self.w
         body = Writer()

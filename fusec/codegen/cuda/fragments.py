@@ -185,10 +185,14 @@ class Fragments(ABC):
         """A leaf's sum, of each of its blocks in turn; zeros where a branch has no such leaf."""
         w, panel = self.w, self.panel
         w.line(f"{into} = nothing")
-        has_one = f"if some(uint32(branch * {panel.branch} + {leaf}) < uint32({panel.leaves})):"
-        with w.block(has_one) if leaf >= all_have else nullcontext():
+        some_have_none = leaf >= all_have
+        if some_have_none:
+            w.line(f"has = uint32(branch * {panel.branch} + {leaf}) < uint32({panel.leaves})")
+        with w.block("if some(has):") if some_have_none else nullcontext():
             for turn in range(panel.turns):
                 self._block(leaf + turn * panel.leaves, into)
+        if some_have_none:
+            w.line(f"{into} = only_quad(has, {into})")
 
     def _block(self, block: int, into: str) -> None:
         """Add the products with one block of columns."""

@@ -83,14 +83,18 @@ class Memory:
         return self._shared_bytes(self.dynamic)
 
     def get(self, address: Any, element: np.dtype[Any], width: int, noted: bool = False) -> Lanes:
-        """Load that many values side by side; threads that do not run get zeros."""
+        """Load that many values side by side.
+
+        Threads that do not run load as well, since what they had before may be the same: zeros,
+        where it would be outside of the memory.
+        """
         if isinstance(address, Chosen):
             yes, no = (self.get(one, element, width, noted) for one in (address.yes, address.no))
             return np.where(_spread(address.condition, yes.shape[:-1])[..., None], yes, no)
         memory, place = self.locate(address, element.itemsize * width, self.active)
-        runs = self.active
-        values = memory.view(element).reshape(-1, width)[np.where(runs, place, 0)]
-        values = np.where(runs[..., None], values, element.type(0))
+        there = place >= 0
+        values = memory.view(element).reshape(-1, width)[np.where(there, place, 0)]
+        values = np.where(there[..., None], values, element.type(0))
         if noted:
             late = self.note(address, element.itemsize * width, self.active)
             values.view(np.uint8)[:, late] = POISON
@@ -142,7 +146,8 @@ class Memory:
     ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
         """Memory in pieces of `nbytes` bytes, and which one is each thread's.
 
-        Bounds and alignment are checked, of the threads that are live.
+        Bounds and alignment are checked, of the threads that are live; of others, what is outside
+        is piece -1.
         """
         if isinstance(address, Pointer):
             memory, offset = address.memory, address.offset
@@ -166,7 +171,8 @@ class Memory:
             raise IndexError(where)
         if np.any((aligned % nbytes != 0) & used):
             raise IndexError(f"misaligned access of {nbytes} bytes")
-        place = _spread(offset // nbytes, (self.blocks, self.threads))
+        place = np.where(fault, -1, offset // nbytes)
+        place = _spread(place, (self.blocks, self.threads))
         return memory[: memory.size // nbytes * nbytes], place
 
     def _atomic_add_shared(self, address: Any, value: Any, condition: Any) -> Lanes:

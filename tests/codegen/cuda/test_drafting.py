@@ -9,7 +9,6 @@ import pytest
 
 from fusec.codegen.cuda import control, drafting
 from fusec.codegen.cuda.build import compile_many
-from fusec.codegen.cuda.lib import drafting as lib
 from fusec.codegen.cuda.twins_grid import run_grid
 from fusec.runtime.cuda.told import Told
 from fusec.runtime.drafting.recycle import PAIR
@@ -39,7 +38,11 @@ class Device:
         self.token[0], self.pos[0] = padded[self.position], self.position
         self.rows, self.step = word(1), word(1030)
         self.state = np.zeros(drafting.STATE_WORDS, np.uint32)
+<<<<<<< HEAD
         self.guess_from(self.suffixes, self.chained)
+=======
+        self.state[drafting.LIMIT] = self.limit
+>>>>>>> twenty
         self.pairs = np.zeros(drafting.PAIRS, np.uint64)
         self.ring, self.log, self.clock = (np.zeros(control.RING, np.uint64) for _ in range(3))
         self.next = np.zeros(ROWS, np.uint32)
@@ -65,7 +68,7 @@ class Device:
         run_grid(drafting.accept(VOCABULARY), self.logits, self.next, self.token, self.pos,
                  self.rows, self.tokens, self.step, self.ring, self.state, self.log, self.clock,
                  self.pairs)  # fmt: skip
-        graphs = int(self.state[lib.GRAPHS])
+        graphs = int(self.state[drafting.GRAPHS])
         entry = int(self.log[(graphs - 1) % control.RING])
         assert entry >> 32 == graphs
         assert self.clock[(graphs - 1) % control.RING] > 0
@@ -94,7 +97,14 @@ def test_draft_guesses_what_followed_the_longest_match(kinds: int) -> None:
     for size in (1, 2, 3, 40, 150):
         tokens = RNG.integers(0, kinds, size)
         device = Device(tokens.astype(np.uint32), size - 1)
+<<<<<<< HEAD
         assert device.draft() == guessed(tokens.tolist(), 15)
+=======
+        length, wanted = guessed(tokens.tolist(), 15)
+        assert device.draft() == wanted
+        assert device.state[drafting.MATCH] == length
+        assert device.state[drafting.SUFFIX] == (wanted[0] if wanted else NONE)
+>>>>>>> twenty
 
 
 def test_long_matches_and_texts_of_several_rounds_of_the_block() -> None:
@@ -102,12 +112,22 @@ def test_long_matches_and_texts_of_several_rounds_of_the_block() -> None:
     first = RNG.integers(0, 9, 60)
     tokens = np.concatenate([first, RNG.integers(10, 50, 3000), first[:45]]).astype(np.uint32)
     state = np.zeros(8, np.uint32)
+<<<<<<< HEAD
     state[lib.LIMIT], state[lib.SUFFIXES] = 5000, 9
     token, pos, rows = np.zeros(16, np.uint32), np.zeros(16, np.uint32), word(0)
     pos[0] = len(tokens) - 1
     padded = np.concatenate([tokens, np.zeros(20, np.uint32)])
     pairs = np.zeros(drafting.PAIRS, np.uint64)
     run_grid(drafting.draft(), padded, token, pos, rows, word(15), state, pairs)
+=======
+    state[drafting.LIMIT] = 5000
+    token, pos, rows = np.zeros(16, np.uint32), np.zeros(16, np.uint32), word(0)
+    pos[0] = len(tokens) - 1
+    padded = np.concatenate([tokens, np.zeros(20, np.uint32)])
+    run_grid(drafting.draft(), padded, token, pos, rows, np.full(33, 9, np.uint32), word(15), state,
+             np.zeros(drafting.PAIRS, np.uint64))  # fmt: skip
+    assert state[drafting.MATCH] == drafting.LONGEST
+>>>>>>> twenty
     assert token[1:10].tolist() == first[45:54].tolist()
     assert rows[0] == 10
 
@@ -119,6 +139,18 @@ def test_as_many_guesses_as_there_is_room_for() -> None:
     ):  # fmt: skip
         device = Device(tokens, 19, limit, suffixes)
         assert len(device.draft(most)) == wanted
+<<<<<<< HEAD
+=======
+        assert device.state[drafting.SUFFIX] == 1  # known all the same: to learn from
+
+
+def test_the_depth_is_that_of_the_length_of_the_match() -> None:
+    device = Device(np.array([1, 2, 3, 9, 1, 2, 3], np.uint32), 6)
+    device.depths[:] = 0
+    assert device.draft() == []
+    device.depths[3] = 2
+    assert device.draft() == [9, 1]
+>>>>>>> twenty
 
 
 def test_tokens_up_to_the_first_wrong_guess_are_taken_over() -> None:
@@ -177,8 +209,15 @@ def test_what_rows_have_chosen_is_a_guess_later_on() -> None:
     other = Device(np.array([9, 8, 6, 5], np.uint32), 3)
     other.pairs = device.pairs
     assert other.draft() == [23]
+<<<<<<< HEAD
     assert other.accept([23, 24]).accepted == 1
     third = Device(np.array([7, 7, 6, 5], np.uint32), 3, chained=0)
+=======
+    assert other.state[drafting.SOURCE] == 1
+    told = other.accept([23, 24])
+    assert (told["recycled"], told["pair"], told["suffix"]) == (1, 3, 0)
+    third = Device(np.array([7, 7, 6, 5], np.uint32), 3)
+>>>>>>> twenty
     third.pairs = device.pairs
     assert third.draft() == []
     chain = Device(np.array([1, 2], np.uint32), 1)
