@@ -16,7 +16,7 @@ SURE = 3
 """Tokens of a match that is worth more than an entry of the table of pairs."""
 
 STATE_WORDS = 8
-LIMIT, IDLE, MATCH, SUFFIX, PAIR, SOURCE, GRAPHS = range(7)
+LIMIT, SUFFIXES, CHAINED, IDLE, GRAPHS = range(5)
 """Words of the state, as `lib/drafting.py` numbers them."""
 PAIRS = 1 << 16
 """Entries of the table of pairs, two words each."""

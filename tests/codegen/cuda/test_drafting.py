@@ -38,18 +38,14 @@ class Device:
         self.token[0], self.pos[0] = padded[self.position], self.position
         self.rows, self.step = word(1), word(1030)
         self.state = np.zeros(drafting.STATE_WORDS, np.uint32)
-<<<<<<< HEAD
         self.guess_from(self.suffixes, self.chained)
-=======
-        self.state[drafting.LIMIT] = self.limit
->>>>>>> twenty
         self.pairs = np.zeros(drafting.PAIRS, np.uint64)
         self.ring, self.log, self.clock = (np.zeros(control.RING, np.uint64) for _ in range(3))
         self.next = np.zeros(ROWS, np.uint32)
         self.logits = np.zeros((ROWS, VOCABULARY), np.float32)
 
     def guess_from(self, suffixes: int, chained: int) -> None:
-        self.state[: lib.IDLE] = self.limit, suffixes, chained
+        self.state[: drafting.IDLE] = self.limit, suffixes, chained
 
     def draft(self, most: int = 15) -> list[int]:
         run_grid(drafting.draft(), self.tokens, self.token, self.pos, self.rows, word(most),
@@ -97,14 +93,7 @@ def test_draft_guesses_what_followed_the_longest_match(kinds: int) -> None:
     for size in (1, 2, 3, 40, 150):
         tokens = RNG.integers(0, kinds, size)
         device = Device(tokens.astype(np.uint32), size - 1)
-<<<<<<< HEAD
         assert device.draft() == guessed(tokens.tolist(), 15)
-=======
-        length, wanted = guessed(tokens.tolist(), 15)
-        assert device.draft() == wanted
-        assert device.state[drafting.MATCH] == length
-        assert device.state[drafting.SUFFIX] == (wanted[0] if wanted else NONE)
->>>>>>> twenty
 
 
 def test_long_matches_and_texts_of_several_rounds_of_the_block() -> None:
@@ -112,22 +101,12 @@ def test_long_matches_and_texts_of_several_rounds_of_the_block() -> None:
     first = RNG.integers(0, 9, 60)
     tokens = np.concatenate([first, RNG.integers(10, 50, 3000), first[:45]]).astype(np.uint32)
     state = np.zeros(8, np.uint32)
-<<<<<<< HEAD
-    state[lib.LIMIT], state[lib.SUFFIXES] = 5000, 9
+    state[drafting.LIMIT], state[drafting.SUFFIXES] = 5000, 9
     token, pos, rows = np.zeros(16, np.uint32), np.zeros(16, np.uint32), word(0)
     pos[0] = len(tokens) - 1
     padded = np.concatenate([tokens, np.zeros(20, np.uint32)])
     pairs = np.zeros(drafting.PAIRS, np.uint64)
     run_grid(drafting.draft(), padded, token, pos, rows, word(15), state, pairs)
-=======
-    state[drafting.LIMIT] = 5000
-    token, pos, rows = np.zeros(16, np.uint32), np.zeros(16, np.uint32), word(0)
-    pos[0] = len(tokens) - 1
-    padded = np.concatenate([tokens, np.zeros(20, np.uint32)])
-    run_grid(drafting.draft(), padded, token, pos, rows, np.full(33, 9, np.uint32), word(15), state,
-             np.zeros(drafting.PAIRS, np.uint64))  # fmt: skip
-    assert state[drafting.MATCH] == drafting.LONGEST
->>>>>>> twenty
     assert token[1:10].tolist() == first[45:54].tolist()
     assert rows[0] == 10
 
@@ -139,18 +118,6 @@ def test_as_many_guesses_as_there_is_room_for() -> None:
     ):  # fmt: skip
         device = Device(tokens, 19, limit, suffixes)
         assert len(device.draft(most)) == wanted
-<<<<<<< HEAD
-=======
-        assert device.state[drafting.SUFFIX] == 1  # known all the same: to learn from
-
-
-def test_the_depth_is_that_of_the_length_of_the_match() -> None:
-    device = Device(np.array([1, 2, 3, 9, 1, 2, 3], np.uint32), 6)
-    device.depths[:] = 0
-    assert device.draft() == []
-    device.depths[3] = 2
-    assert device.draft() == [9, 1]
->>>>>>> twenty
 
 
 def test_tokens_up_to_the_first_wrong_guess_are_taken_over() -> None:
@@ -209,15 +176,8 @@ def test_what_rows_have_chosen_is_a_guess_later_on() -> None:
     other = Device(np.array([9, 8, 6, 5], np.uint32), 3)
     other.pairs = device.pairs
     assert other.draft() == [23]
-<<<<<<< HEAD
     assert other.accept([23, 24]).accepted == 1
     third = Device(np.array([7, 7, 6, 5], np.uint32), 3, chained=0)
-=======
-    assert other.state[drafting.SOURCE] == 1
-    told = other.accept([23, 24])
-    assert (told["recycled"], told["pair"], told["suffix"]) == (1, 3, 0)
-    third = Device(np.array([7, 7, 6, 5], np.uint32), 3)
->>>>>>> twenty
     third.pairs = device.pairs
     assert third.draft() == []
     chain = Device(np.array([1, 2], np.uint32), 1)
