@@ -144,38 +144,47 @@ def test_tiles_of_long_steps(width: int, name: str, columns: int, kind: str, mon
     check(lambda tokens: product(tokens, name, columns, rows=48), 33, 40, kind)
 
 
+@anywhere
+def test_two_chunks_a_warp(target: Target) -> None:
+    """A slab has one leaf."""
+    check(lambda tokens: product(tokens, "q4_k", 4096), 5, 12, "fixed23", target)
+
+
 @pytest.mark.parametrize(
     ("name", "columns", "there", "tokens"),
     [
-        ("q4_k", 4096, 5, 12),  # two chunks a warp, a slab has one leaf
         ("q4_k", 8192, 2, 33),  # two halves; a leaf has two slabs
         ("q2_k", 8192, 2, 33),
         ("q6_k", 8192, 5, 12),
         ("q4_k", 14336, 3, 12),  # seven chunks a warp, and as many slabs
     ],
 )
-@anywhere
-def test_long_rows_in_tiles(
-    name: str, columns: int, there: int, tokens: int, target: Target
+def test_rows_too_long_for_a_block_to_have_its_own(
+    name: str, columns: int, there: int, tokens: int
 ) -> None:
-    check(lambda t: product(t, name, columns), there, tokens, "fixed23", target)
+    check(lambda t: product(t, name, columns), there, tokens, "fixed23")
+
+
+@anywhere
+@pytest.mark.parametrize(
+    ("name", "columns"),
+    [
+        ("iq4_nl", 576),  # 18 blocks: some leaves have none
+        ("q6_k", 768),
+        ("q2_k", 256),
+        ("q8_0", 4640),  # a leaf has two slabs, not all of whose blocks there are
+    ],
+)
+def test_rows(name: str, columns: int, target: Target) -> None:
+    check(lambda tokens: product(tokens, name, columns), 11, 12, "fixed24", target)
 
 
 @pytest.mark.parametrize(
-    ("name", "columns", "there", "tokens"),
-    [
-        ("q4_k", 1536, 35, 40),
-        ("iq4_nl", 576, 11, 12),  # 18 blocks: some leaves have none
-        ("q4_1", 320, 33, 40),
-        ("q6_k", 768, 11, 12),
-        ("q2_k", 256, 11, 12),
-        ("q8_0", 4096, 5, 40),  # a leaf has a slab
-        ("q8_0", 4640, 5, 40),  # it has two, not all of whose blocks there are
-    ],
+    ("name", "columns", "there"),
+    [("q4_k", 1536, 35), ("q4_1", 320, 33), ("q8_0", 4096, 5)],  # of the last a leaf has a slab
 )
-@anywhere
-def test_rows(name: str, columns: int, there: int, tokens: int, target: Target) -> None:
-    check(lambda t: product(t, name, columns), there, tokens, "fixed24", target)
+def test_rows_of_long_steps(name: str, columns: int, there: int) -> None:
+    check(lambda tokens: product(tokens, name, columns), there, 40, "fixed24")
 
 
 @pytest.mark.parametrize(("name", "kind"), [("q4_k", "fixed23"), ("q8_0", "fixed24")])
