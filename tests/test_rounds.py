@@ -162,7 +162,7 @@ def test_what_is_said_of_rounds() -> None:
 
 def test_the_command(tiny_model: Path, tmp_path: Path) -> None:
     found = tmp_path / "rounds.json"
-    options = ("--draft", "auto", "--draft-max", 3, "-n", 4, "--json", found)
+    options = ("--draft", "auto", "--draft-max", 3, "-n", 4, "-o", found)
     ran = command("profile", tiny_model, *options)
     assert ran.code == 0
     assert "rounds of the loop" in ran.out and "draft auto" in ran.out

@@ -79,7 +79,7 @@ def test_boxes_say_what_is_read_and_written(compiled):
     ]
     assert "> ids, position, table of pairs, ring, log" in drawn["accept"]
     check = drawn["check: a step of up to 16 rows"]
-    few, wide = compiled.plans.few, compiled.plans.prefill
+    few, wide = compiled.plans.between
     assert check[0] == f"up to {few.tokens} rows: {len(few.launches)} dispatches"
     assert check[1].startswith(f"more: {len(wide.launches)} dispatches, ")
     assert (
@@ -90,7 +90,7 @@ def test_boxes_say_what_is_read_and_written(compiled):
 
 def test_narrow_steps_have_one_plan(compiled):
     check = boxes(loop(compiled, most=3).svg())["check: a step of up to 4 rows"]
-    assert check[0].startswith(f"{len(compiled.plans.few.launches)} dispatches, ")
+    assert check[0].startswith(f"{len(compiled.plans.between[0].launches)} dispatches, ")
     assert loop(compiled, most=100).rows == 16
 
 
@@ -159,8 +159,8 @@ def test_the_report_has_the_loop_where_one_is_asked_for(compiled, profile):
     ("changed", "said"),
     [
         ({"level": 1}, "expected a profile at -O3 for sm_90a, found one at -O1 for sm_90a"),
-        ({"draft": {"rounds": [{}]}}, "expected what fusec profile --json writes"),
-        ({"draft": {"rounds": 3}}, "expected what fusec profile --json writes"),
+        ({"draft": {"rounds": [{}]}}, "expected what fusec profile -o writes"),
+        ({"draft": {"rounds": 3}}, "expected what fusec profile -o writes"),
         ({"target": None}, "expected a profile at -O3"),
     ],
 )

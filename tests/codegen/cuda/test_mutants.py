@@ -40,7 +40,6 @@ PACED = ["copy_async_commit()", "copy_async_wait_0()"]
 # barriers in a row either is enough.
 OWN_DIGITS = ["warp_barrier()"]
 # Keeps the compiler from computing what follows too early.
-LOADS = ["warp_barrier()  # no more loads at once than there are registers"]
 REGISTERS = ["warp_barrier()  # what follows would take registers earlier"]
 
 
@@ -74,9 +73,6 @@ SESSIONS: dict[str, tuple[Callable[[], TwinSession], list[str]]] = {
     "a head's query and newest rows": (lambda: own_heads(context=600), []),
     "those of three rows, twice normed": (
         lambda: own_heads(3, ("head_norm", "own_norm", "rope"), ("head_norm",)), [],
-    ),
-    "heads that project together": (
-        lambda: own_heads(heads=24, kv_heads=3, head_dim=128, rows=64), 4 * LOADS,
     ),
     "parts that are added up": (lambda: shaped(network(160)), []),
     "parts of two rows": (lambda: shaped(network(160, tokens=2)), []),

@@ -112,11 +112,11 @@ def test_a_step_takes_the_plan_for_so_many_rows(compiled, machine):
 
 
 def test_blocks_that_take_all_rows_have_a_plan_for_each_width(tiny_model):
-    """A feed-forward half in clusters: one kernel for two rows, one for four."""
+    """A feed-forward half in clusters: one kernel for two rows, one for four, one for eight."""
     compiled = driver.compile(tiny_model, target="sm_90a", context=CONTEXT)
     variants = compiled.backend.variants(compiled.plans)
-    assert [plan.tokens for plan in variants] == [2, 4, SHORT, CONTEXT]
-    for plan in variants[:2]:
+    assert [plan.tokens for plan in variants] == [2, 4, 8, SHORT, CONTEXT]
+    for plan in variants[:3]:
         taken = {kernel.rows for kernel in plan.kernels if "parts" in kernel.name}
         assert taken == {plan.tokens}
         assert {kernel.rows for kernel in plan.kernels if "parts" not in kernel.name} == {1}
@@ -129,7 +129,7 @@ def test_kernels_are_wanted_when_a_step_needs_them_and_before_it_is_captured(com
     (first,) = machine.asked
     assert sorted(first) == sorted({k.name for k in compiled.plan.kernels} | control)
     have = set(first)
-    steps = {9: short, 6: None, 3: few, 2: None, 70: wide, 90: None, 1: None}
+    steps = {9: short, 6: few, 3: None, 2: None, 70: wide, 90: None, 1: None}
     for rows, plan in steps.items():
         machine.asked.clear()
         machine.api.log.clear()
@@ -200,7 +200,7 @@ def test_short_contexts(tiny_model, context):
     """Where the whole context is a narrow step there is one plan for it, or none."""
     compiled = driver.compile(tiny_model, target="sm_90a", level=2, context=context)
     assert compiled.prefill.tokens == context
-    assert len(compiled.backend.variants(compiled.plans)) == (context > 1) + (context > 4)
+    assert len(compiled.backend.variants(compiled.plans)) == (context > 1) + (context > 8)
     engine = Machine(compiled).engine()
     wanted = np.stack([engine.step(token) for token in IDS[:context]])
     assert engine.logits(IDS[:context]).tobytes() == wanted.tobytes()
@@ -278,7 +278,7 @@ def test_kernels_of_every_variant_are_compiled_into_a_folder(compiled):
         {k.removesuffix(f"_{rows}") for k in wanted if "matvec" in k and k.endswith(f"_{rows}")}
         for rows in (SLIM, NARROW)
     )
-    assert slim > narrow > set()
+    assert slim and narrow
 
 
 def test_logits_of_many_rows_take_memory_when_they_are_asked_for(compiled, machine):
