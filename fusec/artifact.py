@@ -22,6 +22,7 @@ from typing import Any
 
 from fusec import backends
 from fusec.backends import Backend, NoGpu, Plans
+from fusec.backends.base import WIDER, wider_files
 from fusec.compiled import Compilation
 from fusec.errors import FusecError, reason
 from fusec.ir.plan import LaunchPlan, from_json
@@ -68,9 +69,8 @@ def _foreign(folder: Path) -> str:
     ours = (
         MANIFEST,
         "plan.json",
-        "prefill.json",
+        *WIDER,
         "few.json",
-        "rows-*.json",
         "plan.dot",
         "kernels/*.py",
         "kernels/*.cubin",
@@ -151,9 +151,7 @@ def _texts(compiled: Compilation) -> Iterator[tuple[str, str]]:
         yield f"stages/{i:02d}-{stage.name}.ir", stage_text(stage)
     yield "plan.json", compiled.plan.to_json()
     if compiled.plans is not None:
-        yield "prefill.json", compiled.plans.prefill.to_json()
-        for plan in compiled.plans.between:
-            yield f"rows-{plan.tokens}.json", plan.to_json()
+        yield from ((name, plan.to_json()) for name, plan in compiled.plans.wider.items())
     yield "plan.dot", to_dot(compiled.graph, compiled.plan.launches)
 
 
@@ -248,11 +246,8 @@ class Artifact:
 
     def plans(self) -> Plans:
         """Those of a model."""
-        decode, files = self.plan(), self.manifest["files"]
-        wide = self.backend.prefill_tokens > 1
-        names = [name for name in files if name.startswith("rows-")]
-        between = sorted(map(self.plan, names), key=lambda plan: plan.tokens)
-        return Plans(decode, self.plan("prefill.json") if wide else decode, tuple(between))
+        names = wider_files(self.manifest["files"])
+        return Plans.of(self.plan(), {name: self.plan(name) for name in names})
 
     @property
     def backend(self) -> Backend[Any, Any]:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from fusec import backends
 from fusec.backends import Plans
+from fusec.backends.base import wider_files
 from fusec.codegen.cache import (
     cache_root,
     content_key,
@@ -35,6 +36,7 @@ from fusec.ir.ops import OPS, OWN_OPS
 from fusec.ir.plan import from_json
 
 PACKAGE = Path(__file__).parent
+DECODE, KERNELS = "decode.json", "kernels.json"
 
 
 def entry_of(graphs: Iterable[Graph], options: Options) -> Path | None:
@@ -71,12 +73,9 @@ def find(entry: Path, target: str) -> Prepared | None:
     backend = backends.get(target)
     try:
         texts = {path.name: path.read_text() for path in entry.glob("*.json")}
-        kernels = [backend.source(facts) for facts in json.loads(texts.pop("kernels.json"))]
-        decode = from_json(texts["decode.json"])
-        prefill = from_json(texts["prefill.json"]) if "prefill.json" in texts else decode
-        found = [from_json(text) for name, text in texts.items() if name.startswith("rows-")]
-        between = sorted(found, key=lambda plan: plan.tokens)
-        plans = Plans(decode, prefill, tuple(between))
+        kernels = [backend.source(facts) for facts in json.loads(texts[KERNELS])]
+        wider = {name: from_json(texts[name]) for name in wider_files(texts)}
+        plans = Plans.of(from_json(texts[DECODE]), wider)
     except (OSError, KeyError):  # another process has just removed it
         return None
     return Prepared(target, plans, {kernel.name: kernel for kernel in kernels})
@@ -85,12 +84,8 @@ def find(entry: Path, target: str) -> Prepared | None:
 def keep(entry: Path, prepared: Prepared) -> None:
     """Write an entry. A cache that cannot be written is no reason to fail: it only saves time."""
     plans = prepared.plans
-    texts = {"kernels.json": json.dumps([asdict(k) for k in prepared.kernels.values()])}
-    texts["decode.json"] = plans.decode.to_json()
-    if plans.prefill is not plans.decode:
-        texts["prefill.json"] = plans.prefill.to_json()
-    for plan in plans.between:
-        texts[f"rows-{plan.tokens}.json"] = plan.to_json()
+    texts = {KERNELS: json.dumps([asdict(k) for k in prepared.kernels.values()])}
+    texts |= {name: plan.to_json() for name, plan in {DECODE: plans.decode, **plans.wider}.items()}
     with contextlib.suppress(FusecError):
         sweep(entry.parent)
         staging = stage(entry)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -44,6 +45,16 @@ class Code(Protocol):
         """The file's contents."""
 
 
+PREFILL = "prefill.json"
+WIDER = (PREFILL, "rows-*.json")
+"""Patterns of the files that keep the plans of steps of several tokens."""
+
+
+def wider_files(names: Iterable[str]) -> list[str]:
+    """Those of some files."""
+    return [name for name in names if any(fnmatch(name, pattern) for pattern in WIDER)]
+
+
 @dataclass(frozen=True)
 class Plans:
     """A model's plans, which share states: `decode` steps one token, `prefill` as many as any.
@@ -54,6 +65,19 @@ class Plans:
     decode: LaunchPlan
     prefill: LaunchPlan
     between: tuple[LaunchPlan, ...] = ()
+
+    @classmethod
+    def of(cls, decode: LaunchPlan, wider: Mapping[str, LaunchPlan]) -> Plans:
+        """Those that were kept as `decode` and `wider`."""
+        between = (plan for name, plan in wider.items() if name != PREFILL)
+        ordered = sorted(between, key=lambda plan: plan.tokens)
+        return cls(decode, wider.get(PREFILL, decode), tuple(ordered))
+
+    @property
+    def wider(self) -> dict[str, LaunchPlan]:
+        """All but `decode`, by the names of files that keep them (`WIDER`)."""
+        found = {f"rows-{plan.tokens}.json": plan for plan in self.between}
+        return found if self.prefill is self.decode else {PREFILL: self.prefill, **found}
 
     @property
     def several(self) -> tuple[LaunchPlan, ...]:
