@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -124,12 +124,12 @@ def inspect(
         loop, profile = pictures.loop_of(opened(), plans, name, draft_max, profile)
     if dot is not None:
         write(dot, loop.dot() if loop else _plan_dot(graph, () if stage else launches, drawn))
+    subject = cache(partial(picture, profile))  # of what is drawn, once
     if svg is not None:
-        write(svg, loop.svg() if loop else picture(profile).svg(stage, layers=drawn))
+        write(svg, loop.svg() if loop else subject().svg(stage, layers=drawn))
     if html is not None:
         command = " ".join(["fusec", *sys.argv[1:]])
-        subject = replace(picture(profile), loop=loop)
-        write(html, pictures.html(subject, command, layers=drawn))
+        write(html, pictures.html(replace(subject(), loop=loop), command, layers=drawn))
     if as_json:
         show_json(data)
     elif stage is not None:
