@@ -8,16 +8,15 @@ rows are multiplied by a fragment, and the products added up in the order of the
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 
+from fusec.codegen.cuda.block_products import FLOATS, accumulate_tile, make_facts
 from fusec.codegen.cuda.panels import FRAGMENT, Panel, fact_place
 from fusec.codegen.cuda.scope import Scope
 from fusec.codegen.cuda.shape import REGISTERS, WARP
 from fusec.codegen.cuda.sources import tree
 from fusec.ir.op_fixed import BLOCK, GROUP, OWN_RECORD
 
-FLOATS = {1: "f32", 2: "f32x2", 4: "f32x4"}  # how many -> the suffix of what loads them
 SIDES = (("upper", 0), ("lower", 8))  # rows of a fragment that a lane has sums of
 
 
@@ -106,10 +105,7 @@ class Fragments(ABC):
             w.line(f"store_blocks({levels}, uint32({where}), {slot})")
             width = f"x{panel.facts}" if panel.facts > 1 else ""
             for half, name in enumerate(loaded):
-                values = []
-                for what in ("scale", "min") if fmt.has_min else ("scale",):
-                    w.line(f"{what} = {what}_{fmt.name}({name})")
-                    values += [f"{what}[0]", f"{what}[1]"] if fmt.group == 16 else [what]
+                values = make_facts(w, fmt, name)
                 behind = f"({slot} + {8 * half}) * {4 * panel.facts}"
                 where = f"{self.facts} + {block} * {panel.facts_pitch} + {behind}"
                 w.line(f"store_shared_f32{width}(uint32({where}), {', '.join(values)})")
@@ -206,24 +202,10 @@ class Fragments(ABC):
         for which in ("left", "right"):
             where = f"uint32(own_{which} + behind + {block * OWN_RECORD})"
             w.line(f"{which} = load_shared_{FLOATS[known]}({where})")
-        for line in self._added(into):
-            w.line(line)
-
-    def _added(self, s: str) -> Iterator[str]:
-        """As `block_products` does it for one row: the products, then the minima."""
-        halves, has_min = self.panel.halves, self.fmt.has_min
-        quanta = "left[0], right[0]" if has_min else "left, right"
-
-        def pair(k: int) -> str:
-            return f"upper[{k}], lower[{k}]" if self.panel.facts > 1 else "upper, lower"
-
-        for half in range(halves):
-            made = "products(levels, x)" if halves == 1 else f"half_products(levels, x, {half})"
-            yield f"{s} = add_scaled({s}, joined({made}), {pair(half)}, {quanta})"
-        for half in range(halves if has_min else 0):
-            k = 1 if halves == 1 else 2 + half
-            totals = f"left[{k}], right[{k}]"
-            yield f"{s} = less_minima({s}, {pair(halves + half)}, {quanta}, {totals})"
+        made = ["products(levels, x)"]
+        if panel.halves > 1:
+            made = [f"half_products(levels, x, {half})" for half in range(panel.halves)]
+        accumulate_tile(w, self.fmt, into, made, ("upper", "lower"), ("left", "right"))
 
     # --- their sum -------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ An order is that of the one-row kernel of the same layout, operation by operatio
 
 from __future__ import annotations
 
+from fusec.codegen.cuda.block_products import accumulate_tile
 from fusec.codegen.cuda.gemm_products import Products
 from fusec.codegen.cuda.gemm_slabs import Members
 from fusec.codegen.cuda.scope import Scope
@@ -65,23 +66,10 @@ class ByRows(Products):
 
     def _add(self, m: int, n: int) -> None:
         """See `Products`; as `block_products` does it for one row."""
-        w, has_min, s = self.w, self.fmt.has_min, f"sum_{m}{n}"
-        upper, lower = f"upper_{m}", f"lower_{m}"
-        quanta = "first[0], second[0]" if has_min else "first, second"
-        if self.halves == 1:
-            pair = f"{upper}[0], {lower}[0]" if has_min else f"{upper}, {lower}"
-            w.line(f"{s} = add_scaled({s}, joined(product_{m}{n}), {pair}, {quanta})")
-            if has_min:
-                totals = "first[1], second[1]"
-                w.line(f"{s} = less_minima({s}, {upper}[1], {lower}[1], {quanta}, {totals})")
-            return
-        for half in (0, 1):
-            pair = f"{upper}[{half}], {lower}[{half}]"
-            w.line(f"{s} = add_scaled({s}, joined(product{half}_{m}{n}), {pair}, {quanta})")
-        for half in (0, 1) if has_min else ():
-            pair = f"{upper}[{2 + half}], {lower}[{2 + half}]"
-            totals = f"first[{2 + half}], second[{2 + half}]"
-            w.line(f"{s} = less_minima({s}, {pair}, {quanta}, {totals})")
+        halves = range(self.halves) if self.halves > 1 else ("",)
+        products = [f"product{half}_{m}{n}" for half in halves]
+        weights = f"upper_{m}", f"lower_{m}"
+        accumulate_tile(self.w, self.fmt, f"sum_{m}{n}", products, weights, ("first", "second"))
 
     def _end(self, part: int) -> None:
         """See `Products`: there is but one sum."""

@@ -16,13 +16,13 @@ from abc import abstractmethod
 from collections.abc import Callable
 from contextlib import nullcontext
 
+from fusec.codegen.cuda.block_products import FLOATS
 from fusec.codegen.cuda.gemm_records import OfBlock
 from fusec.codegen.cuda.gemm_slabs import Slabs
 from fusec.codegen.cuda.shape import WARP
 from fusec.ir.op_fixed import BLOCK, FACT_BYTES
 
 OUT = 4  # floats between rows of sums
-FLOATS = {1: "f32", 2: "f32x2", 4: "f32x4"}  # how many -> the suffix of what loads them
 
 
 class Products(Slabs):

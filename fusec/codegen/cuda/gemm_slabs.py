@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
 from fusec.codegen import formats
+from fusec.codegen.cuda.block_products import facts_of, halves_of, make_facts
 from fusec.codegen.cuda.elements import Indices
 from fusec.codegen.cuda.gemm_records import OfBlock, OfSlab, Records
 from fusec.codegen.cuda.scope import Scope
@@ -88,7 +89,7 @@ class Slabs(ABC):
         self.slab = self.own * tiling.deep
         self.branches = -(-min(self.blocks, self.own_leaves) // self.at_once)
         self.slabs = self.branches * self.turns
-        self.facts = self.halves * (2 if fmt.has_min else 1)  # floats of a block of weights
+        self.facts = facts_of(fmt)  # floats of a block of weights
         self.scales = self.slab * tiling.rows * BLOCK
         self.digits = self.scales + self.slab * tiling.rows * self.facts * 4
         self.records: Records = OfSlab(self) if own is None else OfBlock(self, *own)
@@ -122,7 +123,7 @@ class Slabs(ABC):
     @property
     def halves(self) -> int:
         """Groups of a block with a scale of their own."""
-        return BLOCK // self.fmt.group
+        return halves_of(self.fmt)
 
     @property
     def is_ragged(self) -> bool:
@@ -215,10 +216,7 @@ class Slabs(ABC):
             w.line(f"store_blocks({levels}, uint32({stage} + cell * {BLOCK}), slot{k})")
             width = f"x{self.facts}" if self.facts > 1 else ""
             for half in (0, 1):
-                values = []
-                for what in ("scale", "min") if fmt.has_min else ("scale",):
-                    w.line(f"{what} = {what}_{fmt.name}({loaded[half]})")
-                    values += [f"{what}[0]", f"{what}[1]"] if fmt.group == 16 else [what]
+                values = make_facts(w, fmt, loaded[half])
                 more = f" + {8 * half}" if half else ""
                 place = f"uint32({stage} + {self.scales} + (cell{more}) * {4 * self.facts})"
                 guard = f"{place}, {', '.join(values)}"

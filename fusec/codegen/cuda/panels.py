@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+from fusec.codegen.cuda.block_products import facts_of, halves_of
 from fusec.codegen.formats import QuantFormat
 from fusec.ir.op_fixed import BLOCK, FACT_BYTES, GROUP, OWN_RECORD, RECORD
 
@@ -41,12 +42,12 @@ class Panel:
     @property
     def halves(self) -> int:
         """Groups of a block with a scale of their own."""
-        return BLOCK // self.fmt.group
+        return halves_of(self.fmt)
 
     @property
     def facts(self) -> int:
         """Floats that are known of a row's block beside its levels: scales, then minima."""
-        return self.halves * (2 if self.fmt.has_min else 1)
+        return facts_of(self.fmt)
 
     @property
     def pairs(self) -> int:
