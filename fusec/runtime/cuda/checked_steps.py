@@ -16,6 +16,7 @@ from fusec.codegen.cuda.drafting import MOST_DRAFTED, PAIRS, STATE_WORDS
 from fusec.ir.plan import ROWS
 from fusec.runtime.cuda.driver import Handle
 from fusec.runtime.cuda.loop import TokenLoop
+from fusec.runtime.cuda.pace import width_of
 from fusec.runtime.cuda.session import CudaSession
 from fusec.runtime.cuda.told import Told
 from fusec.runtime.job import token_ids
@@ -98,7 +99,7 @@ class CheckedSteps:
 
     def choices(self, kind: str, rows: int) -> list[int]:
         """The tokens that the last step has chosen, once it is done."""
-        address = self._choices_of(kind, 1 << (rows - 1).bit_length())
+        address = self._choices_of(kind, width_of(rows))
         found = self.workspace.memory.read(address, (rows,), np.dtype(np.int32))
         return [int(token) for token in found]
 

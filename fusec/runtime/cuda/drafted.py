@@ -18,7 +18,7 @@ from typing import NamedTuple, TypeVar
 from fusec.codegen.cuda.control import NO_TOKEN
 from fusec.runtime.cuda.checked_steps import MOST_ROWS, CheckedSteps
 from fusec.runtime.cuda.loop import TokenLoop
-from fusec.runtime.cuda.pace import Pace
+from fusec.runtime.cuda.pace import Pace, width_of
 from fusec.runtime.cuda.session import CudaSession
 from fusec.runtime.drafting import Drafting, DraftStatistics
 from fusec.runtime.finite import check_finite, not_finite
@@ -115,7 +115,7 @@ class DraftedLoop:
                 return found, found
             self.steps.guess(len(job.sequence) - 1 + made, guesses)
             rows = len(guesses) + 1
-            number = self._enqueue(kind, 1 << (rows - 1).bit_length(), drafts=False)
+            number = self._enqueue(kind, width_of(rows), drafts=False)
             told, _ = self.steps.told(number)
             return self._take(first + made, told.made), self.steps.choices(kind, rows)
 
