@@ -1,4 +1,4 @@
-"""The table of docs/drafting.md, from what `fusec bench --draft auto,... --json FILE` wrote.
+"""The table of docs/drafting.md, from what `fusec bench --draft auto,... -o FILE` wrote.
 
 python benchmarks/draft_table.py benchmarks/results/h200-drafts.json
 """

@@ -37,7 +37,7 @@ class Loop:
     """Of a compiled model with a drafter.
 
     `plain`: the plan of a token; `checks`: those of steps of several rows, the narrowest first.
-    `most`: guesses of a step. `profile`: what `fusec profile --draft --json` wrote, or None.
+    `most`: guesses of a step. `profile`: what `fusec profile --draft -o` wrote, or None.
     """
 
     model: str
