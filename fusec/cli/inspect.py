@@ -130,7 +130,10 @@ def inspect(
     if html is not None:
         command = " ".join(["fusec", *sys.argv[1:]])
         write(html, pictures.html(replace(subject(), loop=loop), command, layers=drawn))
-    if as_json:
+    if as_json and stage is not None:
+        by_pass = {each["pass"]: each for each in data["stages"]}
+        show_json(by_pass[stage] | {"graph": str(graph)})
+    elif as_json:
         show_json(data)
     elif stage is not None:
         typer.echo(shown, nl=False)

@@ -25,6 +25,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from fusec.codegen.cuda.arch import Arch, missing_extra
+from fusec.codegen.cuda.single_assignments import found_in_one_pass
 from fusec.errors import FusecError
 from fusec.ir.plan import Size
 from fusec.writer import brief, count
@@ -130,7 +131,10 @@ def _to_ptx(kernel: CudaKernel, arch: Arch, path: Path | None) -> str:
     dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=arch.cc)
     try:
         function = _load_function(kernel, path)
-        compiled = compile_cuda(function, types.void, arguments, nvvm_options=options, cc=arch.cc)
+        with found_in_one_pass():
+            compiled = compile_cuda(
+                function, types.void, arguments, nvvm_options=options, cc=arch.cc
+            )
     except Exception as error:  # many kinds; each means that the source is not what Numba takes
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = " ".join(lines[:3]) or repr(error)

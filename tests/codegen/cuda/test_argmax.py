@@ -92,7 +92,7 @@ SHAPES = (
 
 @pytest.mark.parametrize("choice", SHAPES, ids=str)
 def test_no_shape_changes_the_choice(choice: Choice) -> None:
-    rows = 1531
+    rows = 787
     for what, logits in rows_of(rows).items():
         session, found = choose(
             head(rows), logits, 3, target=SPLIT,
