@@ -25,7 +25,6 @@ from fusec.models.model import Model
 from fusec.models.synth import synthesize
 from fusec.runtime.cuda.engine import CudaEngine
 from fusec.runtime.cuda.pace import GraphCost, Pace
-from fusec.runtime.cuda.told import Told
 from fusec.runtime.drafting import Auto, DraftStatistics
 from fusec.runtime.job import Job
 from fusec.runtime.sampling import Sampling
@@ -56,17 +55,13 @@ class Watched:
     def generation(self) -> None:
         """One starts."""
         self._ahead: deque[int] = deque()  # rows of graphs whose results were not seen
-        self._seen, self._last, self._its_tokens = 0.0, 0, 0
+        self._seen, self._last = 0.0, 0
 
     def wait_for(self, entries: Any, number: int, *, naps: bool = True) -> int:
-        """A result is a word of the log, or a token that no such word has announced."""
+        """A result is a word of the log, or the token of a plain graph."""
         word: int = self._wait(entries, number, naps=naps)
-        is_log = entries is self._steps._log
-        if is_log or not self._its_tokens:
+        if self._ahead:
             self._seen, self._last = time.perf_counter(), self._ahead.popleft()
-            self._its_tokens = Told.read(word).made if is_log else 0
-        else:
-            self._its_tokens -= 1
         return word
 
     def replay(self, graph: Any, stream: Any) -> None:

@@ -78,14 +78,16 @@ class CheckedSteps:
 
         `kind`: of the choice, greedy or sampled. `drafts`: whether the device guesses.
         """
-        self._sessions[kind].prepare(width)
-        work, key = partial(self._put, kind, width, drafts), (kind, width, drafts)
-        if self._loop.decode.eager:
-            work()
-        else:
-            if key not in self._graphs:
-                self._graphs[key] = self.workspace.capture(work)
-            self.workspace.driver.replay(self._graphs[key], self.workspace.stream)
+        key = kind, width, drafts
+        if (graph := self._graphs.get(key)) is None:
+            self._sessions[kind].prepare(width)
+            work = partial(self._put, *key)
+            if self._loop.decode.eager:
+                work()
+            else:
+                graph = self._graphs[key] = self.workspace.capture(work)
+        if graph is not None:
+            self.workspace.driver.replay(graph, self.workspace.stream)
         self.made += 1
         return self.made - 1
 

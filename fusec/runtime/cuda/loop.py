@@ -181,6 +181,16 @@ class TokenLoop:
         """The token of a step, as soon as it is there."""
         return self.wait_for(self._ring, step, naps=naps)
 
+    def take_all(self, first: int, count: int) -> list[int]:
+        """The tokens of so many steps, which may all be there by now."""
+        slot = first % RING
+        words = self._ring[slot : slot + count].tolist()
+        if len(words) == count and all(
+            word >> 32 == number for number, word in enumerate(words, first + 1)
+        ):
+            return [word & 0xFFFFFFFF for word in words]
+        return [self.take(first + n) for n in range(count)]
+
     def wait_for(self, entries: Array, number: int, *, naps: bool = True) -> int:
         """The lower half of an entry in pinned memory, as soon as the upper one is its number + 1.
 

@@ -33,6 +33,12 @@ class DraftStatistics:
         self.steps += 1
         self.by_rows[rows] = self.by_rows.get(rows, 0) + 1
 
+    def checked(self, rows: int, drafted: int, made: int) -> None:
+        """One more step, of so many rows, which has checked guesses and made tokens."""
+        self.stepped(rows)
+        self.drafted += drafted
+        self.accepted += max(0, made - 1)
+
     @property
     def acceptance(self) -> float:
         """The share of guessed tokens that were right; 0 where none were guessed."""
