@@ -227,19 +227,21 @@ class Cuda(Backend[CudaKernel, Executables]):
             Driver(), (one, plans.prefill.only(set())), kernels, names, model.raw, PACKING, l2
         )
 
-        def session(outputs: set[str], *plans: LaunchPlan) -> CudaSession:
+        def session(outputs: Collection[str], *plans: LaunchPlan) -> CudaSession:
             found = [plan.only(outputs) for plan in plans]
             return CudaSession(found[-1], workspace, variants=found, eager=eager)
 
         decode = CudaSession(one, workspace, eager=eager)
         scores = session({"%logits"}, one)
-        prefill, absorb = session({"%logits"}, one, *several), session(set(), one, *several)
+        hidden = plans.decode.hidden
+        steps = plans.decode.only(GENERATING | hidden), *several
+        prefill, absorb = session({"%logits"} | hidden, *steps), session(hidden, *steps)
         context = positions(one)
         traced = session({"%logits", *asked}, plans.decode, *several) if asked else None
         loop = TokenLoop(decode, scores, absorb, context)
-        rows = session(set(GENERATING), one, *several)
+        rows = session(GENERATING | hidden, *steps)
         return CudaEngine(
-            decode,
+            session(GENERATING | hidden, steps[0]) if hidden else decode,
             prefill,
             absorb,
             loop,

@@ -25,10 +25,11 @@ from fusec.errors import FusecError
 from fusec.ir.op_experts import GATINGS
 from fusec.models import small
 from fusec.models.architectures.deepseek import STORED
-from fusec.models.decoder import IN_A_LAYER, YARN, DecoderConfig
+from fusec.models.decoder import EMBEDDING, IN_A_LAYER, YARN, DecoderConfig
 from fusec.models.encode_tables import NVFP4_MAX
 from fusec.models.experts import Experts
 from fusec.models.gguf_write import Planned, Progress, gguf_file, write_tensors
+from fusec.models.nextn import JOINED, OWN, Nextn
 from fusec.models.presets import PRESETS
 from fusec.models.quant_bytes import Bytes
 from fusec.models.quant_mix import Mix, factor_name, factors_of
@@ -203,6 +204,8 @@ def _tensors(config: DecoderConfig, mix: Mix, seed: int) -> Iterator[Planned]:
         if name == YARN:
             continue  # computed, in no file
         parts[_place(name, config)].append((name, shape))
+    for name, shape in _of_drafting_blocks(config):
+        parts[_place(name, config)].append((name, shape))
     for place, found in parts.items():
         (_, shape), *_ = found
         shape = (sum(rows for _, (rows, *_) in found), *shape[1:])
@@ -215,6 +218,17 @@ def _tensors(config: DecoderConfig, mix: Mix, seed: int) -> Iterator[Planned]:
             stored = np.full(factors_of(there), factor, np.float32)
             kept = partial(np.copy, stored.view(np.uint8))
             yield Planned(factor_name(place), "f32", stored.shape, kept)
+
+
+def _of_drafting_blocks(config: DecoderConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """What a file has of blocks that draft, each of which has a last norm of its own."""
+    for block in range(config.layers, config.layers + config.skipped):
+        at = f"blk.{block}.nextn"
+        yield f"{at}.{JOINED}.weight", (config.width, 2 * config.width)
+        nextn = Nextn(at, EMBEDDING, f"{at}.{OWN['norm']}.weight", config.head)
+        for name, shape in replace(config, layers=block, nextn=nextn).tensor_shapes():
+            if name.startswith(f"blk.{block}.") and name not in nextn.projections:
+                yield name, shape
 
 
 def _place(tensor: str, config: DecoderConfig) -> str:

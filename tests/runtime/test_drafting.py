@@ -275,7 +275,9 @@ def test_a_draft_model(tiny_model: Path, engine: Engine) -> None:
 def test_a_draft_model_has_the_same_vocabulary(tiny_model: Path) -> None:
     with pytest.raises(FusecError, match=r"draft model has to have the vocabulary of .*tiny.gguf"):
         fusec.load(tiny_model, draft="demo")
-    with pytest.raises(FusecError, match="draft: expected off, auto, suffix, recycle or a model"):
+    with pytest.raises(
+        FusecError, match="draft: expected off, auto, suffix, recycle, mtp or a model"
+    ):
         fusec.load(tiny_model, draft="sufix")
     with pytest.raises(FusecError, match="draft_max: expected a number of tokens from 1, found 0"):
         fusec.load(tiny_model, draft="auto", draft_max=0)
@@ -284,7 +286,7 @@ def test_a_draft_model_has_the_same_vocabulary(tiny_model: Path) -> None:
 @pytest.mark.parametrize("draft", [5, None, True])
 def test_what_names_no_drafter(tiny_model: Path, draft: object) -> None:
     with pytest.raises(
-        FusecError, match="draft: expected off, auto, suffix, recycle or a model, f"
+        FusecError, match="draft: expected off, auto, suffix, recycle, mtp or a model, f"
     ):
         fusec.load(tiny_model, draft=draft)  # type: ignore[arg-type]
 

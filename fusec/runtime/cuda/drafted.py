@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeVar
 
 from fusec.codegen.cuda.control import NO_TOKEN
 from fusec.runtime.cuda.checked_steps import MOST_ROWS, CheckedSteps
-from fusec.runtime.cuda.loop import TokenLoop
+from fusec.runtime.cuda.loop import Reader, TokenLoop
 from fusec.runtime.cuda.pace import Pace, width_of
 from fusec.runtime.cuda.session import CudaSession
 from fusec.runtime.drafting import Drafting, DraftStatistics
@@ -108,9 +108,10 @@ class DraftedLoop:
 
     def run_hosted(self, job: Job, stop: frozenset[int], drafting: Drafting) -> Iterator[int]:
         """Yield the tokens of a job, which the host guesses. See `TokenLoop.run`."""
-        first = self._begin(job)
-        kind, enqueue = self._loop.token_graph(job.sampling)
         drafting.begin(job.sequence)
+        reads = drafting.reads_hidden
+        first = self._begin(job, read=drafting.read if reads else None)
+        kind, enqueue = self._loop.token_graph(job.sampling)
         made, last = 0, job.sequence[-1]
 
         def step() -> tuple[list[int], list[int]]:
@@ -118,14 +119,17 @@ class DraftedLoop:
             if not made:
                 found = [self._first(job, first)]
                 return found, found
-            if not guesses:
+            if not guesses and not reads:
                 self._loop.ahead(self._loop.steps + 1, kind, enqueue)
                 found = [self._loop.take(first + made)]
                 return found, found
-            self.steps.guess(len(job.sequence) - 1 + made, guesses)
+            position = len(job.sequence) - 1 + made
+            self.steps.guess(position, guesses)
             rows = len(guesses) + 1
             number = self._enqueue(kind, width_of(rows), drafts=False)
             told, _ = self.steps.told(number)
+            if reads:
+                drafting.read(position, self.steps.hidden(kind, rows))
             return self._loop.take_all(first + made, told.made), self.steps.choices(kind, rows)
 
         while made < job.count:
@@ -159,9 +163,14 @@ class DraftedLoop:
             self.workspace.enter()
             return work()
 
-    def _begin(self, job: Job, suffixes: int = 0, chained: int = 0) -> int:
-        """Put a job on the device; the number of its first token. See `CheckedSteps.begin`."""
-        self._loop.start(job.sequence, job.sampling, job.kept)
+    def _begin(
+        self, job: Job, suffixes: int = 0, chained: int = 0, read: Reader | None = None
+    ) -> int:
+        """Put a job on the device; the number of its first token.
+
+        See `CheckedSteps.begin` and `TokenLoop.start`.
+        """
+        self._loop.start(job.sequence, job.sampling, job.kept, read)
         limit = len(job.sequence) - 1 + job.count - 1
         self._in_turn(lambda: self.steps.begin(limit, suffixes, chained))
         return self._loop.steps

@@ -22,13 +22,16 @@ import numpy as np
 from fusec.codegen.cuda.control import NO_TOKEN, RING, SAMPLING_WORDS, sampling_words
 from fusec.errors import FusecError
 from fusec.ir.choosing import final_choice, without_choice
-from fusec.ir.plan import Arg
+from fusec.ir.plan import HIDDEN, Arg
 from fusec.runtime.cuda.driver import Handle
 from fusec.runtime.cuda.session import CudaSession
 from fusec.runtime.finite import check_finite, not_finite
 from fusec.runtime.job import Job
 from fusec.runtime.sampling import Sampling
 from fusec.runtime.session import Array
+
+Reader = Callable[[int, Array], None]
+"""Is told of positions from the first on: float32[rows, width] hidden states."""
 
 RUN_AHEAD = 16
 """Graphs enqueued ahead of the last token seen: milliseconds of work, so the host may sleep."""
@@ -106,10 +109,13 @@ class TokenLoop:
                 return
             yield token
 
-    def start(self, ids: Sequence[int], sampling: Sampling, kept: int = 0) -> None:
+    def start(
+        self, ids: Sequence[int], sampling: Sampling, kept: int = 0, read: Reader | None = None
+    ) -> None:
         """Put prompt and settings on the device; enqueue all but the last token.
 
-        The cache has the first `kept` tokens already.
+        The cache has the first `kept` tokens already. `read` is told of the hidden states behind
+        all others, the last one too.
         """
         memory = self.workspace.memory
         top_k = min(sampling.top_k, self.vocabulary)
@@ -123,9 +129,12 @@ class TokenLoop:
             memory.write(self.tokens, np.asarray(ids, np.uint32))
             memory.write(self.params, sampling_words(**asdict(within)))
             last, size = len(ids) - 1, self._absorb.plan.tokens
-            for first in range(kept, last, size):
-                places = np.arange(first, min(first + size, last), dtype=np.int32)
-                self._absorb.begin(token=np.asarray(ids, np.int32)[places], pos=places)
+            end = last if read is None else len(ids)
+            for first in range(kept, end, size):
+                places = np.arange(first, min(first + size, end), dtype=np.int32)
+                rows = self._absorb.begin(token=np.asarray(ids, np.int32)[places], pos=places)
+                if read is not None:
+                    read(first, self._absorb.results(rows)[HIDDEN])
             memory.write(self.token, np.asarray(ids[-1:], np.int32))
             memory.write(self.pos, np.array([last], np.int32))
 

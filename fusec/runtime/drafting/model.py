@@ -11,11 +11,12 @@ import numpy as np
 from fusec.errors import FusecError
 from fusec.models.model import Model
 from fusec.models.tokenizer import Vocabulary
+from fusec.runtime.drafting.chain import chain
 from fusec.runtime.drafting.drafter import Drafter, Guess, Row
 from fusec.runtime.session import rewinds
 from fusec.runtime.token_engine import TokenEngine
 
-LEAST = 0.2  # behind the first guess, a chain ends where all of it is less likely than this
+Array = np.ndarray[Any, Any]
 
 
 class ModelDrafter(Drafter):
@@ -47,17 +48,12 @@ class ModelDrafter(Drafter):
         if most < 1:
             return []
         self._catch_up()
-        found: list[Guess] = []
-        token, likely = self._sequence[-1], 1.0
-        while len(found) < most:
-            logits = self._step(self._decode, [token])["logits"][0]
-            token = int(np.argmax(logits))
-            confidence = 1 / float(np.exp(logits - logits[token]).sum())  # of the softmax
-            likely *= confidence
-            if np.isnan(likely) or (found and likely < LEAST):
-                break
-            found.append(Guess(token, confidence))
-        return found
+
+        def logits_behind(token: int) -> Array:
+            logits: Array = self._step(self._decode, [token])["logits"][0]
+            return logits
+
+        return chain(logits_behind, self._sequence[-1], most)
 
     def close(self) -> None:
         """See `Drafter`."""
