@@ -41,7 +41,8 @@ class Watched:
 
     def __init__(self, engine: CudaEngine) -> None:
         assert engine.drafted is not None
-        self._steps, driver = engine.drafted.steps, engine.workspace.driver
+        self._loop, self._steps = engine.loop, engine.drafted.steps
+        driver = engine.workspace.driver
         self._wait, self._replay = engine.loop.wait_for, driver.replay
         engine.loop.wait_for, driver.replay = self.wait_for, self.replay  # type: ignore[method-assign]
         self.begin()
@@ -69,11 +70,20 @@ class Watched:
         start = time.perf_counter()
         self._replay(graph, stream)
         took = time.perf_counter() - start
-        rows = next((key[1] for key, known in self._steps._graphs.items() if known is graph), 0)
+        rows = self._rows(graph)
+        if rows is None:
+            return  # a part of the prompt
         self.launches[rows].append(took)
         if not self._ahead and self._seen:
             self.gaps[self._last, rows].append(start - self._seen)
         self._ahead.append(rows)
+
+    def _rows(self, graph: Any) -> int | None:
+        """Of a graph that makes tokens."""
+        if any(known is graph for known in self._loop._graphs.values()):
+            return 0
+        every = self._steps._graphs.items()
+        return next((rows for (_, rows, _), known in every if known is graph), None)
 
     def lines(self) -> Iterator[str]:
         """What was measured."""
