@@ -1,12 +1,13 @@
 """What a draft model costs: a guess, and a step that checks k of them. Weights may be random.
 
     python benchmarks/draft_costs.py MODEL.gguf DRAFT.gguf [--target native] [--guesses 1,3,7]
-        [-n 64] [--context 512] [-o FILE.json]
+        [-n 64] [--context 512] [--on-host] [-o FILE.json]
 
 Every round makes k guesses and checks all of them, whatever they are worth: few are right where
 weights are random. Times are of whole generations, in microseconds: `guess`, one of the draft
 model's tokens; `check`, the rest of a round; `pays from`, the tokens that a round has to make so
-that it is no slower than plain decoding.
+that it is no slower than plain decoding. `--on-host`: also with a step and its softmax on the host
+for each guess, as on the CPU, where a GPU makes them by its own loop.
 """
 
 from __future__ import annotations
@@ -110,6 +111,7 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("-n", type=int, default=64)
+    parser.add_argument("--on-host", action="store_true")
     parser.add_argument("-o", type=Path)
     given = parser.parse_args()
     chain.LEAST = 0.0  # of random weights no guess is likely
@@ -118,7 +120,11 @@ def main() -> None:
         engine.stop = frozenset()
         counts = [int(k) for k in given.guesses.split(",")]
         found = measured(engine, counts, given.n, given.repeats)
-    print(shown(found))
+        print(shown(found))
+        if given.on_host:
+            engine.drafter._engine.__dict__["chain"] = None  # type: ignore[union-attr]
+            found["on_host"] = measured(engine, counts, given.n, given.repeats)
+            print("guesses on the host", shown(found["on_host"]), sep="\n")
     if given.o:
         facts = machine(backends.get(given.target))
         names = {"model": given.model.stem, "draft": given.draft.stem}

@@ -11,6 +11,7 @@ from fusec.arguments import whole
 from fusec.errors import FusecError
 from fusec.ir.plan import HIDDEN
 from fusec.runtime.drafting import MOST_DRAFTED, Drafter, Drafting, DraftStatistics
+from fusec.runtime.drafting.chain import Chained
 from fusec.runtime.drafting.depth import Depth
 from fusec.runtime.finite import check_finite
 from fusec.runtime.job import Array, Chosen, Job, Processor, new_tokens, processed
@@ -84,6 +85,11 @@ class TokenEngine(SequenceEngine):
     def draft_costs(self) -> dict[int, float]:
         """Rows of a step -> what it costs, in steps of one: as measured while drafting."""
         return self._drafting.depth.cost.known
+
+    @property
+    def chain(self) -> Chained | None:
+        """What makes guesses for another engine quicker than steps of the host; None here."""
+        return None
 
     def tokens(
         self,

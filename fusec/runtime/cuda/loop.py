@@ -69,7 +69,7 @@ class TokenLoop:
         token, pos = (self.workspace.address(Arg("input", name)) for name in ("%token", "%pos"))
         chosen = self.workspace.address(plan.output_args["%next"])
         logits = self.workspace.address(plan.output_args["%logits"])
-        self.token, self.pos = token, pos
+        self.token, self.pos, self.logits, self.chosen = token, pos, logits, chosen
         self._arguments: dict[str, tuple[int, ...]] = {
             "advance": (logits, chosen, token, pos, self.counter, self.tokens, self.ring),
             "feed": (self.tokens, token, pos),
@@ -112,31 +112,36 @@ class TokenLoop:
     def start(
         self, ids: Sequence[int], sampling: Sampling, kept: int = 0, read: Reader | None = None
     ) -> None:
-        """Put prompt and settings on the device; enqueue all but the last token.
-
-        The cache has the first `kept` tokens already. `read` is told of the hidden states behind
-        all others, the last one too.
-        """
+        """Put prompt and settings on the device; enqueue all but the last token: see `go_on`."""
         memory = self.workspace.memory
         top_k = min(sampling.top_k, self.vocabulary)
         repeat_last = min(sampling.repeat_last, self._context)
         within = replace(sampling, top_k=top_k, repeat_last=repeat_last)
         with self.workspace.turns.take():
             self.workspace.enter()
-            if not self._is_counted:
-                memory.write(self.counter, np.array([self.steps], np.uint32))
-                self._is_counted = True
             memory.write(self.tokens, np.asarray(ids, np.uint32))
             memory.write(self.params, sampling_words(**asdict(within)))
-            last, size = len(ids) - 1, self._absorb.plan.tokens
-            end = last if read is None else len(ids)
-            for first in range(kept, end, size):
-                places = np.arange(first, min(first + size, end), dtype=np.int32)
-                rows = self._absorb.begin(token=np.asarray(ids, np.int32)[places], pos=places)
-                if read is not None:
-                    read(first, self._absorb.results(rows)[HIDDEN])
-            memory.write(self.token, np.asarray(ids[-1:], np.int32))
-            memory.write(self.pos, np.array([last], np.int32))
+            self.go_on(ids, kept, read)
+
+    def go_on(self, ids: Sequence[int], kept: int, read: Reader | None = None) -> None:
+        """Have the next graph read the last of these tokens, and the cache hold the others.
+
+        It has the first `kept` of them already. `read` is told of the hidden states behind the
+        rest, the last one too. To be called in a turn.
+        """
+        memory, last, size = self.workspace.memory, len(ids) - 1, self._absorb.plan.tokens
+        if not self._is_counted:
+            memory.write(self.counter, np.array([self.steps], np.uint32))
+            self._is_counted = True
+        end = last if read is None else len(ids)
+        for first in range(kept, end, size):
+            places = np.arange(first, min(first + size, end), dtype=np.int32)
+            given = np.asarray(ids[first : first + len(places)], np.int32)
+            rows = self._absorb.begin(token=given, pos=places)
+            if read is not None:
+                read(first, self._absorb.results(rows)[HIDDEN])
+        memory.write(self.token, np.asarray(ids[-1:], np.int32))
+        memory.write(self.pos, np.array([last], np.int32))
 
     def token_graph(self, sampling: Sampling) -> tuple[str, Callable[[], None]]:
         """The name of a token's graph for these settings, and what is captured in it."""

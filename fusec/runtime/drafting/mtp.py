@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fusec.ir.plan import HIDDEN
-from fusec.runtime.drafting.chain import chain
+from fusec.runtime.drafting.chain import greedy, likely
 from fusec.runtime.drafting.drafter import Drafter, Guess, Row
 from fusec.runtime.drafting.recycle import PAIR
 from fusec.runtime.drafting.suffix import Suffix
@@ -72,7 +72,7 @@ class MtpDrafter(Drafter):
             logits: Array = found["logits"][0]
             return logits
 
-        found = chain(logits_behind, self._sequence[-1], most)
+        found = likely(greedy(logits_behind, self._sequence[-1]), most)
         self._entered = last
         return found
 
