@@ -38,7 +38,7 @@ from fusec.ir.plan import GENERATING, Kernel, LaunchPlan, Size, Tensor
 from fusec.ir.remember import remembered
 from fusec.ir.target import WIDEST, Target
 from fusec.models.model import Model
-from fusec.runtime.cuda.checked_steps import KERNELS as DRAFTING
+from fusec.runtime.cuda import chained, checked_steps
 from fusec.runtime.cuda.drafted import DraftedLoop
 from fusec.runtime.cuda.driver import Driver, Executable
 from fusec.runtime.cuda.engine import CudaEngine
@@ -222,24 +222,27 @@ class Cuda(Backend[CudaKernel, Executables]):
         one, several = plans.decode.generating, self.variants(plans)
         asked = plans.decode.asked
         names = [*dict.fromkeys(launch.kernel for launch in one.launches), *self.loop_kernels(one)]
-        names = [name for name in names if name not in DRAFTING]  # until somebody drafts
+        later = checked_steps.KERNELS + chained.KERNELS  # until somebody drafts
+        names = [name for name in names if name not in later]
         workspace = Workspace(
             Driver(), (one, plans.prefill.only(set())), kernels, names, model.raw, PACKING, l2
         )
 
-        def session(outputs: set[str], *plans: LaunchPlan) -> CudaSession:
+        def session(outputs: Collection[str], *plans: LaunchPlan) -> CudaSession:
             found = [plan.only(outputs) for plan in plans]
             return CudaSession(found[-1], workspace, variants=found, eager=eager)
 
         decode = CudaSession(one, workspace, eager=eager)
         scores = session({"%logits"}, one)
-        prefill, absorb = session({"%logits"}, one, *several), session(set(), one, *several)
+        hidden = plans.decode.hidden
+        steps = plans.decode.only(GENERATING | hidden), *several
+        prefill, absorb = session({"%logits"} | hidden, *steps), session(hidden, *steps)
         context = positions(one)
         traced = session({"%logits", *asked}, plans.decode, *several) if asked else None
         loop = TokenLoop(decode, scores, absorb, context)
-        rows = session(set(GENERATING), one, *several)
+        rows = session(GENERATING | hidden, *steps)
         return CudaEngine(
-            decode,
+            session(GENERATING | hidden, steps[0]) if hidden else decode,
             prefill,
             absorb,
             loop,

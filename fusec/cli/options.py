@@ -75,7 +75,7 @@ Threads = Annotated[int, typer.Option(help="CPU threads; 0 takes the cores this 
 Draft = Annotated[
     str,
     typer.Option(
-        metavar="off|auto|suffix|recycle|MODEL",
+        metavar="off|auto|suffix|recycle|mtp|MODEL",
         help="Guess tokens and check several in one step, which changes no token.",
     ),
 ]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -39,6 +40,9 @@ class Arg:
 
 GENERATING = frozenset({"%logits", "%next"})
 """The outputs that every model's plan has."""
+
+HIDDEN = "norm"
+"""The value that goes into the output matrix, by the name that every model's graph has for it."""
 
 ROWS = Arg("rows", "rows")
 """The word with the number of rows of a step."""
@@ -249,7 +253,7 @@ class LaunchPlan:
         ]
         return max(ends, default=0)
 
-    def only(self, outputs: set[str]) -> LaunchPlan:
+    def only(self, outputs: Collection[str]) -> LaunchPlan:
         """The plan without the launches that feed none of `outputs` and no state.
 
         A launch that has another one in front of it than before does not start early.
@@ -275,6 +279,11 @@ class LaunchPlan:
     def generating(self) -> LaunchPlan:
         """The plan of what a generation needs: logits and the next token, and nothing else."""
         return self.only({name for name in self.outputs if name in GENERATING})
+
+    @property
+    def hidden(self) -> frozenset[str]:
+        """HIDDEN, if it is among the outputs: then all steps of a host give it out."""
+        return frozenset({f"%{HIDDEN}"}) & set(self.outputs)
 
     @property
     def asked(self) -> frozenset[str]:

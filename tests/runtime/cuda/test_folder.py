@@ -50,7 +50,7 @@ def test_the_folder_has_all_that_a_gpu_needs(folder, two_layers):
     manifest = json.loads((folder / "fusec.json").read_text())
     compiled = driver.compile(two_layers, target=ARCH, context=48)
     plans = compiled.plan, *compiled.backend.variants(compiled.plans)
-    control = {"advance", "advance_best", "feed", "sample", "prefetch", "draft", "accept"}
+    control = {"advance", "advance_best", "feed", "sample", "prefetch", "draft", "accept", "weigh"}
     rows = {**dict.fromkeys(control, 0), "sample_rows": 1}
     rows |= {k.name: k.rows for plan in plans for k in plan.kernels}
     assert {name: kernel["rows"] for name, kernel in manifest["kernels"].items()} == rows
