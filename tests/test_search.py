@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from fusec.bench.search import TURNS, Choices, Found, Subject, gain, search, turns
-from fusec.ir.plan import RELEASES, Choice
+from fusec.ir.choice import RELEASES, Choice
 
 WARPS = (8, 4, 6, 12, 16)
 BASE = 200.0
