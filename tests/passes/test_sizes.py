@@ -151,7 +151,7 @@ def test_a_plan_of_another_version_is_refused(compiled, tiny_model, tmp_path) ->
         assert fusec("compile", tiny_model, "-o", tmp_path / "then").code == 0
     path = tmp_path / "then" / "plan.json"
     message = refused("run", path.parent, "--prompt-ids", "1", "-n", "1")
-    assert message == f"{path}: expected plan version 7, found 6: compile again"
+    assert message == f"{path}: expected plan version 8, found 6: compile again"
 
 
 # --- steps of several tokens ---------------------------------------------------------------------
