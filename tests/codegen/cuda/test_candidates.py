@@ -19,7 +19,7 @@ from fusec.ir.plan import Kernel
 from tests.codegen.cuda.twin_session import TwinSession, random_weights
 from tests.graphs import Types, llama_graph
 from tests.shapes import compiled_135m
-from tests.targets import ANY, SPLIT
+from tests.targets import ANY, HOPPER, SPLIT
 
 RNG = np.random.default_rng(3)
 
@@ -69,6 +69,30 @@ def test_no_choice_changes_a_byte(graph: Graph, level: int, target) -> None:
             assert found[name].tobytes() == value.tobytes(), (name, turn)
         for state in usual.plan.states:
             assert other.memory[state].tobytes() == usual.memory[state].tobytes(), (state, turn)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tokens", [2, 12])
+def test_no_choice_changes_a_byte_of_a_step_of_several_rows(tokens: int) -> None:
+    """Layers of blocks, statements for each row, tensor cores; and tiles: some of each."""
+    graph = llama_graph(
+        layers=1, width=64, ffn=96, heads=4, kv_heads=2, vocab=64, context=40, tokens=tokens,
+        types=Types("q4_1", unused="f32"),
+    )  # fmt: skip
+    weights = random_weights(graph)
+    usual = TwinSession(graph, weights, 3, target=HOPPER)
+    kinds = {k.name: candidates(k, width=tokens) for k in usual.plan.kernels}
+    given = {"token": RNG.integers(0, 64, tokens), "pos": np.arange(tokens)}
+    wanted = usual.step(**given)["logits"].tobytes()
+    tried = set()
+    for turn in (1, 3, 6, 8, 13):
+        other = TwinSession(
+            graph, weights, 3, target=HOPPER,
+            choose=lambda k, turn=turn: kinds[k.name][turn % len(kinds[k.name])],
+        )  # fmt: skip
+        tried |= {kernel.source for kernel in other.kernels.values()}
+        assert other.step(**given)["logits"].tobytes() == wanted, turn
+    assert len(tried) > len(kinds) + 8
 
 
 def kernels(level: int = 3) -> dict[str, Kernel]:
