@@ -4,9 +4,9 @@ A candidate takes turns with what it would replace, A B B A, so that a drifting 
 All candidates of a kernel are measured briefly. The fastest may only have been lucky, so it has to
 win again, in all but one of many turns.
 
-Where a launch lets the next one begin is worth something only beside what its neighbours do. So the
-kernels that take most of a step first try all their releases together, and then each kernel its
-shapes and its releases alone.
+Where a launch lets the next one begin is worth something only beside what its neighbours do. So
+each kernel tries its shapes and its releases alone, and then those that take most of a step try all
+their releases together.
 """
 
 from __future__ import annotations
@@ -96,14 +96,14 @@ def search(
     largest = [s for s in order[:TOGETHER] if s.share > MATTERS * whole]
     for _ in range(PASSES):
         earlier = dict(found.choices)
-        if len(largest) > 1:
-            note("releases together")
-            run.improve(_together(largest, found.choices))
         run.usable([o for s in order for o in _geometries(s, found.choices)])
         for subject in order:
             note(subject.name)
             for options in (_geometries, _releases):
                 run.improve(options(subject, found.choices))
+        if len(largest) > 1:
+            note("releases together")
+            run.improve(_together(largest, found.choices))
         if found.choices == earlier or run.late:
             break
     return found

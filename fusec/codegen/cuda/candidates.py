@@ -36,7 +36,8 @@ MANY_ROWS = ((4, 4), (8, 3), (8, 4), (16, 1), (16, 2))
 WITHOUT_ROWS = {"scalar": (8, 16, 32), "element": (1, 2, 4, 8)}
 """Warps a block of reductions, and of element-wise work."""
 TAKEN = (1, 2, 4)
-"""Rows of the step that a block of a product takes, where blocks of a cluster share nothing."""
+"""Rows of the step that a block of a product takes; where blocks of a cluster share what they make,
+it takes all that it can or half of them."""
 LANES = 512
 """Of a processor; with more of them running, each has fewer registers to hold weights."""
 
@@ -99,7 +100,7 @@ def _of_rows(
     if not matvecs(shape):
         yield from shapes
         return
-    few = [n for n in TAKEN if n <= width] if shape.parts is None else []
+    few = [n for n in TAKEN if n <= width] if shape.parts is None else [max(1, rows // 2)]
     for choice, taken in itertools.product(shapes, sorted({rows, *few})):
         usual, *others = ways_of_rows(shape, taken, shared) or ("",)
         for way in (usual, *others):
