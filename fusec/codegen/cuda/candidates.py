@@ -11,7 +11,7 @@ from fusec.codegen.cuda.arch import ARCHS, Arch
 from fusec.codegen.cuda.attention_sizes import fits
 from fusec.codegen.cuda.defaults import SHARED, default, many_rows
 from fusec.codegen.cuda.gemm import is_gemm, tilings_of, why_not_tiling
-from fusec.codegen.cuda.rows import INTERLEAVED, INTERLEAVING, QUERIES, ways_of_rows
+from fusec.codegen.cuda.rows import QUERIES, ways_of_rows
 from fusec.codegen.cuda.shape import (
     REGISTERS,
     anchors,
@@ -35,7 +35,7 @@ MANY_ROWS = ((4, 4), (8, 3), (8, 4), (16, 1), (16, 2))
 """Warps a block and blocks a processor where rows outnumber the warps."""
 WITHOUT_ROWS = {"scalar": (8, 16, 32), "element": (1, 2, 4, 8)}
 """Warps a block of reductions, and of element-wise work."""
-TAKEN = (1, 2, 4)
+TAKEN = (1, 2, 4, 8)
 """Rows of the step that a block of a product takes; where blocks of a cluster share what they make,
 it takes all that it can or half of them."""
 LANES = 512
@@ -89,7 +89,7 @@ def _of_rows(
     """Choices of a kernel for several rows, of which a block takes `rows` by default.
 
     `shapes`: those for one row. A layer of blocks a row has any of them; where a block takes
-    several rows, there are fewer registers for each.
+    several rows, there are fewer registers for each, and some spill.
     """
     if has_heads(shape):
         (node,) = shape.segments[0].nodes
@@ -102,14 +102,8 @@ def _of_rows(
         return
     few = [n for n in TAKEN if n <= width] if shape.parts is None else [max(1, rows // 2)]
     for choice, taken in itertools.product(shapes, sorted({rows, *few})):
-        usual, *others = ways_of_rows(shape, taken, shared) or ("",)
-        for way in (usual, *others):
-            if way != INTERLEAVING or taken <= INTERLEAVED:
-                yield replace(
-                    choice,
-                    width=0 if taken == rows else taken,
-                    way="" if way == usual else way,
-                )
+        for way in ("", *ways_of_rows(shape, taken, shared)[1:]):
+            yield replace(choice, width=0 if taken == rows else taken, way=way)
 
 
 def _others(shape: KernelShape, usual: Choice, sms: int) -> Iterator[Choice]:
