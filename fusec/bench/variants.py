@@ -11,12 +11,14 @@ from fusec.codegen.cuda.arch import find_arch
 from fusec.codegen.cuda.build import compile_many
 from fusec.codegen.cuda.candidates import default_of
 from fusec.codegen.cuda.emit import emit
-from fusec.codegen.cuda.toolchain import CudaKernel
+from fusec.codegen.cuda.toolchain import Cubin, CudaKernel
 from fusec.codegen.pool import Progress
 from fusec.errors import FusecError
 from fusec.ir.choice import AnyChoice
 from fusec.ir.plan import Kernel
 from fusec.runtime.cuda.driver import Executable
+
+REGISTERS = 1 << 16  # of an SM
 
 Variant = tuple[str, AnyChoice]
 """A kernel's name, and a choice for it."""
@@ -25,7 +27,8 @@ Variant = tuple[str, AnyChoice]
 class Variants:
     """Those of some kernels, for an architecture.
 
-    What spills registers and what fits no block is not among them; a kernel's default is.
+    What would spill registers, or was given more than its choice says because of that, and what
+    fits no block is not among them; a kernel's default is.
     """
 
     def __init__(self, kernels: Iterable[Kernel], target: str) -> None:
@@ -47,7 +50,7 @@ class Variants:
         cubins = compile_many(list(made.values()), self.arch.name, note)
         self._found |= dict.fromkeys(new)
         for (variant, kernel), cubin in zip(made.items(), cubins, strict=True):
-            if cubin.spill_stores + cubin.spill_loads == 0 or self._is_usual(*variant):
+            if _is_as_asked(kernel, cubin) or self._is_usual(*variant):
                 self._found[variant] = executable(kernel, cubin)
         return sum(self._found[variant] is not None for variant in wanted)
 
@@ -67,3 +70,9 @@ class Variants:
     def _is_usual(self, name: str, choice: AnyChoice) -> bool:
         usual = default_of(self._kernels[name], self.arch)
         return replace(choice, release=usual.release) == usual
+
+
+def _is_as_asked(kernel: CudaKernel, cubin: Cubin) -> bool:
+    """Whether nothing spills, with as many blocks on an SM as the kernel was to leave room for."""
+    lanes = kernel.threads * kernel.min_blocks
+    return cubin.spill_stores + cubin.spill_loads == 0 and cubin.registers * lanes <= REGISTERS

@@ -11,7 +11,7 @@ from fusec.codegen.cuda.arch import ARCHS, Arch
 from fusec.codegen.cuda.attention_sizes import fits
 from fusec.codegen.cuda.defaults import SHARED, default, many_rows
 from fusec.codegen.cuda.gemm import is_gemm, tilings_of, why_not_tiling
-from fusec.codegen.cuda.rows import QUERIES, ways_of_rows
+from fusec.codegen.cuda.rows import INTERLEAVING, QUERIES, ways_of_rows
 from fusec.codegen.cuda.shape import (
     REGISTERS,
     anchors,
@@ -38,6 +38,8 @@ WITHOUT_ROWS = {"scalar": (8, 16, 32), "element": (1, 2, 4, 8)}
 TAKEN = (1, 2, 4, 8)
 """Rows of the step that a block of a product takes; where blocks of a cluster share what they make,
 it takes all that it can or half of them."""
+CROWDED = (24, 32)
+"""Warps of an SM whose registers, 80 and 64 for a lane, are all that blocks may fill."""
 LANES = 512
 """Of a processor; with more of them running, each has fewer registers to hold weights."""
 
@@ -88,8 +90,8 @@ def _of_rows(
 ) -> Iterator[Choice]:
     """Choices of a kernel for several rows, of which a block takes `rows` by default.
 
-    `shapes`: those for one row. A layer of blocks a row has any of them; where a block takes
-    several rows, there are fewer registers for each, and some spill.
+    `shapes`: those for one row. Each is also tried with fewer registers, so that blocks of other
+    launches find room on the same SM, but for statements of several rows, which need more.
     """
     if has_heads(shape):
         (node,) = shape.segments[0].nodes
@@ -102,8 +104,16 @@ def _of_rows(
         return
     few = [n for n in TAKEN if n <= width] if shape.parts is None else [max(1, rows // 2)]
     for choice, taken in itertools.product(shapes, sorted({rows, *few})):
-        for way in ("", *ways_of_rows(shape, taken, shared)[1:]):
-            yield replace(choice, width=0 if taken == rows else taken, way=way)
+        usual, *others = ways_of_rows(shape, taken, shared) or ("",)
+        for way in (usual, *others):
+            crowds = CROWDED if way != INTERLEAVING else ()
+            for blocks in (choice.min_blocks, *(max(1, n // choice.warps) for n in crowds)):
+                yield replace(
+                    choice,
+                    min_blocks=blocks,
+                    width=0 if taken == rows else taken,
+                    way="" if way == usual else way,
+                )
 
 
 def _others(shape: KernelShape, usual: Choice, sms: int) -> Iterator[Choice]:
