@@ -50,7 +50,7 @@ class Variants:
         cubins = compile_many(list(made.values()), self.arch.name, note)
         self._found |= dict.fromkeys(new)
         for (variant, kernel), cubin in zip(made.items(), cubins, strict=True):
-            if _is_as_asked(kernel, cubin) or self._is_usual(*variant):
+            if is_as_asked(kernel, cubin) or self._is_usual(*variant):
                 self._found[variant] = executable(kernel, cubin)
         return sum(self._found[variant] is not None for variant in wanted)
 
@@ -72,7 +72,7 @@ class Variants:
         return replace(choice, release=usual.release) == usual
 
 
-def _is_as_asked(kernel: CudaKernel, cubin: Cubin) -> bool:
+def is_as_asked(kernel: CudaKernel, cubin: Cubin) -> bool:
     """Whether nothing spills, with as many blocks on an SM as the kernel was to leave room for."""
     lanes = kernel.threads * kernel.min_blocks
     return cubin.spill_stores + cubin.spill_loads == 0 and cubin.registers * lanes <= REGISTERS

@@ -14,7 +14,7 @@ from fusec.codegen.cuda.emit import emit
 from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.errors import FusecError
 from fusec.ir import Builder, Graph
-from fusec.ir.choice import RELEASES, Choice
+from fusec.ir.choice import RELEASES, Choice, Tiling, choice_of
 from fusec.ir.plan import Kernel
 from tests.codegen.cuda.twin_session import TwinSession, random_weights
 from tests.graphs import Types, llama_graph
@@ -22,6 +22,9 @@ from tests.shapes import compiled_135m
 from tests.targets import ANY, HOPPER, SPLIT
 
 RNG = np.random.default_rng(3)
+
+
+ONE_TILE = {"across": 1, "along": 1, "high": 1, "wide": 1}
 
 
 def many_rows() -> Graph:
@@ -153,11 +156,31 @@ def test_choices_that_a_kernel_cannot_have(kind: str, choice: Choice, reason: st
 @pytest.mark.parametrize(
     "fields",
     [{"warps": 0}, {"warps": 33}, {"warps": 8.0}, {"warps": True}, {"warps": 8, "steps": 0},
-     {"warps": 8, "release": "never"}],
+     {"warps": 8, "release": "never"}, {"warps": 8, "width": -1}, {"warps": 8, "way": "none"},
+     {"across": 1, "along": 1, "high": 1, "wide": 0}, {**ONE_TILE, "deep": 3},
+     {**ONE_TILE, "across": 33}, {**ONE_TILE, "stages": 1}, {**ONE_TILE, "release": "never"}],
 )  # fmt: skip
 def test_choices_that_no_kernel_can_have(fields: dict) -> None:
     with pytest.raises(ValueError, match="expected"):
-        Choice(**fields)
+        choice_of(fields)
+
+
+def test_a_choice_of_the_other_kind_is_refused() -> None:
+    """Of warps for tiles, of tiles for rows, and of tiles that the kernel cannot be made in."""
+    graph = llama_graph(layers=1, context=40, tokens=12, types=Types("q4_1"))
+    plan = driver.compile(graph, target="sm_90a", level=3).plan
+    tiled = next(k for k in plan.kernels if isinstance(default_of(k), Tiling))
+    rows = kernels()["combine"]
+    usual = default_of(tiled)
+    for kernel, choice, reason in (
+        (tiled, Choice(8), "expected a choice of tiles, found 8 warps"),
+        (rows, usual, "expected a choice of warps, found tiles of"),
+        (tiled, replace(usual, along=2), "expected tiles of 8 rows of the step, which a block"),
+        (tiled, replace(usual, across=3, deep=1), "expected a power of two elements of a tile"),
+        (tiled, replace(usual, deep=32), "expected at most 16 branches of the columns, found 32"),
+    ):
+        with pytest.raises(FusecError, match=f"kernel {kernel.name}: {reason}"):
+            emit(replace(kernel, choice=choice))
 
 
 def of_135m() -> list[CudaKernel]:

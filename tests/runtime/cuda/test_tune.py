@@ -16,7 +16,7 @@ from fusec.bench.tune_gpu import GRAPHS, STEPS, WARM, StepBench
 from fusec.bench.variants import Variants
 from fusec.codegen.cuda import arch, tuning
 from fusec.codegen.cuda.candidates import default_of, variants
-from fusec.codegen.cuda.toolchain import Cubin
+from fusec.codegen.cuda.toolchain import Cubin, CudaKernel
 from fusec.errors import FusecError
 from fusec.ir.choice import Choice
 from fusec.ir.plan import Arg
@@ -182,6 +182,16 @@ def test_a_variant_that_spills_is_not_tried(compiled, on):
     _, (tuned,) = tune.run(compiled, (1,), 1e9)
     assert tuned.entries[tuning.key(kernel)] is None
     assert fast.decode() not in api.loaded
+
+
+@pytest.mark.parametrize(
+    ("registers", "spilt", "is_usable"), [(64, 0, True), (65, 0, False), (64, 8, False)]
+)
+def test_what_was_given_more_registers_than_asked_is_not_tried(registers, spilt, is_usable):
+    """That happens to what would spill: `toolchain` assembles it again."""
+    kernel = CudaKernel("k", "", (), threads=512, min_blocks=2)
+    cubin = Cubin("k", ARCH, b"", "", registers, spilt, 0, 0)
+    assert machine_code.is_as_asked(kernel, cubin) == is_usable
 
 
 def test_other_outputs_stop_everything_by_name(compiled, on):
