@@ -160,9 +160,9 @@ class Backend(ABC, Generic[Emitted, Ready]):
 
     def _size(self, kernel: Kernel, tokens: int) -> Size | None:
         size = self.size(kernel)
-        if size is None or not kernel.rows:
+        if size is None or not kernel.taken:
             return size
-        return replace(size, layers=-(-tokens // kernel.rows))
+        return replace(size, layers=-(-tokens // kernel.taken))
 
     def loop_kernels(self, _decode: LaunchPlan) -> dict[str, Emitted]:
         """Name -> kernel that no op of the plan stands for: a token loop's own."""

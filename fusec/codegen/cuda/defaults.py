@@ -23,9 +23,9 @@ from fusec.codegen.cuda.shape import (
     tile_units,
     units,
 )
+from fusec.ir.choice import Choice
 from fusec.ir.op_matvec import row_length
 from fusec.ir.ops import op
-from fusec.ir.plan import Choice
 from fusec.ir.region import KernelShape, Segment
 
 SMALL = 15_888  # weights a multiprocessor reads and multiplies before the next launch begins

@@ -17,23 +17,25 @@ from fusec.codegen.cuda.attention_project import ProjectedAttention
 from fusec.codegen.cuda.attention_rows import AttentionRows
 from fusec.codegen.cuda.defaults import default
 from fusec.codegen.cuda.elements import Elements, Indices
-from fusec.codegen.cuda.gemm import Gemm, gemm_geometry, is_gemm, tilings_of
+from fusec.codegen.cuda.gemm import Gemm, gemm_geometry, is_gemm, tilings_of, why_not_tiling
 from fusec.codegen.cuda.imports import format_functions, import_lines
 from fusec.codegen.cuda.interleave import interleaved
 from fusec.codegen.cuda.matvec import Matvec
 from fusec.codegen.cuda.matvec_parts import SharedMatvec
 from fusec.codegen.cuda.matvecs import Matvecs
 from fusec.codegen.cuda.parts_of_rows import PartsOfRows
-from fusec.codegen.cuda.parts_sizes import takes_rows
 from fusec.codegen.cuda.prologue import Prologue
 from fusec.codegen.cuda.routing import Routing
+from fusec.codegen.cuda.row_prologues import ROW_PROLOGUES
+from fusec.codegen.cuda.rows import INTERLEAVING, ways_of_rows, why_not_way
 from fusec.codegen.cuda.scope import SHARED, Scope, begin_row, begin_rows
-from fusec.codegen.cuda.shape import has_heads, is_tiled, plan, projections, units, why_not
+from fusec.codegen.cuda.shape import is_tiled, plan, projections, units, why_not
 from fusec.codegen.cuda.stages import Stage
 from fusec.codegen.cuda.tiles import TiledMatvec
 from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.codegen.cuda.wrapper import Dependent, Launched, assemble
 from fusec.errors import FusecError
+from fusec.ir.choice import Choice, Tiling
 from fusec.ir.graph import Graph
 from fusec.ir.ops import op
 from fusec.ir.plan import Kernel
@@ -63,8 +65,10 @@ def emit(kernel: Kernel, arch: Arch = ARCHS["sm_90a"], sms: int | None = None) -
     sms = arch.sms if sms is None else sms
     if is_gemm(region):
         return _in_tiles(kernel, region, shape, arch, sms)
-    choice = kernel.choice or default(shape, sms, kernel.overlaps, kernel.rows)
-    if reason := why_not(shape, choice, sms):
+    if isinstance(kernel.choice, Tiling):
+        raise FusecError(f"kernel {kernel.name}: expected a choice of warps, found {kernel.choice}")
+    rows, choice = kernel.taken, kernel.choice or default(shape, sms, kernel.overlaps, kernel.rows)
+    if reason := why_not(shape, choice, sms) or why_not_way(shape, choice.way, rows, arch.shared):
         raise FusecError(f"kernel {kernel.name}: {reason}")
     if choice.paired and not arch.has_clusters:
         raise FusecError(
@@ -79,10 +83,11 @@ def emit(kernel: Kernel, arch: Arch = ARCHS["sm_90a"], sms: int | None = None) -
     if reason := layouts_apart(shape):
         raise FusecError(f"kernel {kernel.name}: not one kernel: {reason}")
     geometry = plan(shape, choice, sms)
-    scope = Scope(region, geometry, kernel.overlaps, arch, kernel.rows)
-    if takes_rows(shape, kernel.rows, arch.shared):
-        return _Emitter(shape, scope, PartsOfRows(scope, shape)).emit()
-    scope.interleaves = kernel.rows > 1 and not has_heads(shape)
+    scope = Scope(region, geometry, kernel.overlaps, arch, rows)
+    way = choice.way or next(iter(ways_of_rows(shape, rows, arch.shared)), "")
+    if way in ROW_PROLOGUES:
+        return _Emitter(shape, scope, PartsOfRows(scope, shape, way)).emit()
+    scope.interleaves = way == INTERLEAVING
     return _Emitter(shape, scope).emit()
 
 
@@ -95,9 +100,14 @@ def _in_tiles(
             f"kernel {kernel.name}: expected a step of several rows for a product of a vector in "
             "fixed point"
         )
+    if isinstance(kernel.choice, Choice):
+        raise FusecError(f"kernel {kernel.name}: expected a choice of tiles, found {kernel.choice}")
+    tilings = (kernel.choice,) if kernel.choice else tilings_of(shape, kernel.rows, sms)
     needed = 0
-    for tiling in tilings_of(shape, kernel.rows, sms):
-        scope = Scope(region, gemm_geometry(shape, tiling), kernel.overlaps, arch, kernel.rows)
+    for tiling in tilings:
+        if reason := why_not_tiling(shape, tiling):
+            raise FusecError(f"kernel {kernel.name}: {reason}")
+        scope = Scope(region, gemm_geometry(shape, tiling), kernel.overlaps, arch, tiling.width)
         gemm = Gemm(scope, shape, tiling)
         needed = scope.dynamic + scope.shared_bytes
         if needed <= arch.block_shared:

@@ -18,10 +18,11 @@ from fusec.codegen.cuda.gemm_records import COPY
 from fusec.codegen.cuda.gemm_slabs import Members, branch, each, first_unit
 from fusec.codegen.cuda.gemm_vectors import Vectors
 from fusec.codegen.cuda.scope import Scope
-from fusec.codegen.cuda.shape import WARP, Geometry, anchors, is_tiled, units
+from fusec.codegen.cuda.shape import TILE_WARPS, WARP, Geometry, anchors, is_tiled, units
 from fusec.codegen.cuda.stages import Stage
-from fusec.codegen.cuda.tilings import Tiling, own_tilings, tilings
+from fusec.codegen.cuda.tilings import SLIM, own_tilings, tilings
 from fusec.errors import FusecError
+from fusec.ir.choice import Tiling
 from fusec.ir.graph import Graph, Value
 from fusec.ir.op_matvec import inverse_of, is_fixed
 from fusec.ir.ops import op, position_of
@@ -40,6 +41,21 @@ def tilings_of(shape: KernelShape, rows: int, sms: int) -> tuple[Tiling, ...]:
     if shape.prologue:
         return own_tilings(of_all, sms, normed=any(op(n.op).trees for n in shape.prologue))
     return tilings(of_all, rows, sms, tiled=tiled)
+
+
+def why_not_tiling(shape: KernelShape, tiling: Tiling) -> str | None:
+    """The reason a kernel of this shape cannot have that tiling, or None if it can."""
+    if shape.prologue and tiling.width != SLIM:
+        return f"expected tiles of {SLIM} rows of the step, which a block makes, found {tiling}"
+    if tiling.along & (tiling.along - 1):
+        return f"expected a power of two warps along the rows of the step, found {tiling}"
+    for segment in shape.segments:
+        share = each(segment, tiling)
+        if share < 4 or share & (share - 1):
+            return f"expected a power of two elements of a tile, from four on, found {share}"
+    if tiling.deep > TILE_WARPS:
+        return f"expected at most {TILE_WARPS} branches of the columns, found {tiling.deep}"
+    return None
 
 
 def gemm_geometry(shape: KernelShape, tiling: Tiling) -> Geometry:

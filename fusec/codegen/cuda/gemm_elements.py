@@ -16,7 +16,7 @@ from fusec.codegen.cuda.gemm_slabs import each, first_unit, groups
 from fusec.codegen.cuda.scope import Scope, identifier, words
 from fusec.codegen.cuda.shape import units
 from fusec.codegen.cuda.sources import Memory
-from fusec.codegen.cuda.tilings import Tiling
+from fusec.ir.choice import Tiling
 from fusec.ir.graph import Value
 from fusec.ir.op_matvec import inverse_of
 from fusec.ir.ops import position_of

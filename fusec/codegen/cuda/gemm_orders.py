@@ -10,8 +10,8 @@ from fusec.codegen.cuda.gemm_products import Products
 from fusec.codegen.cuda.gemm_slabs import Members
 from fusec.codegen.cuda.scope import Scope
 from fusec.codegen.cuda.shape import TILE_WARPS, anchors, column_parts
-from fusec.codegen.cuda.tilings import Tiling
 from fusec.codegen.formats.tiles import CHUNK
+from fusec.ir.choice import Tiling
 from fusec.ir.target import TILES
 
 LANES = 32

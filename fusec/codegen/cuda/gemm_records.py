@@ -13,7 +13,7 @@ from typing import Protocol
 from fusec.codegen.cuda.scope import Scope
 from fusec.codegen.cuda.shape import WARP
 from fusec.codegen.cuda.stages import Staged
-from fusec.codegen.cuda.tilings import Tiling
+from fusec.ir.choice import Tiling
 from fusec.ir.graph import Value
 from fusec.ir.op_fixed import DIGIT_BYTES, FACT_BYTES, GROUP, OWN_RECORD, RECORD
 

@@ -21,8 +21,8 @@ from fusec.codegen.cuda.elements import Indices
 from fusec.codegen.cuda.gemm_records import OfBlock, OfSlab, Records
 from fusec.codegen.cuda.scope import Scope
 from fusec.codegen.cuda.shape import anchors, units
-from fusec.codegen.cuda.tilings import Tiling
 from fusec.codegen.formats import QuantFormat
+from fusec.ir.choice import Tiling
 from fusec.ir.graph import Node
 from fusec.ir.op_fixed import BLOCK
 from fusec.ir.region import Segment

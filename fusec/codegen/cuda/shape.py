@@ -13,10 +13,10 @@ from fusec.codegen import formats
 from fusec.codegen.cuda.columns import Columns
 from fusec.codegen.formats import FORMATS, FloatFormat, QuantFormat
 from fusec.codegen.formats.tiles import SIZES
+from fusec.ir.choice import Choice
 from fusec.ir.graph import Node, Value
 from fusec.ir.op_matvec import heads_of, row_length
 from fusec.ir.ops import op
-from fusec.ir.plan import Choice
 from fusec.ir.region import KernelShape, Segment
 from fusec.ir.target import TILE_ROWS, TILES, ColumnSums, Tiles
 

@@ -14,7 +14,7 @@ from fusec.codegen.cuda.build import compile_many
 from fusec.codegen.cuda.emit import emit
 from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.ir import Builder
-from fusec.ir.plan import Choice
+from fusec.ir.choice import Choice
 from fusec.models.decoder import DecoderConfig
 from fusec.models.decoder_graph import decode_graph
 from fusec.models.quant_mix import Mix

@@ -17,8 +17,9 @@ from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.codegen.cuda.twins_grid import run_grid
 from fusec.codegen.cuda.twins_order import Trace
 from fusec.ir import Graph
+from fusec.ir.choice import Choice
 from fusec.ir.dtypes import dtype
-from fusec.ir.plan import Choice, Kernel, Launch
+from fusec.ir.plan import Kernel, Launch
 from fusec.ir.reference import Reference
 from fusec.ir.tables import make_table
 from fusec.ir.target import Target
