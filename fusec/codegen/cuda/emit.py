@@ -18,6 +18,8 @@ from fusec.codegen.cuda.attention_rows import AttentionRows
 from fusec.codegen.cuda.defaults import default
 from fusec.codegen.cuda.elements import Elements, Indices
 from fusec.codegen.cuda.gemm import Gemm, gemm_geometry, is_gemm, tilings_of
+from fusec.codegen.cuda.gemm_groups import grouped_product, layers_of
+from fusec.codegen.cuda.grouping import Grouping, grouping_geometry, is_grouping
 from fusec.codegen.cuda.imports import format_functions, import_lines
 from fusec.codegen.cuda.interleave import interleaved
 from fusec.codegen.cuda.matvec import Matvec
@@ -63,6 +65,10 @@ def emit(kernel: Kernel, arch: Arch = ARCHS["sm_90a"], sms: int | None = None) -
     sms = arch.sms if sms is None else sms
     if is_gemm(region):
         return _in_tiles(kernel, region, shape, arch, sms)
+    if is_grouping(region):
+        geometry = grouping_geometry(region)
+        scope = Scope(region, geometry, kernel.overlaps, arch, kernel.rows)
+        return _Emitter(shape, scope, Grouping(scope)).emit()
     choice = kernel.choice or default(shape, sms, kernel.overlaps, kernel.rows)
     if reason := why_not(shape, choice, sms):
         raise FusecError(f"kernel {kernel.name}: {reason}")
@@ -112,7 +118,7 @@ class _Emitter:
     """`several`: of a kernel whose products are of several rows, what emits its body."""
 
     def __init__(
-        self, shape: KernelShape, scope: Scope, several: Gemm | PartsOfRows | None = None
+        self, shape: KernelShape, scope: Scope, several: Gemm | PartsOfRows | Grouping | None = None
     ) -> None:
         self.shape, self.scope, self.several = shape, scope, several
         self.region, self.geometry = scope.region, scope.geometry
@@ -188,8 +194,13 @@ class _Emitter:
             self.scope.registers,
             self.scope.dynamic_bytes,
             self.scope.static_bytes,
-            self.scope.rows,
+            *self._layers(),
         )
+
+    def _layers(self) -> tuple[int, int]:
+        """The rows of a step for which the grid has a layer, and how many it has besides."""
+        product = grouped_product(self.region)
+        return layers_of(product, self.scope.rows) if product else (self.scope.rows, 0)
 
     def _hold(self) -> list[str]:
         """Addresses that are used behind the wait are in registers before it.

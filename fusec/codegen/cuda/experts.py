@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from fusec.codegen import formats
 from fusec.codegen.cuda.scope import Scope, identifier
-from fusec.codegen.cuda.shape import chunks, row_chunks
+from fusec.codegen.cuda.shape import terms
 from fusec.codegen.cuda.sources import Source
 from fusec.codegen.formats import FloatFormat
 from fusec.errors import FusecError
 from fusec.ir.graph import Node
+from fusec.ir.op_experts import adds_experts
 from fusec.ir.ops import picks_rows
 from fusec.writer import Writer
 
@@ -19,8 +20,8 @@ from fusec.writer import Writer
 class Experts:
     """Those products of a segment whose rows ids choose, where they lie in their matrices.
 
-    Element i of a product with one vector is of the expert in slot i // rows. A product with
-    several parts of a vector has all slots in each row, chunk after chunk.
+    Element i of a product with one vector is of the expert in slot i // rows. An element of a
+    product with several parts of a vector has a term for each slot.
     """
 
     def __init__(self, scope: Scope, anchors: Sequence[Node]) -> None:
@@ -38,43 +39,40 @@ class Experts:
     def __bool__(self) -> bool:
         return bool(self.nodes)
 
-    @staticmethod
-    def _by_chunks(node: Node) -> bool:
-        """Whether a row's chunks are of different experts. (Where one is used, all is the same.)"""
-        return node.outputs[0].shape[-1] == node["rows"]
+    def choose(self, w: Writer) -> None:
+        """Emit the first rows of the experts in all slots, for products that add them up."""
+        first = {
+            self._first(node, slot): (node, slot)
+            for node in self.nodes
+            if adds_experts(node)
+            for slot in range(terms(node))
+        }
+        for name, (node, slot) in first.items():
+            ids = self.scope.pointers[node.inputs[2].name]
+            w.line(f"{name} = uint32(load_u32(at({ids}, uint32({slot}))) * {node['rows']})")
 
-    def _name(self, node: Node, variable: str) -> str:
-        """The variable of where `variable`, a row or a chunk, lies in a node's matrix."""
-        ids, rows, count = node.inputs[2], node["rows"], chunks(node.inputs[1])
-        sizes = f"{rows}x{count}" if self._by_chunks(node) else str(rows)
-        return f"{variable}_of_{identifier(ids)}_{sizes}"
+    @staticmethod
+    def _first(node: Node, slot: int) -> str:
+        """The variable with the first row of a slot's expert."""
+        return f"first{slot}_of_{identifier(node.inputs[2])}_{node['rows']}"
+
+    @staticmethod
+    def _name(node: Node, row: str) -> str:
+        """The variable of where a row of a product with one vector lies in its matrix."""
+        return f"{row}_of_{identifier(node.inputs[2])}_{node['rows']}"
 
     def rows(self, w: Writer, row: str) -> None:
         """Emit where a row of the product lies, for those with one vector."""
-        for name, node in self._alike(row, by_chunks=False).items():
+        found = {self._name(n, row): n for n in self.nodes if not adds_experts(n)}
+        for name, node in found.items():
             ids = self.scope.pointers[node.inputs[2].name]
             w.line(f"{name} = row_of_expert({ids}, {row}, {node['rows']})")
 
-    def chunk(self, w: Writer, chunk: str) -> None:
-        """Emit the first row of a chunk's expert and the chunk's place in it, for the others."""
-        for name, node in self._alike(chunk, by_chunks=True).items():
-            ids, each = self.scope.pointers[node.inputs[2].name], chunks(node.inputs[1])
-            last = f"min_u32({chunk}, uint32({row_chunks(node) - 1}))"
-            given = f"{ids}, {last}, {node['rows']}, {each}"
-            w.line(f"{name}, {name}_inside = chunk_of_expert({given})")
-
-    def _alike(self, variable: str, by_chunks: bool) -> dict[str, Node]:
-        """Name of a variable -> one of the nodes that it is for."""
-        wanted = [node for node in self.nodes if self._by_chunks(node) == by_chunks]
-        return {self._name(node, variable): node for node in wanted}
-
-    def place(self, node: Node, row: str, chunk: str) -> tuple[str, str]:
-        """The row of the whole matrix, and the chunk of that row."""
-        if not self._by_chunks(node):
-            count = chunks(node.inputs[1])
-            return self._name(node, row), f"min_u32({chunk}, uint32({count - 1}))"
-        name = self._name(node, chunk)
-        return f"uint32({name} + {row})", f"{name}_inside"
+    def row(self, node: Node, row: str, slot: int) -> str:
+        """Expression of the row of the whole matrix."""
+        if adds_experts(node):
+            return f"uint32({self._first(node, slot)} + {row})"
+        return self._name(node, row)
 
 
 @dataclass

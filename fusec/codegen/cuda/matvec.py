@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import NamedTuple
 
 from fusec.codegen import formats
 from fusec.codegen.cuda.alike import Alike
@@ -24,13 +25,28 @@ from fusec.codegen.cuda.shape import (
     chunk_registers,
     chunks,
     registers,
-    row_chunks,
+    rounds,
+    terms,
     units,
 )
 from fusec.codegen.formats import FloatFormat, QuantFormat
 from fusec.ir.graph import Node
+from fusec.ir.op_experts import adds_experts
 
 MOST_UNROLLED = 4  # chunks of a row that a lane loads before it uses the first
+ZERO = "float32(0)"
+
+
+class Row(NamedTuple):
+    """A row that a warp multiplies: of which matvec, the variable of its number, and a suffix.
+
+    `slot`: whose term of the element it makes, where experts' products are added up.
+    """
+
+    anchor: Node
+    number: str
+    suffix: str
+    slot: int = 0
 
 
 class Matvec(Matvecs):
@@ -41,12 +57,13 @@ class Matvec(Matvecs):
         share = geometry.warps * geometry.rows_at_once * geometry.steps
         self.whole = all(units(segment) % share == 0 for segment, _, _ in alike.members)
         super().__init__(alike, prologue)
-        self.rounds = max(-(-row_chunks(a) // WARP) for a in self.anchors)
+        self.rounds = max(map(rounds, self.anchors))
         held = sum(registers(a) for a in self.anchors) * (2 if self.segment.rope else 1)
         fits = held * self.at_once <= REGISTERS and self.rounds <= MOST_UNROLLED
         self.experts = Experts(self.scope, self.anchors)
         self.early = fits and self.steps == 1 and not self.experts
-        self.unrolled = self.rounds == 1 or self.early
+        self.adds_slots = any(map(adds_experts, self.experts.nodes))
+        self.unrolled = (self.rounds == 1 and not self.adds_slots) or self.early
 
     @property
     def own_row(self) -> str:
@@ -54,11 +71,16 @@ class Matvec(Matvecs):
         return "lane"
 
     @property
-    def rows(self) -> Sequence[tuple[Node, str, str]]:
-        """What a warp does at once: matvec, the row's number, the suffix of its variables."""
+    def rows(self) -> Sequence[Row]:
+        """What a warp does at once."""
         if self.segment.rope:
-            return [(a, i, i[1:]) for a in self.anchors for i in self.indices.names]
-        return [(a, f"row{g}", str(g)) for g in range(self.at_once) for a in self.anchors]
+            return [Row(a, i, i[1:]) for a in self.anchors for i in self.indices.names]
+        return [
+            Row(a, f"row{g}", f"{g}_{slot}" if slot else str(g), slot)
+            for g in range(self.at_once)
+            for a in self.anchors
+            for slot in range(terms(a))
+        ]
 
     def load(self) -> None:
         """The weights of a warp's one step: they fit its registers."""
@@ -66,11 +88,11 @@ class Matvec(Matvecs):
         for r in range(self.rounds):
             self._chunk(str(r), f"lane + {WARP * r}" if r else "lane")
             for row in self.rows:
-                if r < self._rounds_of(row[0]):
+                if r < rounds(row.anchor):
                     self._fetch(row, str(r))
         for r in range(self.rounds):
             for row in self.rows:
-                if r < self._rounds_of(row[0]):
+                if r < rounds(row.anchor):
                     self._decode(row, str(r))
         self._settle()
         if not self.segment.rope:
@@ -82,7 +104,8 @@ class Matvec(Matvecs):
         if self.early:
             self._step()
             return
-        if self.rounds == 1:
+        self.experts.choose(w)
+        if self.unrolled:
             self._chunk("0", "lane")
             self._activations("0")
         with w.block(f"for step in range({self.steps}):") if self.steps > 1 else nullcontext():
@@ -123,23 +146,17 @@ class Matvec(Matvecs):
 
     # --- chunks ----------------------------------------------------------------------------------
 
-    def _rounds_of(self, anchor: Node) -> int:
-        return -(-row_chunks(anchor) // WARP)
-
     def _chunk(self, r: str, number: str) -> None:
         self.scope.w.line(f"chunk{r} = {f'uint32({number})' if number != 'lane' else number}")
-        self.experts.chunk(self.scope.w, f"chunk{r}")
 
-    def _fetch(self, row: tuple[Node, str, str], r: str) -> None:
-        anchor, number, _ = row
+    def _fetch(self, row: Row, r: str) -> None:
+        anchor, number = row.anchor, row.number
         weight = anchor.inputs[1]
         count = chunks(weight)
         pointer = self.scope.pointers[weight.name]
-        chunk = f"chunk{r}"
+        chunk = f"min_u32(chunk{r}, uint32({count - 1}))" if count % WARP else f"chunk{r}"
         if anchor in self.experts.nodes:
-            number, chunk = self.experts.place(anchor, number, chunk)
-        elif count % WARP:
-            chunk = f"min_u32({chunk}, uint32({count - 1}))"
+            number = self.experts.row(anchor, number, row.slot)
         size = f"{self._matrix_rows(anchor)}, {count}"
         call = f"fetch_{weight.dtype}({pointer}, {size}, {number}, {chunk})"
         self.scope.w.line(f"{self._loaded(row, r)} = {call}")
@@ -154,14 +171,13 @@ class Matvec(Matvecs):
     def _name(anchor: Node, suffix: str) -> str:
         return f"{identifier(anchor.inputs[1])}_{suffix}"
 
-    def _loaded(self, row: tuple[Node, str, str], r: str) -> str:
+    def _loaded(self, row: Row, r: str) -> str:
         """The variable of what a lane loads of a chunk: shared like `_levels` where it is kept."""
-        anchor, _, suffix = row
-        if isinstance(formats.get(anchor.inputs[1].dtype), FloatFormat):
+        if isinstance(formats.get(row.anchor.inputs[1].dtype), FloatFormat):
             return f"floats{self.rows.index(row)}_{r}"
-        return f"{self._name(anchor, suffix)}_{r}"
+        return f"{self._name(row.anchor, row.suffix)}_{r}"
 
-    def _levels(self, row: tuple[Node, str, str], r: str) -> str:
+    def _levels(self, row: Row, r: str) -> str:
         """The variable of a chunk's levels, the same in every segment of the kernel.
 
         A block has rows of one segment, so the same registers do for all of them; they would not
@@ -171,26 +187,37 @@ class Matvec(Matvecs):
 
     def _activations(self, r: str) -> None:
         """This lane's chunk of every vector that is in fixed point."""
-        w = self.scope.w
-        for name in dict.fromkeys(a.inputs[0].name for a in self._quantised()):
-            fixed, x = self.prologue.fixed[name], f"x{name[1:]}"
-            chunk = f"chunk{r}"
-            values = {"scale": fixed.scales} | ({"sum": fixed.sums} if fixed.sums else {})
-            if fixed.blocks % WARP:
-                inside = f"min_u32({chunk}, uint32({fixed.blocks - 1}))"
-                of_block = f"load_of_block({{}}, {chunk}, {fixed.blocks})"
-            else:
-                inside, of_block = chunk, f"load_shared_f32(uint32({{}} + {chunk} * 4))"
-            w.line(f"{x}_digits{r} = load_digits({fixed.digits}, {inside}, {fixed.blocks})")
-            for what, address in values.items():
-                w.line(f"{x}_{what}{r} = {of_block.format(address)}")
+        found = [a for a in self._quantised() if not (self.adds_slots and terms(a) > 1)]
+        for name in dict.fromkeys(a.inputs[0].name for a in found):
+            self._chunk_of(name, r, self.prologue.fixed[name].blocks, 0)
+
+    def _chunk_of(self, vector: str, r: str, count: int, first: int) -> None:
+        """This lane's chunk of a vector's `count` blocks from the `first` on."""
+        w, fixed, x, chunk = (
+            self.scope.w,
+            self.prologue.fixed[vector],
+            f"x{vector[1:]}",
+            f"chunk{r}",
+        )
+        values = {"scale": fixed.scales} | ({"sum": fixed.sums} if fixed.sums else {})
+        if first:
+            values = {what: f"uint32({address} + {4 * first})" for what, address in values.items()}
+        if count % WARP:
+            inside = f"min_u32({chunk}, uint32({count - 1}))"
+            of_block = f"load_of_block({{}}, {chunk}, {count})"
+        else:
+            inside, of_block = chunk, f"load_shared_f32(uint32({{}} + {chunk} * 4))"
+        digits = f"uint32({fixed.digits} + {16 * first})" if first else fixed.digits
+        w.line(f"{x}_digits{r} = load_digits({digits}, {inside}, {fixed.blocks})")
+        for what, address in values.items():
+            w.line(f"{x}_{what}{r} = {of_block.format(address)}")
 
     def _quantised(self) -> list[Node]:
         return [a for a in self.anchors if isinstance(formats.get(a.inputs[1].dtype), QuantFormat)]
 
-    def _decode(self, row: tuple[Node, str, str], r: str) -> None:
+    def _decode(self, row: Row, r: str) -> None:
         """What needs no activations of a chunk's products."""
-        fmt = formats.get(row[0].inputs[1].dtype)
+        fmt = formats.get(row.anchor.inputs[1].dtype)
         if isinstance(fmt, QuantFormat):
             decode(self.scope.w, fmt, self._loaded(row, r), self._levels(row, r))
 
@@ -200,21 +227,25 @@ class Matvec(Matvecs):
             f"all_words({self._levels(row, str(r))})"
             for r in range(self.rounds)
             for row in self.rows
-            if r < self._rounds_of(row[0]) and row[0] in self._quantised()
+            if r < rounds(row.anchor) and row.anchor in self._quantised()
         ]
         if words and self.scope.overlaps:
             self.scope.w.line(f"settle({' ^ '.join(words)})")
 
-    def _accumulate(self, row: tuple[Node, str, str], r: str) -> None:
+    def _accumulate(self, row: Row, r: str) -> None:
         """Add one chunk's products to the row's running sum."""
         w = self.scope.w
-        anchor, _, suffix = row
-        x, weight = anchor.inputs[:2]
+        x, weight = row.anchor.inputs[:2]
         fmt = formats.get(weight.dtype)
-        s, loaded = f"sum_{self._name(anchor, suffix)}", self._loaded(row, r)
+        s, loaded = self._sum(row), self._loaded(row, r)
         if isinstance(fmt, FloatFormat):
-            size = {4: "four", 8: "eight"}[fmt.cuda_chunk]
-            given = f"{s}, floats_{fmt.name}({loaded}), {self.prologue.floats[x.name]}, chunk{r}"
+            size, count = {4: "four", 8: "eight"}[fmt.cuda_chunk], chunks(weight)
+            floats, chunk = f"floats_{fmt.name}({loaded})", f"chunk{r}"
+            if terms(row.anchor) > 1:  # behind a slot's chunks are those of the next
+                floats = f"inside_row_of_{size}({floats}, {chunk}, {count})"
+                last = f"min_u32({chunk}, uint32({count - 1}))"
+                chunk = f"uint32({last} + {row.slot * count})"
+            given = f"{s}, {floats}, {self.prologue.floats[x.name]}, {chunk}"
             w.line(f"{s} = accumulate_{size}({given})")
             return
         assert isinstance(fmt, QuantFormat)
@@ -232,14 +263,14 @@ class Matvec(Matvecs):
         if not self.early and not self.segment.rope:
             self.indices.emit(w)
         self.elements.fetch()
-        for anchor, _, suffix in self.rows:
-            zero = "float32(0)"
-            if anchor not in self._quantised():
+        for row in self.rows:
+            zero = ZERO
+            if row.anchor not in self._quantised():
                 zero = f"({', '.join([zero] * 4)})"
-            w.line(f"sum_{self._name(anchor, suffix)} = {zero}")
+            w.line(f"{self._sum(row)} = {zero}")
         if self.unrolled:
             for r in range(self.rounds):
-                rows = [row for row in self.rows if r < self._rounds_of(row[0])]
+                rows = [row for row in self.rows if r < rounds(row.anchor)]
                 if self.early:
                     self._activations(str(r))
                 else:
@@ -258,41 +289,59 @@ class Matvec(Matvecs):
 
     def _loop(self) -> None:
         """All chunks of the rows, 32 at a time; shorter rows of another format end earlier."""
-        w = self.scope.w
-        for rounds in sorted({self._rounds_of(a) for a in self.anchors}):
-            rows = [row for row in self.rows if self._rounds_of(row[0]) == rounds]
-            held = sum(chunk_registers(anchor.inputs[1]) for anchor, _, _ in rows)
-            together = max(1, min(MOST_UNROLLED, rounds, REGISTERS // held))
-            turns = rounds // together
-            with w.block(f"for turn in range({turns}):"):
-                self._together(
-                    rows, [f"(turn * {together} + {k}) * {WARP}" for k in range(together)]
-                )
-            if rest := range(turns * together, rounds):
-                self._together(rows, [f"{r * WARP}" for r in rest])
+        alone = [row for row in self.rows if terms(row.anchor) == 1]
+        for count in sorted({rounds(row.anchor) for row in alone}):
+            self._all_rounds([row for row in alone if rounds(row.anchor) == count])
+        for anchor in self.anchors:
+            rows = sorted((r for r in self.rows if r.anchor is anchor), key=lambda row: row.slot)
+            room = max(1, REGISTERS // chunk_registers(anchor.inputs[1]))
+            for k in range(0, len(rows), room) if terms(anchor) > 1 else ():
+                self._all_rounds(rows[k : k + room])
 
-    def _together(self, rows: Sequence[tuple[Node, str, str]], starts: Sequence[str]) -> None:
+    def _all_rounds(self, rows: Sequence[Row]) -> None:
+        """All chunks of rows that have equally many."""
+        count = rounds(rows[0].anchor)
+        held = sum(chunk_registers(row.anchor.inputs[1]) for row in rows)
+        together = max(1, min(MOST_UNROLLED, count, REGISTERS // held))
+        turns = count // together
+        with self.scope.w.block(f"for turn in range({turns}):"):
+            self._together(rows, [f"(turn * {together} + {k}) * {WARP}" for k in range(together)])
+        if rest := range(turns * together, count):
+            self._together(rows, [f"{r * WARP}" for r in rest])
+
+    def _together(self, rows: Sequence[Row], starts: Sequence[str]) -> None:
         """Some chunks of the rows, all on their way before the first is used: memory is far."""
         for k, start in enumerate(starts):
             self._chunk(str(k), f"{start} + lane")
             for row in rows:
                 self._fetch(row, str(k))
         for k in range(len(starts)):
-            self._activations(str(k))
+            slot = -1
+            if terms(rows[0].anchor) == 1:
+                self._activations(str(k))
             for row in rows:
+                if terms(row.anchor) > 1 and row.slot != slot:
+                    slot = row.slot
+                    self._slot_of_vector(row, str(k))
                 self._accumulate(row, str(k))
+
+    def _slot_of_vector(self, row: Row, r: str) -> None:
+        """This lane's chunk of what a vector has for the row's expert, if it is in fixed point."""
+        if row.anchor in self._quantised():
+            count = chunks(row.anchor.inputs[1])
+            self._chunk_of(row.anchor.inputs[0].name, r, count, row.slot * count)
 
     def _across_lanes(self) -> None:
         """Add the lanes' sums up; several rows take turns, so that none waits for itself."""
         w = self.scope.w
-        for anchor, _, suffix in self.rows:
-            if anchor not in self._quantised():
-                s = f"sum_{self._name(anchor, suffix)}"
-                w.line(f"{s} = of_quad({s})")
+        for row in self.rows:
+            if row.anchor not in self._quantised():
+                w.line(f"{self._sum(row)} = of_quad({self._sum(row)})")
         late = self.prologue.late_of(self.anchors)
         for squares in late:
             w.line(f"{squares.factor} = {squares.of_lane}")
-        sums = [[f"sum_{self._name(a, suffix)}"] for a, _, suffix in self.rows]
+        units = [row for row in self.rows if row.slot == 0]
+        sums = [self._terms(row) for row in units]
         if self.shares_lanes:
             rows = range(self.at_once)
             sums = [[f"sum_{self._name(a, str(g))}" for g in rows] for a in self.anchors]
@@ -302,11 +351,28 @@ class Matvec(Matvecs):
         else:
             for distance in (1, 2, 4, 8, 16):
                 every = [self._add_rows(names, distance) for names in every]
+        for row in units:
+            self._add_slots(row)
         for squares in late:
             w.line(squares.made_of(squares.factor))
-        for (anchor, _, _), (s, *_) in zip(self.rows, sums, strict=False):
-            if factor := self.prologue.factor(anchor):
+        for row, (s, *_) in zip(units, sums, strict=False):
+            if factor := self.prologue.factor(row.anchor):
                 w.line(f"{s} = {s} * {factor}")
+
+    def _sum(self, row: Row) -> str:
+        """The variable of a row's running sum."""
+        return f"sum_{self._name(row.anchor, row.suffix)}"
+
+    def _terms(self, row: Row) -> list[str]:
+        """The sums that make the element of slot 0's row, as many as a power of two."""
+        every = [self._sum(r) for r in self.rows if (r.anchor, r.number) == row[:2]]
+        return every + [ZERO] * ((1 << (len(every) - 1).bit_length()) - len(every))
+
+    def _add_slots(self, row: Row) -> None:
+        """Slot s of an element is in every lane whose number ends with its bits: add them up."""
+        s = self._sum(row)
+        for bit in range((terms(row.anchor) - 1).bit_length()):
+            self.scope.w.line(f"{s} = add_across({s}, uint32({1 << bit}))")
 
     @property
     def shares_lanes(self) -> bool:
@@ -315,7 +381,7 @@ class Matvec(Matvecs):
         Then only half as many sums are exchanged at every distance, until there is one.
         """
         several = self.at_once > 1 and self.at_once & (self.at_once - 1) == 0
-        return several and not self.segment.rope
+        return several and not self.segment.rope and not self.adds_slots
 
     def _add_rows(self, names: list[str], distance: int) -> list[str]:
         """Sums of rows over one more distance: of two, each lane keeps the one that it wants."""
@@ -324,7 +390,8 @@ class Matvec(Matvecs):
             w.line(f"{names[0]} = add_across({names[0]}, uint32({distance}))")
             return names
         for a, b in zip(names[::2], names[1::2], strict=True):
-            w.line(f"{a} = add_kept({a}, {b}, lane, uint32({distance}))")
+            if a != ZERO:
+                w.line(f"{a} = add_kept({a}, {b}, lane, uint32({distance}))")
         return names[::2]
 
     def _mine(self, anchor: Node, i: str) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from fusec.codegen.cuda.attention_sizes import fits
+from fusec.codegen.cuda.grouping import is_grouping
 from fusec.codegen.cuda.parts_sizes import takes_rows
 from fusec.codegen.cuda.tilings import MANY_TILES, SLIM, tile_rows
 from fusec.ir.graph import Graph, Node
@@ -45,6 +46,8 @@ def rows_of_block(region: Graph, tokens: int, shared: int, sms: int) -> int:
         return 0
     if any(is_fixed(node) for node in region.nodes):
         return tile_rows(region, tokens, sms)
+    if is_grouping(region):
+        return tokens
     if tokens >= MANY and len(region.nodes) == 1 and region.nodes[0].op == "attention":
         return _queries(region.nodes[0], tokens, shared, sms)
     if tokens < MANY and any(op(node.op).role == "parts" for node in region.nodes):

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from fusec.codegen.cuda.shape import WARP, beside
-from fusec.ir.graph import Graph
+from fusec.ir.graph import Graph, Node
+from fusec.ir.op_groups import experts_of, is_grouped, used_by
 from fusec.ir.op_matvec import is_fixed
 
 
@@ -113,8 +114,27 @@ def own_tilings(rows: int, sms: int, *, normed: bool) -> tuple[Tiling, ...]:
     return tuple(replace(tiling, release=release) for tiling in ways)
 
 
+EXPERT_PACE = {SLIM: 2.8, NARROW: 3.4, WIDE: 4.0}
+"""How long a tile of an expert's pairs takes, by its width, in the same ratios as `PACE`."""
+
+
+def grouped_rows(node: Node, tokens: int) -> int:
+    """Pairs in a tile of a product of rows that are sorted by expert.
+
+    An expert's last tile is half empty, in the middle.
+    """
+    pairs = tokens * used_by(node) / experts_of(node)
+
+    def time(width: int) -> float:
+        return EXPERT_PACE[width] * max(1.0, pairs / width + 0.5)
+
+    return min((width for width in EXPERT_PACE if width >= used_by(node)), key=time)
+
+
 def tile_rows(region: Graph, tokens: int, sms: int) -> int:
     """Rows of the step in a tile of a kernel's products, for so many tokens and SMs."""
+    if (product := next(filter(is_grouped, region.nodes), None)) is not None:
+        return grouped_rows(product, tokens)
     rows = sum(n.inputs[1].shape[0] for n in region.nodes if is_fixed(n))
     if any(n.op == "fix" for n in region.nodes):
         return SLIM
