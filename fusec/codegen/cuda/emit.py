@@ -17,6 +17,7 @@ from fusec.codegen.cuda.attention_project import ProjectedAttention
 from fusec.codegen.cuda.attention_rows import AttentionRows
 from fusec.codegen.cuda.defaults import default
 from fusec.codegen.cuda.elements import Elements, Indices
+from fusec.codegen.cuda.expert_matvec import ExpertMatvec
 from fusec.codegen.cuda.gemm import Gemm, gemm_geometry, is_gemm, tilings_of
 from fusec.codegen.cuda.gemm_groups import grouped_product, layers_of
 from fusec.codegen.cuda.grouping import Grouping, grouping_geometry, is_grouping
@@ -37,7 +38,7 @@ from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.codegen.cuda.wrapper import Dependent, Launched, assemble
 from fusec.errors import FusecError
 from fusec.ir.graph import Graph
-from fusec.ir.ops import op
+from fusec.ir.ops import op, picks_rows
 from fusec.ir.plan import Kernel
 from fusec.ir.region import KernelShape, Segment, parameters
 from fusec.ir.target import layouts_apart
@@ -230,6 +231,8 @@ class _Emitter:
     def _matvec(self, alike: Alike) -> Matvecs:
         if self.shape.parts is not None:
             return SharedMatvec(alike, self.prologue, self.shape.parts)
+        if any(map(picks_rows, alike.segment.nodes)):
+            return ExpertMatvec(alike, self.prologue)
         kind = TiledMatvec if is_tiled(alike.segment) else Matvec
         return kind(alike, self.prologue)
 

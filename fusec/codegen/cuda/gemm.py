@@ -134,12 +134,13 @@ class Gemm:
 
     def _begin(self) -> None:
         w = self.w
-        w.line("stage = dynamic_shared()")
         if self.groups is not None:
+            w.line("stage = dynamic_shared()")
             self.groups.begin()
         else:
             w.line(f"first_row = uint32(block_index_y() * uint32({self.tiling.width}))")
             w.line("there_are = uniform(load_u32(rows))")
+            w.line("stage = dynamic_shared()")
             with w.block("if uniform(first_row) >= there_are:"):
                 w.line("return")
         read = [] if self.vectors is None else self.vectors.read

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from fusec.codegen import formats
 from fusec.codegen.cuda.alike import Alike
 from fusec.codegen.cuda.block_products import accumulate, decode
-from fusec.codegen.cuda.experts import Experts
+from fusec.codegen.cuda.forms import behind
 from fusec.codegen.cuda.matvecs import Matvecs
 from fusec.codegen.cuda.prologue import Prologue
 from fusec.codegen.cuda.scope import identifier
@@ -26,21 +26,20 @@ from fusec.codegen.cuda.shape import (
     chunks,
     registers,
     rounds,
-    terms,
     units,
 )
 from fusec.codegen.formats import FloatFormat, QuantFormat
 from fusec.ir.graph import Node
-from fusec.ir.op_experts import adds_experts
 
 MOST_UNROLLED = 4  # chunks of a row that a lane loads before it uses the first
+FEW_BLOCKS = 64  # of a launch: an SM has one at most, and registers to spare
 ZERO = "float32(0)"
 
 
 class Row(NamedTuple):
     """A row that a warp multiplies: of which matvec, the variable of its number, and a suffix.
 
-    `slot`: whose term of the element it makes, where experts' products are added up.
+    `slot`: which of the terms of an element it makes, where it has several.
     """
 
     anchor: Node
@@ -50,7 +49,12 @@ class Row(NamedTuple):
 
 
 class Matvec(Matvecs):
-    """A segment by rows. `whole`: whether the warps' shares come out even."""
+    """A segment by rows. `whole`: whether the warps' shares come out even.
+
+    `room`: registers that a lane may fill with weights.
+    """
+
+    room = REGISTERS
 
     def __init__(self, alike: Alike, prologue: Prologue) -> None:
         geometry = alike.scope.geometry
@@ -58,12 +62,19 @@ class Matvec(Matvecs):
         self.whole = all(units(segment) % share == 0 for segment, _, _ in alike.members)
         super().__init__(alike, prologue)
         self.rounds = max(map(rounds, self.anchors))
+        self.early = self.steps == 1 and self._fits
+        self.unrolled = self.rounds == 1 or self.early
+
+    @property
+    def _fits(self) -> bool:
+        """Whether a lane has registers for what it loads of all rows.
+
+        A small matrix of plain floats may take more: it is read by a few blocks, one on an SM.
+        """
         held = sum(registers(a) for a in self.anchors) * (2 if self.segment.rope else 1)
-        fits = held * self.at_once <= REGISTERS and self.rounds <= MOST_UNROLLED
-        self.experts = Experts(self.scope, self.anchors)
-        self.early = fits and self.steps == 1 and not self.experts
-        self.adds_slots = any(map(adds_experts, self.experts.nodes))
-        self.unrolled = (self.rounds == 1 and not self.adds_slots) or self.early
+        if not self._quantised() and self.scope.geometry.grid <= FEW_BLOCKS:
+            return held * self.at_once <= 2 * REGISTERS
+        return held * self.at_once <= self.room and self.rounds <= MOST_UNROLLED
 
     @property
     def own_row(self) -> str:
@@ -75,12 +86,7 @@ class Matvec(Matvecs):
         """What a warp does at once."""
         if self.segment.rope:
             return [Row(a, i, i[1:]) for a in self.anchors for i in self.indices.names]
-        return [
-            Row(a, f"row{g}", f"{g}_{slot}" if slot else str(g), slot)
-            for g in range(self.at_once)
-            for a in self.anchors
-            for slot in range(terms(a))
-        ]
+        return [Row(a, f"row{g}", str(g)) for g in range(self.at_once) for a in self.anchors]
 
     def load(self) -> None:
         """The weights of a warp's one step: they fit its registers."""
@@ -104,7 +110,6 @@ class Matvec(Matvecs):
         if self.early:
             self._step()
             return
-        self.experts.choose(w)
         if self.unrolled:
             self._chunk("0", "lane")
             self._activations("0")
@@ -127,7 +132,6 @@ class Matvec(Matvecs):
             if not self.whole:
                 row = f"min_u32({row}, uint32({self.limit} - 1))"
             w.line(f"row{g} = {row}")
-            self.experts.rows(w, f"row{g}")
         w.line(f"unit = {f'uint32(first + {self.own_row})' if self.at_once > 1 else 'first'}")
 
     def _first_row(self, step: str) -> str:
@@ -150,26 +154,34 @@ class Matvec(Matvecs):
         self.scope.w.line(f"chunk{r} = {f'uint32({number})' if number != 'lane' else number}")
 
     def _fetch(self, row: Row, r: str) -> None:
-        anchor, number = row.anchor, row.number
-        weight = anchor.inputs[1]
+        weight = row.anchor.inputs[1]
         count = chunks(weight)
         pointer = self.scope.pointers[weight.name]
-        chunk = f"min_u32(chunk{r}, uint32({count - 1}))" if count % WARP else f"chunk{r}"
-        if anchor in self.experts.nodes:
-            number = self.experts.row(anchor, number, row.slot)
-        size = f"{self._matrix_rows(anchor)}, {count}"
-        call = f"fetch_{weight.dtype}({pointer}, {size}, {number}, {chunk})"
+        size = f"{self._matrix_rows(row.anchor)}, {count}"
+        chunk = self._inside(f"chunk{r}", count)
+        call = f"fetch_{weight.dtype}({pointer}, {size}, {self._place(row)}, {chunk})"
         self.scope.w.line(f"{self._loaded(row, r)} = {call}")
+
+    @staticmethod
+    def _inside(chunk: str, count: int) -> str:
+        """The last of `count` chunks where there is none of that number."""
+        return f"min_u32({chunk}, uint32({count - 1}))" if count % WARP else chunk
+
+    def _place(self, row: Row) -> str:
+        """Expression of where a row lies in its matrix."""
+        return row.number
 
     def _matrix_rows(self, anchor: Node) -> str:
         several = isinstance(self.limit, str) and not self.segment.rope
-        if several and anchor not in self.experts.nodes:
-            return str(self.limit)
-        return str(anchor.inputs[1].shape[0])
+        return str(self.limit) if several else str(anchor.inputs[1].shape[0])
 
     @staticmethod
     def _name(anchor: Node, suffix: str) -> str:
         return f"{identifier(anchor.inputs[1])}_{suffix}"
+
+    def _sum(self, row: Row) -> str:
+        """The variable of a row's running sum."""
+        return f"sum_{self._name(row.anchor, row.suffix)}"
 
     def _loaded(self, row: Row, r: str) -> str:
         """The variable of what a lane loads of a chunk: shared like `_levels` where it is kept."""
@@ -187,12 +199,11 @@ class Matvec(Matvecs):
 
     def _activations(self, r: str) -> None:
         """This lane's chunk of every vector that is in fixed point."""
-        found = [a for a in self._quantised() if not (self.adds_slots and terms(a) > 1)]
-        for name in dict.fromkeys(a.inputs[0].name for a in found):
-            self._chunk_of(name, r, self.prologue.fixed[name].blocks, 0)
+        for name in dict.fromkeys(a.inputs[0].name for a in self._quantised()):
+            self._chunk_of(name, r, 0, self.prologue.fixed[name].blocks)
 
-    def _chunk_of(self, vector: str, r: str, count: int, first: int) -> None:
-        """This lane's chunk of a vector's `count` blocks from the `first` on."""
+    def _chunk_of(self, vector: str, r: str, first: int, count: int) -> None:
+        """This lane's chunk of the `count` that a vector has from the `first` on."""
         w, fixed, x, chunk = (
             self.scope.w,
             self.prologue.fixed[vector],
@@ -200,17 +211,13 @@ class Matvec(Matvecs):
             f"chunk{r}",
         )
         values = {"scale": fixed.scales} | ({"sum": fixed.sums} if fixed.sums else {})
-        if first:
-            values = {what: f"uint32({address} + {4 * first})" for what, address in values.items()}
+        of_block = f"load_shared_f32(uint32({{}} + {chunk} * 4))"
         if count % WARP:
-            inside = f"min_u32({chunk}, uint32({count - 1}))"
             of_block = f"load_of_block({{}}, {chunk}, {count})"
-        else:
-            inside, of_block = chunk, f"load_shared_f32(uint32({{}} + {chunk} * 4))"
-        digits = f"uint32({fixed.digits} + {16 * first})" if first else fixed.digits
-        w.line(f"{x}_digits{r} = load_digits({digits}, {inside}, {fixed.blocks})")
+        given = f"{behind(fixed.digits, 16 * first)}, {self._inside(chunk, count)}"
+        w.line(f"{x}_digits{r} = load_digits({given}, {fixed.blocks})")
         for what, address in values.items():
-            w.line(f"{x}_{what}{r} = {of_block.format(address)}")
+            w.line(f"{x}_{what}{r} = {of_block.format(behind(address, 4 * first))}")
 
     def _quantised(self) -> list[Node]:
         return [a for a in self.anchors if isinstance(formats.get(a.inputs[1].dtype), QuantFormat)]
@@ -239,12 +246,8 @@ class Matvec(Matvecs):
         fmt = formats.get(weight.dtype)
         s, loaded = self._sum(row), self._loaded(row, r)
         if isinstance(fmt, FloatFormat):
-            size, count = {4: "four", 8: "eight"}[fmt.cuda_chunk], chunks(weight)
-            floats, chunk = f"floats_{fmt.name}({loaded})", f"chunk{r}"
-            if terms(row.anchor) > 1:  # behind a slot's chunks are those of the next
-                floats = f"inside_row_of_{size}({floats}, {chunk}, {count})"
-                last = f"min_u32({chunk}, uint32({count - 1}))"
-                chunk = f"uint32({last} + {row.slot * count})"
+            size = {4: "four", 8: "eight"}[fmt.cuda_chunk]
+            floats, chunk = self._floats(row, f"floats_{fmt.name}({loaded})", f"chunk{r}", size)
             given = f"{s}, {floats}, {self.prologue.floats[x.name]}, {chunk}"
             w.line(f"{s} = accumulate_{size}({given})")
             return
@@ -254,6 +257,10 @@ class Matvec(Matvecs):
         vector = f"x{x.name[1:]}"
         digits, scale, total = (f"{vector}_{what}{r}" for what in ("digits", "scale", "sum"))
         accumulate(w, fmt, s, loaded, self._levels(row, r), digits, scale, total)
+
+    def _floats(self, _row: Row, floats: str, chunk: str, _size: str) -> tuple[str, str]:
+        """Plain floats that a lane multiplies, and the chunk of the vector that it does with."""
+        return floats, chunk
 
     # --- one step --------------------------------------------------------------------------------
 
@@ -289,14 +296,8 @@ class Matvec(Matvecs):
 
     def _loop(self) -> None:
         """All chunks of the rows, 32 at a time; shorter rows of another format end earlier."""
-        alone = [row for row in self.rows if terms(row.anchor) == 1]
-        for count in sorted({rounds(row.anchor) for row in alone}):
-            self._all_rounds([row for row in alone if rounds(row.anchor) == count])
-        for anchor in self.anchors:
-            rows = sorted((r for r in self.rows if r.anchor is anchor), key=lambda row: row.slot)
-            room = max(1, REGISTERS // chunk_registers(anchor.inputs[1]))
-            for k in range(0, len(rows), room) if terms(anchor) > 1 else ():
-                self._all_rounds(rows[k : k + room])
+        for count in sorted(set(map(rounds, self.anchors))):
+            self._all_rounds([row for row in self.rows if rounds(row.anchor) == count])
 
     def _all_rounds(self, rows: Sequence[Row]) -> None:
         """All chunks of rows that have equally many."""
@@ -311,25 +312,21 @@ class Matvec(Matvecs):
 
     def _together(self, rows: Sequence[Row], starts: Sequence[str]) -> None:
         """Some chunks of the rows, all on their way before the first is used: memory is far."""
+        self._fetch_all(rows, starts)
+        self._use_all(rows, len(starts))
+
+    def _fetch_all(self, rows: Sequence[Row], starts: Sequence[str]) -> None:
         for k, start in enumerate(starts):
             self._chunk(str(k), f"{start} + lane")
             for row in rows:
                 self._fetch(row, str(k))
-        for k in range(len(starts)):
-            slot = -1
-            if terms(rows[0].anchor) == 1:
-                self._activations(str(k))
-            for row in rows:
-                if terms(row.anchor) > 1 and row.slot != slot:
-                    slot = row.slot
-                    self._slot_of_vector(row, str(k))
-                self._accumulate(row, str(k))
 
-    def _slot_of_vector(self, row: Row, r: str) -> None:
-        """This lane's chunk of what a vector has for the row's expert, if it is in fixed point."""
-        if row.anchor in self._quantised():
-            count = chunks(row.anchor.inputs[1])
-            self._chunk_of(row.anchor.inputs[0].name, r, count, row.slot * count)
+    def _use_all(self, rows: Sequence[Row], count: int) -> None:
+        """Multiply and add the first chunks that are loaded of the rows."""
+        for k in range(count):
+            self._activations(str(k))
+            for row in rows:
+                self._accumulate(row, str(k))
 
     def _across_lanes(self) -> None:
         """Add the lanes' sums up; several rows take turns, so that none waits for itself."""
@@ -340,39 +337,26 @@ class Matvec(Matvecs):
         late = self.prologue.late_of(self.anchors)
         for squares in late:
             w.line(f"{squares.factor} = {squares.of_lane}")
-        units = [row for row in self.rows if row.slot == 0]
-        sums = [self._terms(row) for row in units]
-        if self.shares_lanes:
-            rows = range(self.at_once)
-            sums = [[f"sum_{self._name(a, str(g))}" for g in rows] for a in self.anchors]
+        sums = self._sums()
         every = [*sums, *([squares.factor] for squares in late)]
         if len(every) == 1 and len(sums[0]) == 1:
             w.line(f"{sums[0][0]} = warp_sum({sums[0][0]})")
         else:
             for distance in (1, 2, 4, 8, 16):
                 every = [self._add_rows(names, distance) for names in every]
-        for row in units:
-            self._add_slots(row)
         for squares in late:
             w.line(squares.made_of(squares.factor))
+        units = (row for row in self.rows if row.slot == 0)
         for row, (s, *_) in zip(units, sums, strict=False):
             if factor := self.prologue.factor(row.anchor):
                 w.line(f"{s} = {s} * {factor}")
 
-    def _sum(self, row: Row) -> str:
-        """The variable of a row's running sum."""
-        return f"sum_{self._name(row.anchor, row.suffix)}"
-
-    def _terms(self, row: Row) -> list[str]:
-        """The sums that make the element of slot 0's row, as many as a power of two."""
-        every = [self._sum(r) for r in self.rows if (r.anchor, r.number) == row[:2]]
-        return every + [ZERO] * ((1 << (len(every) - 1).bit_length()) - len(every))
-
-    def _add_slots(self, row: Row) -> None:
-        """Slot s of an element is in every lane whose number ends with its bits: add them up."""
-        s = self._sum(row)
-        for bit in range((terms(row.anchor) - 1).bit_length()):
-            self.scope.w.line(f"{s} = add_across({s}, uint32({1 << bit}))")
+    def _sums(self) -> list[list[str]]:
+        """Sums of lanes that are added up apart: of several, lanes go on with one each."""
+        if self.shares_lanes:
+            rows = range(self.at_once)
+            return [[f"sum_{self._name(a, str(g))}" for g in rows] for a in self.anchors]
+        return [[self._sum(row)] for row in self.rows]
 
     @property
     def shares_lanes(self) -> bool:
@@ -381,7 +365,7 @@ class Matvec(Matvecs):
         Then only half as many sums are exchanged at every distance, until there is one.
         """
         several = self.at_once > 1 and self.at_once & (self.at_once - 1) == 0
-        return several and not self.segment.rope and not self.adds_slots
+        return several and not self.segment.rope
 
     def _add_rows(self, names: list[str], distance: int) -> list[str]:
         """Sums of rows over one more distance: of two, each lane keeps the one that it wants."""

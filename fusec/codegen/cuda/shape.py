@@ -21,6 +21,7 @@ from fusec.ir.region import KernelShape, Segment
 from fusec.ir.target import TILE_ROWS, TILES, ColumnSums, Tiles
 
 REGISTERS = 56  # that a lane may fill with weights before it uses them
+CHOSEN_REGISTERS = 64  # the same with rows that an index names: fewer loads wait for it
 WARP = 32
 SPAN = 256  # positions that attention sums up together, in chunks of 16: part of the sums' order
 CHUNK = 16  # positions a warp takes
