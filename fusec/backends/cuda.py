@@ -6,6 +6,7 @@ One class is the backend of every architecture in `fusec.codegen.cuda.arch`.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from fusec.errors import FusecError
 from fusec.ir import gpus
 from fusec.ir.choosing import final_choice
 from fusec.ir.graph import Graph
-from fusec.ir.plan import GENERATING, Kernel, LaunchPlan, Size, Tensor
+from fusec.ir.plan import GENERATING, Kernel, LaunchPlan, Size, Tensor, layers
 from fusec.ir.remember import remembered
 from fusec.ir.target import WIDEST, Target
 from fusec.models.model import Model
@@ -119,9 +120,10 @@ class Cuda(Backend[CudaKernel, Executables]):
         """See `Backend`."""
         return CudaKernel(**{**facts, "signature": tuple(facts["signature"])})
 
-    def size(self, kernel: Kernel) -> Size:
+    def size(self, kernel: Kernel, tokens: int) -> Size:
         """The grid and shared memory that the emitter chose."""
-        return self.emit(kernel).size
+        emitted = self.emit(kernel)
+        return replace(emitted.size, layers=layers(tokens, emitted.rows, emitted.spare))
 
     def loop_kernels(self, decode: LaunchPlan) -> dict[str, CudaKernel]:
         """The token loop's own kernels, for a plan that chooses a token; none for another."""
@@ -163,6 +165,7 @@ class Cuda(Backend[CudaKernel, Executables]):
                 "shared_bytes": built[name].static_shared + kernel.dynamic,
                 "dynamic_bytes": kernel.dynamic,
                 "rows": kernel.rows,
+                "spare": kernel.spare,
             }
             for name, kernel in kernels.items()
         }
@@ -178,6 +181,7 @@ class Cuda(Backend[CudaKernel, Executables]):
                 facts["threads"],
                 facts["dynamic_bytes"],
                 facts["rows"],
+                facts["spare"],
             )
             for name, facts in described.items()
         }
@@ -305,7 +309,7 @@ def executables(
 
 def executable(kernel: CudaKernel, cubin: Cubin) -> Executable:
     """What a GPU needs to launch a kernel."""
-    sizes = kernel.grid, kernel.threads, kernel.dynamic, kernel.rows
+    sizes = kernel.grid, kernel.threads, kernel.dynamic, kernel.rows, kernel.spare
     return Executable(kernel.name, cubin.arch, cubin.data, *sizes)
 
 

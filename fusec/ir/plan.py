@@ -71,6 +71,14 @@ class Size:
         return ", ".join(words)
 
 
+def layers(tokens: int, rows: int, spare: int = 0) -> int:
+    """Layers of the grid for a step of so many rows: one for each `rows`, and `spare` more.
+
+    `rows` is 0 for a kernel that has one row.
+    """
+    return -(-tokens // rows) + spare if rows else 1
+
+
 @dataclass(frozen=True)
 class Launch:
     """One dispatch. `waits`: earlier launches whose results or memory it needs, by index.

@@ -31,6 +31,7 @@ from fusec.ir.op import LOCAL
 from fusec.ir.op_attention import head_sizes, query_of_values
 from fusec.ir.op_elementwise import is_spread
 from fusec.ir.op_fixed import BLOCK
+from fusec.ir.op_groups import is_grouped
 from fusec.ir.op_matvec import heads_of, is_fixed
 from fusec.ir.ops import op, picks_rows
 
@@ -162,8 +163,11 @@ def many_rows_apart(shape: KernelShape, own: Own = Own()) -> str | None:
     fixed = [n for n in anchors if is_fixed(n)]
     if not fixed:
         return None
+    own = Own() if any(map(is_grouped, fixed)) else own
     if reason := _not_own(shape, sum(n.inputs[1].shape[0] for n in fixed), own):
         return f"{reason}, {fixed[0].name} in tiles"
+    if len({(n.inputs[0], n.inputs[2:], n["rows"]) if is_grouped(n) else () for n in fixed}) > 1:
+        return f"rows of {fixed[0].name} and of {fixed[-1].name} are not grouped alike"
     if len({n.name for n in anchors}) > len(fixed) or any(s.role != "rows" for s in shape.segments):
         return f"{fixed[0].name} is made in tiles of rows of the step, the rest is not"
     for segment in shape.segments:

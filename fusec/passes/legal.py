@@ -55,12 +55,7 @@ def why_slower(graph: Graph, match: tuple[Node, ...], target: Target) -> str | N
 
 
 def _different_tokens(match: tuple[Node, ...]) -> str | None:
-    tokens = {
-        v.shape[0]
-        for n in match
-        for v in (*n.inputs, *n.outputs)
-        if not (v.is_weight or v.is_state)
-    }
+    tokens = {v.shape[0] for n in match for v in n.outputs if not v.is_state}
     if len(tokens) > 1:
         return f"a different T: {', '.join(map(str, sorted(tokens)))} tokens a step"
     return None

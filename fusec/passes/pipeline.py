@@ -13,6 +13,7 @@ from fusec.ir.verify import verify
 from fusec.passes.factor_norms import FactorNorms
 from fusec.passes.fix_vectors import FixVectors
 from fusec.passes.fuse import Fuse, Refusal
+from fusec.passes.group_experts import GroupExperts
 from fusec.passes.place_weights import PlaceWeights
 from fusec.passes.project_heads import ProjectHeads
 from fusec.passes.project_rows import ProjectRows
@@ -24,13 +25,14 @@ from fusec.passes.split_attention import SplitAttention
 from fusec.writer import brief, count
 
 Pass = (
-    Fuse | PlaceWeights | FactorNorms | FixVectors | ProjectHeads | ProjectRows | SplitArgmax
-    | SplitAttention | Schedule
+    Fuse | PlaceWeights | FactorNorms | GroupExperts | FixVectors | ProjectHeads | ProjectRows
+    | SplitArgmax | SplitAttention | Schedule
 )  # fmt: skip
 
 NAIVE: tuple[Pass, ...] = (
     PlaceWeights(),  # what may share a kernel depends on it
     FactorNorms(),  # sums of squares and products wait for each other less
+    GroupExperts(),  # so that many rows read an expert's matrices once
     FixVectors(),  # so that many rows are brought into fixed point once
 )
 PAIRED = (

@@ -8,7 +8,8 @@ PER_LAYER = {0: 18, 1: 10, 2: 6, 3: 5}
 APART = {"embed": 1, "sample": 1}
 OTHER = {0: APART, 1: APART, 2: APART, 3: {"sample": 1}}
 O2_PASSES = [
-    *("decode-graph", "place-weights", "factor-norms", "fix-vectors", "fuse-stack"),
+    *("decode-graph", "place-weights", "factor-norms", "group-experts", "fix-vectors"),
+    "fuse-stack",
     *("fuse-chain-to-fixed", "fuse-prologue", "fuse-pairs", "fuse-stores"),
     *("fuse-chain", "fuse-epilogue", "fuse-vectors", "fuse-chain-to-store", "schedule"),
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 from fusec.codegen.cuda.shape import (
+    CHOSEN_REGISTERS,
     CHUNKS,
     REGISTERS,
     TILE_WARPS,
@@ -25,7 +26,7 @@ from fusec.codegen.cuda.shape import (
 )
 from fusec.ir.choice import Choice
 from fusec.ir.op_matvec import row_length
-from fusec.ir.ops import op
+from fusec.ir.ops import op, picks_rows
 from fusec.ir.region import KernelShape, Segment
 
 SMALL = 15_888  # weights a multiprocessor reads and multiplies before the next launch begins
@@ -68,7 +69,8 @@ def _in_one_wave(shape: KernelShape, rows: list[Segment], sms: int) -> Choice:
     for warps in (8, 12, 16):
         if sum(-(-units(s) // warps) for s in rows) <= sms:
             return Choice(max(warps, least))
-    return many_rows(shape, max(8, least), 2, REGISTERS, sms)
+    picks = any(picks_rows(n) for s in rows for n in s.nodes)
+    return many_rows(shape, max(8, least), 2, CHOSEN_REGISTERS if picks else REGISTERS, sms)
 
 
 def tiles_shared(shape: KernelShape, rows: list[Segment], sms: int, overlaps: bool) -> Choice:

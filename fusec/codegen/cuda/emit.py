@@ -17,7 +17,10 @@ from fusec.codegen.cuda.attention_project import ProjectedAttention
 from fusec.codegen.cuda.attention_rows import AttentionRows
 from fusec.codegen.cuda.defaults import default
 from fusec.codegen.cuda.elements import Elements, Indices
+from fusec.codegen.cuda.expert_matvec import ExpertMatvec
 from fusec.codegen.cuda.gemm import Gemm, gemm_geometry, is_gemm, tilings_of, why_not_tiling
+from fusec.codegen.cuda.gemm_groups import grouped_product, layers_of
+from fusec.codegen.cuda.grouping import Grouping, grouping_geometry, is_grouping
 from fusec.codegen.cuda.imports import format_functions, import_lines
 from fusec.codegen.cuda.interleave import interleaved
 from fusec.codegen.cuda.matvec import Matvec
@@ -37,7 +40,7 @@ from fusec.codegen.cuda.wrapper import Dependent, Launched, assemble
 from fusec.errors import FusecError
 from fusec.ir.choice import Choice, Tiling
 from fusec.ir.graph import Graph
-from fusec.ir.ops import op
+from fusec.ir.ops import op, picks_rows
 from fusec.ir.plan import Kernel
 from fusec.ir.region import KernelShape, Segment, parameters
 from fusec.ir.target import layouts_apart
@@ -65,6 +68,10 @@ def emit(kernel: Kernel, arch: Arch = ARCHS["sm_90a"], sms: int | None = None) -
     sms = arch.sms if sms is None else sms
     if is_gemm(region):
         return _in_tiles(kernel, region, shape, arch, sms)
+    if is_grouping(region):
+        geometry = grouping_geometry(region)
+        scope = Scope(region, geometry, kernel.overlaps, arch, kernel.rows)
+        return _Emitter(shape, scope, Grouping(scope)).emit()
     if isinstance(kernel.choice, Tiling):
         raise FusecError(f"kernel {kernel.name}: expected a choice of warps, found {kernel.choice}")
     rows, choice = kernel.taken, kernel.choice or default(shape, sms, kernel.overlaps, kernel.rows)
@@ -122,7 +129,7 @@ class _Emitter:
     """`several`: of a kernel whose products are of several rows, what emits its body."""
 
     def __init__(
-        self, shape: KernelShape, scope: Scope, several: Gemm | PartsOfRows | None = None
+        self, shape: KernelShape, scope: Scope, several: Gemm | PartsOfRows | Grouping | None = None
     ) -> None:
         self.shape, self.scope, self.several = shape, scope, several
         self.region, self.geometry = scope.region, scope.geometry
@@ -198,8 +205,13 @@ class _Emitter:
             self.scope.registers,
             self.scope.dynamic_bytes,
             self.scope.static_bytes,
-            self.scope.rows,
+            *self._layers(),
         )
+
+    def _layers(self) -> tuple[int, int]:
+        """The rows of a step for which the grid has a layer, and how many it has besides."""
+        product = grouped_product(self.region)
+        return layers_of(product, self.scope.rows) if product else (self.scope.rows, 0)
 
     def _hold(self) -> list[str]:
         """Addresses that are used behind the wait are in registers before it.
@@ -229,6 +241,8 @@ class _Emitter:
     def _matvec(self, alike: Alike) -> Matvecs:
         if self.shape.parts is not None:
             return SharedMatvec(alike, self.prologue, self.shape.parts)
+        if any(map(picks_rows, alike.segment.nodes)):
+            return ExpertMatvec(alike, self.prologue)
         kind = TiledMatvec if is_tiled(alike.segment) else Matvec
         return kind(alike, self.prologue)
 

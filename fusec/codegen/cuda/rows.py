@@ -10,12 +10,15 @@ clusters find room beside each other.
 from __future__ import annotations
 
 from fusec.codegen.cuda.attention_sizes import fits
+from fusec.codegen.cuda.grouping import is_grouping
 from fusec.codegen.cuda.parts_sizes import takes_rows, ways
 from fusec.codegen.cuda.shape import has_heads
 from fusec.codegen.cuda.tilings import MANY_TILES, SLIM, tile_rows
+from fusec.ir.dtypes import dtype
 from fusec.ir.graph import Graph, Node
+from fusec.ir.op_fixed import WIDTHS
 from fusec.ir.op_matvec import is_fixed
-from fusec.ir.ops import op
+from fusec.ir.ops import op, picks_rows
 from fusec.ir.plan import LaunchPlan
 from fusec.ir.region import KernelShape, analyse
 from fusec.ir.target import ROWS, TILES
@@ -45,13 +48,34 @@ def rows_of_block(region: Graph, tokens: int, shared: int, sms: int) -> int:
         return 0
     if any(is_fixed(node) for node in region.nodes):
         return tile_rows(region, tokens, sms)
+    if is_grouping(region):
+        return tokens
     if tokens >= MANY and len(region.nodes) == 1 and region.nodes[0].op == "attention":
         return _queries(region.nodes[0], tokens, shared, sms)
     if tokens < MANY and any(op(node.op).role == "parts" for node in region.nodes):
         rows, shape = 1 << (tokens - 1).bit_length(), analyse(region)
         fitting = (n for n in (rows, rows // 2, rows // 4) if takes_rows(shape, n, shared))
         return next(fitting, min(INTERLEAVED, rows))
-    return 1
+    return _rows_of_floats(region, shared) if tokens >= MANY else 1
+
+
+def _rows_of_floats(region: Graph, shared: int) -> int:
+    """Rows of the step in a block with products of plain floats: as many as read weights once.
+
+    Two such blocks should fit an SM.
+    """
+    products = [node for node in region.nodes if op(node.op).role == "rows"]
+    plain = all(dtype(node.inputs[1].dtype).block == 1 for node in products)
+    made = [v for node in region.nodes for v in node.outputs]
+    if not products or not plain or any(map(picks_rows, products)):
+        return 1
+    if any(v.dtype in WIDTHS for v in made):  # which is written by rows of eight
+        return 1
+    vectors = {n.inputs[0].name: n.inputs[0].nbytes for n in products}
+    a_row = analyse(region).prologue_bytes + sum(
+        -(-size // 1024) * 1024 for size in vectors.values()
+    )
+    return next((n for n in (INTERLEAVED, 2) if n * a_row <= shared // 2), 1)
 
 
 def ways_of_rows(shape: KernelShape, rows: int, shared: int) -> tuple[str, ...]:

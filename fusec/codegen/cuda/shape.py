@@ -21,6 +21,7 @@ from fusec.ir.region import KernelShape, Segment
 from fusec.ir.target import TILE_ROWS, TILES, ColumnSums, Tiles
 
 REGISTERS = 56  # that a lane may fill with weights before it uses them
+CHOSEN_REGISTERS = 64  # the same with rows that an index names: fewer loads wait for it
 WARP = 32
 SPAN = 256  # positions that attention sums up together, in chunks of 16: part of the sums' order
 CHUNK = 16  # positions a warp takes
@@ -93,15 +94,24 @@ def chunk_registers(weight: Value) -> int:
     return 4 if isinstance(fmt, FloatFormat) else 1 + 8 * fmt.dtype.block_bytes // fmt.dtype.block
 
 
+def terms(anchor: Node) -> int:
+    """Rows of the matrix whose products are added for one element, each summed up by itself."""
+    return row_length(anchor) // anchor.inputs[1].shape[-1]
+
+
 def row_chunks(anchor: Node) -> int:
-    """Chunks of what a matvec adds up for one element: of a row, or of one row for each part."""
-    weight = anchor.inputs[1]
-    return chunks(weight) * (row_length(anchor) // weight.shape[-1])
+    """Chunks of what a matvec adds up for one element."""
+    return chunks(anchor.inputs[1]) * terms(anchor)
+
+
+def rounds(anchor: Node) -> int:
+    """How often a lane takes a chunk of a row of the matrix."""
+    return -(-chunks(anchor.inputs[1]) // WARP)
 
 
 def registers(anchor: Node) -> int:
-    """Registers that hold a lane's chunks of that."""
-    return chunk_registers(anchor.inputs[1]) * -(-row_chunks(anchor) // WARP)
+    """Registers that hold a lane's chunks of one element."""
+    return chunk_registers(anchor.inputs[1]) * terms(anchor) * rounds(anchor)
 
 
 def column_sums() -> ColumnSums:

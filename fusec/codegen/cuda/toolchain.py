@@ -43,7 +43,8 @@ class CudaKernel:
     together they bound the registers, unless `registers` does, where it is not 0. `grid`: how many
     blocks it is launched with, of which each `cluster` in a row exchange through shared memory.
     `shared`: bytes of shared memory that it declares for each block, `dynamic`: that a launch adds.
-    `rows`: of a step of several, how many a block takes; the grid has a layer of blocks for each.
+    `rows`: of a step of several, how many a layer of blocks takes, of which the grid has `spare`
+    more than that.
     """
 
     name: str
@@ -57,6 +58,7 @@ class CudaKernel:
     dynamic: int = 0
     shared: int = 0
     rows: int = 0
+    spare: int = 0
 
     def __repr__(self) -> str:
         lines = count(len(self.source.splitlines()), "line")

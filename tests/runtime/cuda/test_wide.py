@@ -262,7 +262,14 @@ def test_kernels_are_compiled_when_they_are_wanted(compiled, monkeypatch):
 
 def test_a_saved_kernel_keeps_its_rows(compiled):
     facts = {
-        name: {"arch": "sm_90a", "grid": 3, "threads": 64, "dynamic_bytes": 0, "rows": rows}
+        name: {
+            "arch": "sm_90a",
+            "grid": 3,
+            "threads": 64,
+            "dynamic_bytes": 0,
+            "rows": rows,
+            "spare": 0,
+        }
         for name, rows in (("a", 0), ("b", 16))
     }
     give = compiled.backend.restore(facts, lambda path: path.encode())
