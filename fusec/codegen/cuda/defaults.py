@@ -20,6 +20,7 @@ from fusec.codegen.cuda.shape import (
     may_share,
     registers,
     row_chunks,
+    rows_made,
     tile_units,
     units,
 )
@@ -58,7 +59,9 @@ def default(shape: KernelShape, sms: int, overlaps: bool = False, together: int 
         return choice
     if not rows:
         release = "load" if overlaps and has_heads(shape) else "wait"
-        return Choice(max(_warps(shape), CHUNKS if has_heads(shape) else 1), release=release)
+        at_once = 1 << (-(-max(1, rows_made(shape)) // CHUNKS) - 1).bit_length()
+        warps = max(_warps(shape), CHUNKS if has_heads(shape) else 1)
+        return Choice(warps, at_once, release=release)
     return _in_one_wave(shape, rows, sms)
 
 

@@ -18,6 +18,7 @@ from fusec.codegen.cuda.attention_rows import AttentionRows
 from fusec.codegen.cuda.defaults import default
 from fusec.codegen.cuda.elements import Elements, Indices
 from fusec.codegen.cuda.gemm import Gemm, gemm_geometry, is_gemm, tilings_of
+from fusec.codegen.cuda.head_rows import HeadRows
 from fusec.codegen.cuda.imports import format_functions, import_lines
 from fusec.codegen.cuda.interleave import interleaved
 from fusec.codegen.cuda.matvec import Matvec
@@ -34,7 +35,7 @@ from fusec.codegen.cuda.tiles import TiledMatvec
 from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.codegen.cuda.wrapper import Dependent, Launched, assemble
 from fusec.errors import FusecError
-from fusec.ir.graph import Graph
+from fusec.ir.graph import Graph, Node
 from fusec.ir.ops import op
 from fusec.ir.plan import Kernel
 from fusec.ir.region import KernelShape, Segment, parameters
@@ -232,15 +233,24 @@ class _Emitter:
             if self.scope.rows > 1:
                 AttentionRows(alike, node).emit()
                 return
-            alone = not self.shape.prologue and len(self.shape.segments) == 1
-            kind = ProjectedAttention if node.matrices else Attention
-            kind(alike, node, alone, self.shape.of_heads).emit()
+            self._attention(alike, node)
             return
         with alike.at(Stage.COMPUTE, apart=True):
             if alike.role == "scalar":
                 self._scalar(segment)
             else:
                 self._elements(alike)
+
+    def _attention(self, alike: Alike, node: Node) -> None:
+        """One row's, of blocks that may make their head's rows, and multiply by a matrix."""
+        shape, rows = self.shape, None
+        if shape.rows_of_heads:
+            rows = HeadRows(alike, self.prologue, node, shape)
+        alone = rows is not None or (not shape.prologue and len(shape.segments) == 1)
+        if node.matrices:
+            ProjectedAttention(alike, node, alone, shape.of_heads, rows).emit()
+        else:
+            Attention(alike, node, alone, shape.of_heads).emit()
 
     def _elements(self, alike: Alike) -> None:
         """One unit a thread, or several where there are no more blocks."""

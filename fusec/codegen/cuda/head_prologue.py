@@ -64,12 +64,15 @@ class Chain:
 class HeadPrologue:
     """Emits the prologue of the attention `node`, which consists of `nodes`.
 
+    `raw`: vectors of which the block has its head's elements already, in shared memory.
     `query`: where in shared memory the query is; empty where another kernel makes it. `fresh`: the
     same of the rows that the step appends to "k" and "v", one row behind the other.
     """
 
-    def __init__(self, alike: Alike, node: Node, nodes: Sequence[Node]) -> None:
-        self.scope, self.w, self.node = alike.scope, alike.scope.w, node
+    def __init__(
+        self, alike: Alike, node: Node, nodes: Sequence[Node], raw: Mapping[str, Shared]
+    ) -> None:
+        self.scope, self.w, self.node, self.raw = alike.scope, alike.scope.w, node, raw
         made = {n.outputs[0].name: n for n in nodes}
         self.chains = {
             name: chain_of(made, value, size)
@@ -80,6 +83,8 @@ class HeadPrologue:
         self.runs = {name: list(self._runs_of(name)) for name in self.chains}
         self.rooms = {name: self._rooms_of(name) for name in self.chains}
         self.query = self.rooms["q"][-1] if "q" in self.chains else ""
+        if (query := raw.get(node.inputs[0].name)) is not None:
+            self.query = query.address
         self.fresh = {
             name: self.scope.shared(f"fresh_{name}", self.width(name) * chain.size * self.rows)
             for name, chain in self.chains.items()
@@ -174,14 +179,7 @@ class HeadPrologue:
 
     def _make(self, name: str, chain: Chain) -> Source:
         """A head of a chain's vector, by one warp."""
-        w, vector = self.w, chain.vector
-        pointer = self.scope.pointers[vector.name]
-        if chain.store is not None and self.scope.rows:
-            row = f"uint32(its_row * {words(vector)})"
-            pointer = f"at({self.scope.pointer_of_first_row(vector)}, {row})"
-        w.line(f"all_heads = {pointer}")
-        w.line(f"own_head = at(all_heads, {chain.first})")
-        source: Source = Memory("own_head", chain.size)
+        w, source = self.w, self._source(chain)
         for room, (norm, run) in zip(self.rooms[name], self.runs[name], strict=True):
             if isinstance(source, Shared):
                 w.line("warp_barrier()")
@@ -195,6 +193,19 @@ class HeadPrologue:
                 elements.compute({}, into=place)
             source = Shared(place, chain.size)
         return source
+
+    def _source(self, chain: Chain) -> Source:
+        """Where a head of the chain's first vector is."""
+        w, vector = self.w, chain.vector
+        if (raw := self.raw.get(vector.name)) is not None:
+            return raw
+        pointer = self.scope.pointers[vector.name]
+        if chain.store is not None and self.scope.rows:
+            row = f"uint32(its_row * {words(vector)})"
+            pointer = f"at({self.scope.pointer_of_first_row(vector)}, {row})"
+        w.line(f"all_heads = {pointer}")
+        w.line(f"own_head = at(all_heads, {chain.first})")
+        return Memory("own_head", chain.size)
 
     def _norm(self, node: Node, source: Source, chain: Chain, room: str) -> None:
         """A head of a norm: of its own elements alone, or of those of all heads."""
