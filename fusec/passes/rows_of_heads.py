@@ -8,8 +8,8 @@ The thread blocks of a head are a cluster. Each makes a share of the head's rows
 products and sends them to the others, and then every block has the query, key and value that it
 attends with: a launch and a vector in memory less. Heads that share a key make it each for itself.
 
-A cluster has as many blocks as it may, as long as those of all heads fit the GPU at once: a block's
-share of the rows is what all others wait for.
+A cluster has as many blocks as it may, as long as those of all heads leave half of the GPU to the
+launch behind, whose blocks load their weights meanwhile.
 """
 
 from __future__ import annotations
@@ -78,6 +78,6 @@ def in_clusters(rows: Node, heads: Node, target: Target) -> Node | str:
 def _blocks(heads: Node, sums: ColumnSums, target: Target) -> int:
     """Thread blocks of a head's cluster: a power of two."""
     room = sums.cluster
-    while target.gpu is not None and room > 1 and int(heads["heads"]) * room > target.gpu.sms:
+    while target.gpu is not None and room > 1 and int(heads["heads"]) * room > target.gpu.sms // 2:
         room //= 2
     return max(room, int(heads["spans"]))
