@@ -140,6 +140,7 @@ class Kernel:
     `overlaps`: its code waits for the launch in front of it, and lets the next one start early.
     `choice`: its shape where it was measured; None leaves it to the emitter. `rows`: how many rows
     of a step of several a thread block takes, each layer of the grid its own; 0: there is one row.
+    `leads`: some launch of it is right in front of one that makes a head's rows and attends.
     """
 
     name: str
@@ -147,6 +148,7 @@ class Kernel:
     overlaps: bool = False
     choice: Choice | None = None
     rows: int = 0
+    leads: bool = False
 
     def __repr__(self) -> str:
         return brief(self, f"{self.name}: {count(self.region.count(' = '), 'op')}")

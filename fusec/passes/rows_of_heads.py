@@ -14,6 +14,7 @@ launch behind, whose blocks load their weights meanwhile.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from fusec.ir.graph import Graph, Node, attrs
@@ -33,51 +34,59 @@ class RowsOfHeads:
 
     def run(self, graph: Graph, target: Target) -> tuple[Graph, int, tuple[Refusal, ...]]:
         """The graph with every such product in the kernel that attends."""
-        refused, groups, wide = [], [], {}
+        refused, wide = [], {}
+        makers: dict[str, Node] = {}
         for heads in graph.nodes:
             if role_of(heads) != "heads" or (rows := _made_by(graph, heads)) is None:
                 continue
-            found = in_clusters(rows, heads, target)
+            found = in_clusters(heads, target)
             if isinstance(found, str):
                 refused.append(Refusal(self.equation, (rows.name, heads.name), found))
                 continue
-            changed = graph.replace_nodes([found if n is heads else n for n in graph.nodes])
-            if reason := why_illegal(changed, (rows, found), (rows,), target):
-                refused.append(Refusal(self.equation, (rows.name, heads.name), reason))
-                continue
-            wide[heads.name] = found
-            groups.append(((rows, found), kind_of((rows, found))))
-        if not groups:
+            makers[heads.name], wide[heads.name] = rows, found
+        changed = _with(graph, wide)
+        for name, rows in makers.items():
+            if reason := why_illegal(changed, (rows, wide[name]), (rows,), target):
+                refused.append(Refusal(self.equation, (rows.name, name), reason))
+                del wide[name]
+        if not wide:
             return graph, 0, tuple(refused)
-        graph = graph.replace_nodes([wide.get(n.name, n) for n in graph.nodes])
-        merged, hits = merge(graph, groups)
+        pairs = [(makers[name], heads) for name, heads in wide.items()]
+        merged, hits = merge(_with(graph, wide), [(pair, kind_of(pair)) for pair in pairs])
         return merged, hits, tuple(refused)
 
 
+def _with(graph: Graph, nodes: Mapping[str, Node]) -> Graph:
+    """The graph with some nodes exchanged for others of the same names."""
+    return graph.replace_nodes([nodes.get(n.name, n) for n in graph.nodes]) if nodes else graph
+
+
 def _made_by(graph: Graph, heads: Node) -> Node | None:
-    """The node with the product that a query is made of, if the query is made there alone."""
-    query = next(n for n in heads.ops if op(n.op).role == "heads").inputs[0]
-    maker = graph.producers.get(query.name)
-    return maker if maker is not None and role_of(maker) == "rows" else None
+    """The node with the products that attention's query, key and value are made of, if any."""
+    makers = (graph.producers.get(v.name) for v in heads.inputs if not v.is_weight)
+    return next((m for m in makers if m is not None and role_of(m) == "rows"), None)
 
 
-def in_clusters(rows: Node, heads: Node, target: Target) -> Node | str:
+def in_clusters(heads: Node, target: Target) -> Node | str:
     """Attention by clusters of as many blocks as make a head's rows; or why there are none."""
     sums = target.column_sums
+    attends = next(n for n in heads.ops if op(n.op).role == "heads")
     if not target.makes_rows or sums is None:
         return f"no clusters of thread blocks on {target.name}"
-    if len(heads.ops) > 1:
-        return f"{heads.name} makes its heads of another kernel's rows already"
-    if not heads.matrices:
-        return f"{heads.op} {heads.name} has no clusters: it takes no projection in"
-    return replace(
-        heads, attrs=attrs(**dict(heads.attrs) | {"spans": _blocks(heads, sums, target)})
-    )
+    if not attends.matrices:
+        return f"{attends.op} {attends.name} has no clusters: it takes no projection in"
+    blocks = _blocks(attends, sums, target)
+    wide = replace(attends, attrs=attrs(**dict(attends.attrs) | {"spans": blocks}))
+    if heads is attends:
+        return wide
+    return replace(heads, body=tuple(wide if n is attends else n for n in heads.body))
 
 
-def _blocks(heads: Node, sums: ColumnSums, target: Target) -> int:
+def _blocks(attends: Node, sums: ColumnSums, target: Target) -> int:
     """Thread blocks of a head's cluster: a power of two."""
     room = sums.cluster
-    while target.gpu is not None and room > 1 and int(heads["heads"]) * room > target.gpu.sms // 2:
+    while (
+        target.gpu is not None and room > 1 and int(attends["heads"]) * room > target.gpu.sms // 2
+    ):
         room //= 2
-    return max(room, int(heads["spans"]))
+    return max(room, int(attends["spans"]))

@@ -54,7 +54,8 @@ def releases(kernel: Kernel, arch: Arch = HOPPER) -> tuple[str, ...]:
 
 def default_of(kernel: Kernel, arch: Arch = HOPPER) -> Choice:
     """The choice of a kernel that nobody has measured."""
-    return default(open_region(kernel)[1], arch.sms, kernel.overlaps, kernel.rows)
+    shape = open_region(kernel)[1]
+    return default(shape, arch.sms, kernel.overlaps, kernel.rows, kernel.leads)
 
 
 def variants(kernel: Kernel, arch: Arch = HOPPER) -> tuple[Choice, ...]:

@@ -64,7 +64,7 @@ def emit(kernel: Kernel, arch: Arch = ARCHS["sm_90a"], sms: int | None = None) -
     sms = arch.sms if sms is None else sms
     if is_gemm(region):
         return _in_tiles(kernel, region, shape, arch, sms)
-    choice = kernel.choice or default(shape, sms, kernel.overlaps, kernel.rows)
+    choice = kernel.choice or default(shape, sms, kernel.overlaps, kernel.rows, kernel.leads)
     if reason := why_not(shape, choice, sms):
         raise FusecError(f"kernel {kernel.name}: {reason}")
     if choice.paired and not arch.has_clusters:

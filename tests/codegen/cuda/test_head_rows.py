@@ -9,7 +9,7 @@ from fusec.codegen.cuda.build import compile_many
 from fusec.ir import Graph
 from tests.codegen.cuda.test_attention import cache_for, put
 from tests.codegen.cuda.twin_session import TwinSession, random_weights
-from tests.graphs import Types, llama_graph
+from tests.graphs import Types, block_graph, llama_graph
 from tests.targets import HOPPER
 
 pytestmark = pytest.mark.slow  # compiles many kernels
@@ -32,8 +32,8 @@ def check(graph: Graph, position: int) -> TwinSession:
         logits = session.step(token=np.array([5]), pos=np.array([position]))["logits"]
         states = [session.memory[v.name].tobytes() for v in graph.states]
         found.append((logits, states))
-    (kernels,) = ([k for k in session.kernels.values() if "attention" in k.name],)
-    assert all("matvec" in k.name and "kv" in k.name and "project" in k.name for k in kernels)
+    kernels = [name for name in session.kernels if "attention" in name]
+    assert all("matvec" in name and "kv_attention_project" in name for name in kernels)
     assert np.isfinite(found[0][0]).all()
     assert found[0][0].tobytes() == found[1][0].tobytes()
     assert found[0][1] == found[1][1], "the rows that were appended"
@@ -61,6 +61,13 @@ def test_formats(weights: str, kv: str) -> None:
 @pytest.mark.parametrize(("head_dim", "heads"), [(32, 6), (128, 2), (64, 16)])
 def test_heads_of_any_size(head_dim: int, heads: int) -> None:
     check(model(head_dim=head_dim, heads=heads, width=256, context=300), 257)
+
+
+@pytest.mark.parametrize("pairing", ["adjacent", "halves"])
+def test_biases_and_norms_of_heads_come_in_between(pairing: str) -> None:
+    sizes = {"heads": 2, "kv_heads": 1, "head_dim": 64, "width": 128, "ffn": 32, "vocab": 32}
+    blocks = {"head_norms": True, "biases": True, "pairing": pairing}
+    check(block_graph(**sizes, **blocks, layers=1, context=300, matrix="q8_0"), 258)
 
 
 def test_it_is_assembled_without_spills() -> None:
