@@ -27,7 +27,7 @@ from fusec.codegen.cuda.rows import (
     for_fewer,
     rows_of_block,
 )
-from fusec.codegen.cuda.shape import MOST_MADE, PARTS, SPAN, column_sums, tiles
+from fusec.codegen.cuda.shape import MOST_MADE, MOST_ROWS_MADE, PARTS, SPAN, column_sums, tiles
 from fusec.codegen.cuda.toolchain import Cubin, CudaKernel
 from fusec.codegen.cuda.tuning import Tuning
 from fusec.codegen.formats import FORMATS
@@ -85,6 +85,7 @@ class Cuda(Backend[CudaKernel, Executables]):
                 STATIC_SHARED,
                 span=SPAN,
                 makes_heads=MOST_MADE,
+                makes_rows=MOST_ROWS_MADE if arch.has_clusters else 0,
                 parts=PARTS,
                 column_sums=column_sums() if arch.has_clusters else None,
                 tiles=tiles(),

@@ -33,7 +33,7 @@ ModelOrDir = Annotated[
         callback=model_file,
     ),
 ]
-LEVELS = "0 naive (a kernel per op), 1 paired, 2 fused, 3 deep."
+LEVELS = "0 naive (a kernel per op), 1 paired, 2 fused, 3 deep, 4 clustered."
 MaybeLevel = Annotated[
     int | None,
     typer.Option(

@@ -116,7 +116,8 @@ class Kernel:
     `choice`: its shape where it was measured; None leaves it to the emitter. `rows`: how many rows
     of a step of several a thread block takes if no choice says so, each layer of the grid its own;
     0: there is one row. `measured`: choices for steps of several rows, each with how many; plans
-    for fewer rows find theirs here (`Backend.variants`).
+    for fewer rows find theirs here (`Backend.variants`). `leads`: some launch of it is right in
+    front of one that makes a head's rows and attends.
     """
 
     name: str
@@ -125,6 +126,7 @@ class Kernel:
     choice: AnyChoice | None = None
     rows: int = 0
     measured: tuple[tuple[int, AnyChoice], ...] = ()
+    leads: bool = False
 
     def __repr__(self) -> str:
         return brief(self, f"{self.name}: {count(self.region.count(' = '), 'op')}")

@@ -17,6 +17,7 @@ from fusec.passes.group_experts import GroupExperts
 from fusec.passes.place_weights import PlaceWeights
 from fusec.passes.project_heads import ProjectHeads
 from fusec.passes.project_rows import ProjectRows
+from fusec.passes.rows_of_heads import RowsOfHeads
 from fusec.passes.rule import Rule
 from fusec.passes.rules import chain, epilogue, prologue, prologue_of_heads, siblings, stack
 from fusec.passes.schedule import Schedule
@@ -26,7 +27,7 @@ from fusec.writer import brief, count
 
 Pass = (
     Fuse | PlaceWeights | FactorNorms | GroupExperts | FixVectors | ProjectHeads | ProjectRows
-    | SplitArgmax | SplitAttention | Schedule
+    | RowsOfHeads | SplitArgmax | SplitAttention | Schedule
 )  # fmt: skip
 
 NAIVE: tuple[Pass, ...] = (
@@ -101,8 +102,12 @@ DEEP = (
         "The best logit of a thread block: who owns a row has its logit already",
     ),
 )
-LEVELS: dict[int, tuple[Pass, ...]] = {0: NAIVE, 1: PAIRED, 2: FUSED, 3: DEEP}
-LEVEL_NAMES = {0: "naive", 1: "paired", 2: "fused", 3: "deep"}
+CLUSTERED = (
+    *DEEP,
+    RowsOfHeads(),  # an exchange in a cluster is cheaper than a launch and a vector in memory
+)
+LEVELS: dict[int, tuple[Pass, ...]] = {0: NAIVE, 1: PAIRED, 2: FUSED, 3: DEEP, 4: CLUSTERED}
+LEVEL_NAMES = {0: "naive", 1: "paired", 2: "fused", 3: "deep", 4: "clustered"}
 OVERLAPPED = 3
 """From this level on, launches start early where the target and `fusec.passes.overlap` allow."""
 FIRST = "decode-graph"  # the name of the stage before any pass

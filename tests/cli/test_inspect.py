@@ -110,7 +110,7 @@ def test_the_default_level_is_the_targets(tiny_model: Path, options: list[str], 
 @pytest.mark.parametrize("command", ["compile", "inspect", "run", "profile", "perplexity"])
 def test_help_says_the_default_level(command: str) -> None:
     text = re.sub(r"[\s│]+", " ", fusec(command, "--help").out)
-    assert "3 deep. (default: 3 on a GPU, 2 on the CPU)" in text
+    assert "4 clustered. (default: 3 on a GPU, 2 on the CPU)" in text
 
 
 def test_files_that_were_written_are_named(tiny_model: Path, tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def default_of(kernel: Kernel, arch: Arch = HOPPER) -> AnyChoice:
     region, shape = open_region(kernel)
     if is_gemm(region):
         return tilings_of(shape, kernel.rows, arch.sms)[0]
-    return default(shape, arch.sms, kernel.overlaps, kernel.rows)
+    return default(shape, arch.sms, kernel.overlaps, kernel.rows, kernel.leads)
 
 
 def variants(kernel: Kernel, arch: Arch = HOPPER, width: int = 1) -> tuple[AnyChoice, ...]:

@@ -21,6 +21,7 @@ from fusec.codegen.cuda.shape import (
     may_share,
     registers,
     row_chunks,
+    rows_made,
     tile_units,
     units,
 )
@@ -35,11 +36,19 @@ HEAD_WARPS = range(1, 17)  # of a block with rows of one head
 MOST_TILES = 16  # whose sums a block keeps at once
 
 
-def default(shape: KernelShape, sms: int, overlaps: bool = False, together: int = 0) -> Choice:
+def default(
+    shape: KernelShape,
+    sms: int,
+    overlaps: bool = False,
+    together: int = 0,
+    leads: bool = False,
+) -> Choice:
     """The choice for a GPU of so many multiprocessors that nobody has measured.
 
     `together`: rows of the step that a block takes at once, if there are several. Of two, many
-    warps leave the launches around it more room (`docs/performance-log.md`).
+    warps leave the launches around it more room (`docs/performance-log.md`). `leads`: see `Kernel`;
+    what makes its head's rows has much to load, so it begins at once, and fills multiprocessors,
+    so it lets the next launch begin behind its wait.
 
     Few rows: one a warp, in as few blocks as fill the GPU once; or, where launches overlap, what
     `beside_others` says. Many: eight warps a block, two blocks a processor, and each warp takes
@@ -53,13 +62,17 @@ def default(shape: KernelShape, sms: int, overlaps: bool = False, together: int 
         return Choice(warps, release="load" if overlaps else "wait")
     if shape.parts is not None:
         shared = reversed(SHARED) if together == 2 else SHARED
-        choices = [Choice(*sizes, release="read" if overlaps else "wait") for sizes in shared]
+        release = ("begin" if leads else "read") if overlaps else "wait"
+        choices = [Choice(*sizes, release=release) for sizes in shared]
         return next((c for c in choices if may_share(shape, c)), choices[-1])
     if overlaps and (choice := beside_others(shape, sms)):
         return choice
     if not rows:
-        release = "load" if overlaps and has_heads(shape) else "wait"
-        return Choice(max(_warps(shape), CHUNKS if has_heads(shape) else 1), release=release)
+        early = overlaps and has_heads(shape) and not shape.rows_of_heads
+        release = "load" if early else "wait"
+        at_once = 1 << (-(-max(1, rows_made(shape)) // CHUNKS) - 1).bit_length()
+        warps = max(_warps(shape), CHUNKS if has_heads(shape) else 1)
+        return Choice(warps, at_once, release=release)
     return _in_one_wave(shape, rows, sms)
 
 

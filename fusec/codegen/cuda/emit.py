@@ -21,6 +21,7 @@ from fusec.codegen.cuda.expert_matvec import ExpertMatvec
 from fusec.codegen.cuda.gemm import Gemm, gemm_geometry, is_gemm, tilings_of, why_not_tiling
 from fusec.codegen.cuda.gemm_groups import grouped_product, layers_of
 from fusec.codegen.cuda.grouping import Grouping, grouping_geometry, is_grouping
+from fusec.codegen.cuda.head_rows import HeadRows
 from fusec.codegen.cuda.imports import format_functions, import_lines
 from fusec.codegen.cuda.interleave import interleaved
 from fusec.codegen.cuda.matvec import Matvec
@@ -39,7 +40,7 @@ from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.codegen.cuda.wrapper import Dependent, Launched, assemble
 from fusec.errors import FusecError
 from fusec.ir.choice import Choice, Tiling
-from fusec.ir.graph import Graph
+from fusec.ir.graph import Graph, Node
 from fusec.ir.ops import op, picks_rows
 from fusec.ir.plan import Kernel
 from fusec.ir.region import KernelShape, Segment, parameters
@@ -74,7 +75,8 @@ def emit(kernel: Kernel, arch: Arch = ARCHS["sm_90a"], sms: int | None = None) -
         return _Emitter(shape, scope, Grouping(scope)).emit()
     if isinstance(kernel.choice, Tiling):
         raise FusecError(f"kernel {kernel.name}: expected a choice of warps, found {kernel.choice}")
-    rows, choice = kernel.taken, kernel.choice or default(shape, sms, kernel.overlaps, kernel.rows)
+    usual = default(shape, sms, kernel.overlaps, kernel.rows, kernel.leads)
+    rows, choice = kernel.taken, kernel.choice or usual
     if reason := why_not(shape, choice, sms) or why_not_way(shape, choice.way, rows, arch.shared):
         raise FusecError(f"kernel {kernel.name}: {reason}")
     if choice.paired and not arch.has_clusters:
@@ -256,15 +258,24 @@ class _Emitter:
             if self.scope.rows > 1:
                 AttentionRows(alike, node).emit()
                 return
-            alone = not self.shape.prologue and len(self.shape.segments) == 1
-            kind = ProjectedAttention if node.matrices else Attention
-            kind(alike, node, alone, self.shape.of_heads).emit()
+            self._attention(alike, node)
             return
         with alike.at(Stage.COMPUTE, apart=True):
             if alike.role == "scalar":
                 self._scalar(segment)
             else:
                 self._elements(alike)
+
+    def _attention(self, alike: Alike, node: Node) -> None:
+        """One row's, of blocks that may make their head's rows, and multiply by a matrix."""
+        shape, rows = self.shape, None
+        if shape.rows_of_heads:
+            rows = HeadRows(alike, self.prologue, node, shape)
+        alone = rows is not None or (not shape.prologue and len(shape.segments) == 1)
+        if node.matrices:
+            ProjectedAttention(alike, node, alone, shape.of_heads, rows).emit()
+        else:
+            Attention(alike, node, alone, shape.of_heads).emit()
 
     def _elements(self, alike: Alike) -> None:
         """One unit a thread, or several where there are no more blocks."""

@@ -15,6 +15,7 @@ from fusec.codegen.formats import FORMATS, FloatFormat, QuantFormat
 from fusec.codegen.formats.tiles import SIZES
 from fusec.ir.choice import Choice
 from fusec.ir.graph import Node, Value
+from fusec.ir.op_attention import head_sizes
 from fusec.ir.op_matvec import heads_of, row_length
 from fusec.ir.ops import op
 from fusec.ir.region import KernelShape, Segment
@@ -28,6 +29,7 @@ CHUNK = 16  # positions a warp takes
 CHUNKS = SPAN // CHUNK
 CLUSTER = 8  # blocks: as many as every GPU with clusters has room for
 MOST_MADE = 128  # elements of a head that blocks make before they attend: of 256, it took longer
+MOST_ROWS_MADE = 4 * CHUNKS  # rows of products that a block makes before it attends
 HELD_BLOCKS = 4  # blocks of 32 weights that a lane keeps while its block attends
 TILE_WARPS = 16  # that share a tile's columns: part of the sums' order
 SPLIT = 8192  # columns from which the halves of a row are summed up apart
@@ -139,6 +141,14 @@ def head_units(shape: KernelShape) -> int:
     return 0
 
 
+def rows_made(shape: KernelShape) -> int:
+    """Rows of products that each block of a head's cluster makes before it attends."""
+    if not shape.rows_of_heads:
+        return 0
+    (node,) = shape.segments[0].nodes
+    return sum(head_sizes(node)) // int(node["spans"])
+
+
 def tile_units(segment: Segment) -> int:
     """Units of a segment whose rows are a tile (two tiles, of pairs that are not neighbours)."""
     adjacent = segment.rope is not None and segment.rope["pairing"] == "adjacent"
@@ -214,6 +224,7 @@ def why_not(shape: KernelShape, choice: Choice, sms: int) -> str | None:
     """The reason a kernel of this shape cannot have that choice, or None if it can."""
     tiled = any(map(is_tiled, matvecs(shape)))
     by_pairs = not tiled and any(s.rope for s in shape.segments)
+    made = rows_made(shape)
     refused = {
         f"a warp for each of {CHUNKS} chunks at once, found {choice.warps}": (
             has_heads(shape) and choice.warps < CHUNKS
@@ -221,6 +232,9 @@ def why_not(shape: KernelShape, choice: Choice, sms: int) -> str | None:
         "a block to have rows of one head, in one step": (
             head_units(shape) % (choice.warps * choice.rows_at_once) > 0
             or (head_units(shape) > 0 and choice.steps > 1)
+        ),
+        f"warps with equal shares of {made} rows, found {choice.rows_at_once} at once": (
+            made % choice.rows_at_once > 0 or made > choice.warps * choice.rows_at_once
         ),
         f"{TILE_WARPS} warps, found {choice.warps}": tiled and choice.warps != TILE_WARPS,
         f"one step over tiles of at least {SPLIT} columns, and vectors in memory, for pairs of "
