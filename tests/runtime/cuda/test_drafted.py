@@ -92,6 +92,21 @@ def test_a_text_that_repeats_itself_takes_few_steps(compiled, monkeypatch, draft
     assert found.acceptance > 0.5
 
 
+def test_tokens_of_a_step_may_go_round_the_ring(compiled, monkeypatch):
+    periodic(monkeypatch, 5)
+    engine = Machine(compiled).built
+    wanted = plain(engine, IDS, 24, SAMPLED)
+    engine.loop.steps, engine.loop._is_counted = fake.RING - 12, False
+    eager_to_draft(engine, Suffix())
+    several = []
+    take_all = engine.loop.take_all
+    monkeypatch.setattr(
+        engine.loop, "take_all", lambda first, n: several.append((first, n)) or take_all(first, n)
+    )
+    assert list(engine.tokens(IDS, 24, SAMPLED)) == wanted
+    assert any(first < fake.RING < first + count for first, count in several)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["greedy", "sampled"])
 def test_stops_and_limits_hold_among_drafted_tokens(compiled, monkeypatch, kind):
