@@ -20,6 +20,7 @@ from fusec.codegen.cuda.toolchain import Cubin, CudaKernel
 from fusec.errors import FusecError
 from fusec.ir.choice import Choice
 from fusec.ir.plan import Arg, from_json
+from fusec.report import summary
 from fusec.runtime.cuda.driver import Driver, Executable
 from tests.command import fusec, refused
 from tests.runtime.cuda import fake
@@ -287,6 +288,8 @@ def test_the_command_saves_what_the_next_compilation_takes(
     assert {k.name: k.choice for k in two.kernels if k.choice} == {f"{kernel.base}_2_of2": fast}
     assert not any(k.choice for other in wider for k in other.kernels)
     assert {f"{kernel.base}_2_of2"} == tuned.kernels.keys() - compiled.kernels.keys()
+    shown = driver.compile(tiny_model, target="native", level=LEVEL, context=CONTEXT, width=2)
+    assert summary(shown)["tuned"] == {f"{kernel.base}_2_of2": str(fast)}
     kept = {name: from_json(plan.to_json()) for name, plan in tuned.plans.wider.items()}
     assert tuned.backend.variants(Plans.of(tuned.plan, kept)) == (two, *wider)
     monkeypatch.setenv("FUSEC_TUNING", str(file))
