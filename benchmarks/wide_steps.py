@@ -1,14 +1,15 @@
 """Steps of many rows on a GPU: their time by rows, that of each kernel, and whether bytes agree.
 
     python benchmarks/wide_steps.py MODEL.gguf [-O 3] [--context 2048] [--rows 1,16,512]
-        [--alone 4,16,512] [--few 8]
+        [--alone 4,16,512] [--few 8] [--all-shared]
 
 Prints JSON. A step is a prompt's: no logits are made, but for those of a few rows, once more. Times
 are medians of graphs launched back to back, in microseconds. A kernel's is that of 20 launches of
 it alone in a graph, for steps of so many rows as `--alone` says, so that the sum of all is more
 than the step takes where launches overlap. `--few`: up to how many rows a step goes through the
 kernels of a step of one; it is up to the GPU's backend where it is left out. With
-`--rows 1,2,3,4,5,8` no kernel for more is compiled.
+`--rows 1,2,3,4,5,8` no kernel for more is compiled. `--all-shared`: SMs are to have all of their
+shared memory for every kernel, not only for those that take some when they are launched.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import numpy as np
 from fusec import load
 from fusec.backends import get
 from fusec.backends.cuda import Cuda
+from fusec.runtime.cuda.driver import Driver
 from fusec.runtime.cuda.engine import CudaEngine
 from fusec.runtime.cuda.session import CudaSession
 
@@ -94,7 +96,10 @@ def main() -> None:
     parser.add_argument("--rows", default=",".join(map(str, ROWS)))
     parser.add_argument("--alone", default="4,16,512")
     parser.add_argument("--few", type=int, default=Cuda.between_tokens[0])
+    parser.add_argument("--all-shared", action="store_true")
     given = parser.parse_args()
+    if given.all_shared:
+        Driver.takes_all_shared = staticmethod(lambda _: True)  # type: ignore[method-assign]
     Cuda.between_tokens = (given.few, *Cuda.between_tokens[1:])
     rows, alone = ([int(n) for n in text.split(",")] for text in (given.rows, given.alone))
     engine = load(given.model, "native", given.level, given.context)

@@ -96,7 +96,8 @@ def search(
     largest = [s for s in order[:TOGETHER] if s.share > MATTERS * whole]
     for _ in range(PASSES):
         earlier = dict(found.choices)
-        run.usable([o for s in order for o in _geometries(s, found.choices)])
+        if not run.late:
+            usable([o for s in order for o in _geometries(s, found.choices)])
         for subject in order:
             note(subject.name)
             for options in (_geometries, _releases):

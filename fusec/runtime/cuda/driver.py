@@ -222,14 +222,23 @@ class Driver:
             raise
         handle = self.call("cuKernelGetFunction", kernel)
         if executable.dynamic:
-            which = self.api.CUfunction_attribute
-            most = which.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-            self.call("cuFuncSetAttribute", handle, most, executable.dynamic)
-            # or there would be as much as this kernel needs, and none for the one behind
-            share = which.CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT
-            self.call("cuFuncSetAttribute", handle, share, 100)
+            self._set(handle, "MAX_DYNAMIC_SHARED_SIZE_BYTES", executable.dynamic)
+        if self.takes_all_shared(executable):
+            self._set(handle, "PREFERRED_SHARED_MEMORY_CARVEOUT", 100)
         sizes = executable.grid, executable.threads, executable.dynamic
         return Function(executable.name, handle, *sizes, executable.rows, executable.spare)
+
+    def _set(self, function: Handle, attribute: str, value: int) -> None:
+        which = getattr(self.api.CUfunction_attribute, f"CU_FUNC_ATTRIBUTE_{attribute}")
+        self.call("cuFuncSetAttribute", function, which, value)
+
+    @staticmethod
+    def takes_all_shared(executable: Executable) -> bool:
+        """Whether SMs are to have as much shared memory as can be, and less L1, for a kernel.
+
+        Else there would be as much as it needs, and none for the one behind.
+        """
+        return executable.dynamic > 0
 
     def launch(
         self,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fusec import driver
-from fusec.backends import cuda
+from fusec.backends import Plans, cuda
 from fusec.bench import tune, tune_report
 from fusec.bench import variants as machine_code
 from fusec.bench.tune import plan_of
@@ -19,7 +19,8 @@ from fusec.codegen.cuda.candidates import default_of, variants
 from fusec.codegen.cuda.toolchain import Cubin, CudaKernel
 from fusec.errors import FusecError
 from fusec.ir.choice import Choice
-from fusec.ir.plan import Arg
+from fusec.ir.plan import Arg, from_json
+from fusec.report import summary
 from fusec.runtime.cuda.driver import Driver, Executable
 from tests.command import fusec, refused
 from tests.runtime.cuda import fake
@@ -287,6 +288,10 @@ def test_the_command_saves_what_the_next_compilation_takes(
     assert {k.name: k.choice for k in two.kernels if k.choice} == {f"{kernel.base}_2_of2": fast}
     assert not any(k.choice for other in wider for k in other.kernels)
     assert {f"{kernel.base}_2_of2"} == tuned.kernels.keys() - compiled.kernels.keys()
+    shown = driver.compile(tiny_model, target="native", level=LEVEL, context=CONTEXT, width=2)
+    assert summary(shown)["tuned"] == {f"{kernel.base}_2_of2": str(fast)}
+    kept = {name: from_json(plan.to_json()) for name, plan in tuned.plans.wider.items()}
+    assert tuned.backend.variants(Plans.of(tuned.plan, kept)) == (two, *wider)
     monkeypatch.setenv("FUSEC_TUNING", str(file))
     taken = driver.compile(tiny_model, target=ARCH, level=LEVEL, context=CONTEXT)
     assert taken.backend.variants(taken.plans) == (two, *wider)
