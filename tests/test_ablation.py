@@ -99,6 +99,7 @@ def test_a_difference_that_turns_do_not_agree_on_is_in_doubt(
     assert found.cells()[4] == cell
 
 
+@pytest.mark.slow
 def test_a_row_has_one_engine_for_all_its_turns(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -210,6 +210,7 @@ assert "theirs" not in prepared.OWN_FORMATS
 # --- the example ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
     path = Path(pages.ROOT / "examples" / "own_op.py")
     names: dict[str, Any] = {"__name__": "own_op"}

@@ -64,6 +64,7 @@ def args_of(plan, kernel):
     return next(launch.args for launch in plan.launches if launch.kernel == kernel)
 
 
+@pytest.mark.slow
 def test_a_made_up_gpu_is_found_again(made_up):
     compiled, durations, api, found = made_up
     launches = compiled.plan.launches

@@ -52,6 +52,7 @@ def engine(tiny_model: Path, monkeypatch: pytest.MonkeyPatch):
     return engine
 
 
+@pytest.mark.slow
 def test_the_parts_of_a_round_on_a_made_up_gpu(engine, monkeypatch: pytest.MonkeyPatch) -> None:
     def sample(logits, scores, chosen, pos, tokens, params):
         fake._words(chosen)[0] = 20 + int(fake._words(pos)[0]) % 3
@@ -94,6 +95,7 @@ def test_measuring_leaves_the_state_where_it_was(engine) -> None:
     assert fake._words(engine.workspace.address(ROWS))[0] == 16
 
 
+@pytest.mark.slow
 def test_a_drafter_of_the_host_is_timed_there(engine) -> None:
     draft_with(engine, Nonsense(512))
     texts = Texts(engine, {"one": IDS}, 12, lambda _: None)

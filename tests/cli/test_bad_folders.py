@@ -132,6 +132,7 @@ def test_damaged_folders_are_not_inspected(folder: Path) -> None:
     assert "fusec.json: damaged" in refused("inspect", folder, "--json")
 
 
+@pytest.mark.slow
 def test_a_damaged_folder_of_ours_is_replaced(folder: Path) -> None:
     (folder / "plan.json").unlink()
     model = folder.parent / "m.gguf"

@@ -107,6 +107,7 @@ def test_as_a_process(tiny_model: Path) -> None:
     assert bad.returncode == 2
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_ends_it_quietly(tiny_model: Path) -> None:
     running = process("run", tiny_model, "-p", "a", "-n", 511, "--ignore-eos")
     assert running.stdout

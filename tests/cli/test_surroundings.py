@@ -38,6 +38,7 @@ def test_a_closed_stream_is_like_one_that_nobody_is_at(tiny_model: Path, closed:
     assert bool(ran.stderr) == ("2>" not in closed)
 
 
+@pytest.mark.slow
 def test_a_conversation_without_a_standard_input_is_over(tiny_model: Path) -> None:
     ran = shell(f"fusec run {tiny_model} --chat -n 3 <&-")
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
@@ -51,6 +52,7 @@ def test_a_full_disk_behind_standard_output_is_one_line(tiny_model: Path, comman
     assert (ran.returncode, ran.stderr) == (2, "error: No space left on device\n")
 
 
+@pytest.mark.slow
 def test_a_complaint_that_nobody_can_read_changes_no_exit_code() -> None:
     assert shell(f"fusec run nothing -p a 2> {NO_ROOM}").returncode == 2
     assert shell("fusec run nothing -p a 2>&-").returncode == 2

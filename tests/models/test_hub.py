@@ -142,6 +142,7 @@ def test_a_file_is_fetched_once_and_found_without_the_hub(hub: Hub, tiny_model: 
     assert other.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_all_parts_of_a_split_model_are_fetched(hub: Hub, tiny_model: Path) -> None:
     ran = hub.fusec("inspect", "hf:some/split:q8_0", "--json")
     assert ran.returncode == 0, ran.stderr
@@ -149,6 +150,7 @@ def test_all_parts_of_a_split_model_are_fetched(hub: Hub, tiny_model: Path) -> N
     assert sum(line.startswith("GET /some/split") for line in hub.asked) == 2
 
 
+@pytest.mark.slow
 def test_a_file_by_its_name(hub: Hub) -> None:
     ran = hub.fusec("pull", "hf:some/models/m-F16.gguf")
     assert Path(ran.stdout.strip()).name == "m-F16.gguf"

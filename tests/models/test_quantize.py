@@ -66,6 +66,7 @@ def test_iq4_nl_is_scale_optimal(sample: npt.NDArray[np.float32]) -> None:
     assert error(sample, "iq4_nl") <= 1.003 * best_free_scale(sample, 32, UNEVEN)
 
 
+@pytest.mark.slow
 # Scales of 6 or 8 bits times a common d cannot reach the free optimum; how near they come is fixed
 # here, and the tests below hold them to the optimum of what the format can write.
 @pytest.mark.parametrize(
@@ -104,6 +105,7 @@ def test_scale_multiples_are_the_best_for_d(
     assert error(sample, dtype) <= 1.01 * least.sum()
 
 
+@pytest.mark.slow
 def test_q5_k_scales_and_offsets_are_the_best_for_d(sample: npt.NDArray[np.float32]) -> None:
     raw = quantize(sample, "q5_k").reshape(-1, 176)
     d, dmin = np.ascontiguousarray(raw[:, :4]).view(np.float16).astype(np.float64).T

@@ -63,6 +63,7 @@ letters = st.sampled_from("ab ")
 words = st.text(letters, min_size=2, max_size=4).map(lambda text: text.replace(" ", SPACE))
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(
     st.dictionaries(words, st.integers(-3, 0).map(float), max_size=14),

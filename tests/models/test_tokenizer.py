@@ -61,6 +61,7 @@ def test_smollm2_equals_json(
     assert_equal_to_json(smollm2, smollm2_json, text)
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(text=st.text(max_size=60))
 def test_smollm2_equals_json_on_any_text(

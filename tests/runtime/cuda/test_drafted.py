@@ -53,8 +53,11 @@ def eager_to_draft(engine, drafter):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sampling", [Sampling(), SAMPLED], ids=["greedy", "sampled"])
-@pytest.mark.parametrize("drafter", [Suffix, Recycle, Auto])
+@pytest.mark.parametrize(
+    ("drafter", "sampling"),
+    [(Suffix, Sampling()), (Recycle, SAMPLED), (Auto, Sampling()), (Auto, SAMPLED)],
+    ids=["suffix-greedy", "recycle-sampled", "auto-greedy", "auto-sampled"],
+)
 def test_the_device_drafts_and_changes_no_token(engine, drafter, sampling):
     wanted = plain(engine, IDS, 60, sampling)
     eager_to_draft(engine, drafter())
@@ -77,8 +80,9 @@ def periodic(monkeypatch, period):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("eager", [False, True])
-@pytest.mark.parametrize("drafter", [Suffix, Recycle, Auto])
+@pytest.mark.parametrize(
+    ("drafter", "eager"), [(Suffix, False), (Recycle, True), (Auto, False), (Auto, True)]
+)
 def test_a_text_that_repeats_itself_takes_few_steps(compiled, monkeypatch, drafter, eager):
     periodic(monkeypatch, 5)
     engine = Machine(compiled, eager=eager).built

@@ -84,6 +84,7 @@ def test_generating_appends_on_the_device_too(machine: Machine) -> None:
     assert hosted == whole
 
 
+@pytest.mark.slow
 def test_memory_goes_back_with_the_array(machine: Machine) -> None:
     engine = machine.built
     engine.trace(IDS[:4], on_device=True)  # what is made once stays
@@ -121,6 +122,7 @@ def stand_in(values: np.ndarray, freed: list[int]) -> DeviceArray:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [np.float32, np.int32])
 def test_another_library_shares_the_memory_by_dlpack(kind: type) -> None:
     values, freed = np.arange(24, dtype=kind).reshape(2, 3, 4), []
