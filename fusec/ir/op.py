@@ -73,6 +73,7 @@ class Op:
     sums that come later) need no more of its operands than the same four.
 
     `by_heads` (vectors): a warp can make one head's elements of the result without the others.
+    `by_elements` (vectors): who needs an element makes it, so that the vector takes no memory.
 
     `text`: what a registered op computes, as text that tells it from others of the same name (see
     `fusec.ir.own_op`). `doc`: a line on what it computes, where the reference has no docstring.
@@ -102,6 +103,7 @@ class Op:
     adds_parts: bool = False
     by_quads: bool = False
     by_heads: bool = False
+    by_elements: bool = False
     text: str = ""
     doc: str = ""
 

@@ -238,13 +238,13 @@ OPS = (
     Op(
         "expert_vector", "vector", "ids: i32[T, used], v: f32[experts * rows]", (2, 2),
         infer_expert_vector, expert_vector, lambda n: 0, {"rows": int}, bytes=vector_bytes,
-        indices={0: _experts_of(1)}, loads=1, work_whole=_vector_work,
+        indices={0: _experts_of(1)}, loads=1, work_whole=_vector_work, by_elements=True,
     ),
     Op(
         "expert_vector_sum", "vector",
         "weights: f32[T, used], ids: i32[T, used], v: f32[experts * rows]", (3, 3),
         infer_expert_vector_sum, expert_vector_sum,
         lambda n: 2 * elements_of(n) * n.inputs[0].shape[1], {"rows": int}, bytes=vector_bytes,
-        indices={1: _experts_of(2)}, loads=1, work_whole=_vector_work,
+        indices={1: _experts_of(2)}, loads=1, work_whole=_vector_work, by_elements=True,
     ),
 )  # fmt: skip

@@ -86,7 +86,14 @@ class KernelShape:
     @property
     def prologue_bytes(self) -> int:
         """Memory one block needs to hold the prologue's vectors."""
-        return sum(v.nbytes for n in self.prologue for v in n.outputs)
+        nodes = [*self.prologue, *(n for s in self.segments for n in s.nodes)]
+        whole = {v.name for n in nodes if op(n.op).role in WHOLE_READERS for v in n.inputs}
+        return sum(
+            v.nbytes
+            for n in self.prologue
+            for v in n.outputs
+            if v.name in whole or not op(n.op).by_elements
+        )
 
 
 def parameters(region: Graph) -> tuple[Value, ...]:

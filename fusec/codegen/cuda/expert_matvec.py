@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 from fusec.codegen import formats
 from fusec.codegen.cuda.alike import Alike
-from fusec.codegen.cuda.matvec import ZERO, Matvec, Row
+from fusec.codegen.cuda.matvec import ZERO, Matvec
 from fusec.codegen.cuda.prologue import Prologue
+from fusec.codegen.cuda.row_chunks import Row
 from fusec.codegen.cuda.scope import identifier
 from fusec.codegen.cuda.shape import CHOSEN_REGISTERS, WARP, chunk_registers, chunks, rounds, terms
 from fusec.codegen.formats import FloatFormat

@@ -15,7 +15,7 @@ from fusec.codegen.cuda.experts import ExpertVectors, WeightedVectors
 from fusec.codegen.cuda.forms import FixedPoint, Floats, KeptFixed, Pending, Squares
 from fusec.codegen.cuda.quads import Quads
 from fusec.codegen.cuda.scope import Scope, identifier
-from fusec.codegen.cuda.shape import anchors, is_tiled
+from fusec.codegen.cuda.shape import WARP, anchors, is_tiled
 from fusec.codegen.cuda.sources import (
     Centered,
     Combined,
@@ -415,9 +415,21 @@ class Prologue:
         source = self.sources[value.name]
         n, share = source.n, geometry.threads * geometry.grid
         source.ready(w)
+        store = f"store_quad({self.scope.pointers[value.name]}, {source.quad('k')}, k, {n})"
+        if self._is_made_by_few(value):
+            w.line(f"k = uint32(block * {geometry.threads} + thread)")
+            with w.block(f"if some(k < uint32({-(-n // (4 * WARP)) * WARP})):"):
+                w.line(store)
+            return
         with w.block(f"for step in range({-(-n // (4 * share))}):"):
             w.line(f"k = uint32(step * {share} + block * {geometry.threads} + thread)")
-            w.line(f"store_quad({self.scope.pointers[value.name]}, {source.quad('k')}, k, {n})")
+            w.line(store)
+
+    def _is_made_by_few(self, value: Value) -> bool:
+        """Whether blocks that store none of a vector should not load what it is made of either."""
+        maker = self.scope.region.producers[value.name]
+        share = self.scope.geometry.threads * self.scope.geometry.grid
+        return op(maker.op).by_elements and value.shape[-1] <= 4 * share
 
 
 VECTORS: dict[str, Callable[[Prologue, Node], Source]] = {

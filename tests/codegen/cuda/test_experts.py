@@ -116,6 +116,14 @@ def test_a_long_row_is_in_shared_memory_that_the_launch_adds() -> None:
         emit(kernel)
 
 
+def test_biases_take_no_memory_and_no_launch() -> None:
+    """They are read where they are added, however large the experts are."""
+    graph = experts_graph(2880, 2880, 32, 4, matrix="mxfp4", biases=True)
+    nodes = run_passes(graph, passes_of(3), HOPPER)[-1].graph.nodes
+    assert [len(node.ops) > 1 for node in nodes] == [True, False, True, True]
+    assert [op for op in nodes[2].ops if "vector" in op.op] and nodes[1].op == "route"
+
+
 @pytest.mark.cuda
 @pytest.mark.parametrize(
     ("sizes", "given"),

@@ -106,6 +106,14 @@ def test_a_tile_finds_its_expert(width: int) -> None:
         assert sorted(seen) == list(range(tokens * used)), odds
 
 
+def test_a_launch_has_room_for_all_tiles() -> None:
+    """One layer sorts all rows; products have some more for tiles that are not full."""
+    plan = driver.compile(experts_graph(tokens=24, **SHARED), target="sm_90a").plan
+    found = {launch.kernel: launch.size for launch in plan.launches}
+    sizes = {k.split("_")[0]: size.layers for k, size in found.items() if size and "group" in k}
+    assert sizes == {"group": 1, "grouped": layers(24, WIDE // 2, 4)}
+
+
 def test_wider_tiles_for_experts_with_more_rows() -> None:
     product = next(n for n in stages(experts_graph(tokens=16, **SHARED), 0).nodes if is_grouped(n))
     assert [grouped_rows(product, t) for t in (2, 16, 64)] == [SLIM, NARROW, WIDE]

@@ -268,7 +268,7 @@ def test_a_saved_kernel_keeps_its_rows(compiled):
             "threads": 64,
             "dynamic_bytes": 0,
             "rows": rows,
-            "spare": 0,
+            "spare": rows // 2,
         }
         for name, rows in (("a", 0), ("b", 16))
     }
@@ -276,6 +276,7 @@ def test_a_saved_kernel_keeps_its_rows(compiled):
     found = give(["b"])
     assert list(found) == ["b"]
     assert (found["b"].rows, found["b"].grid, give(["a"])["a"].rows) == (16, 3, 0)
+    assert (found["b"].spare, give(["a"])["a"].spare) == (8, 0)
 
 
 def test_kernels_of_every_variant_are_compiled_into_a_folder(compiled):
