@@ -192,6 +192,7 @@ class Attention(CachedRows):
     def _older_rows(self) -> None:
         """Loads of a chunk's keys and values that do not wait: all but the newest row."""
         self.w.line("here = uint32(start + group)")
+        self._find_page()
         if not self.early:
             return
         if not self.own.fresh:  # the first token has no older row: it reads any, and again

@@ -10,11 +10,12 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 from fusec.codegen.cuda.alike import Alike
-from fusec.codegen.cuda.elements import row_of
 from fusec.codegen.cuda.head_prologue import HeadPrologue
+from fusec.codegen.cuda.scope import PAGES
 from fusec.codegen.cuda.shape import CHUNK
 from fusec.ir.graph import Node, Value
 from fusec.ir.op_attention import query_of_values
+from fusec.ir.pages import PAGE
 
 ROWS = CHUNK // 4  # rows that a group of eight lanes takes
 ZEROS = {2: "(float32(0), float32(0))", 4: "(float32(0), float32(0), float32(0), float32(0))"}
@@ -133,16 +134,24 @@ class CachedRows:
         self.w.line(f"q{x.tag}{c} = {loaded}")
 
     def _rows(self) -> None:
-        """Where the group's rows in the caches begin; those behind the last one are that one."""
+        """Where the group's rows in the caches begin; those behind the last one are that one.
+
+        If that one is in another page they are any, and what is read of them is not used.
+        """
         last = "last"
         if self.own.fresh:
             self.w.line("older = uint32(max_u32(base, uint32(1)) - uint32(1))")
             last = "older"
         for t in range(ROWS):
-            position = row_of(self.node, f"min_u32({self._position(t)}, {last})")
+            position = f"min_u32({self._position(t)}, {last})"
+            place = f"row_in_page(of_page, {position}, {PAGE})"
             for x in dict.fromkeys((self.key_pieces, self.value_pieces)):
-                row = f"({position} * {self.kv_heads} + kv_head) * {x.size}"
+                row = f"({place} * {self.kv_heads} + kv_head) * {x.size}"
                 self.w.line(f"row{x.tag}{t} = uint32({row})")
+
+    def _find_page(self) -> None:
+        """The first row, in the caches, of the page that this warp's chunk is in."""
+        self.w.line(f"of_page = page_row({PAGES}, start, {PAGE})")
 
     def _position(self, t: int) -> str:
         """The group's t-th position, or the first one seen."""

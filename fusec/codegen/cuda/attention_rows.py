@@ -31,10 +31,12 @@ from fusec.codegen.cuda.alike import Alike
 from fusec.codegen.cuda.attention import quotient, scaled
 from fusec.codegen.cuda.attention_cached import ZEROS
 from fusec.codegen.cuda.attention_sizes import COPY, THREADS, WEIGHTS, Sizes, fits
+from fusec.codegen.cuda.scope import PAGES
 from fusec.codegen.cuda.shape import CHUNK, CHUNKS, SPAN, WARP
 from fusec.codegen.cuda.stages import Stage
 from fusec.errors import FusecError
 from fusec.ir.graph import Node
+from fusec.ir.pages import PAGE
 
 GROUPS = 4  # of a chunk's positions
 TILE = 4  # rows, and elements of each, that a lane sums up values of
@@ -55,7 +57,7 @@ class AttentionRows:
             )
         self.q, self.k, self.v, self.pos = (self.scope.pointers[v.name] for v in node.inputs[:4])
         self.heads, self.kv_heads = int(node["heads"]), int(node["kv_heads"])
-        self.window, self.ring = int(node["window"]), int(node["ring"])
+        self.window = int(node["window"])
         self.dtype = node.inputs[1].dtype
         self.sizes = Sizes.of(node, rows)
         tiles = self.sizes.tiles(shared)
@@ -130,7 +132,7 @@ class AttentionRows:
         whole = CHUNK * (sizes.sets if cache == "k" else 1)
         limit = f"uint32({quotient('end', whole)} * {whole})"
         step = self.kv_heads * sizes.head_dim
-        where = f"{to}, {pointer}, uint32({first}), {limit}, last, {self.ring}, {step}, "
+        where = f"{to}, {pointer}, {PAGES}, {PAGE}, uint32({first}), {limit}, last, {step}, "
         where += f"uint32(kv_head * {sizes.head_dim})"
         if sizes.is_copied:
             pieces = f"{sizes.width // COPY}, {COPY // sizes.element}"

@@ -30,9 +30,6 @@ AHEAD = 3
 AHEAD_DRAFTED = 2
 """The same where one of them has guesses; what such a graph makes decides on the next."""
 
-REACH = (AHEAD_DRAFTED + 1) * MOST_ROWS
-"""Positions behind the last token seen that graphs enqueued ahead may have written."""
-
 Found = TypeVar("Found")
 
 
@@ -76,6 +73,7 @@ class DraftedLoop:
             else:
                 told, ended = self.steps.told(graph.number, naps=bool(ahead))
                 pace.ended(graph.width, ended)
+                self._loop.has_made_fewer(graph.width - told.made)
                 statistics.drafted += told.drafted
                 statistics.accepted += told.accepted
                 tokens = self._take(first + made, told.made)
@@ -117,6 +115,7 @@ class DraftedLoop:
             rows = len(guesses) + 1
             number = self._enqueue(kind, width_of(rows), drafts=False)
             told, _ = self.steps.told(number)
+            self._loop.has_made_fewer(width_of(rows) - told.made)
             return self._take(first + made, told.made), self.steps.choices(kind, rows)
 
         while made < job.count:
@@ -188,6 +187,7 @@ class DraftedLoop:
             ahead.append(_Ahead(0))
 
     def _enqueue(self, kind: str, width: int, *, drafts: bool = True) -> int:
+        self._loop.make_room(width)
         number = self.steps.enqueue(kind, width, drafts=drafts)
         self._loop.may_have_made(width)
         return number

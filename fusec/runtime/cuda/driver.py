@@ -182,6 +182,10 @@ class Driver:
         """Fill device memory with zeros."""
         self.call("cuMemsetD8Async", pointer, 0, nbytes, stream)
 
+    def fill(self, pointer: int, word: int, count: int, stream: Handle) -> None:
+        """Set so many words of 32 bits, after what the stream holds already."""
+        self.call("cuMemsetD32Async", pointer, word, count, stream)
+
     # -- streams, kernels, graphs -----------------------------------------------------------------
 
     def stream(self) -> Handle:

@@ -50,6 +50,10 @@ class Memory:
         if nbytes:
             self.driver.copy(target, source, nbytes, self.stream)
 
+    def fill(self, pointer: int, word: int, count: int = 1) -> None:
+        """Set so many words of 32 bits of device memory."""
+        self.driver.fill(pointer, word, count, self.stream)
+
     def release(self, pointer: int) -> None:
         """Give back what `empty` returned before the end, if the end has not come."""
         if pointer in self._device:

@@ -12,7 +12,6 @@ from fusec.errors import FusecError
 from fusec.models.model import Model
 from fusec.models.tokenizer import Vocabulary
 from fusec.runtime.drafting.drafter import Drafter, Guess, Row
-from fusec.runtime.session import rewinds
 from fusec.runtime.token_engine import TokenEngine
 
 LEAST = 0.2  # behind the first guess, a chain ends where all of it is less likely than this
@@ -28,10 +27,8 @@ class ModelDrafter(Drafter):
     def __init__(self, engine: TokenEngine) -> None:
         self._engine = engine
         self._decode, self._absorb = engine.decode, engine.absorb
-        self._rewinds = rewinds(engine.decode.plan)
         self._sequence: list[int] = []
         self._cached: list[int] = []  # whose keys and values are in the cache
-        self._reached = 0  # positions that were ever written since it was empty
 
     def begin(self, sequence: Sequence[int]) -> None:
         """See `Drafter`."""
@@ -67,8 +64,10 @@ class ModelDrafter(Drafter):
         """Have the cache hold all of the sequence but its last token."""
         pairs = zip(self._cached, self._sequence[:-1], strict=False)
         same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-        if same < self._reached - self._rewinds:  # a window has moved on
-            same = self._reached = 0
+        with self._decode.cached() as cache:
+            if same < cache.oldest(len(self._cached)):  # a window has moved on
+                same = 0
+            cache.cut(same)
         del self._cached[same:]
         size = self._absorb.plan.tokens
         for i in range(same, len(self._sequence) - 1, size):
@@ -78,7 +77,6 @@ class ModelDrafter(Drafter):
         places = np.arange(len(self._cached), len(self._cached) + len(ids), dtype=np.int32)
         result: dict[str, Any] = session.step(token=np.asarray(ids, np.int32), pos=places)
         self._cached += ids
-        self._reached = max(self._reached, len(self._cached))
         return result
 
 

@@ -25,8 +25,10 @@ from fusec.ir.graph import Value
 from fusec.ir.op import results_of
 from fusec.ir.op_fixed import WIDTHS
 from fusec.ir.ops import OPS
+from fusec.ir.pages import PAGE
 from fusec.ir.plan import Kernel, LaunchPlan, Tensor
 from fusec.ir.region import parameters
+from fusec.ir.tables import tables_of
 from fusec.ir.text import parse
 from fusec.runtime.cuda.driver import Executable
 from fusec.runtime.cuda.workspace import Packing
@@ -200,6 +202,10 @@ class FakeDriver:
             work()
         return OK
 
+    def _cuMemsetD32Async(self, pointer, word, count, _stream):
+        self._do(lambda: _words(pointer, count).fill(word))
+        return OK
+
     def _do(self, work: Callable[[], None]) -> None:
         if self._capturing is None:
             work()
@@ -217,18 +223,24 @@ def view(pointer: int, kind: str, shape: tuple[int, ...]) -> np.ndarray:
 class PlanKernel:
     """What a plan's kernel computes, by the reference operations in float32, row after row.
 
-    A canonical region does not say how many positions its states have: `context`. `fixed`: where
-    vectors in fixed point lie, as the floats that they stand for, since NumPy has no such type.
+    A canonical region does not say how many positions its states have: `context`. Their rows are
+    found by the table of pages. `fixed`: where vectors in fixed point lie, as the floats that they
+    stand for, since NumPy has no such type.
     """
 
     def __init__(self, kernel: Kernel, context: int, fixed: dict[tuple[int, int], np.ndarray]):
         self.rows, self.context, self.fixed = kernel.rows, context, fixed
         self.region = parse(kernel.region)
         self.bound = parameters(self.region)
+        self.tables = len(tables_of(self.region.walk()))
 
     def __call__(self, *pointers: int, layers: int = 1) -> None:
         """`layers` of the grid, each of as many rows as a block takes, as far as there are rows."""
         at = dict(zip((v.name for v in self.bound), pointers, strict=False))
+        if any(v.is_state for v in self.bound):
+            positions = np.arange(self.context)
+            table = _words(pointers[len(self.bound) + self.tables], -(-self.context // PAGE))
+            self.place = table[positions // PAGE].astype(int) + positions % PAGE
         given = {v.name: self._weight(v, at[v.name]) for v in self.bound if v.is_weight}
         rows = min(int(_words(pointers[-1])[0]), layers * self.rows) if self.rows else 1
         for row in range(rows):
@@ -245,7 +257,9 @@ class PlanKernel:
             for made, array in zip(node.outputs, results, strict=True):
                 values[made.name] = array
                 place = made.buffer if made.is_state else made.name
-                if place in at:
+                if made.is_state:
+                    self._append(made, at[place], array, values[node.inputs[2].name])
+                elif place in at:
                     self._store(made, at[place], row, array)
 
     def _weight(self, value: Value, pointer: int) -> np.ndarray:
@@ -258,7 +272,8 @@ class PlanKernel:
     def _load(self, value: Value, pointer: int, row: int) -> np.ndarray:
         if value.dtype in WIDTHS:
             return self.fixed[pointer, row]
-        return self._view(value, pointer, row)
+        found = self._view(value, pointer, row)
+        return found[self.place] if value.is_state else found
 
     def _store(self, value: Value, pointer: int, row: int, array: np.ndarray) -> None:
         if value.dtype in WIDTHS:
@@ -266,9 +281,13 @@ class PlanKernel:
         else:
             self._view(value, pointer, row)[...] = array
 
+    def _append(self, value: Value, pointer: int, array: np.ndarray, pos: np.ndarray) -> None:
+        """Nothing but the rows at `pos`: others may lie in pages that nobody has yet."""
+        self._view(value, pointer, 0)[self.place[pos]] = array[pos]
+
     def _view(self, value: Value, pointer: int, row: int) -> np.ndarray:
         if value.is_state:
-            return view(pointer, value.dtype, (self.context, *value.shape[1:]))
+            return view(pointer, value.dtype, (self.place.max() + 1, *value.shape[1:]))
         return view(
             pointer + row * dtype(value.dtype).nbytes(value.shape), value.dtype, value.shape
         )
