@@ -9,7 +9,7 @@ a sequence can be set back; what is set back, forgotten or shared no more goes b
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -117,8 +117,11 @@ class KindOfPages:
         ready = self._ready[slot]
         return first >= ready.start and end <= ready.stop
 
-    def check(self, slot: int, needed: range, first: int, end: int) -> None:
-        """Raise OutOfPages if the pool has too few for `have`."""
+    def check(self, slot: int, needed: range, first: int, end: int) -> int:
+        """How many pages are in use behind `have`, at most.
+
+        Raises OutOfPages if the pool has too few.
+        """
         held = self._held[slot]
         more = sum(self._is_wanted(slot, number, first) for number in needed)
         spare = sum(not self.pool.is_shared(held[n]) for n in held if n not in needed)
@@ -129,6 +132,7 @@ class KindOfPages:
                 f"layers with {layers} need {count(more, 'more page')} of {PAGE} positions, found "
                 f"{self.pool.free + spare} of {len(self.pool)} free"
             )
+        return min(len(self.pool), len(self.pool) - self.pool.free + more)
 
     def have(self, slot: int, needed: range, first: int) -> Iterator[Change]:
         """Let a slot hold these pages, and alone those that it writes, from position `first` on."""
@@ -222,10 +226,17 @@ class KindOfPages:
 class Pages:
     """All kinds of states of a plan: `slots` sequences, pools with room for `room` of them.
 
-    `kind_of`: state -> the name of its kind.
+    `kind_of`: state -> the name of its kind. `back(kind, pages)` is called before more pages of a
+    kind are in use than ever before, the first ones of its pool: there has to be memory for them.
     """
 
-    def __init__(self, plan: LaunchPlan, slots: int = 1, room: int = 1) -> None:
+    def __init__(
+        self,
+        plan: LaunchPlan,
+        slots: int = 1,
+        room: int = 1,
+        back: Callable[[str, int], None] = lambda kind, pages: None,
+    ) -> None:
         self.context = min((s.shape[0] for s in plan.states.values()), default=0)
         self.room = room
         self.kind_of = {name: kind_of(plan.windows[name]) for name in plan.states}
@@ -233,6 +244,7 @@ class Pages:
             kind_of(window): KindOfPages(self.context, window, slots, room)
             for window in sorted(set(plan.windows.values()))
         }
+        self._back, self._backed = back, dict.fromkeys(self.kinds, 0)
 
     def rows(self, state: str) -> int:
         """Rows that a state has in memory: whole pages, or a context that is less than one."""
@@ -258,8 +270,11 @@ class Pages:
     def _have(
         self, slot: int, needed: Mapping[KindOfPages, range], first: int, end: int
     ) -> list[Change]:
-        for kind, pages in needed.items():
-            kind.check(slot, pages, first, end)
+        used = {k.name: k.check(slot, pages, first, end) for k, pages in needed.items()}
+        for name, pages_used in used.items():
+            if pages_used > self._backed[name]:
+                self._back(name, pages_used)
+                self._backed[name] = pages_used
         return [c for kind, pages in needed.items() for c in kind.have(slot, pages, first)]
 
     def cut(self, slot: int, position: int) -> None:

@@ -63,6 +63,7 @@ class CachedRows:
         self.q, self.k, self.v, self.pos = node.inputs[:4]
         self.heads, self.kv_heads = int(node["heads"]), int(node["kv_heads"])
         self.window, self.head_dim = int(node["window"]), self.v.shape[-1]
+        self.page = f"page_row({PAGES}, start, {PAGE})"  # expression of its first row
         self.value_pieces = self.key_pieces = Pieces(self.head_dim)
         self.products = [("k", self.q)]
         if (of_values := query_of_values(node)) is not None:
@@ -133,10 +134,11 @@ class CachedRows:
             loaded = f"masked_{x.piece}(inside{x.tag}{c}, {loaded})"
         self.w.line(f"q{x.tag}{c} = {loaded}")
 
-    def _rows(self) -> None:
+    def _rows(self, early: bool = False) -> None:
         """Where the group's rows in the caches begin; those behind the last one are that one.
 
-        If that one is in another page they are any, and what is read of them is not used.
+        `early`: the last one may be in the page in front. Then they are any row of their own page,
+        and what is read of them is not used.
         """
         last = "last"
         if self.own.fresh:
@@ -144,23 +146,27 @@ class CachedRows:
             last = "older"
         for t in range(ROWS):
             position = f"min_u32({self._position(t)}, {last})"
-            place = f"row_in_page(of_page, {position}, {PAGE})"
+            row = f"{position} * {self.kv_heads} + moved"
+            if early or self.own.fresh:
+                row = f"row_in_page(of_page, {position}, {PAGE}) * {self.kv_heads} + kv_head"
             for x in dict.fromkeys((self.key_pieces, self.value_pieces)):
-                row = f"({place} * {self.kv_heads} + kv_head) * {x.size}"
-                self.w.line(f"row{x.tag}{t} = uint32({row})")
+                self.w.line(f"row{x.tag}{t} = uint32(({row}) * {x.size})")
 
     def _find_page(self) -> None:
         """The first row, in the caches, of the page that this warp's chunk is in."""
-        self.w.line(f"of_page = page_row({PAGES}, start, {PAGE})")
+        self.w.line(f"of_page = {self.page}")
+        if not self.own.fresh:
+            begin = f"start // uint32({PAGE}) * {PAGE}"
+            self.w.line(f"moved = uint32((of_page - {begin}) * {self.kv_heads} + kv_head)")
 
     def _position(self, t: int) -> str:
         """The group's t-th position, or the first one seen."""
         position = f"uint32(here + uint32({4 * t}))"
         return f"max_u32({position}, first)" if self.window else position
 
-    def _keys_and_values(self) -> None:
-        """The whole rows."""
-        self._rows()
+    def _keys_and_values(self, early: bool = False) -> None:
+        """The whole rows. `early`: see `_rows`."""
+        self._rows(early)
         self._read(*((cache, c) for cache in "kv" for c in range(self._pieces(cache).parts)))
 
     def _read(self, *parts: tuple[str, int]) -> None:

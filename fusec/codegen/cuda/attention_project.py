@@ -19,10 +19,12 @@ from fusec.codegen.cuda.alike import Alike
 from fusec.codegen.cuda.attention import Attention, quotient
 from fusec.codegen.cuda.columns import BLOCK
 from fusec.codegen.cuda.projection import Projection
+from fusec.codegen.cuda.scope import PAGES
 from fusec.codegen.cuda.shape import CHUNK, SPAN, WARP
 from fusec.codegen.cuda.stages import Stage
 from fusec.errors import FusecError
 from fusec.ir.graph import Node
+from fusec.ir.pages import PAGE
 
 HELD = 80  # registers that a lane may fill with keys, values and the projection's weights
 MOST = 80
@@ -61,6 +63,7 @@ class ProjectedAttention(Attention):
                 w.line("cluster_arrive_relaxed()")
             w.line("part, rank = head, span")
             projection.load()
+            self._pages()
             self._extent()
             self._place()
             self._load_own()
@@ -76,6 +79,16 @@ class ProjectedAttention(Attention):
             self._attended()
             w.line("barrier()")
             projection.finish()
+
+    def _pages(self) -> None:
+        """Loads of the pages that the span may be, which need not wait for the position."""
+        if self.window:
+            return
+        self.page = "first_page"
+        self.w.line(f"first_page = page_row({PAGES}, uint32(0), {PAGE})")
+        if self.spans > 1:
+            self.page = "select_u32(alone, first_page, own_page)"
+            self.w.line(f"own_page = page_row({PAGES}, uint32(span * {SPAN}), {PAGE})")
 
     def _extent(self) -> None:
         """How many positions the span has, if any, and where this warp's chunk of them begins."""

@@ -11,29 +11,48 @@ import numpy as np
 from fusec.ir.dtypes import dtype
 from fusec.ir.pages import PAGE
 from fusec.ir.plan import LaunchPlan
-from fusec.runtime.cache import Array, Cache
+from fusec.runtime.cache import ROOM, Array, Cache
 from fusec.runtime.cuda.memory import Memory
+from fusec.runtime.cuda.window import offsets
 from fusec.runtime.pages import Change, Pages
 
 
 class CudaCache(Cache):
-    """`states` and `tables`: where a state's memory is, and the table of a kind of states."""
+    """`states` and `tables`: where a state's memory is, and the table of a kind of states.
+
+    Memory is taken as pages are first used, where the GPU can do so; else all of it at once, and a
+    fork is copied to this machine.
+    """
 
     def __init__(self, plan: LaunchPlan, memory: Memory) -> None:
-        super().__init__(plan, Pages(plan))
+        grows = memory.grows and bool(plan.states)
+        super().__init__(plan, Pages(plan, room=ROOM if grows else 1, back=self._back))
         self._memory = memory
         self._row_bytes = {
             name: dtype(t.dtype).nbytes(t.shape[1:]) for name, t in plan.states.items()
         }
+        self._offsets, end = offsets(self.pages.rows(n) * b for n, b in self._row_bytes.items())
         what = f"the KV cache for {self.pages.context} positions"
+        self._range = memory.range(end, what) if grows else None
+        first = self._range.pointer if self._range else memory.zeros(end, what)
         self.states = {
-            name: memory.zeros(self.pages.rows(name) * nbytes, what)
-            for name, nbytes in self._row_bytes.items()
+            name: first + offset for name, offset in zip(plan.states, self._offsets, strict=True)
         }
         self.tables = {
             name: memory.zeros(kind.table.nbytes, "the table of pages")
             for name, kind in self.pages.kinds.items()
         }
+
+    def _back(self, kind: str, pages: int) -> None:
+        """Have memory for so many pages of each state of a kind."""
+        if self._range is None:
+            return
+        starts = zip(self.pages.kind_of.items(), self._offsets, strict=True)
+        self._range.need(
+            (start, start + min(pages * PAGE, self.pages.rows(name)) * self._row_bytes[name])
+            for (name, of), start in starts
+            if of == kind
+        )
 
     def _place(self, state: str, row: int) -> int:
         return self.states[state] + row * self._row_bytes[state]

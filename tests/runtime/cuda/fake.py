@@ -34,6 +34,7 @@ from fusec.runtime.cuda.driver import Executable
 from fusec.runtime.cuda.workspace import Packing
 
 RING = 1024
+GRANULE = 1 << 16  # of memory that grows
 VOCABULARY = 512  # of the models these kernels are for
 Kernels = dict[str, Callable[..., None]]
 
@@ -56,12 +57,19 @@ class FakeDriver:
     """`log` has the name of every call; `broken` maps a call to the status it fails with."""
 
     CUdevice_attribute = CUlimit = CUaccessProperty = CUlaunchAttributeID = _Names()
-    CUstreamCaptureMode = _Names()
+    CUstreamCaptureMode = CUmemAllocationType = CUmemAccess_flags = CUmemLocationType = _Names()
+    CUmemAllocationGranularity_flags = _Names()
     CUstream_flags = SimpleNamespace(CU_STREAM_NON_BLOCKING=1)
     CU_MEMHOSTALLOC_DEVICEMAP = 2
     CUlaunchConfig = CUaccessPolicyWindow = CUlaunchAttribute = CUlaunchAttributeValue = (
         SimpleNamespace
     )
+
+    @staticmethod
+    def _located():
+        return SimpleNamespace(location=SimpleNamespace())
+
+    CUmemAllocationProp = CUmemAccessDesc = _located
 
     def __init__(self, kernels=None, *, version=13000, capability=(9, 0), memory=1 << 30):
         self.kernels: Kernels = kernels or {}
@@ -71,11 +79,14 @@ class FakeDriver:
             "CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR": capability[1],
             "CU_DEVICE_ATTRIBUTE_MAX_PERSISTING_L2_CACHE_SIZE": 32 << 10,
             "CU_DEVICE_ATTRIBUTE_MAX_ACCESS_POLICY_WINDOW_SIZE": 1 << 20,
+            "CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED": 1,
         }
         self.log: list[str] = []
         self.launched: list[SimpleNamespace] = []
         self.broken: dict[str, Status] = {}
         self.buffers: dict[int, ctypes.Array] = {}
+        self.reserved: dict[int, ctypes.Array] = {}
+        self.mapped: dict[int, int] = {}  # address -> bytes
         self.limits: dict[str, int] = {}
         self._capturing: list[Callable[[], None]] | None = None
 
@@ -95,7 +106,7 @@ class FakeDriver:
 
     @property
     def used(self) -> int:
-        return sum(len(b) for b in self.buffers.values())
+        return sum(len(b) for b in self.buffers.values()) + sum(self.mapped.values())
 
     def _cuInit(self, _flags):
         return OK
@@ -121,7 +132,7 @@ class FakeDriver:
     def _nothing(self, *_args):
         return OK
 
-    _cuCtxSetCurrent = _cuDevicePrimaryCtxRelease = _cuStreamSynchronize = _nothing
+    _cuMemRelease = _cuCtxSetCurrent = _cuDevicePrimaryCtxRelease = _cuStreamSynchronize = _nothing
     _cuStreamDestroy = _cuLibraryUnload = _cuGraphDestroy = _cuGraphExecDestroy = _nothing
     _cuCtxResetPersistingL2Cache = _cuStreamQuery = _nothing
 
@@ -151,6 +162,43 @@ class FakeDriver:
         return OK
 
     _cuMemFreeHost = _cuMemFree
+
+    def _cuMemGetAllocationGranularity(self, _properties, _which):
+        return GRANULE
+
+    def _cuMemAddressReserve(self, nbytes, *_options):
+        assert nbytes % GRANULE == 0
+        buffer = (ctypes.c_uint8 * nbytes)()
+        ctypes.memset(buffer, 0xAB, nbytes)
+        self.reserved[ctypes.addressof(buffer)] = buffer
+        return ctypes.addressof(buffer)
+
+    def _cuMemCreate(self, nbytes, properties, _flags):
+        assert properties.location.type == "CU_MEM_LOCATION_TYPE_DEVICE"
+        if self.used + nbytes > self.memory:
+            return Status.CUDA_ERROR_OUT_OF_MEMORY
+        return nbytes
+
+    def _cuMemMap(self, address, nbytes, _offset, memory, _flags):
+        assert nbytes == memory and address not in self.mapped
+        assert any(
+            a <= address and address + nbytes <= a + len(b) for a, b in self.reserved.items()
+        )
+        self.mapped[address] = nbytes
+        return OK
+
+    def _cuMemSetAccess(self, address, nbytes, access, count):
+        assert self.mapped[address] == nbytes and len(access) == count == 1
+        assert access[0].flags == "CU_MEM_ACCESS_FLAGS_PROT_READWRITE"
+        return OK
+
+    def _cuMemUnmap(self, address, nbytes):
+        assert self.mapped.pop(address) == nbytes
+        return OK
+
+    def _cuMemAddressFree(self, address, nbytes):
+        assert len(self.reserved.pop(address)) == nbytes
+        return OK
 
     def _copy(self, target, source, nbytes, _stream):
         self._do(lambda: ctypes.memmove(target, source, nbytes))
