@@ -50,10 +50,13 @@ def rows_in_memory(context: int, window: int) -> int:
     return pages * PAGE if pages > 1 else context
 
 
-def cache_bytes(graph: Graph) -> int:
-    """Bytes of the states of a graph in memory, for one sequence that fills the context."""
+def cache_bytes(graph: Graph, positions: int | None = None) -> int:
+    """Bytes of the states of a graph in memory, for a sequence of so many positions.
+
+    None: one that fills the context.
+    """
     seen = windows(graph)
-    return sum(
-        dtype(v.dtype).nbytes((rows_in_memory(v.shape[0], seen[v.buffer]), *v.shape[1:]))
-        for v in graph.states
-    )
+    rows = {v: rows_in_memory(v.shape[0], seen[v.buffer]) for v in graph.states}
+    if positions is not None:
+        rows = {v: min(n, -(-positions // PAGE) * PAGE) for v, n in rows.items()}
+    return sum(dtype(v.dtype).nbytes((n, *v.shape[1:])) for v, n in rows.items())

@@ -101,6 +101,7 @@ def test_bounded_memory_of_gemma3() -> None:
     full = sum(state.nbytes for state in graph.states)
     assert full == 18 * 2 * 32768 * config.kv_width * 2
     assert cache_bytes(graph) <= full / 5
+    assert cache_bytes(graph, 1) == full * PAGE // 32768  # a page of each layer
 
 
 def test_a_file_says_which_layers_have_a_window(tmp_path: Path) -> None:
