@@ -70,7 +70,8 @@ def test_the_plan_s_line_and_tables_name_each_number():
     }  # fmt: skip
     assert report.plan_line(data) == (
         "m at -O2 for cpu: 64 dispatches a token (61 forward, 1 embed, 2 sample), 6 a layer; "
-        "critical path 55; weights 7.0 MB, KV cache 60.0 KB at first and 3.0 MB when full, arena 5.0 KB"
+        "critical path 55; weights 7.0 MB, KV cache 60.0 KB at first and 3.0 MB when full, arena "
+        "5.0 KB"
     )
     wide = report.plan_line(data | {"tokens": 40})
     assert wide.startswith("m at -O2 for cpu: 64 dispatches a step of 40 rows (61 forward, ")

@@ -70,7 +70,7 @@ def test_architectures(architecture, tmp_path):
 @pytest.mark.parametrize("kv", ["f16", "f32"])
 @pytest.mark.parametrize("architecture", ["gemma2", "gemma3"])
 def test_windows_that_leave_pages(architecture, kv, tmp_path):
-    """1,100 tokens, of which layers with a window keep four pages: as one prompt, cut, and alone."""
+    """1,100 tokens, where layers with a window keep 1,024: as one prompt, cut, and alone."""
     config = replace(config_of(architecture), vocab=512, context=1500)
     path = synthesize(config, tmp_path / "model.gguf")
     ids = [int(i) for i in np.random.default_rng(5).integers(0, 500, 1100)]
