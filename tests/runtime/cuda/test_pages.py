@@ -101,14 +101,19 @@ def test_a_fork_copies_one_page_and_nothing_to_the_host(compiled, states, wanted
 
 
 def test_a_fork_of_a_fork(compiled, states, wanted) -> None:
-    """The inner one is copied to the host: pools have room for two sequences."""
-    engine = begun(Machine(compiled), states)
+    """Pools have room for two sequences, and three pages are in use: the inner one is copied."""
+    machine = Machine(compiled)
+    engine = begun(machine, states)
+    assert go_on(engine, 5) == wanted[:5]
     with engine.fork():
         engine.step(3)
+        machine.api.log.clear()
         with engine.fork():
+            copies = machine.api.log.count("cuMemcpyDtoHAsync")
+            assert copies == 2 * len(states)  # pages that do not lie side by side
             engine.feed(range(1, 9))
         assert engine.ids[-1] == 3
-    assert go_on(engine, 10) == wanted
+    assert go_on(engine, 5) == wanted[5:]
 
 
 def test_a_gpu_without_memory_that_grows_has_all_of_it_at_once(compiled, states, wanted) -> None:
