@@ -61,11 +61,7 @@ class Cache(ABC):
         return found
 
     def write(self, states: Mapping[str, Array], position: int) -> None:
-        """Take up a sequence of so many tokens that `read` gave, instead of the present one.
-
-        Raises FusecError, and changes nothing, for what is none of this plan.
-        """
-        self._check(states, position)
+        """Take up a sequence of so many tokens that `read` gave, and `check` found right."""
         begins = {self.pages.kind_of[name]: position - len(a) for name, a in states.items()}
         self.cut(0)
         self._apply(self.pages.fill(SLOT, begins, position))
@@ -75,7 +71,8 @@ class Cache(ABC):
             for first, row, length in self.pages.runs(SLOT, name, begin, position):
                 self._write(name, row, array[first - before : first - before + length])
 
-    def _check(self, states: Mapping[str, Array], position: int) -> None:
+    def check(self, states: Mapping[str, Array], position: int) -> None:
+        """Raise FusecError unless these are the states of a sequence of so many tokens."""
         plan = self.plan
         if set(states) != set(plan.states):
             raise FusecError(

@@ -316,6 +316,9 @@ class Engine(TokenEngine):
             self._turns.check()
             check_origin(found.origin, self._origin)
             with self.decode.cached() as cache:
+                cache.check(found.states, found.position)
+            self._begin()  # which it stays where there is too little memory
+            with self.decode.cached() as cache:
                 cache.write(found.states, found.position)
             self._take_up(found.ids, found.position)
 

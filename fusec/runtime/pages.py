@@ -238,7 +238,6 @@ class Pages:
         back: Callable[[str, int], None] = lambda kind, pages: None,
     ) -> None:
         self.context = min((s.shape[0] for s in plan.states.values()), default=0)
-        self.room = room
         self.kind_of = {name: kind_of(plan.windows[name]) for name in plan.states}
         self.kinds = {
             kind_of(window): KindOfPages(self.context, window, slots, room)

@@ -6,10 +6,12 @@ the steps that still need what it was and in front of those that need what it is
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from fusec.ir.dtypes import dtype
-from fusec.ir.pages import PAGE
+from fusec.ir.pages import PAGE, most_pages
 from fusec.ir.plan import LaunchPlan
 from fusec.runtime.cache import ROOM, Array, Cache
 from fusec.runtime.cuda.memory import Memory
@@ -26,7 +28,8 @@ class CudaCache(Cache):
 
     def __init__(self, plan: LaunchPlan, memory: Memory) -> None:
         grows = memory.grows and bool(plan.states)
-        super().__init__(plan, Pages(plan, room=ROOM if grows else 1, back=self._back))
+        room = ROOM if grows and _fits(plan, ROOM) else 1
+        super().__init__(plan, Pages(plan, room=room, back=self._back))
         self._memory = memory
         self._row_bytes = {
             name: dtype(t.dtype).nbytes(t.shape[1:]) for name, t in plan.states.items()
@@ -73,3 +76,10 @@ class CudaCache(Cache):
         table = self.pages.kinds[change.kind].table
         entry = change.slot * table.shape[1] + change.number
         self._memory.fill(self.tables[change.kind] + entry * table.itemsize, change.page * PAGE)
+
+
+def _fits(plan: LaunchPlan, room: int) -> bool:
+    """Whether kernels, whose offsets have 32 bits, reach the elements of so many sequences."""
+    pages = {name: most_pages(t.shape[0], plan.windows[name]) for name, t in plan.states.items()}
+    elements = (room * pages[n] * PAGE * math.prod(t.shape[1:]) for n, t in plan.states.items())
+    return max(elements, default=0) < 1 << 32
