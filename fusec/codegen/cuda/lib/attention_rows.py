@@ -52,7 +52,7 @@ from fusec.codegen.cuda.lib.attention import (
     two_to,
 )
 from fusec.codegen.cuda.lib.math import exp_parts
-from fusec.codegen.cuda.lib.pages import page_row, row_in_page
+from fusec.codegen.cuda.lib.pages import row_in_page
 from fusec.codegen.cuda.lib.spans import divided
 from fusec.codegen.cuda.lib.vectors import of_quad, only, only_quad, plus
 
@@ -107,20 +107,19 @@ def store_queries(q, first, there_are, step, offset, head_dim, piece, parts, row
 
 @inline
 def copy_positions(
-    to, cache, pages, page, first, limit, last, step, offset, pieces, elements, count, thread
+    to, cache, begin, page, first, limit, last, step, offset, pieces, elements, count, thread
 ):
     """Let positions from `first` on up to `limit` be copied, `count` at most, of `pieces` 16 bytes.
 
-    A piece has `elements`. All are of one page. Those behind `last`, the last that was written, are
-    it.
+    A piece has `elements`. All are of one page, which begins at row `begin`. Those behind `last`,
+    the last that was written, are it.
     """
-    of_page = page_row(pages, min_u32(first, last), page)
     for turn in range((count * pieces + 511) // 512):
         i = uint32(turn * 512 + thread)
         place = uint32(i // uint32(pieces))
         position = uint32(first + place)
         element = uint32((i - place * pieces) * elements + offset)
-        row = row_in_page(of_page, min_u32(position, last), page)
+        row = row_in_page(begin, min_u32(position, last), page)
         source = at(cache, uint32(row * uint32(step) + element))
         live = (position < limit) & (i < uint32(count * pieces))
         copy_async_16_if(uint32(to + i * 16), source, live)
@@ -128,16 +127,15 @@ def copy_positions(
 
 @inline
 def copy_words(
-    to, cache, pages, page, first, limit, last, step, offset, words, elements, width, count, thread
+    to, cache, begin, page, first, limit, last, step, offset, words, elements, width, count, thread
 ):
     """`copy_positions` of rows that are no whole 16 bytes, to rows of `width` bytes."""
-    of_page = page_row(pages, min_u32(first, last), page)
     for turn in range((count * words + 511) // 512):
         i = uint32(turn * 512 + thread)
         place = uint32(i // uint32(words))
         position, word = uint32(first + place), uint32(i - place * words)
         element = uint32(word * elements + offset)
-        row = row_in_page(of_page, min_u32(position, last), page)
+        row = row_in_page(begin, min_u32(position, last), page)
         value = load_u32(at(cache, uint32(row * uint32(step) + element)))
         live = (position < limit) & (i < uint32(count * words))
         store_shared_u32_if(uint32(to + place * width + word * 4), value, live)
