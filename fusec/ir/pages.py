@@ -19,6 +19,10 @@ from fusec.ir.target import WIDEST
 
 PAGE = 256
 
+FEWEST = 8
+"""Entries that a table has at least: the blocks of a GPU's cluster each ask for the page of a span,
+before they know how far the sequence goes."""
+
 
 def windows(graph: Graph) -> dict[str, int]:
     """State -> the window of the attention that reads it; 0: everything is seen."""
@@ -42,6 +46,11 @@ def most_pages(context: int, window: int) -> int:
     """Pages that a sequence needs at once: those of the window and of the widest step, at most."""
     every = -(-context // PAGE)
     return min(every, (window + WIDEST - 3) // PAGE + 2) if window else every
+
+
+def entries(context: int) -> int:
+    """Entries of a table, those of pages that the context has first."""
+    return max(FEWEST, -(-context // PAGE))
 
 
 def rows_in_memory(context: int, window: int) -> int:

@@ -14,7 +14,6 @@ import numpy as np
 
 from fusec.errors import FusecError
 from fusec.ir.dtypes import dtype
-from fusec.ir.pages import PAGE
 from fusec.ir.plan import LaunchPlan
 from fusec.runtime.pages import Change, Kept, Pages
 
@@ -95,9 +94,7 @@ class Cache(ABC):
         """Do what the bookkeeping has decided."""
         for change in changes:
             if change.copied is not None:
-                for name, kind in self.pages.kind_of.items():
-                    if kind == change.kind:
-                        self._copy(name, change.page * PAGE, change.copied * PAGE)
+                self._copy(change.kind, change.page, change.copied)
             self._enter(change)
 
     @abstractmethod
@@ -109,8 +106,8 @@ class Cache(ABC):
         """Put an array into a state's memory, from a row on."""
 
     @abstractmethod
-    def _copy(self, state: str, to: int, source: int) -> None:
-        """Copy a page of a state, from one row on to another."""
+    def _copy(self, kind: str, to: int, source: int) -> None:
+        """Copy a page of the pool to another."""
 
     @abstractmethod
     def _enter(self, change: Change) -> None:

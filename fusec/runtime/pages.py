@@ -16,7 +16,7 @@ import numpy as np
 
 from fusec.errors import FusecError
 from fusec.ir.op_attention import first_seen
-from fusec.ir.pages import PAGE, kind_of, most_pages
+from fusec.ir.pages import PAGE, entries, kind_of, most_pages
 from fusec.ir.plan import LaunchPlan
 from fusec.writer import count
 
@@ -91,15 +91,17 @@ class Pool:
 class KindOfPages:
     """What slots hold of one kind of states, seen so far back as `window` says.
 
-    `table`: i32[slots, pages of the context], read by kernels. The pool has room for `room`
-    sequences that fill the context.
+    `table`: i32[slots, entries], read by kernels. The pool has room for `room`
+    sequences that fill the context. In memory its pages are so many rows `apart`.
     """
 
-    def __init__(self, context: int, window: int, slots: int, room: int) -> None:
+    def __init__(
+        self, context: int, window: int, slots: int = 1, room: int = 1, apart: int = PAGE
+    ) -> None:
         self.context, self.window, self.name = context, window, kind_of(window)
-        self.most = most_pages(context, window)
+        self.most, self._apart = most_pages(context, window), apart
         self.pool = Pool(self.most * room)
-        self.table: Array = np.zeros((slots, -(-context // PAGE)), np.int32)
+        self.table: Array = np.zeros((slots, entries(context)), np.int32)
         self._held: list[dict[int, int]] = [{} for _ in range(slots)]
         self._ready = [range(0)] * slots  # positions that may be written, with all that they see
 
@@ -220,14 +222,15 @@ class KindOfPages:
 
     def _enter(self, slot: int, number: int) -> None:
         """Let the table find a page that the slot holds."""
-        self.table[slot, number] = self._held[slot][number] * PAGE
+        self.table[slot, number] = self._held[slot][number] * self._apart
 
 
 class Pages:
     """All kinds of states of a plan: `slots` sequences, pools with room for `room` of them.
 
-    `kind_of`: state -> the name of its kind. `back(kind, pages)` is called before more pages of a
-    kind are in use than ever before, the first ones of its pool: there has to be memory for them.
+    `kind_of`: state -> the name of its kind. `apart`: kind -> rows from a page to the next, if they
+    are not side by side. `back(kind, pages)` is called before more pages of a kind are in use than
+    ever before, the first ones of its pool: there has to be memory for them.
     """
 
     def __init__(
@@ -235,14 +238,16 @@ class Pages:
         plan: LaunchPlan,
         slots: int = 1,
         room: int = 1,
+        apart: Mapping[str, int] | None = None,
         back: Callable[[str, int], None] = lambda kind, pages: None,
     ) -> None:
         self.context = min((s.shape[0] for s in plan.states.values()), default=0)
         self.kind_of = {name: kind_of(plan.windows[name]) for name in plan.states}
-        self.kinds = {
-            kind_of(window): KindOfPages(self.context, window, slots, room)
-            for window in sorted(set(plan.windows.values()))
-        }
+        self.kinds: dict[str, KindOfPages] = {}
+        for window in sorted(set(plan.windows.values())):
+            name = kind_of(window)
+            rows = (apart or {}).get(name, PAGE)
+            self.kinds[name] = KindOfPages(self.context, window, slots, room, rows)
         self._back, self._backed = back, dict.fromkeys(self.kinds, 0)
 
     def rows(self, state: str) -> int:

@@ -81,7 +81,10 @@ class ProjectedAttention(Attention):
             projection.finish()
 
     def _pages(self) -> None:
-        """Loads of the pages that the span may be, which need not wait for the position."""
+        """Loads of the pages that the span may be, which need not wait for the position.
+
+        Tables have an entry for every block of a cluster.
+        """
         if self.window:
             return
         self.page = "first_page"

@@ -34,9 +34,11 @@ class CpuCache(Cache):
     def _write(self, state: str, row: int, array: Array) -> None:
         self.states[state][row : row + len(array)] = array
 
-    def _copy(self, state: str, to: int, source: int) -> None:
-        rows = self.states[state]
-        rows[to : to + PAGE] = rows[source : source + PAGE]
+    def _copy(self, kind: str, to: int, source: int) -> None:
+        for state, rows in self.states.items():
+            if self.pages.kind_of[state] == kind:
+                paged = rows.reshape(-1, PAGE, *rows.shape[1:])
+                paged[to] = paged[source]
 
     def _enter(self, change: Change) -> None:
         """Nothing: the table is the bookkeeping's."""

@@ -6,16 +6,14 @@ the steps that still need what it was and in front of those that need what it is
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from fusec.ir.dtypes import dtype
-from fusec.ir.pages import PAGE, most_pages
+from fusec.ir.pages import kind_of, most_pages
 from fusec.ir.plan import LaunchPlan
 from fusec.runtime.cache import ROOM, Array, Cache
 from fusec.runtime.cuda.memory import Memory
-from fusec.runtime.cuda.window import offsets
+from fusec.runtime.cuda.pools import PoolMemory
 from fusec.runtime.pages import Change, Pages
 
 
@@ -28,18 +26,18 @@ class CudaCache(Cache):
 
     def __init__(self, plan: LaunchPlan, memory: Memory) -> None:
         grows = memory.grows and bool(plan.states)
-        room = ROOM if grows and _fits(plan, ROOM) else 1
-        super().__init__(plan, Pages(plan, room=room, back=self._back))
-        self._memory = memory
-        self._row_bytes = {
-            name: dtype(t.dtype).nbytes(t.shape[1:]) for name, t in plan.states.items()
-        }
-        self._offsets, end = offsets(self.pages.rows(n) * b for n, b in self._row_bytes.items())
+        room = ROOM if grows and all(p.reaches for p in pools_of(plan, ROOM).values()) else 1
+        self._pools, self._memory = pools_of(plan, room), memory
+        apart = {kind: pool.apart for kind, pool in self._pools.items()}
+        super().__init__(plan, Pages(plan, room=room, apart=apart, back=self._back))
+        nbytes = max((pool.end for pool in self._pools.values()), default=0)
         what = f"the KV cache for {self.pages.context} positions"
-        self._range = memory.range(end, what) if grows else None
-        first = self._range.pointer if self._range else memory.zeros(end, what)
+        self._range = memory.range(nbytes, what) if grows else None
+        self._first = self._range.pointer if self._range else memory.zeros(nbytes, what)
         self.states = {
-            name: first + offset for name, offset in zip(plan.states, self._offsets, strict=True)
+            state: self._first + place
+            for pool in self._pools.values()
+            for state, place in pool.places.items()
         }
         self.tables = {
             name: memory.zeros(kind.table.nbytes, "the table of pages")
@@ -47,18 +45,14 @@ class CudaCache(Cache):
         }
 
     def _back(self, kind: str, pages: int) -> None:
-        """Have memory for so many pages of each state of a kind."""
-        if self._range is None:
-            return
-        starts = zip(self.pages.kind_of.items(), self._offsets, strict=True)
-        self._range.need(
-            (start, start + min(pages * PAGE, self.pages.rows(name)) * self._row_bytes[name])
-            for (name, of), start in starts
-            if of == kind
-        )
+        """Have memory for so many pages of a kind."""
+        if self._range is not None:
+            stretches = self._pools[kind].stretches(0, pages)
+            self._range.need((first, first + nbytes) for first, nbytes in stretches)
 
     def _place(self, state: str, row: int) -> int:
-        return self.states[state] + row * self._row_bytes[state]
+        pool = self._pools[self.pages.kind_of[state]]
+        return self.states[state] + row * pool.row_bytes(state)
 
     def _read(self, state: str, row: int, count: int) -> Array:
         tensor = self.plan.states[state]
@@ -68,18 +62,26 @@ class CudaCache(Cache):
     def _write(self, state: str, row: int, array: Array) -> None:
         self._memory.write(self._place(state, row), array)
 
-    def _copy(self, state: str, to: int, source: int) -> None:
-        nbytes = PAGE * self._row_bytes[state]
-        self._memory.copy(self._place(state, to), self._place(state, source), nbytes)
+    def _copy(self, kind: str, to: int, source: int) -> None:
+        pool = self._pools[kind]
+        pairs = zip(pool.stretches(to, 1), pool.stretches(source, 1), strict=True)
+        for (target, nbytes), (place, _) in pairs:
+            self._memory.copy(self._first + target, self._first + place, nbytes)
 
     def _enter(self, change: Change) -> None:
         table = self.pages.kinds[change.kind].table
         entry = change.slot * table.shape[1] + change.number
-        self._memory.fill(self.tables[change.kind] + entry * table.itemsize, change.page * PAGE)
+        value = int(table[change.slot, change.number])
+        self._memory.fill(self.tables[change.kind] + entry * table.itemsize, value)
 
 
-def _fits(plan: LaunchPlan, room: int) -> bool:
-    """Whether kernels, whose offsets have 32 bits, reach the elements of so many sequences."""
-    pages = {name: most_pages(t.shape[0], plan.windows[name]) for name, t in plan.states.items()}
-    elements = (room * pages[n] * PAGE * math.prod(t.shape[1:]) for n, t in plan.states.items())
-    return max(elements, default=0) < 1 << 32
+def pools_of(plan: LaunchPlan, room: int) -> dict[str, PoolMemory]:
+    """Kind -> the memory of its pool, one behind the other, for so many sequences."""
+    found: dict[str, PoolMemory] = {}
+    end = 0
+    for window in sorted(set(plan.windows.values())):
+        states = {name: t for name, t in plan.states.items() if plan.windows[name] == window}
+        context = min(t.shape[0] for t in plan.states.values())
+        pool = PoolMemory(states, most_pages(context, window) * room, end)
+        found[kind_of(window)], end = pool, pool.end
+    return found

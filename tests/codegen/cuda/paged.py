@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from fusec.ir.pages import PAGE, most_pages, rows_in_memory
+from fusec.ir.pages import PAGE, entries, most_pages, rows_in_memory
 
 
 def table(context: int) -> np.ndarray:
     """The first row of each page: the last page lies in front."""
-    return np.arange(most_pages(context, 0), dtype=np.uint32)[::-1] * np.uint32(PAGE)
+    found = np.zeros(entries(context), np.uint32)
+    pages = most_pages(context, 0)
+    found[:pages] = np.arange(pages)[::-1] * PAGE
+    return found
 
 
 def rows(context: int) -> np.ndarray:

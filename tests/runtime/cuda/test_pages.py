@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ import pytest
 from fusec import driver
 from fusec.errors import FusecError
 from fusec.ir.pages import PAGE
+from fusec.ir.plan import Tensor
 from fusec.ir.reference import Reference
 from fusec.runtime.cuda.driver import OutOfMemory
+from fusec.runtime.cuda.pools import PoolMemory
 from fusec.runtime.saved import Saved
 from tests.runtime.cuda import fake
 from tests.runtime.cuda.machine import Machine
@@ -94,7 +97,7 @@ def test_a_fork_copies_one_page_and_nothing_to_the_host(compiled, states, wanted
         with engine.fork():
             engine.step(3)
             assert machine.api.log.count("cuMemcpyDtoHAsync") == 2  # logits, next
-            assert machine.api.log.count("cuMemcpyDtoDAsync") == len(states)
+            assert machine.api.log.count("cuMemcpyDtoDAsync") == 1  # it is one stretch
             engine.feed(range(1, 9))
         machine.api.log.clear()
     assert go_on(engine, 9) == wanted[1:]
@@ -151,3 +154,35 @@ def test_states_of_another_shape_are_refused(compiled, states) -> None:
         given = states | {name: wrong}
         with pytest.raises(FusecError, match=r"expected state .* up to 253, found"):
             engine.restore(Saved(engine._origin, tuple(IDS), START, given))
+
+
+SIZES = {
+    "equal rows": [(2, 16)] * 4,
+    "keys and values of two sizes": [(1, 8), (1, 64)] * 2,
+    "more than 32 bits reach together": [(1, 1 << 21)] * 4,
+}
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+def test_no_two_pages_share_memory(sizes: str) -> None:
+    """Rows as kernels find them, of every page of every state, and what stands for whole pages."""
+    states = {f"$s{i}": Tensor("f16", (700, *size)) for i, size in enumerate(SIZES[sizes])}
+    pool = PoolMemory(states, 5, start=4096)
+    assert pool.is_together == (sizes == "equal rows") and pool.reaches
+    taken = []
+    for page in range(5):
+        mine = []
+        for state, place in pool.places.items():
+            begin = place + page * pool.apart * pool.row_bytes(state)
+            mine.append((begin, begin + PAGE * pool.row_bytes(state)))
+        parts = [(first, first + count) for first, count in pool.stretches(page, 1)]
+        assert sum(b - a for a, b in parts) == sum(b - a for a, b in mine)
+        assert all(any(a <= c and d <= b for a, b in parts) for c, d in mine)
+        taken += mine
+    taken.sort()
+    assert taken[0][0] == 4096 and taken[-1][1] == pool.end
+    assert all(end == begin for (_, end), (begin, _) in pairwise(taken))
+
+
+def test_a_pool_that_kernels_do_not_reach() -> None:
+    assert not PoolMemory({"$s": Tensor("f16", (700, 1, 1 << 22))}, 5).reaches
