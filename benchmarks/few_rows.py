@@ -22,18 +22,19 @@ from wide_steps import LAUNCHES, median_us, same_bytes, step_us
 from fusec import load
 from fusec.backends import get
 from fusec.backends.cuda import Cuda, executable
-from fusec.codegen.cuda import parts_sizes
 from fusec.codegen.cuda.arch import native_arch
 from fusec.codegen.cuda.build import compile_many
 from fusec.codegen.cuda.emit import emit
+from fusec.codegen.cuda.parts_sizes import EXCHANGED, TEAMS
 from fusec.codegen.cuda.toolchain import CudaKernel
-from fusec.ir.plan import Choice, Kernel
+from fusec.ir.choice import Choice
+from fusec.ir.plan import Kernel
 from fusec.runtime.cuda.engine import CudaEngine
 from fusec.runtime.cuda.session import CudaSession
 
 ROWS = (2, 4, 8)
 CHOICES = ((8, 4), (16, 2))  # warps, and elements of each
-NEVER = 99
+WAYS = (TEAMS, EXCHANGED)
 
 
 def kernels_of(session: CudaSession) -> list[Kernel]:
@@ -43,10 +44,9 @@ def kernels_of(session: CudaSession) -> list[Kernel]:
     return [k for k in kernels.values() if "matvec_parts" in k.region and k.rows > 1]
 
 
-def emitted(kernels: list[Kernel], exchanged: bool, sizes: tuple[int, int]) -> list[CudaKernel]:
+def emitted(kernels: list[Kernel], way: str, sizes: tuple[int, int]) -> list[CudaKernel]:
     """The kernels in one of the ways."""
-    parts_sizes.EXCHANGED_FROM = ROWS[0] if exchanged else NEVER
-    choice = Choice(*sizes, release="read")
+    choice = Choice(*sizes, release="read", way=way)
     return [emit(replace(kernel, choice=choice), native_arch()) for kernel in kernels]
 
 
@@ -80,10 +80,10 @@ def main() -> None:
     for rows in ROWS:
         engine.absorb._prepare(rows)
     kernels = kernels_of(engine.absorb)
-    ways = list(product((False, True), CHOICES))
+    ways = list(product(WAYS, CHOICES))
     made = [emitted(kernels, *way) for way in ways]
     cubins = iter(compile_many([kernel for way in made for kernel in way], native_arch().name))
-    for (exchanged, sizes), way in zip(ways, made, strict=True):
+    for (how, sizes), way in zip(ways, made, strict=True):
         registers = {}
         for kernel in way:
             cubin = next(cubins)
@@ -91,7 +91,7 @@ def main() -> None:
             engine.workspace.add(executable(kernel, cubin))
         for session in (engine.absorb, engine.prefill):
             session._graphs.clear()
-        name = f"{'exchanged' if exchanged else 'teams'}, {sizes[0]} warps"
+        name = f"{how}, {sizes[0]} warps"
         names = {kernel.name for kernel in way}
         result[name] = {
             rows: {

@@ -37,7 +37,8 @@ from fusec.codegen.cuda.emit import emit
 from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.codegen.formats import FORMATS, Format
 from fusec.driver import Compiled
-from fusec.ir.plan import RELEASES, Arg, Choice
+from fusec.ir.choice import RELEASES, Choice
+from fusec.ir.plan import Arg
 from fusec.models.quant_mix import MIXES
 from fusec.models.requantize import requantize
 from fusec.models.synth import synthesize

@@ -19,7 +19,7 @@ from fusec.models.presets import PRESETS
 from fusec.models.quant_mix import Mix
 from fusec.models.small import TRAITS, config_of
 
-LEVELS = (0, 1, 2, 3)
+LEVELS = (0, 1, 2, 3, 4)
 SHAPE = {"width": 960, "ffn_width": 2560, "vocab": 4096, "context": 2048, "window": 0}
 HEADS = {"heads": 15, "kv_heads": 5, "head_dim": 64}
 FEW = 7  # layers of a preset: enough for every kind of layer

@@ -72,7 +72,8 @@ def play(text: Text, pace: Pace, costs: dict[int, float]) -> tuple[float, Counte
     device, host = Suffix(), 0.0
     device.begin(tokens[: there + 1])
     pace.begin(tokens[:there])
-    pace.seen(tokens[there : there + 1], plain=True)
+    pace.seen(tokens[there : there + 1])
+    pace.learn(plain=True)
     done, graphs = 0.0, Counter[int]()
     ahead: deque[tuple[int, float, int]] = deque()  # rows, when it is done, what is made then
     while seen < end:
@@ -94,7 +95,8 @@ def play(text: Text, pace: Pace, costs: dict[int, float]) -> tuple[float, Counte
         if width:
             pace.ended(width, int(1e9 * ended))
         if made:
-            pace.seen(tokens[seen + 1 : seen + 1 + made], plain=not width)
+            pace.seen(tokens[seen + 1 : seen + 1 + made])
+            pace.learn(plain=not width)
         seen += made
     return text.count / done, graphs
 

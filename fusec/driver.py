@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusec import backends, prepared
+from fusec import backends, drafters, prepared
 from fusec.arguments import mistaken, path, texts, whole
 from fusec.backends.base import Plans, Progress
 from fusec.codegen.cuda.tuning import Tuning
@@ -24,8 +25,7 @@ from fusec.ir.plan import LaunchPlan
 from fusec.ir.target import Target
 from fusec.models.model import Model
 from fusec.runtime.cuda.window import check_mode
-from fusec.runtime.drafting import DRAFTERS, MOST_DRAFTED, Drafter
-from fusec.runtime.drafting.model import ModelDrafter, check_vocabularies
+from fusec.runtime.drafting import MOST_DRAFTED, Drafter
 from fusec.runtime.engine import Engine
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def load(
     - `outputs`: names of values of the decode graph that `Engine.trace` gives beside the logits.
       "blk.*.ffn_residual" is the hidden state behind every layer; `*`, `?` and `[]` are a shell's.
     - `draft`: guess tokens and check several in one step, which changes no token (see
-      docs/drafting.md): "off", "auto", "suffix", "recycle", or a smaller model of the same
+      docs/drafting.md): "off", "auto", "suffix", "recycle", "mtp", or a smaller model of the same
       vocabulary, as `path` names it. `draft_max`: how many a step checks at most.
     - `progress`: is called with the name of each kernel that has been compiled.
     - `threads`: of the CPU; 0 takes FUSEC_THREADS, or the cores that this process may use.
@@ -150,9 +150,11 @@ def load(
     read, a model that is not supported, and an argument out of range.
     """
     check_mode(l2)
-    check_draft_max(draft_max)
-    options = options_of(target, level, rules, disable, outputs=outputs)
+    drafters.check_draft_max(draft_max)
     model = _opened(path, MODEL)
+    names = texts("outputs", outputs, "names of values")
+    names = tuple(dict.fromkeys((*names, *drafters.draft_outputs(draft, model))))
+    options = options_of(target, level, rules, disable, outputs=names)
     context = model.check_context(context, DEFAULT_CONTEXT)
     how: dict[str, Any] = {"progress": progress, "threads": threads, "l2": l2}
     drafter = drafter_of(draft, model, context, target=target, kv=kv, eager=eager, **how)
@@ -169,43 +171,16 @@ def load(
 
 
 def drafter_of(
-    draft: str | os.PathLike[str] | Model, model: Model, context: int, **options: Any
+    draft: str | os.PathLike[str] | Model,
+    model: Model,
+    context: int,
+    *,
+    hidden: bool = True,
+    **options: Any,
 ) -> Drafter | None:
-    """What `draft` means to `load`, for an engine of `model` with so many positions.
-
-    A draft model is loaded with `options`. Raises FusecError for a name that is none, and for a
-    model of another vocabulary.
-    """
-    if isinstance(draft, str) and draft in ("off", *DRAFTERS):
-        return None if draft == "off" else DRAFTERS[draft]()
-    other = _draft_model(draft, model)
-    return ModelDrafter(load(other, context=min(context, other.config.context), **options))
-
-
-def drafter_name(draft: str, model: Callable[[], Model]) -> str:
-    """What a drafter is called where it is only shown: by its name, or its model's.
-
-    `model`: opens the one that it guesses for. Raises FusecError for what is no drafter of it.
-    """
-    if draft == "off":
-        raise FusecError(f"draft: expected {', '.join(DRAFTERS)} or a model, found off")
-    return draft if draft in DRAFTERS else Path(_draft_model(draft, model()).file.path).stem
-
-
-def _draft_model(draft: str | os.PathLike[str] | Model, model: Model) -> Model:
-    wanted = f"{', '.join(('off', *DRAFTERS))} or a model"
-    source = draft if isinstance(draft, Model) else path("draft", draft, wanted)
-    try:
-        other = source if isinstance(source, Model) else Model.open(source)
-    except FusecError as error:
-        raise FusecError(f"draft: expected {wanted}: {error}") from None
-    check_vocabularies(model, other)
-    return other
-
-
-def check_draft_max(most: int) -> None:
-    """Raise FusecError for a number of drafted tokens that no step has."""
-    whole("draft_max", most, "a number of tokens from 1", 1)
+    """What `draft` means to `load`: see `fusec.drafters`. `options`: to load a draft model with."""
+    how = partial(load, **options)
+    return drafters.drafter_of(draft, model, how, context, hidden=hidden)
 
 
 def _opened(source: str | os.PathLike[str] | Model, wanted: str) -> Model:

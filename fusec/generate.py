@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusec import driver
+from fusec import drafters, driver
 from fusec.answer import Answer
 from fusec.errors import FusecError
 from fusec.models.model import Model
@@ -176,11 +176,11 @@ def open_runner(
     if not request.is_conversation:
         request.count(len(prompt), context)
     tokenizer = _tokenizer(model, request)
-    driver.check_draft_max(draft_max)
+    drafters.check_draft_max(draft_max)
     how: dict[str, Any] = {"progress": progress, "threads": threads, "l2": l2}
     if artifact is not None:
         drafter = driver.drafter_of(
-            draft, model, context, target=artifact.backend.name, kv="f16", **how
+            draft, model, context, hidden=False, target=artifact.backend.name, kv="f16", **how
         )
         engine = artifact.engine(progress, threads, l2)
         engine.drafter, engine.draft_max = drafter, draft_max

@@ -25,6 +25,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("walls", "loop_times"),
     ("pictures",),
     ("artifact", "prepared"),
+    ("drafters",),
     ("driver",),
     ("answer", "bench", "info", "perplexity"),
     ("generate",),

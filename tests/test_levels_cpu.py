@@ -6,6 +6,7 @@ Models go through `fusec.verifier.check`; graphs through `fusec.compile` and ses
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,7 +66,7 @@ def test_an_iq4_xs_model(tiny_model: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("quant", ["BF16", "F32", "F16", "Q8_0"])
+@pytest.mark.parametrize("quant", ["F32", "Q8_0"])
 def test_other_mixes(tmp_path: Path, quant: str) -> None:
     shape = replace(PRESETS["tiny"], layers=2, vocab=300)
     path = synthesize(shape, tmp_path / "m.gguf", quant=quant, seed=3)
@@ -82,7 +83,13 @@ def test_untied_output_and_rope_factors(tmp_path: Path) -> None:
 # --- graphs --------------------------------------------------------------------------------------
 
 
-def agree(graph: Graph, steps: int = 2, tokens: int | None = None, bound: float = BOUND) -> None:
+def agree(
+    graph: Graph,
+    steps: int = 2,
+    tokens: int | None = None,
+    bound: float = BOUND,
+    levels: Iterable[int] = LEVELS,
+) -> None:
     """Every level: same bytes in outputs and states, and near the reference.
 
     `tokens` of each step may be fewer than the graph's T.
@@ -109,7 +116,7 @@ def agree(graph: Graph, steps: int = 2, tokens: int | None = None, bound: float 
     reference = Reference(graph, meant)
     wanted = [reference.step(**step) for step in given]
     first: list[bytes] | None = None
-    for level in LEVELS:
+    for level in levels:
         session = fusec.compile(graph, level=level).session(raw)
         results = [{k: v.copy() for k, v in session.step(**step).items()} for step in given]
         for found, exact in zip(results, wanted, strict=True):
@@ -125,7 +132,7 @@ def agree(graph: Graph, steps: int = 2, tokens: int | None = None, bound: float 
         parts = [*(v for r in results for v in r.values()), *states.values()]
         found_bytes = [np.ascontiguousarray(part).tobytes() for part in parts]
         first = first or found_bytes
-        assert found_bytes == first, f"-O{level} differs from -O0"
+        assert found_bytes == first, f"-O{level} differs"
 
 
 @pytest.mark.slow
@@ -191,14 +198,16 @@ def test_more_random_graphs(graph: Graph) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("matrix", ["f32", "f16", "bf16", "q8_0", "iq4_nl"])
-def test_decode_graphs_of_every_format(matrix: str) -> None:
+@pytest.mark.parametrize("matrix", ["f16", "bf16"])
+def test_decode_graphs_of_floats(matrix: str) -> None:
+    """Those of f32 are in the tests below."""
     agree(llama_graph(layers=1, types=Types(matrix), kv="f32"), steps=3)
 
 
 @pytest.mark.slow
 def test_every_quantised_format_in_one_model() -> None:
-    agree(graph_of_every_format(), steps=2)
+    """Nothing merged, and all: what is merged in between does not depend on the format."""
+    agree(graph_of_every_format(), levels=(0, 3))
 
 
 @pytest.mark.slow

@@ -176,8 +176,11 @@ def test_the_command(tiny_model: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--draft", "off"), "draft: expected auto, suffix, recycle or a model, found off"),
-        (("--draft", "nobody"), "draft: expected off, auto, suffix, recycle or a model: nobody"),
+        (("--draft", "off"), "draft: expected auto, suffix, recycle, mtp or a model, found off"),
+        (
+            ("--draft", "nobody"),
+            "draft: expected off, auto, suffix, recycle, mtp or a model: nobody",
+        ),
         (("--draft", "auto", "--draft-max", 0), "draft_max: expected a number of tokens from 1"),
         (("--draft", "auto", "-n", 1), "-n: expected at least 2 tokens, found 1"),
         (("--draft", "auto", "-n", 4000), "-n 4000: expected a context of 4"),

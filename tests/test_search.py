@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from fusec.bench.search import TURNS, Choices, Found, Subject, gain, search, turns
-from fusec.ir.plan import RELEASES, Choice
+from fusec.ir.choice import RELEASES, Choice
 
 WARPS = (8, 4, 6, 12, 16)
 BASE = 200.0
@@ -83,6 +83,35 @@ def test_a_choice_that_pays_only_beside_another_is_found_in_the_second_pass() ->
 
     found = search(SUBJECTS, measure, lambda _: None, 1e9)
     assert found.choices == {"small": Choice(4), "large": Choice(8, release="load")}
+
+
+def test_releases_that_pay_only_together_are_found() -> None:
+    """Each of them alone makes a step longer."""
+    subjects = (subject("one", 90.0), subject("other", 60.0), subject("small", 5.0))
+
+    def measure(choices: Choices) -> float:
+        moved = [choices[name].release == "end" for name in ("one", "other")]
+        return BASE - 8 * all(moved) + 3 * (sum(moved) == 1)
+
+    found = search(subjects, measure, lambda _: None, 1e9)
+    end = Choice(8, release="end")
+    assert found.choices == {"one": end, "other": end, "small": Choice(8)}
+    assert found.gains == {"one": 4.0, "other": 4.0}
+
+
+def test_what_cannot_be_made_is_not_measured_and_a_search_goes_on_without_second_looks() -> None:
+    machine = Machine(best_is(WANTED))
+
+    def usable(options):
+        return [o for o in options if "large" not in o or o["large"].warps != 12]
+
+    found = search(SUBJECTS, machine.measure, lambda _: None, 1e9, usable=usable)
+    assert found.choices["small"] == WANTED["small"]
+    assert found.choices["large"] == Choice(8, release="load")
+    runs = machine.runs
+    again = search(SUBJECTS, machine.measure, lambda _: None, 1e9, usable=usable, before=found)
+    assert (again.choices, again.tried) == (found.choices, found.tried)
+    assert machine.runs == runs + 1  # of the whole
 
 
 def test_the_largest_share_goes_first_and_time_ends_the_search() -> None:

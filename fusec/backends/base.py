@@ -145,24 +145,18 @@ class Backend(ABC, Generic[Emitted, Ready]):
         """The plans for steps of several rows, those for the fewest first."""
         return (plans.prefill,)
 
-    def size(self, _kernel: Kernel) -> Size | None:
-        """How a launch of it is run, where that is the kernel's to say."""
+    def size(self, _kernel: Kernel, _tokens: int) -> Size | None:
+        """How a launch of it is run for a step of so many, where that is the kernel's to say."""
         return None
 
     def sized(self, plan: LaunchPlan) -> LaunchPlan:
         """The plan with the size of every launch, as the kernels' emitter lays them out."""
-        sizes = {kernel.name: self._size(kernel, plan.tokens) for kernel in plan.kernels}
+        sizes = {kernel.name: self.size(kernel, plan.tokens) for kernel in plan.kernels}
         launches = (
             replace(launch, size=sizes[launch.kernel], scalars=self.scalars)
             for launch in plan.launches
         )
         return replace(plan, launches=tuple(launches))
-
-    def _size(self, kernel: Kernel, tokens: int) -> Size | None:
-        size = self.size(kernel)
-        if size is None or not kernel.rows:
-            return size
-        return replace(size, layers=-(-tokens // kernel.rows))
 
     def loop_kernels(self, _decode: LaunchPlan) -> dict[str, Emitted]:
         """Name -> kernel that no op of the plan stands for: a token loop's own."""

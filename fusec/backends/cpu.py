@@ -14,7 +14,7 @@ from fusec.codegen.formats import FORMATS
 from fusec.codegen.kernel import KernelSource
 from fusec.cores import cores
 from fusec.errors import FusecError
-from fusec.ir.plan import Kernel, LaunchPlan
+from fusec.ir.plan import GENERATING, Kernel, LaunchPlan
 from fusec.ir.remember import remembered
 from fusec.ir.target import Target
 from fusec.models.model import Model
@@ -109,9 +109,11 @@ class Cpu(Backend[KernelSource, Mapping[str, KernelSource]]):
     ) -> Engine:
         """Three sessions: decode, prefill, and prefill without what only feeds the logits.
 
-        One more for the values that somebody asked for.
+        One more for the values that somebody asked for. Hidden states come of all of them.
         """
-        wanted = [plans.decode.generating, plans.prefill.generating, plans.prefill.only(set())]
+        hidden = plans.decode.hidden
+        wanted = [plan.only(GENERATING | hidden) for plan in (plans.decode, plans.prefill)]
+        wanted += [plans.prefill.only(hidden)]
         wanted += [plans.prefill] if plans.prefill.asked else []
         decode, prefill, absorb, *traced = bind(
             kernels, tuple(wanted), model.raw, progress, threads

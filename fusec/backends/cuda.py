@@ -6,6 +6,7 @@ One class is the backend of every architecture in `fusec.codegen.cuda.arch`.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from fusec.codegen.cuda.rows import (
     for_fewer,
     rows_of_block,
 )
-from fusec.codegen.cuda.shape import MOST_MADE, PARTS, SPAN, column_sums, tiles
+from fusec.codegen.cuda.shape import MOST_MADE, MOST_ROWS_MADE, PARTS, SPAN, column_sums, tiles
 from fusec.codegen.cuda.toolchain import Cubin, CudaKernel
 from fusec.codegen.cuda.tuning import Tuning
 from fusec.codegen.formats import FORMATS
@@ -34,11 +35,11 @@ from fusec.errors import FusecError
 from fusec.ir import gpus
 from fusec.ir.choosing import final_choice
 from fusec.ir.graph import Graph
-from fusec.ir.plan import GENERATING, Kernel, LaunchPlan, Size, Tensor
+from fusec.ir.plan import GENERATING, Kernel, LaunchPlan, Size, Tensor, layers
 from fusec.ir.remember import remembered
 from fusec.ir.target import WIDEST, Target
 from fusec.models.model import Model
-from fusec.runtime.cuda.checked_steps import KERNELS as DRAFTING
+from fusec.runtime.cuda import chained, checked_steps
 from fusec.runtime.cuda.drafted import DraftedLoop
 from fusec.runtime.cuda.driver import Driver, Executable
 from fusec.runtime.cuda.engine import CudaEngine
@@ -84,6 +85,7 @@ class Cuda(Backend[CudaKernel, Executables]):
                 STATIC_SHARED,
                 span=SPAN,
                 makes_heads=MOST_MADE,
+                makes_rows=MOST_ROWS_MADE if arch.has_clusters else 0,
                 parts=PARTS,
                 column_sums=column_sums() if arch.has_clusters else None,
                 tiles=tiles(),
@@ -119,9 +121,10 @@ class Cuda(Backend[CudaKernel, Executables]):
         """See `Backend`."""
         return CudaKernel(**{**facts, "signature": tuple(facts["signature"])})
 
-    def size(self, kernel: Kernel) -> Size:
+    def size(self, kernel: Kernel, tokens: int) -> Size:
         """The grid and shared memory that the emitter chose."""
-        return self.emit(kernel).size
+        emitted = self.emit(kernel)
+        return replace(emitted.size, layers=layers(tokens, emitted.rows, emitted.spare))
 
     def loop_kernels(self, decode: LaunchPlan) -> dict[str, CudaKernel]:
         """The token loop's own kernels, for a plan that chooses a token; none for another."""
@@ -163,6 +166,7 @@ class Cuda(Backend[CudaKernel, Executables]):
                 "shared_bytes": built[name].static_shared + kernel.dynamic,
                 "dynamic_bytes": kernel.dynamic,
                 "rows": kernel.rows,
+                "spare": kernel.spare,
             }
             for name, kernel in kernels.items()
         }
@@ -178,6 +182,7 @@ class Cuda(Backend[CudaKernel, Executables]):
                 facts["threads"],
                 facts["dynamic_bytes"],
                 facts["rows"],
+                facts["spare"],
             )
             for name, facts in described.items()
         }
@@ -222,24 +227,27 @@ class Cuda(Backend[CudaKernel, Executables]):
         one, several = plans.decode.generating, self.variants(plans)
         asked = plans.decode.asked
         names = [*dict.fromkeys(launch.kernel for launch in one.launches), *self.loop_kernels(one)]
-        names = [name for name in names if name not in DRAFTING]  # until somebody drafts
+        later = checked_steps.KERNELS + chained.KERNELS  # until somebody drafts
+        names = [name for name in names if name not in later]
         workspace = Workspace(
             Driver(), (one, plans.prefill.only(set())), kernels, names, model.raw, PACKING, l2
         )
 
-        def session(outputs: set[str], *plans: LaunchPlan) -> CudaSession:
+        def session(outputs: Collection[str], *plans: LaunchPlan) -> CudaSession:
             found = [plan.only(outputs) for plan in plans]
             return CudaSession(found[-1], workspace, variants=found, eager=eager)
 
         decode = CudaSession(one, workspace, eager=eager)
         scores = session({"%logits"}, one)
-        prefill, absorb = session({"%logits"}, one, *several), session(set(), one, *several)
+        hidden = plans.decode.hidden
+        steps = plans.decode.only(GENERATING | hidden), *several
+        prefill, absorb = session({"%logits"} | hidden, *steps), session(hidden, *steps)
         context = positions(one)
         traced = session({"%logits", *asked}, plans.decode, *several) if asked else None
         loop = TokenLoop(decode, scores, absorb, context)
-        rows = session(set(GENERATING), one, *several)
+        rows = session(GENERATING | hidden, *steps)
         return CudaEngine(
-            decode,
+            session(GENERATING | hidden, steps[0]) if hidden else decode,
             prefill,
             absorb,
             loop,
@@ -302,7 +310,7 @@ def executables(
 
 def executable(kernel: CudaKernel, cubin: Cubin) -> Executable:
     """What a GPU needs to launch a kernel."""
-    sizes = kernel.grid, kernel.threads, kernel.dynamic, kernel.rows
+    sizes = kernel.grid, kernel.threads, kernel.dynamic, kernel.rows, kernel.spare
     return Executable(kernel.name, cubin.arch, cubin.data, *sizes)
 
 

@@ -17,10 +17,11 @@ from rich.table import Table
 
 from fusec import backends, driver
 from fusec.bench.facts import machine
+from fusec.drafters import check_draft_max, draft_outputs
 from fusec.errors import FusecError
 from fusec.models.model import Model
 from fusec.report import make_table
-from fusec.runtime.drafting import DRAFTERS, Drafter
+from fusec.runtime.drafting import Drafter, renewed
 from fusec.runtime.engine import Engine
 
 Note = Callable[[str], None]
@@ -46,7 +47,7 @@ class Plan:
             raise FusecError(f"bench: expected -n from 2, found {self.n}")
         if self.repeats < 1:
             raise FusecError(f"bench: expected --repeats from 1, found {self.repeats}")
-        driver.check_draft_max(self.most)
+        check_draft_max(self.most)
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,10 @@ def run(path: Path, plan: Plan, note: Note = lambda _: None) -> dict[str, Any]:
         for name in dict.fromkeys(plan.drafters)
     }
     try:
-        with driver.load(model, level=plan.level, context=context, **how) as engine:
+        outputs = {name for each in drafters for name in draft_outputs(each, model)}
+        with driver.load(
+            model, level=plan.level, context=context, outputs=outputs, **how
+        ) as engine:
             engine.stop, engine.draft_max = frozenset(), plan.most
             for name, ids in texts.items():
                 note(name)
@@ -158,7 +162,7 @@ def measure(
     for turn in range(plan.repeats + 1):
         for draft, measured in times.items():
             # a new one: it should not know the text from the turn before
-            engine.drafter = DRAFTERS[draft]() if draft in DRAFTERS else drafters.get(draft)
+            engine.drafter = renewed(drafters.get(draft))
             made, seconds = generation(engine, ids, plan.n)
             wanted = wanted or made
             if made != wanted:

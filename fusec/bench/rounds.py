@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from fusec import driver
+from fusec import drafters, driver
 from fusec.bench.drafted_texts import Texts
 from fusec.bench.drafts import texts_of
 from fusec.bench.experiment import Note
@@ -21,7 +21,7 @@ from fusec.bench.facts import facts_of
 from fusec.bench.instruments import instruments_of
 from fusec.compiled import Compilation
 from fusec.errors import FusecError
-from fusec.runtime.drafting import DRAFTERS, Drafter
+from fusec.runtime.drafting import renewed
 
 
 def run(
@@ -34,16 +34,18 @@ def run(
 ) -> dict[str, Any]:
     """Profile the loop with a drafter, `tokens` new ones a text. Returns what JSON holds.
 
+    `compiled` has what `drafters.draft_outputs` says among its outputs.
+
     Raises FusecError where no prompt fits the context, and for what is no drafter.
     """
     if tokens < 2:
         raise FusecError(f"-n: expected at least 2 tokens, found {tokens}")
-    driver.check_draft_max(most)
+    drafters.check_draft_max(most)
     model = compiled.model
     assert model is not None
     texts, left_out = texts_of(model, compiled.context, tokens)
-    how = {"target": compiled.options.target, "threads": threads}
-    name = driver.drafter_name(draft, lambda: model)
+    how: dict[str, Any] = {"target": compiled.options.target, "threads": threads}
+    name = drafters.drafter_name(draft, lambda: model)
     drafter = driver.drafter_of(draft, model, compiled.context, **how)
     assert drafter is not None
     engine = compiled.engine(threads=threads)
@@ -51,7 +53,7 @@ def run(
         engine.stop, engine.drafter, engine.draft_max = frozenset(), drafter, most
         every = Texts(engine, texts, tokens, note)
         every.run()  # graphs are made, and it is measured what they cost
-        engine.drafter = _renewed(draft, drafter)
+        engine.drafter = renewed(drafter)
         rounds, generations = instruments_of(compiled.backend).rounds(engine, every)
     finally:
         engine.close()
@@ -63,8 +65,3 @@ def run(
         "texts": [asdict(each) for each in generations],
     }
     return {**facts_of(compiled, threads), "draft": found}
-
-
-def _renewed(name: str, drafter: Drafter) -> Drafter:
-    """One that has not seen the texts yet; a model remembers none."""
-    return DRAFTERS[name]() if name in DRAFTERS else drafter

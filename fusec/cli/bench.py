@@ -63,7 +63,7 @@ def bench(
         typer.Option(
             metavar="DRAFTER,...",
             help="Instead: six prompts with drafted tokens, beside plain decoding. auto, suffix, "
-            "recycle or a model.",
+            "recycle, mtp or a model.",
         ),
     ] = "",
     draft_max: DraftMax = 15,

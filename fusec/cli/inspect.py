@@ -61,7 +61,7 @@ def inspect(
     draft: Annotated[
         str,
         typer.Option(
-            metavar="auto|suffix|recycle|MODEL",
+            metavar="auto|suffix|recycle|mtp|MODEL",
             help="Draw the loop with drafted tokens: --dot and --svg have it instead of the plan, "
             "--html beside it.",
         ),
@@ -73,7 +73,7 @@ def inspect(
     quiet: Quiet = False,
 ) -> None:
     """Look at the graph at a stage, or at the plan, without compiling kernels."""
-    from fusec import artifact, driver, pictures, report
+    from fusec import artifact, drafters, driver, pictures, report
     from fusec.ir.text import parse
     from fusec.models.model import Model
     from fusec.pictures.view import read_layers
@@ -119,8 +119,8 @@ def inspect(
         picture = partial(pictures.of_compiled, compiled)
     loop = None
     if draft:
-        driver.check_draft_max(draft_max)
-        name = driver.drafter_name(draft, opened)
+        drafters.check_draft_max(draft_max)
+        name = drafters.drafter_name(draft, opened)
         loop, profile = pictures.loop_of(opened(), plans, name, draft_max, profile)
     if dot is not None:
         write(dot, loop.dot() if loop else _plan_dot(graph, () if stage else launches, drawn))
@@ -130,7 +130,10 @@ def inspect(
     if html is not None:
         command = " ".join(["fusec", *sys.argv[1:]])
         write(html, pictures.html(replace(subject(), loop=loop), command, layers=drawn))
-    if as_json:
+    if as_json and stage is not None:
+        by_pass = {each["pass"]: each for each in data["stages"]}
+        show_json(by_pass[stage] | {"graph": str(graph)})
+    elif as_json:
         show_json(data)
     elif stage is not None:
         typer.echo(shown, nl=False)

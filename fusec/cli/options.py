@@ -33,7 +33,7 @@ ModelOrDir = Annotated[
         callback=model_file,
     ),
 ]
-LEVELS = "0 naive (a kernel per op), 1 paired, 2 fused, 3 deep."
+LEVELS = "0 naive (a kernel per op), 1 paired, 2 fused, 3 deep, 4 clustered."
 MaybeLevel = Annotated[
     int | None,
     typer.Option(
@@ -75,7 +75,7 @@ Threads = Annotated[int, typer.Option(help="CPU threads; 0 takes the cores this 
 Draft = Annotated[
     str,
     typer.Option(
-        metavar="off|auto|suffix|recycle|MODEL",
+        metavar="off|auto|suffix|recycle|mtp|MODEL",
         help="Guess tokens and check several in one step, which changes no token.",
     ),
 ]

@@ -50,7 +50,7 @@ def profile(
     draft: Annotated[
         str,
         typer.Option(
-            metavar="auto|suffix|recycle|MODEL",
+            metavar="auto|suffix|recycle|mtp|MODEL",
             help="Instead: a round of the loop with drafted tokens, by its parts.",
         ),
     ] = "",
@@ -58,17 +58,26 @@ def profile(
     quiet: Quiet = False,
 ) -> None:
     """Where a token's time goes: between tokens, launches, memory, compute; launch by launch."""
-    from fusec import driver, loop_times, walls
+    from fusec import drafters, driver, loop_times, walls
     from fusec.bench import profile as measuring
     from fusec.bench import rounds
+    from fusec.models.model import Model
 
     if draft and (chart is not None or trace is not None):
         raise FusecError("--draft: its rounds are no launches of a token: no --chart, no --trace")
     if chart is not None:
         walls.check_chart(chart)
     check_outputs([output, trace, chart], model)  # before the long work, not after it
+    opened = Model.open(model)
+    outputs = drafters.draft_outputs(draft, opened) if draft else ()
     compiled = driver.compile(
-        model, target=target, level=level, context=context, kv=kv, disable=disable or ()
+        opened,
+        target=target,
+        level=level,
+        context=context,
+        kv=kv,
+        disable=disable or (),
+        outputs=outputs,
     )
     with progress("profiling") as advance:
         data = (

@@ -32,6 +32,9 @@ def synth(
     context: Annotated[
         int | None, typer.Option(help="Replaces the length the model says it was trained for.")
     ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Draw large matrices from few blocks: takes seconds.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Write a model of a real shape with random weights, for tests and measurements."""
@@ -45,6 +48,7 @@ def synth(
             seed=seed,
             tokenizer=tokenizer,
             context=context,
+            quick=quick,
             progress=advance,
         )
     out.print(f"{output}: {output.stat().st_size / 1e6:.1f} MB")

@@ -66,7 +66,8 @@ class Op:
     can begin, `trees` the sums over a warp's lanes.
 
     `points` says what the integers it makes are indices of: the row of its first operand (`into
-    row`), or the same as those of its integer operand (`as operand`). `rows_read`: how many rows of
+    row`), the same as those of its integer operand (`as operand`), or elements of that operand
+    (`places`; its second result are places where some begin or end). `rows_read`: how many rows of
     its weight one token reads, where its index names them; None where it reads all. `adds_parts`:
     its first operand is partial sums of what it makes. `by_quads`: four neighbours of a vector (and
     sums that come later) need no more of its operands than the same four.
@@ -96,7 +97,7 @@ class Op:
     loads: int = 0
     trees: int = 0
     lookup: Callable[[Node], Lookup] | None = None
-    points: Literal["", "into row", "as operand"] = ""
+    points: Literal["", "into row", "as operand", "places"] = ""
     rows_read: Callable[[Node], int] | None = None
     adds_parts: bool = False
     by_quads: bool = False

@@ -141,6 +141,11 @@ def expert_matvec_sum(x: Array, w: Array, ids: Array, *, rows: int) -> Array:
     return np.einsum("turn,tun->tr", chosen, x.reshape(*ids.shape, -1))
 
 
+def adds_experts(node: Node) -> bool:
+    """Whether a product of chosen rows adds its experts up."""
+    return node.op == "expert_matvec_sum"
+
+
 def experts_read(node: Node) -> int:
     """How many rows of the stack one token's product reads."""
     return int(node.inputs[2].shape[1]) * int(node["rows"])
@@ -148,10 +153,10 @@ def experts_read(node: Node) -> int:
 
 def product_bytes(node: Node) -> int:
     """The chosen experts' rows (of several tokens, all of them at most), and the vectors."""
-    x, w, ids = node.inputs
+    x, w, *others = node.inputs
     row = dtype(w.dtype).nbytes(w.shape[1:])
     read = min(x.shape[0] * experts_read(node), w.shape[0]) * row
-    return read + sum(v.nbytes for v in (x, ids, *node.outputs))
+    return read + sum(v.nbytes for v in (x, *others, *node.outputs))
 
 
 def product_flops(node: Node) -> int:

@@ -73,7 +73,7 @@ def heads_of(node: Node) -> int:
 
 def is_fixed(node: Node) -> bool:
     """Whether a node is a product of a vector in fixed point (see `fusec.ir.op_fixed`)."""
-    return node.op == "matvec" and node.inputs[0].dtype in WIDTHS
+    return bool(node.inputs) and node.inputs[0].dtype in WIDTHS
 
 
 def row_length(node: Node) -> int:

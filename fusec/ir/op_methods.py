@@ -549,6 +549,27 @@ class OpMethods:
         """
         return self.op("expert_vector_sum", weights, ids, v, rows=rows, name=name)
 
+    def group(self, ids: Value, *, experts: int, name: str | None = None) -> tuple[Value, Value]:
+        """The step's pairs, sorted by expert; where each expert's first is, and how many there are.
+
+        ids: i32[T, used]
+        -> i32[T, used], the pairs in order, and i32[1, experts + 1], where each expert's begin
+        """
+        return self.op("group", ids, experts=experts, name=name)
+
+    def grouped_matvec(
+        self, x: Value, w: Value, order: Value, starts: Value, *, rows: int, name: str | None = None
+    ) -> Value:
+        """Each pair's expert times the row's vector, or its part of it; slot after slot.
+
+        x: fixed[T, n]
+        w: weight[experts * rows, n]
+        order: i32[T, used]
+        starts: i32[1, experts + 1]
+        -> f32[T, used * rows], slot after slot
+        """
+        return self.op("grouped_matvec", x, w, order, starts, rows=rows, name=name)
+
 
 def _given(*values: Value | None) -> list[Value]:
     """The operands that are there."""

@@ -18,6 +18,7 @@ from fusec.ir import (
     op_elementwise,
     op_experts,
     op_fixed,
+    op_groups,
     op_matvec,
     op_norm,
     op_parts,
@@ -31,7 +32,7 @@ from fusec.ir.op_checks import Type, TypeMismatch, types_of, want
 
 FAMILIES = (
     op_matvec, op_norm, op_rope, op_temper, op_attention, op_attention_spans, op_elementwise,
-    op_parts, op_argmax, op_fixed, op_experts,
+    op_parts, op_argmax, op_fixed, op_experts, op_groups,
 )  # fmt: skip
 OPS: dict[str, Op] = {entry.name: entry for family in FAMILIES for entry in family.OPS}
 OWN_OPS = MappingProxyType(dict(OPS))

@@ -11,22 +11,21 @@ that says how many `rows` the step has, for kernels that take several.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from fusec.ir.choice import AnyChoice, choice_of
 from fusec.ir.dtypes import dtype
 from fusec.ir.graph import Graph
 from fusec.ir.region import parameters
 from fusec.ir.text import parse
 from fusec.writer import brief, count
 
-VERSION = 8
-RELEASES = ("wait", "barrier", "load", "read", "begin")
-"""Where a kernel lets the next launch begin: `wait`, right behind its own wait; `barrier`, behind
-the barrier that ends the prologue; `load`, in front of the wait, when its weights are asked for;
-`read`, when the first of what the launch in front made is read; `begin`, at its first line."""
+VERSION = 9
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,9 @@ class Arg:
 
 GENERATING = frozenset({"%logits", "%next"})
 """The outputs that every model's plan has."""
+
+HIDDEN = "norm"
+"""The value that goes into the output matrix, by the name that every model's graph has for it."""
 
 ROWS = Arg("rows", "rows")
 """The word with the number of rows of a step."""
@@ -68,6 +70,14 @@ class Size:
         nbytes = self.shared + self.dynamic
         words += [f"{nbytes:,} B shared"] if nbytes else []
         return ", ".join(words)
+
+
+def layers(tokens: int, rows: int, spare: int = 0) -> int:
+    """Layers of the grid for a step of so many rows: one for each `rows`, and `spare` more.
+
+    `rows` is 0 for a kernel that has one row.
+    """
+    return -(-tokens // rows) + spare if rows else 1
 
 
 @dataclass(frozen=True)
@@ -100,57 +110,50 @@ class Launch:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What a GPU kernel may vary without changing a byte of any result; `fusec tune` measures it.
-
-    `warps` of a block; how many rows a warp makes together (`rows_at_once`) and in turn (`steps`);
-    `min_blocks` that should fit one SM at once, which bounds the registers; `release`: where a
-    kernel that overlaps lets the next launch begin (see `fusec.passes.overlap`); `alone`: no two
-    blocks of a launch on one SM, by asking for more than half of its shared memory; `paired`: two
-    blocks share the columns of long rows.
-    Raises ValueError for what no kernel can be.
-    """
-
-    warps: int
-    rows_at_once: int = 1
-    steps: int = 1
-    min_blocks: int = 1
-    release: str = "wait"
-    alone: bool = False
-    paired: bool = False
-
-    def __post_init__(self) -> None:
-        counts = (self.warps, self.rows_at_once, self.steps, self.min_blocks)
-        if not all(type(n) is int and n > 0 for n in counts) or self.warps > 32:
-            raise ValueError(f"expected counts from 1, at most 32 warps, found {self}")
-        if self.release not in RELEASES:
-            raise ValueError(f"expected a release of {', '.join(RELEASES)}, found {self.release!r}")
-
-    def __str__(self) -> str:
-        counts = {"rows at once": self.rows_at_once, "steps": self.steps,
-                  "blocks an SM": self.min_blocks}  # fmt: skip
-        parts = [f"{self.warps} warps", *(f"{n} {what}" for what, n in counts.items() if n > 1)]
-        parts += ["alone"] * self.alone + ["paired"] * self.paired
-        return ", ".join(parts if self.release == "wait" else [*parts, f"next at {self.release}"])
-
-
-@dataclass(frozen=True)
 class Kernel:
     """A kernel that launches share: the canonical region it computes, as printed IR.
 
     `overlaps`: its code waits for the launch in front of it, and lets the next one start early.
     `choice`: its shape where it was measured; None leaves it to the emitter. `rows`: how many rows
-    of a step of several a thread block takes, each layer of the grid its own; 0: there is one row.
+    of a step of several a thread block takes if no choice says so, each layer of the grid its own;
+    0: there is one row. `measured`: choices for steps of several rows, each with how many; plans
+    for fewer rows find theirs here (`Backend.variants`). `leads`: some launch of it is right in
+    front of one that makes a head's rows and attends.
     """
 
     name: str
     region: str
     overlaps: bool = False
-    choice: Choice | None = None
+    choice: AnyChoice | None = None
     rows: int = 0
+    measured: tuple[tuple[int, AnyChoice], ...] = ()
+    leads: bool = False
 
     def __repr__(self) -> str:
         return brief(self, f"{self.name}: {count(self.region.count(' = '), 'op')}")
+
+    @property
+    def taken(self) -> int:
+        """Rows of a step of several that a thread block takes; 0: there is one row."""
+        return (self.choice and self.choice.width) or self.rows
+
+    @property
+    def base(self) -> str:
+        """The name without what it says of a step's rows."""
+        return re.sub(r"_\d+(_of\d+)?$", "", self.name) if self.rows else self.name
+
+    def taking(self, rows: int, tokens: int) -> Kernel:
+        """The same of a step of `tokens` rows, whose blocks take so many if nothing was measured.
+
+        What was measured for so many tokens has a name of its own.
+        """
+        choice = dict(self.measured).get(tokens)
+        other = replace(self, rows=rows, choice=choice)
+        name = self.base + (f"_{other.taken}" if other.taken else "")
+        name += f"_of{tokens}" if choice else ""
+        if name == self.name:
+            return other
+        return replace(other, name=name, region=str(replace(parse(self.region), name=name)))
 
 
 @dataclass(frozen=True)
@@ -250,7 +253,21 @@ class LaunchPlan:
         ]
         return max(ends, default=0)
 
-    def only(self, outputs: set[str]) -> LaunchPlan:
+    def with_kernels(self, kernels: Sequence[Kernel], tokens: int) -> LaunchPlan:
+        """The plan for steps of so many tokens, with others in the places of its kernels.
+
+        Launches of kernels of another name have no size.
+        """
+        names = {old.name: new.name for old, new in zip(self.kernels, kernels, strict=True)}
+        launches = (
+            launch
+            if names[launch.kernel] == launch.kernel
+            else replace(launch, kernel=names[launch.kernel], size=None)
+            for launch in self.launches
+        )
+        return replace(self, tokens=tokens, kernels=tuple(kernels), launches=tuple(launches))
+
+    def only(self, outputs: Collection[str]) -> LaunchPlan:
         """The plan without the launches that feed none of `outputs` and no state.
 
         A launch that has another one in front of it than before does not start early.
@@ -278,6 +295,11 @@ class LaunchPlan:
         return self.only({name for name in self.outputs if name in GENERATING})
 
     @property
+    def hidden(self) -> frozenset[str]:
+        """HIDDEN, if it is among the outputs: then all steps of a host give it out."""
+        return frozenset({f"%{HIDDEN}"}) & set(self.outputs)
+
+    @property
     def asked(self) -> frozenset[str]:
         """The other outputs of a model's plan: values that somebody asked for."""
         return frozenset(self.outputs) - GENERATING
@@ -297,8 +319,9 @@ def from_json(text: str) -> LaunchPlan:
         return {n: Tensor(t["dtype"], tuple(t["shape"]), t["layout"]) for n, t in raw[key].items()}
 
     def kernel(item: dict[str, Any]) -> Kernel:
-        choice = item["choice"]
-        return Kernel(**{**item, "choice": None if choice is None else Choice(**choice)})
+        choice = None if item["choice"] is None else choice_of(item["choice"])
+        measured = tuple((rows, choice_of(found)) for rows, found in item["measured"])
+        return Kernel(**{**item, "choice": choice, "measured": measured})
 
     def launch(item: dict[str, Any]) -> Launch:
         lists = {key: tuple(item[key]) for key in ("writes", "waits", "prefetch", "scalars")}

@@ -12,11 +12,13 @@ can be one kernel if it splits into
 
 Attention may have a prologue of its own, `of_heads`: what its blocks make of one head before they
 attend. That is the head's query, and the row of each cache that this step appends: norms of heads,
-rotations and other element-wise work on what another kernel made.
+rotations and other element-wise work on what another kernel made, or on rows of products that the
+blocks of the head make themselves, `rows_of_heads`.
 
-Blocks exchange something in one case. Behind a single segment of rows, a cluster of blocks may
+Blocks exchange something in two cases. Behind a single segment of rows, a cluster of blocks may
 exchange the elements they made and multiply them by their columns of another matrix, which makes
-partial sums (role `parts`).
+partial sums (role `parts`). And the blocks of a head, a cluster, may each make a share of the
+head's rows of the query, key and value products, and exchange them before they attend.
 
 The passes ask here whether a merge is possible; the emitters ask here what to emit.
 """
@@ -31,6 +33,7 @@ from fusec.ir.op import LOCAL
 from fusec.ir.op_attention import head_sizes, query_of_values
 from fusec.ir.op_elementwise import is_spread
 from fusec.ir.op_fixed import BLOCK
+from fusec.ir.op_groups import is_grouped
 from fusec.ir.op_matvec import heads_of, is_fixed
 from fusec.ir.ops import op, picks_rows
 
@@ -64,6 +67,7 @@ class KernelShape:
 
     `parts`: the product whose partial sums are made of the one segment's elements, if there is one.
     `of_heads`: what the blocks of the one segment, attention, make of their head in front of it.
+    `rows_of_heads`: the products of whose rows a cluster makes its head's before that.
     """
 
     prologue: tuple[Node, ...]
@@ -71,6 +75,13 @@ class KernelShape:
     stores: tuple[Value, ...]
     parts: Node | None = None
     of_heads: tuple[Node, ...] = ()
+    rows_of_heads: tuple[Node, ...] = ()
+
+    @property
+    def anchors(self) -> tuple[Node, ...]:
+        """All products by rows of matrices."""
+        nodes = (n for s in self.segments for n in s.nodes)
+        return (*self.rows_of_heads, *(n for n in nodes if op(n.op).role == "rows"))
 
     @property
     def prologue_bytes(self) -> int:
@@ -94,9 +105,11 @@ class NotOneKernel(Exception):
 
 def analyse(region: Graph) -> KernelShape:
     """Split a region. Raises NotOneKernel with the reason when it cannot be one kernel."""
-    of_heads = _of_heads(region)
-    own = {n.name for n in of_heads}
-    whole = _whole(region, own)
+    made_for_heads = _of_heads(region)
+    rows_of_heads = tuple(n for n in made_for_heads if op(n.op).role == "rows")
+    of_heads = tuple(n for n in made_for_heads if n not in rows_of_heads)
+    whole = _whole(region, {n.name for n in of_heads})
+    own = {n.name for n in made_for_heads}
     prologue = tuple(n for n in region.nodes if n.name in whole)
     products = [n for n in region.nodes if op(n.op).role == "parts"]
     if len(products) > 1:
@@ -118,8 +131,8 @@ def analyse(region: Graph) -> KernelShape:
     stores = tuple(v for v in region.outputs if v.name in made)
     if product is not None and (reason := _no_parts(region, product, segments)):
         raise NotOneKernel(f"{product.op} {product.name} {reason}")
-    shape = KernelShape(prologue, segments, stores, product, of_heads)
-    if reason := _heads_apart(shape):
+    shape = KernelShape(prologue, segments, stores, product, of_heads, rows_of_heads)
+    if reason := _heads_apart(shape) or _rows_apart(shape):
         raise NotOneKernel(reason)
     return shape
 
@@ -162,8 +175,11 @@ def many_rows_apart(shape: KernelShape, own: Own = Own()) -> str | None:
     fixed = [n for n in anchors if is_fixed(n)]
     if not fixed:
         return None
+    own = Own() if any(map(is_grouped, fixed)) else own
     if reason := _not_own(shape, sum(n.inputs[1].shape[0] for n in fixed), own):
         return f"{reason}, {fixed[0].name} in tiles"
+    if len({(n.inputs[0], n.inputs[2:], n["rows"]) if is_grouped(n) else () for n in fixed}) > 1:
+        return f"rows of {fixed[0].name} and of {fixed[-1].name} are not grouped alike"
     if len({n.name for n in anchors}) > len(fixed) or any(s.role != "rows" for s in shape.segments):
         return f"{fixed[0].name} is made in tiles of rows of the step, the rest is not"
     for segment in shape.segments:
@@ -223,8 +239,8 @@ def _heads_apart(shape: KernelShape) -> str | None:
 def _of_heads(region: Graph) -> tuple[Node, ...]:
     """What makes the query and the rows of the caches that the region's attention reads, in order.
 
-    Empty where another kernel makes them. Raises NotOneKernel where a block cannot make a head's
-    share of them by itself.
+    The products that these are made of are among it. Empty where another kernel makes them. Raises
+    NotOneKernel where a block cannot make a head's share of them by itself.
     """
     node = next((n for n in region.nodes if op(n.op).role == "heads"), None)
     if node is None:
@@ -239,12 +255,33 @@ def _of_heads(region: Graph) -> tuple[Node, ...]:
             f"{node.op} {node.name} needs all of {appended[0].name}, which the same kernel appends "
             "to, and the other cache, to which another one does"
         )
-    if len(found) + 1 < len(region.nodes):
-        other = next(n for n in region.nodes if n.name not in found and n is not node)
-        raise NotOneKernel(f"{other.op} {other.name} is not what {node.op} {node.name} needs first")
+    others = [n for n in region.nodes if n.name not in found and n is not node]
+    if others and not any(op(n.op).role == "rows" for n in found.values()):
+        raise NotOneKernel(_not_needed(others[0], node))
     if query_of_values(node) is not None:
         raise NotOneKernel(f"{node.op} {node.name} has two queries, and its blocks make one")
     return tuple(n for n in region.nodes if n.name in found)
+
+
+def _not_needed(other: Node, reader: Node) -> str:
+    return f"{other.op} {other.name} is not what {reader.op} {reader.name} needs first"
+
+
+def _rows_apart(shape: KernelShape) -> str | None:
+    """Why a head's rows of products are not made by the blocks that attend, or None if they are."""
+    if not shape.rows_of_heads:
+        return None
+    node = next(n for s in shape.segments for n in s.nodes if op(n.op).role == "heads")
+    if len(shape.segments) > 1:
+        other = next(s.nodes[0] for s in shape.segments if node not in s.nodes)
+        return _not_needed(other, node)
+    if len(shape.rows_of_heads) != len(node.inputs[:3]):
+        first = shape.rows_of_heads[0]
+        return (
+            f"{node.op} {node.name} needs a query, a key and a value of products of their own, "
+            f"found {len(shape.rows_of_heads)}, the first of them {first.name}"
+        )
+    return None
 
 
 def _add_makers(
@@ -255,13 +292,17 @@ def _add_makers(
     if maker is None:
         return
     entry, what = op(maker.op), f"{maker.op} {maker.name}"
-    if entry.role not in LOCAL and not entry.by_heads:
+    is_product = entry.role == "rows" and heads_of(maker) == 1 and not picks_rows(maker)
+    if entry.role not in LOCAL and not entry.by_heads and not is_product:
         raise NotOneKernel(
             f"{reader.op} {reader.name} needs all of {value.name}, which the same kernel spreads "
             "over its blocks"
         )
     if value.name in region.needed and not value.is_state:
         raise NotOneKernel(f"{value.name} is an output, and blocks of heads make only their own")
+    if is_product:
+        found[maker.name] = maker
+        return
     if (own := int(maker.get("head_dim", size))) != size:
         raise NotOneKernel(
             f"{what} has heads of {own} elements, {reader.op} {reader.name} of {size}"

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from fusec.ir.gpu import Gpu
 from fusec.ir.graph import Value
+from fusec.ir.op_attention import head_sizes
 from fusec.ir.op_fixed import OWN_RECORD
+from fusec.ir.op_matvec import factor_of
 from fusec.ir.ops import op
 from fusec.ir.region import KernelShape, Own
 
@@ -54,6 +56,37 @@ def layouts_apart(shape: KernelShape) -> str | None:
     return None
 
 
+def rows_of_heads_apart(shape: KernelShape, most: int, formats: frozenset[str]) -> str | None:
+    """Why a cluster does not make its head's rows of products itself, or None if it can.
+
+    `most`: rows that one of its thread blocks can make, of matrices of one of the `formats`; 0 if
+    none can.
+    """
+    if not shape.rows_of_heads:
+        return None
+    (node,), weights = shape.segments[0].nodes, [n.inputs[1] for n in shape.rows_of_heads]
+    if not most or not node.matrices:
+        return f"{node.op} {node.name} has no clusters of thread blocks that make a head's rows"
+    if factor := next((f for n in shape.rows_of_heads if (f := factor_of(n))), None):
+        return f"{factor.name} is a factor of a whole matrix"
+    other = next((w for w in weights if w.dtype != weights[0].dtype), weights[0])
+    blocks, each = int(node["spans"]), sum(head_sizes(node))
+    reasons = {
+        f"no blocks of 32: {weights[0].name} is {weights[0].dtype}": (
+            weights[0].dtype not in formats
+        ),
+        f"two types: {weights[0].name} is {weights[0].dtype}, {other.name} is {other.dtype}": (
+            other.dtype != weights[0].dtype
+        ),
+        f"in tiles of rows: {weights[0].name}": any(w.layout == TILES for w in weights),
+        f"too many rows: {each} of a head for {blocks} thread blocks, which make {most} each": (
+            each > blocks * most
+        ),
+        f"no equal shares: {each} rows of a head for {blocks} thread blocks": each % blocks,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
+
+
 @dataclass(frozen=True)
 class ColumnSums:
     """How a thread block may multiply the elements it made by their columns of a matrix (split-K).
@@ -84,7 +117,8 @@ class Target:
     None if it is not split. `overlaps`: a launch can start before the one in front of it has ended.
     `column_sums`: how blocks make partial sums by columns of a matrix; None if they cannot.
     `makes_heads`: elements of a head up to which blocks that attend make their own query, and what
-    they append; 0 if they cannot.
+    they append; 0 if they cannot. `makes_rows`: rows of a head's query, key and value products that
+    one block of a cluster can make before it attends; 0 if none can.
     `parts`: how many blocks may search a row for its largest element; None if one is to do it.
     `tiles`: which matrices are multiplied by tiles of rows; None if none are.
     `late_norms`: a norm's division is done behind the products (see `fusec.passes.factor_norms`).
@@ -102,6 +136,7 @@ class Target:
     span: int | None = None
     column_sums: ColumnSums | None = None
     makes_heads: int = 0
+    makes_rows: int = 0
     parts: int | None = None
     tiles: Tiles | None = None
     overlaps: bool = False
@@ -128,6 +163,11 @@ class Target:
         if tokens > self.own_fixed_to:
             return Own()
         return Own(self.own_fixed_bytes // OWN_RECORD, self.own_fixed_rows)
+
+    def rows_of_heads_apart(self, shape: KernelShape) -> str | None:
+        """See the function of that name."""
+        formats = self.column_sums.formats if self.column_sums else frozenset()
+        return rows_of_heads_apart(shape, self.makes_rows, formats)
 
     def fixed_kind(self, layout: str) -> str:
         """The type that products with matrices of that layout take vectors in; empty if none."""

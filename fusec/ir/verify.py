@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from fusec.errors import FusecError
@@ -130,7 +131,7 @@ def _check_indices(graph: Graph) -> None:
             value = node.inputs[place]
             if bound is None or value.name not in makers:
                 continue
-            reaches, takes = _values_made(makers[value.name], makers), bound(node)
+            reaches, takes = _values_made(value, makers), bound(node)
             if reaches is None or takes is None or reaches > takes:
                 wanted = "an input" + (
                     "" if takes is None else f", or an argmax of {takes} elements"
@@ -142,13 +143,17 @@ def _check_indices(graph: Graph) -> None:
                 )
 
 
-def _values_made(node: Node, makers: Mapping[str, Node]) -> int | None:
-    """How many values an index may have that this node makes; None if that is not known."""
-    if op(node.op).points == "into row":
+def _values_made(value: Value, makers: Mapping[str, Node]) -> int | None:
+    """How many values an index may have that a node makes; None if that is not known."""
+    node = makers[value.name]
+    points = op(node.op).points
+    if points == "into row":
         return node.inputs[0].shape[-1]
-    if op(node.op).points == "as operand":
-        places = next(v for v in node.inputs if v.dtype == "i32")
-        return _values_made(makers[places.name], makers) if places.name in makers else None
+    operand = next((v for v in node.inputs if v.dtype == "i32"), None)
+    if points == "as operand" and operand is not None and operand.name in makers:
+        return _values_made(operand, makers)
+    if points == "places" and operand is not None:
+        return math.prod(operand.shape) + (value != node.outputs[0])
     return None
 
 

@@ -9,8 +9,8 @@ from typing import Any
 from fusec.errors import FusecError
 from fusec.ir import Graph
 from fusec.models.architectures import CONFIGS
-from fusec.models.decoder import check_tensors, weights_of
 from fusec.models.decoder_graph import decode_graph
+from fusec.models.decoder_tensors import check_tensors, weights_of
 from fusec.models.gguf_file import GGUFFile, open_gguf
 from fusec.models.hyperparameters import Hyperparameters
 
@@ -21,7 +21,7 @@ class Architecture:
 
     `config_of` reads all keys that it knows; `weights_of` gives a file with the tensors of the
     graph; `check_tensors` refuses missing, misshapen and unused ones; `decode_graph` writes a step.
-    See `fusec.models.decoder` and `decoder_graph` for those that most have.
+    See `fusec.models.decoder`, `decoder_tensors` and `decoder_graph` for those that most have.
     """
 
     config_of: Callable[[Hyperparameters], Any]

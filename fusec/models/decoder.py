@@ -9,23 +9,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-
-import numpy as np
+from dataclasses import dataclass, replace
 
 from fusec.errors import FusecError
-from fusec.models.experts import Experts, is_stack, stacked
-from fusec.models.gguf_file import GGUFFile, Tensor
-from fusec.models.latent import Latent, taken_apart
+from fusec.models.experts import Experts, is_stack
+from fusec.models.gguf_file import GGUFFile
+from fusec.models.latent import Latent
+from fusec.models.nextn import Nextn
 from fusec.models.positions import Temperature, Yarn
 
 IN_A_LAYER = re.compile(r"(?P<layer>blk\.\d+)\.(?P<name>\w+)\.(?P<kind>\w+)")
 
-# Tables that some converters leave in the file and that the metadata already determines, and
-# factors for rounding activations to four bits, which are kept in f32 here.
-IGNORED_SUFFIXES = ("rotary_emb.inv_freq", "attn_rot_embd.weight", ".input_scale")
 
 HEAD_NORMS = ("attn_q_norm.weight", "attn_k_norm.weight")
+EMBEDDING = "token_embd.weight"
 YARN = "rope_yarn.weight"  # in no file
 SHORT = "rope_factors_short.weight"
 
@@ -80,6 +77,38 @@ class DecoderConfig:
     experts: Experts | None = None  # in place of a layer's feed-forward
     ffn_norm: str = "ffn_norm"  # the tensor of the norm in front of it
     skipped: int = 0  # blocks at the end of the file that only draft tokens (MTP)
+    nextn: Nextn | None = None  # the first of them, which is the whole model then
+
+    @property
+    def blocks(self) -> range:
+        """The blocks of the file that the graph has: all layers, or the one that drafts."""
+        return range(self.layers, self.layers + 1) if self.nextn else range(self.layers)
+
+    @property
+    def embedding(self) -> str:
+        """The table of embeddings."""
+        return self.nextn.embedding if self.nextn else EMBEDDING
+
+    @property
+    def last_norm(self) -> str:
+        """The norm in front of the output matrix."""
+        return self.nextn.norm if self.nextn else "output_norm.weight"
+
+    @property
+    def head(self) -> str:
+        """The output matrix."""
+        if self.nextn:
+            return self.nextn.head
+        return EMBEDDING if self.tied else "output.weight"
+
+    def drafting(self, file: GGUFFile) -> DecoderConfig:
+        """The block that drafts tokens as a model. Raises FusecError where the file has none."""
+        if not self.skipped:
+            raise FusecError(
+                f"{file.path}: draft mtp: the file has no block that drafts tokens: expected "
+                f"{self.architecture}.nextn_predict_layers from 1, found none"
+            )
+        return replace(self, nextn=Nextn.of(file, self.layers, self.head))
 
     @property
     def attention_width(self) -> int:
@@ -163,18 +192,20 @@ class DecoderConfig:
                 yield bias, shape[:1]
 
     def _matrices_and_norms(self) -> Iterator[tuple[str, tuple[int, ...]]]:
-        yield "token_embd.weight", (self.vocab, self.width)
+        yield self.embedding, (self.vocab, self.width)
         factors = {name for name in map(self.factors_of, (1, 1 << 62)) if name is not None}
         for name in sorted(factors):  # of any context
             yield name, (self.rope_dims // 2,)
-        for layer in range(self.layers):
+        if self.nextn:
+            yield from self.nextn.tensors(self.width)
+        for layer in self.blocks:
             for name, shape in self._layer():
                 yield f"blk.{layer}.{name}.weight", shape
             for name, shape in self._feed_forward(layer):
                 yield f"blk.{layer}.{name}", shape
-        yield "output_norm.weight", (self.width,)
-        if not self.tied:
-            yield "output.weight", (self.vocab, self.width)
+        yield self.last_norm, (self.width,)
+        if self.head != self.embedding:
+            yield self.head, (self.vocab, self.width)
 
     def _layer(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         if self.pre_norms:
@@ -212,58 +243,3 @@ class DecoderConfig:
 def last_of(pattern: int, layers: int) -> frozenset[int]:
     """The last of every `pattern` layers, of so many; none if that is 0."""
     return frozenset(range(pattern - 1, layers, pattern)) if pattern else frozenset()
-
-
-def weights_of(file: GGUFFile, config: DecoderConfig) -> GGUFFile:
-    """The file with the tensors that the graph reads: parts of packed matrices, YaRN's factors.
-
-    Experts' matrices are one tall matrix. Parts are rows of what is in the file. Raises FusecError
-    where there are more or fewer of them. Norm weights of each head, which are rows there, are one
-    vector.
-    """
-    found: dict[str, Tensor] = {}
-    tensors = stacked(file, config.experts) if config.experts else file.tensors
-    for name, tensor in tensors.items():
-        match = IN_A_LAYER.fullmatch(name)
-        if match is None or match["name"] not in config.packed:
-            each = config.qk_norms == "each" and name.endswith(HEAD_NORMS)
-            of_heads = each and tensor.shape[1:] == (config.head_dim,)
-            found[name] = tensor.as_vector() if of_heads else tensor
-            continue
-        parts = config.parts_of(match["name"])
-        if tensor.shape[0] != (rows := sum(count for _, count in parts)):
-            raise FusecError(
-                f"{file.path}: tensor {name!r} should have {rows} rows, of "
-                f"{', '.join(part for part, _ in parts)}, found {tensor.shape[0]}"
-            )
-        first = 0
-        for part, count in parts:
-            own = f"{match['layer']}.{part}.{match['kind']}"
-            found[own] = tensor.rows(own, first, count)
-            first += count
-    if config.latent:
-        found = taken_apart(file, found, config.latent, config.layers)
-    if config.yarn:
-        factors = config.yarn.factors(config.rope_dims, config.rope_base)
-        found[YARN] = Tensor(YARN, "f32", factors.shape, factors.view(np.uint8), 0)
-    return file.with_tensors(found)
-
-
-def check_tensors(file: GGUFFile, config: DecoderConfig) -> None:
-    """Refuse a file whose tensors are not exactly those of the model.
-
-    Raises FusecError for a missing tensor, a wrong shape, a vector that is not f32, and a tensor
-    this architecture would leave unused, because leaving it out would change the results.
-    """
-    needed = set()
-    for name, shape in config.tensor_shapes():  # a damaged number of layers ends at the first
-        needed.add(name)
-        found = file.tensor(name, shape)
-        if len(shape) == 1 and found.dtype != "f32":
-            raise FusecError(f"{file.path}: tensor {name!r} should be f32, found {found.dtype}")
-    skipped = tuple(f"blk.{config.layers + k}." for k in range(config.skipped))
-    for name in file.tensors:
-        if name not in needed and not (name.endswith(IGNORED_SUFFIXES) or name.startswith(skipped)):
-            raise FusecError(
-                f"{file.path}: tensor {name!r} is not part of a {config.architecture} model"
-            )

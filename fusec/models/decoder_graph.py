@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from fusec.ir import Builder, Graph, Value
+from fusec.ir.plan import HIDDEN
 from fusec.models.decoder import DecoderConfig
 from fusec.models.experts import SHARED_GATE, Experts
+from fusec.models.nextn import Nextn
 
 
 def decode_graph(
@@ -30,19 +32,23 @@ class _Step:
         self.shapes = dict(config.tensor_shapes())
         self.context = context
         self.factors = config.factors_of(context)
-        self.b = Builder(f"{config.architecture}_decode")
+        kind = "nextn" if config.nextn else "decode"
+        self.b = Builder(f"{config.architecture}_{kind}")
+        self.tokens = tokens
         self.token = self.b.input("token", (tokens,), "i32")
         self.pos = self.b.input("pos", (tokens,), "i32")
 
     def build(self) -> Graph:
         """From the embedding to the greedy choice."""
         b, config = self.b, self.config
-        x = b.embed(self.token, self._weight("token_embd.weight"), name="embed")
+        x = b.embed(self.token, self._weight(config.embedding), name="embed")
         x = self._scaled(x, config.embedding_scale, "scaled_embed")
-        for layer in range(config.layers):
+        if config.nextn:
+            x = self._joined(x, config.nextn)
+        for layer in config.blocks:
             x = self._layer(x, layer)
-        n = self._norm(x, "output_norm.weight", "norm")
-        head = "token_embd.weight" if config.tied else "output.weight"
+        n = self._norm(x, config.last_norm, HIDDEN)
+        head = config.head
         later: list[tuple[str, dict[str, float]]] = []
         if config.logit_scale != 1.0:
             later.append(("scale", {"factor": config.logit_scale}))
@@ -53,6 +59,17 @@ class _Step:
             name = "logits" if op == later[-1][0] else "scaled_logits"
             logits = b.op(op, logits, name=name, **given)
         return b.build(logits, b.argmax(logits, name="next"))
+
+    def _joined(self, x: Value, nextn: Nextn) -> Value:
+        """An embedding with the hidden state in front of it, which is one more input."""
+        hidden = self.b.input("hidden", (self.tokens, self.config.width), "f32")
+        at, both = nextn.at, (("e", x), ("h", hidden))
+        normed = (self._norm(v, f"{at}.{p}norm.weight", f"{at}.{p}norm") for p, v in both)
+        e, h = (
+            self._matvec(v, f"{at}.{p}_proj.weight", f"{at}.{p}_proj")
+            for p, v in zip("eh", normed, strict=True)
+        )
+        return self.b.add(e, h, name=f"{at}.joined")
 
     def _layer(self, x: Value, layer: int) -> Value:
         """The residual behind a layer."""

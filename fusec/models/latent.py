@@ -12,7 +12,7 @@ In a file the rows of both kinds of elements are one matrix. In the graph they a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,9 +72,9 @@ class Latent:
 
 
 def taken_apart(
-    file: GGUFFile, tensors: Mapping[str, Tensor], latent: Latent, layers: int
+    file: GGUFFile, tensors: Mapping[str, Tensor], latent: Latent, blocks: Iterable[int]
 ) -> dict[str, Tensor]:
-    """`tensors` of a file, with those of attention as the graph reads them.
+    """`tensors` of a file, with those of attention in some blocks as the graph reads them.
 
     Rows that lie together and heads' matrices are views; queries are copied head by head. Where
     files have `attn_kv_b`, as they had before the heads' matrices were split, those of keys are
@@ -82,7 +82,7 @@ def taken_apart(
     has another shape.
     """
     found = dict(tensors)
-    for layer in range(layers):
+    for layer in blocks:
         parts = _Layer(file, latent, f"blk.{layer}")
         made = parts.made()
         for name in parts.read:

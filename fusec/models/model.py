@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,22 @@ class Model:
                     f"supported are {', '.join(sorted(FORMATS))}"
                 )
         return cls(file, architecture, config, weights.tensors)
+
+    def drafting(self) -> Model:
+        """The block of the file that drafts tokens, as a model: see `fusec.models.nextn`.
+
+        Its graph has one more input, `hidden`. Raises FusecError where the file has no such block,
+        and for tensors of it that are missing, misshapen or unknown.
+        """
+        if not hasattr(self.config, "drafting"):
+            raise FusecError(
+                f"{self.file.path}: draft mtp: {self.file.architecture} models have no block that "
+                f"drafts tokens"
+            )
+        config = self.config.drafting(self.file)
+        weights = self.architecture.weights_of(self.file, config)
+        self.architecture.check_tensors(weights, config)
+        return replace(self, config=config, tensors=weights.tensors)
 
     def graph(self, *, tokens: int, context: int, kv: str = "f16") -> Graph:
         """The decode graph for steps of `tokens` tokens and a KV cache of `context` positions."""

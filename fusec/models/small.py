@@ -102,6 +102,7 @@ TRAITS: dict[str, dict[str, Any]] = {
     "granitemoe": {"attention_scale": 0.0625, "experts": Experts(8, 3, 256, shared=64), **SCALES},
     "glm4moe": {
         "biased": QKV,
+        "skipped": 1,
         "experts": Experts(
             16,
             4,

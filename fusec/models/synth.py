@@ -7,15 +7,11 @@ that it does not depend on the order or the presence of the others.
 
 from __future__ import annotations
 
-import hashlib
-import math
-import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from gguf import GGML_QUANT_VERSION, GGUFWriter, RopeScalingType
@@ -25,17 +21,15 @@ from fusec.errors import FusecError
 from fusec.ir.op_experts import GATINGS
 from fusec.models import small
 from fusec.models.architectures.deepseek import STORED
-from fusec.models.decoder import IN_A_LAYER, YARN, DecoderConfig
-from fusec.models.encode_tables import NVFP4_MAX
+from fusec.models.decoder import EMBEDDING, IN_A_LAYER, YARN, DecoderConfig
 from fusec.models.experts import Experts
 from fusec.models.gguf_write import Planned, Progress, gguf_file, write_tensors
+from fusec.models.nextn import JOINED, OWN, Nextn
 from fusec.models.presets import PRESETS
-from fusec.models.quant_bytes import Bytes
 from fusec.models.quant_mix import Mix, factor_name, factors_of
-from fusec.models.quantize import quantize
 from fusec.models.synth_vocab import Vocabulary, byte_vocabulary, padded, read_vocabulary
+from fusec.models.synth_weights import joined, spread_of
 
-CHUNK = 1 << 22  # weights generated at a time
 FARTHEST = 6  # standard deviations that a matrix's factor leaves room for
 
 
@@ -47,6 +41,7 @@ def synthesize(
     *,
     tokenizer: Path | None = None,
     context: int | None = None,
+    quick: bool = False,
     progress: Progress | None = None,
 ) -> Path:
     """Write a model of random weights to `path` and return it.
@@ -54,7 +49,8 @@ def synthesize(
     `preset` is a name in PRESETS, that of an architecture, which stands for the small model of it
     in `models/small.py`, or a shape of your own. `tokenizer` is a tokenizer.json or a GGUF file to
     take the vocabulary from; without one it is byte-level. A vocabulary smaller than the model's is
-    padded, and a larger one enlarges the model. `context` replaces the trained context. Nothing is
+    padded, and a larger one enlarges the model. `context` replaces the trained context. `quick`:
+    large matrices are drawn from few blocks, so that billions of weights take seconds. Nothing is
     left behind if writing fails. Raises FusecError for unknown names and unusable paths.
     """
     # No name of an architecture: "phi3" in it changes how vocabularies are read.
@@ -74,7 +70,7 @@ def synthesize(
     with gguf_file(path, config.architecture) as (writer, part):
         _add_metadata(writer, f"{name} synthetic {mix.name} seed {seed}", config, mix)
         _add_vocabulary(writer, vocabulary)
-        tensors = list(_tensors(config, mix, seed))
+        tensors = list(_tensors(config, mix, seed, quick))
         write_tensors(writer, part, tensors, progress, workers=cores())
     return path
 
@@ -196,25 +192,38 @@ def _add_vocabulary(writer: GGUFWriter, vocabulary: Vocabulary) -> None:
                 writer.add_array(key, value)
 
 
-def _tensors(config: DecoderConfig, mix: Mix, seed: int) -> Iterator[Planned]:
+def _tensors(config: DecoderConfig, mix: Mix, seed: int, quick: bool = False) -> Iterator[Planned]:
     """Every tensor of the file. A packed one has the rows that its parts have by themselves."""
     parts: dict[str, list[tuple[str, tuple[int, ...]]]] = defaultdict(list)
     for name, shape in config.tensor_shapes():
         if name == YARN:
             continue  # computed, in no file
         parts[_place(name, config)].append((name, shape))
+    for name, shape in _of_drafting_blocks(config):
+        parts[_place(name, config)].append((name, shape))
     for place, found in parts.items():
         (_, shape), *_ = found
         shape = (sum(rows for _, (rows, *_) in found), *shape[1:])
         dtype = mix.dtype(place, shape)
-        factor = mix.factor(dtype, _spread(place, shape, config.layers) * FARTHEST)
-        make = partial(_joined, found, dtype, config.layers, seed, factor)
+        factor = mix.factor(dtype, spread_of(place, shape, config.layers) * FARTHEST)
+        make = partial(joined, found, dtype, config.layers, seed, factor, quick=quick)
         there = config.shape_in_file(place, shape)
         yield Planned(place, dtype, there, make)
         if factor is not None:
             stored = np.full(factors_of(there), factor, np.float32)
             kept = partial(np.copy, stored.view(np.uint8))
             yield Planned(factor_name(place), "f32", stored.shape, kept)
+
+
+def _of_drafting_blocks(config: DecoderConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """What a file has of blocks that draft, each of which has a last norm of its own."""
+    for block in range(config.layers, config.layers + config.skipped):
+        at = f"blk.{block}.nextn"
+        yield f"{at}.{JOINED}.weight", (config.width, 2 * config.width)
+        nextn = Nextn(at, EMBEDDING, f"{at}.{OWN['norm']}.weight", config.head)
+        for name, shape in replace(config, layers=block, nextn=nextn).tensor_shapes():
+            if name.startswith(f"blk.{block}.") and name not in nextn.projections:
+                yield name, shape
 
 
 def _place(tensor: str, config: DecoderConfig) -> str:
@@ -226,50 +235,3 @@ def _place(tensor: str, config: DecoderConfig) -> str:
         if found and found["name"] in parts:
             return f"{found['layer']}.{packed}.{found['kind']}"
     return tensor
-
-
-def _joined(parts: Sequence[tuple[str, tuple[int, ...]]], *given: Any) -> Bytes:
-    """The encoded rows of tensors, one below the other."""
-    return np.concatenate([_weights(name, shape, *given) for name, shape in parts])
-
-
-def _spread(name: str, shape: tuple[int, ...], layers: int) -> float:
-    """The standard deviation of a matrix."""
-    spread = 1 / math.sqrt(shape[-1])
-    if re.search(r"attn_output\.|ffn_down", name):
-        spread /= math.sqrt(2 * layers)
-    return spread
-
-
-def _weights(
-    name: str,
-    shape: tuple[int, ...],
-    dtype: str,
-    layers: int,
-    seed: int,
-    factor: np.float32 | None,
-) -> Bytes:
-    """The encoded random weights of one tensor, of which `factor` is taken out.
-
-    Matrices have standard deviation 1 / sqrt(cols), which keeps a normalised input at unit size;
-    those that write to the residual stream are damped so that all layers together add unit size.
-    Norm weights scatter around 1, biases around 0.
-    """
-    key = hashlib.sha256(f"{seed}:{name}".encode()).digest()[:16]
-    random = np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
-    if len(shape) == 1:
-        found = 0.1 * random.standard_normal(shape, np.float32)
-        found += np.float32(not name.endswith(".bias"))
-        return found.astype(np.float32).view(np.uint8)
-    rows, cols = shape
-    spread = _spread(name, shape, layers)
-    step = max(CHUNK // cols, 1)
-    parts = []
-    for start in range(0, rows, step):
-        values = random.standard_normal((min(step, rows - start), cols), np.float32)
-        values *= np.float32(spread)
-        if factor is not None:
-            values = np.clip(values / factor, -NVFP4_MAX, NVFP4_MAX)
-        # Random weights have no accuracy to lose, so the quick search will do.
-        parts.append(quantize(values, dtype, "quick"))
-    return np.concatenate(parts)

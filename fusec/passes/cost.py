@@ -22,7 +22,7 @@ from fusec.ir.dtypes import dtype
 from fusec.ir.gpu import Gpu
 from fusec.ir.graph import Graph, Node, Value
 from fusec.ir.op import INDEX
-from fusec.ir.op_attention import seen_at
+from fusec.ir.op_attention import head_sizes, seen_at
 from fusec.ir.op_attention_spans import COMBINE, COMBINE_TURN
 from fusec.ir.op_matvec import row_length
 from fusec.ir.ops import op, weight_bytes
@@ -203,7 +203,9 @@ def resident(plan: LaunchPlan, gpu: Gpu) -> bool:
 def _work(shape: KernelShape, segment: Segment, gpu: Gpu, position: int) -> Work:
     if segment.role == "heads":
         work = _heads(segment, position)
-        return _of_own_heads(shape, work, position) if shape.of_heads else work
+        if shape.of_heads:
+            work = _of_own_heads(shape, work, position)
+        return _of_own_rows(shape, work, position) if shape.rows_of_heads else work
     if segment.role == "scalar":
         return _scalar(segment)
     if segment.role == "rows":
@@ -341,6 +343,28 @@ def _of_own_heads(shape: KernelShape, attention: Work, position: int) -> Work:
         loads=attention.loads + 1,
         trees=attention.trees + max((op(n.op).trees for n in shape.of_heads), default=0),
         barriers=attention.barriers + 1,
+    )
+
+
+def _of_own_rows(shape: KernelShape, attention: Work, position: int) -> Work:
+    """The same where a head's cluster makes its rows of the query, key and value first."""
+    (node,) = shape.segments[0].nodes
+    anchors = list(shape.rows_of_heads)
+    rows = sum(head_sizes(node)) / int(node["spans"]) / HEAD_WARPS * max(map(_row, anchors))
+    vectors = {n.inputs[0].name: n.inputs[0] for n in anchors}.values()
+    made = _prologue(shape, HEAD_LANES, position)
+    made += sum(_form(value, anchors, HEAD_LANES) for value in vectors)
+    return replace(
+        attention,
+        instructions=attention.instructions + made + rows,
+        own=attention.own + sum(weight_bytes(n, n.inputs[1]) for n in anchors),
+        shared=attention.shared
+        + attention.blocks * (sum(v.nbytes for v in vectors) + _parts(shape)),
+        loads=max((op(n.op).loads for n in shape.prologue), default=0) + attention.loads - 1,
+        trees=attention.trees + 2,
+        barriers=attention.barriers + 1,
+        before=attention.before + FETCH * rows,
+        exchanges=attention.exchanges + 1,
     )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from fusec.ir.dtypes import dtype
-from fusec.ir.graph import Graph, Node, Value
+from fusec.ir.graph import Graph, Node
 from fusec.ir.op_matvec import is_fixed
 from fusec.ir.ops import make
 from fusec.ir.target import Target
@@ -29,7 +29,8 @@ class FixVectors:
     def run(self, graph: Graph, target: Target) -> tuple[Graph, int, tuple[Refusal, ...]]:
         """The graph with a `fix` for every vector and type that products want."""
         nodes: list[Node] = []
-        made: dict[str, Value] = {}
+        made = {n.name: n.outputs[0] for n in graph.nodes if n.op == "fix"}
+        there = len(made)
         refused = []
         for node in graph.nodes:
             if not _is_tiled(graph, node, target):
@@ -38,7 +39,7 @@ class FixVectors:
             x, weight = node.inputs[:2]
             kind = target.fixed_kind(weight.layout)
             name = f"{x.name}.{kind}"
-            if reason := _why_not(graph, node, kind, name):
+            if reason := _why_not(node, kind) or (name not in made and taken(graph, "fix", name)):
                 refused.append(Refusal(self.equation, (node.name,), reason))
                 nodes.append(node)
                 continue
@@ -46,7 +47,7 @@ class FixVectors:
                 nodes.append(make("fix", (x,), name, (("kind", kind),)))
                 made[name] = nodes[-1].outputs[0]
             nodes.append(replace(node, inputs=(made[name], *node.inputs[1:])))
-        return graph.replace_nodes(nodes), len(made), tuple(refused)
+        return graph.replace_nodes(nodes), len(made) - there, tuple(refused)
 
 
 def _is_tiled(graph: Graph, node: Node, target: Target) -> bool:
@@ -56,11 +57,11 @@ def _is_tiled(graph: Graph, node: Node, target: Target) -> bool:
     return target.fixes(graph.tokens, node.inputs[1].shape[0])
 
 
-def _why_not(graph: Graph, node: Node, kind: str, name: str) -> str | None:
+def _why_not(node: Node, kind: str) -> str | None:
     """The reason a product keeps its vector as it is, or None if it is to be in fixed point."""
     weight = node.inputs[1]
     if dtype(weight.dtype).block == 1:
         return f"{weight.name} is of plain floats, {weight.dtype}"
     if not kind:
         return f"no products of many rows with {weight.name}, which lies in {weight.layout}"
-    return taken(graph, "fix", name)
+    return None

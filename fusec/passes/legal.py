@@ -30,6 +30,7 @@ def why_illegal(
         or _cycle(graph, match)
         or _unsupported_format(match, target)
         or _heads_of_many_rows(match, target)
+        or _products_of_several_rows(match)
     )
     if reason:
         return reason
@@ -55,12 +56,7 @@ def why_slower(graph: Graph, match: tuple[Node, ...], target: Target) -> str | N
 
 
 def _different_tokens(match: tuple[Node, ...]) -> str | None:
-    tokens = {
-        v.shape[0]
-        for n in match
-        for v in (*n.inputs, *n.outputs)
-        if not (v.is_weight or v.is_state)
-    }
+    tokens = {v.shape[0] for n in match for v in n.outputs if not v.is_state}
     if len(tokens) > 1:
         return f"a different T: {', '.join(map(str, sorted(tokens)))} tokens a step"
     return None
@@ -116,6 +112,16 @@ def _heads_of_many_rows(match: tuple[Node, ...], target: Target) -> str | None:
     return f"many rows: {node.op} {node.name} reads queries and keys of {tokens} rows"
 
 
+def _products_of_several_rows(match: tuple[Node, ...]) -> str | None:
+    """Blocks that attend make products for one row of the step: of several, they share weights."""
+    nodes = [node for merged in match for node in merged.ops]
+    heads = next((n for n in nodes if op(n.op).role == "heads"), None)
+    if heads is None or not any(op(n.op).role == "rows" for n in nodes):
+        return None
+    tokens = heads.inputs[0].shape[0]
+    return f"several rows: {heads.op} {heads.name} has {tokens} rows" if tokens > 1 else None
+
+
 @remembered(KNOWN)
 def _is_one_kernel(region: Graph, target: Target, own: Own) -> bool:
     return _not_one_kernel(region, target, own) is None
@@ -136,7 +142,7 @@ def _not_one_kernel(region: Graph, target: Target, own: Own) -> str | None:
         return f"not one kernel: {apart}"
     if tiled := many_rows_apart(shape, own):
         return f"not one kernel: {tiled}"
-    if apart := heads_apart(shape, target.makes_heads):
+    if apart := heads_apart(shape, target.makes_heads) or target.rows_of_heads_apart(shape):
         return f"not one kernel: {apart}"
     needed = shape.prologue_bytes
     products = [n for n in region.nodes if op(n.op).role == "rows" and not is_fixed(n)]

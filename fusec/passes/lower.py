@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 
 from fusec.errors import FusecError
@@ -40,6 +40,7 @@ def lower(
     launches = []
     waits = _waits(graph, slots)
     rows_taken: dict[str, int] = {}  # of the same region as often as it has layers
+    leading: set[str] = set()
     for i, node in enumerate(graph.nodes):
         region = canonical(node)
         name = f"{region.name}_{digest(region)}"
@@ -47,7 +48,9 @@ def lower(
             rows_taken[name] = rows(region, graph.tokens)
         if taken := rows_taken[name]:
             name = f"{name}_{taken}"
-        kernels[name] = Kernel(name, str(replace(region, name=name)), rows=taken)
+        leads = name in leading or _makes_rows_of_heads(graph.nodes[i + 1 : i + 2])
+        leading |= {name} if leads else set()
+        kernels[name] = Kernel(name, str(replace(region, name=name)), rows=taken, leads=leads)
         looked_up = tuple(Arg("table", table) for table in tables_of(node.ops))
         told = (ROWS,) if taken else ()
         bound = parameters(node.region)
@@ -73,6 +76,11 @@ def lower(
         weights_bytes=sum(v.nbytes for v in graph.weights),
         windows=seen,
     )
+
+
+def _makes_rows_of_heads(nodes: Iterable[Node]) -> bool:
+    roles = {op(n.op).role for node in nodes for n in node.ops}
+    return {"heads", "rows"} <= roles
 
 
 def _tensors(values: tuple[Value, ...]) -> dict[str, Tensor]:

@@ -13,9 +13,11 @@ from fusec.ir.verify import verify
 from fusec.passes.factor_norms import FactorNorms
 from fusec.passes.fix_vectors import FixVectors
 from fusec.passes.fuse import Fuse, Refusal
+from fusec.passes.group_experts import GroupExperts
 from fusec.passes.place_weights import PlaceWeights
 from fusec.passes.project_heads import ProjectHeads
 from fusec.passes.project_rows import ProjectRows
+from fusec.passes.rows_of_heads import RowsOfHeads
 from fusec.passes.rule import Rule
 from fusec.passes.rules import chain, epilogue, prologue, prologue_of_heads, siblings, stack
 from fusec.passes.schedule import Schedule
@@ -24,13 +26,14 @@ from fusec.passes.split_attention import SplitAttention
 from fusec.writer import brief, count
 
 Pass = (
-    Fuse | PlaceWeights | FactorNorms | FixVectors | ProjectHeads | ProjectRows | SplitArgmax
-    | SplitAttention | Schedule
+    Fuse | PlaceWeights | FactorNorms | GroupExperts | FixVectors | ProjectHeads | ProjectRows
+    | RowsOfHeads | SplitArgmax | SplitAttention | Schedule
 )  # fmt: skip
 
 NAIVE: tuple[Pass, ...] = (
     PlaceWeights(),  # what may share a kernel depends on it
     FactorNorms(),  # sums of squares and products wait for each other less
+    GroupExperts(),  # so that many rows read an expert's matrices once
     FixVectors(),  # so that many rows are brought into fixed point once
 )
 PAIRED = (
@@ -99,8 +102,12 @@ DEEP = (
         "The best logit of a thread block: who owns a row has its logit already",
     ),
 )
-LEVELS: dict[int, tuple[Pass, ...]] = {0: NAIVE, 1: PAIRED, 2: FUSED, 3: DEEP}
-LEVEL_NAMES = {0: "naive", 1: "paired", 2: "fused", 3: "deep"}
+CLUSTERED = (
+    *DEEP,
+    RowsOfHeads(),  # an exchange in a cluster is cheaper than a launch and a vector in memory
+)
+LEVELS: dict[int, tuple[Pass, ...]] = {0: NAIVE, 1: PAIRED, 2: FUSED, 3: DEEP, 4: CLUSTERED}
+LEVEL_NAMES = {0: "naive", 1: "paired", 2: "fused", 3: "deep", 4: "clustered"}
 OVERLAPPED = 3
 """From this level on, launches start early where the target and `fusec.passes.overlap` allow."""
 FIRST = "decode-graph"  # the name of the stage before any pass

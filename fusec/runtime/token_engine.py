@@ -9,7 +9,9 @@ from typing import ClassVar, TypeVar
 
 from fusec.arguments import whole
 from fusec.errors import FusecError
+from fusec.ir.plan import HIDDEN
 from fusec.runtime.drafting import MOST_DRAFTED, Drafter, Drafting, DraftStatistics
+from fusec.runtime.drafting.chain import Chained
 from fusec.runtime.drafting.depth import Depth
 from fusec.runtime.finite import check_finite
 from fusec.runtime.job import Array, Chosen, Job, Processor, new_tokens, processed
@@ -57,6 +59,11 @@ class TokenEngine(SequenceEngine):
     def drafter(self, drafter: Drafter | None) -> None:
         if drafter is not None and not isinstance(drafter, Drafter):
             raise FusecError(f"expected a drafter, found {type(drafter).__name__}")
+        if drafter and drafter.reads_hidden and f"%{HIDDEN}" not in self.prefill.plan.outputs:
+            raise FusecError(
+                f"{type(drafter).__name__} reads hidden states, which this engine does not give "
+                f"out: load it with draft='mtp', or with outputs=['{HIDDEN}']"
+            )
         cost = self._drafting.depth.cost  # is the engine's, whoever guesses
         self._drafting = Drafting(drafter, self.draft_max, Depth(cost))
 
@@ -78,6 +85,11 @@ class TokenEngine(SequenceEngine):
     def draft_costs(self) -> dict[int, float]:
         """Rows of a step -> what it costs, in steps of one: as measured while drafting."""
         return self._drafting.depth.cost.known
+
+    @property
+    def chain(self) -> Chained | None:
+        """What makes guesses for another engine quicker than steps of the host; None here."""
+        return None
 
     def tokens(
         self,
@@ -177,10 +189,10 @@ class TokenEngine(SequenceEngine):
         sampler = Sampler(job.sampling, self.most_candidates)
         for token in job.sequence:
             sampler.accept(token)
+        drafting, made = self._drafting, 0
+        drafting.begin(job.sequence)
         self._absorb(job.sequence[job.kept : -1])
         self._ids = list(job.sequence)
-        drafting, made = self._drafting, 0
-        drafting.begin(self._ids)
         while made < job.count:
             room = min(job.count - made, self.context - self._position) - 1
             read = [self._ids[-1], *drafting.guesses(min(room, self.prefill.plan.tokens - 1))]
@@ -215,6 +227,14 @@ class TokenEngine(SequenceEngine):
         logits = result["logits"]
         best = result["next"] if "next" in result else logits.argmax(axis=-1)
         return logits, best.tolist()
+
+    def _run(self, session: Session, ids: Sequence[int]) -> dict[str, Array]:
+        """See `SequenceEngine`; a drafter that wants to know is told of the hidden states."""
+        first = self._position
+        result = super()._run(session, ids)
+        if self._drafting.reads_hidden:
+            self._drafting.read(first, result[HIDDEN])
+        return result
 
     def close(self) -> None:
         """See `SequenceEngine`; the drafter is closed as well."""

@@ -101,7 +101,7 @@ OTHERS: dict[str, tuple[list[str], str]] = {
     "dump behind the stop": (
         ["compile", "MODEL", "--stop-after", "fuse-pairs", "--dump-after", "schedule"],
         "no pass 'schedule' at this level: it runs decode-graph, place-weights, factor-norms, "
-        "fix-vectors, fuse-stack, fuse-chain-to-fixed, fuse-prologue, fuse-pairs",
+        "group-experts, fix-vectors, fuse-stack, fuse-chain-to-fixed, fuse-prologue, fuse-pairs",
     ),
     "stop": (["compile", "MODEL", "--stop-after", "last"], "no pass 'last' at this level: it runs"),
     "disable": (

@@ -44,7 +44,7 @@ def test_a_compiled_folder_drafts_too(tiny_model: Path, tmp_path: Path) -> None:
 
 def test_drafters_that_are_refused(tiny_model: Path) -> None:
     run = ("run", tiny_model, "-p", "a")
-    assert "draft: expected off, auto, suffix, recycle or a model: sufix" in refused(
+    assert "draft: expected off, auto, suffix, recycle, mtp or a model: sufix" in refused(
         *run, "--draft", "sufix"
     )
     assert "has to have the vocabulary of" in refused(*run, "--draft", "demo")

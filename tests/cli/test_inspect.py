@@ -61,6 +61,18 @@ def test_inspect_prints_the_graph_at_a_stage(tiny_model: Path, compiled: Path) -
     )
 
 
+def test_a_stage_as_json_is_its_line_of_the_report_and_its_graph(
+    tiny_model: Path, compiled: Path
+) -> None:
+    for model in (tiny_model, compiled):
+        data = fusec("inspect", model, "--stage", "fuse-pairs", "--json").json
+        stages = fusec("inspect", model, "--json").json["stages"]
+        (wanted,) = (stage for stage in stages if stage["pass"] == "fuse-pairs")
+        graph = parse(data.pop("graph"))
+        assert len(graph.nodes) == data["after"] < data["before"]
+        assert data | {"ms": 0} == wanted | {"ms": 0}
+
+
 def test_inspect_of_a_folder_is_the_report_of_compile(tiny_model: Path, compiled: Path) -> None:
     folder = fusec("inspect", compiled, "--json").json
     model = fusec("inspect", tiny_model, "--context", 64, "--kv", "f32", "--json").json
@@ -98,7 +110,7 @@ def test_the_default_level_is_the_targets(tiny_model: Path, options: list[str], 
 @pytest.mark.parametrize("command", ["compile", "inspect", "run", "profile", "perplexity"])
 def test_help_says_the_default_level(command: str) -> None:
     text = re.sub(r"[\s│]+", " ", fusec(command, "--help").out)
-    assert "3 deep. (default: 3 on a GPU, 2 on the CPU)" in text
+    assert "4 clustered. (default: 3 on a GPU, 2 on the CPU)" in text
 
 
 def test_files_that_were_written_are_named(tiny_model: Path, tmp_path: Path) -> None:

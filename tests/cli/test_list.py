@@ -10,10 +10,10 @@ from fusec.ir.gpus import all_gpus
 from fusec.ir.ops import OPS
 from fusec.models.names import known_models
 from fusec.models.presets import PRESETS
-from fusec.passes.pipeline import passes_of
+from fusec.passes.pipeline import LEVELS, passes_of
 from tests.command import fusec, refused
 
-PASSES = [step.name for step in passes_of(3)]
+PASSES = [step.name for step in passes_of(max(LEVELS))]
 NAMES = {
     "models": [model.name for model in known_models()],
     "rules": [name.removeprefix("fuse-") for name in PASSES if name.startswith("fuse-")],

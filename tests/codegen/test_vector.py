@@ -307,10 +307,18 @@ def test_the_inner_loop_is_made_of_vector_instructions() -> None:
     assert "vfmadd" in assembly
 
 
+DECODED_APART = (
+    *("f16", "bf16", "q8_0", "q4_1", "q5_0", "q2_k", "q3_k", "q6_k"),
+    *("iq4_nl", "mxfp4", "nvfp4", "iq1_m", "iq2_s", "iq3_s", "tq1_0"),
+)
+"""A format of each kind of code that decodes one."""
+
+
 def digest() -> str:
-    """A hash of every format's dot products, for comparison between machines."""
+    """A hash of dot products, for comparison between machines."""
     total = hashlib.sha256()
-    for name, weights in sorted(formats.FORMATS.items()):
+    for name in DECODED_APART:
+        weights = formats.get(name)
         x = np.random.default_rng(14).normal(size=(4, 256)).astype(np.float32)
         w = random_rows(weights, 2, 256, seed=14)
         total.update(dots(w, x, caller(*functions(name))).tobytes())

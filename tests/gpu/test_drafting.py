@@ -12,10 +12,12 @@ import pytest
 from fusec import driver
 from fusec.bench import rounds
 from fusec.bench.drafts import prompts
+from fusec.ir.plan import HIDDEN
 from fusec.runtime.drafting import DRAFTERS, Drafter, Suffix
 from fusec.runtime.drafting.model import ModelDrafter
 from fusec.runtime.sampling import Sampling
 from tests.runtime.drafters import Nonsense, Scripted, draft_with
+from tests.runtime.skilled import skilled_model
 
 pytestmark = pytest.mark.gpu
 
@@ -71,6 +73,21 @@ def test_a_draft_model(tiny_model: Path) -> None:
         draft_with(engine, ModelDrafter(driver.load(tiny_model, "native", context=256)))
         assert list(engine.tokens(IDS, 100)) == wanted
         assert engine.draft_statistics.accepted > 20  # it is the model itself
+
+
+def test_a_block_that_drafts(tmp_path: Path) -> None:
+    with driver.load(skilled_model(tmp_path), "native", draft="mtp") as engine:
+        engine.stop, drafter = frozenset(), engine.drafter
+        for sampling in SAMPLINGS[:2]:
+            engine.drafter = None
+            wanted = list(engine.tokens(IDS, 60, sampling))
+            draft_with(engine, drafter)
+            assert list(engine.tokens(IDS, 60, sampling)) == wanted
+            if sampling.is_argmax:
+                assert engine.draft_statistics.acceptance == 1
+        text = [*IDS, *wanted]
+        states = drafter._states[: len(text) - 1].copy()
+        assert np.array_equal(engine.trace(text[:-1])[HIDDEN], states)
 
 
 @pytest.mark.parametrize("draft", ["auto", "suffix", "recycle"])

@@ -12,7 +12,7 @@ from fusec import Builder
 from fusec.codegen import formats
 from fusec.codegen.cuda.shape import SPLIT
 from fusec.driver import Compiled
-from fusec.ir.plan import Choice
+from fusec.ir.choice import Choice
 from tests.codegen.blocks import random_rows
 
 pytestmark = pytest.mark.gpu

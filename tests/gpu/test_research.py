@@ -13,9 +13,17 @@ from tests.own_ops import WIDTH, gated, register_softsign
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("own_ops_table")]
 
 
-def test_a_registered_op_gives_what_it_means() -> None:
+def trigonometric(x: np.ndarray) -> np.ndarray:
+    return np.sin(3 * x) + np.cos(x) * np.log(1 + x * x) + np.tan(0.25 * np.tanh(x))
+
+
+@pytest.mark.parametrize("name", ["softsign", "trigonometric"])
+def test_a_registered_op_gives_what_it_means(name: str) -> None:
     register_softsign()
-    graph, random = gated(), np.random.default_rng(0)
+    fusec.register_op(
+        "trigonometric", "sin(3 * x) + cos(x) * log(1 + x * x) + tan(0.25 * tanh(x))", trigonometric
+    )
+    graph, random = gated(name), np.random.default_rng(0)
     weights = {
         w.name[1:]: random.standard_normal(w.shape).astype(np.float32) for w in graph.weights
     }

@@ -26,7 +26,7 @@ def test_the_ops_that_index_memory() -> None:
         "embed": [0], "rope": [1], "temper": [1], "kv_append": [2], "attention": [3],
         "attention_spans": [3], "attention_combine": [2], "attention_project": [3],
         "expert_matvec": [2], "expert_matvec_sum": [2], "expert_vector": [0],
-        "expert_vector_sum": [1],
+        "expert_vector_sum": [1], "group": [0], "grouped_matvec": [2, 3],
     }  # fmt: skip
 
 

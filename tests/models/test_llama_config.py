@@ -9,7 +9,8 @@ from gguf import GGUFWriter
 
 from fusec.errors import FusecError
 from fusec.models import architecture_of
-from fusec.models.decoder import DecoderConfig, check_tensors
+from fusec.models.decoder import DecoderConfig
+from fusec.models.decoder_tensors import check_tensors
 from fusec.models.gguf_file import GGUFFile, open_gguf
 
 COUNTS = {

@@ -21,10 +21,12 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 
 @pytest.mark.parametrize("level", sorted(LEVELS))
 def test_smollm2_is_llama_cpps(level: int, shared_data: Path) -> None:
+    """Whole texts at the default level; the others have its bytes, and begin them."""
     model = Model.open(real_model("smollm2"))
+    most = None if level == 2 else 20
     with driver.load(model, "cpu", level, context=256, kv="f32") as engine:
         for case in golden_cases(shared_data, "smollm2"):
-            check_case(engine, model, case, within=1e-3)
+            check_case(engine, model, case, 1e-3, most)
 
 
 def test_gemma3_is_llama_cpps(shared_data: Path) -> None:
@@ -32,7 +34,8 @@ def test_gemma3_is_llama_cpps(shared_data: Path) -> None:
     model = Model.open(real_model("gemma3-270m", fetch=False))
     with driver.load(model, "cpu", context=1024, kv="f32") as engine:
         for case in golden_cases(shared_data, "gemma3-270m"):
-            check_case(engine, model, case, within=1e-2)
+            windowed = len(case["greedy"]) > 512
+            check_case(engine, model, case, 1e-2, most=None if windowed else 20)
 
 
 @pytest.mark.parametrize(("name", "fetch"), [("smollm2", True), ("gemma3-270m", False)])

@@ -13,8 +13,10 @@ from gguf.quants import dequantize
 from fusec.errors import FusecError
 from fusec.models import architecture_of
 from fusec.models.gguf_file import open_gguf
+from fusec.models.model import Model
 from fusec.models.synth import PRESETS, synthesize
 from fusec.models.synth_vocab import read_vocabulary
+from fusec.models.synth_weights import POOL
 from fusec.models.tokenizer import Tokenizer
 
 
@@ -44,6 +46,24 @@ def test_weights_keep_activations_at_unit_size(tiny_model: Path) -> None:
         damped = tensor.name.endswith(("attn_output.weight", "ffn_down.weight"))
         gain = values.std() * np.sqrt(values.shape[1]) * (np.sqrt(2 * 8) if damped else 1)
         assert gain == pytest.approx(1, rel=0.05), tensor.name
+
+
+def test_quick_matrices_are_drawn_from_few_blocks(tmp_path: Path) -> None:
+    shape = replace(PRESETS["tiny"], layers=1, width=512, ffn_width=2048, heads=8)
+    paths = [tmp_path / f"{n}.gguf" for n in range(3)]
+    for path, quick in zip(paths, (True, True, False), strict=True):
+        synthesize(shape, path, "IQ4_XS", quick=quick)
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    first, plain = (open_gguf(path).tensors for path in paths[1:])
+    assert {n: (t.dtype, t.shape) for n, t in first.items()} == {
+        n: (t.dtype, t.shape) for n, t in plain.items()
+    }
+    name = "blk.0.ffn_up.weight"  # four times as large as what is made of it
+    assert np.array_equal(first["blk.0.attn_k.weight"].data, plain["blk.0.attn_k.weight"].data)
+    blocks = first[name].data.reshape(-1, 136)
+    assert len(np.unique(blocks, axis=0)) <= POOL // 256 < len(blocks)
+    values = Model.open(paths[0]).floats(name)
+    assert values.std() * np.sqrt(512) == pytest.approx(1, rel=0.02)
 
 
 def test_seeds(tiny_model: Path, tmp_path: Path) -> None:

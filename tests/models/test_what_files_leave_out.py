@@ -71,7 +71,7 @@ def test_the_width_of_experts_may_be_written_for_each_layer(
     architecture: str, tmp_path: Path
 ) -> None:
     config = config_of(architecture)
-    keys = {"expert_feed_forward_length": [64] * config.layers}
+    keys = {"expert_feed_forward_length": [64] * (config.layers + config.skipped)}
     assert opened(tmp_path, config, keys).experts == config.experts
 
 

@@ -47,15 +47,13 @@ def ptx_instructions(ptx: str) -> int:
 
 @pytest.mark.cuda
 def test_instructions_are_those_of_the_emitted_code():
-    graphs = {
-        (dtype, columns): matvec(1056, columns, dtype)
-        for dtype in ("f16", "q8_0", "iq4_nl", "iq4_xs", "q5_k", "q6_k")
-        for columns in (768, 1536)
-    }
-    for layered in (llama_graph(layers=1, width=576, ffn=1536, heads=9, kv_heads=3, vocab=1056),):
-        for node in layered.nodes:
-            if node.op in ("attention", "add", "silu", "mul", "rope", "kv_append"):
-                graphs[node.op, node.outputs[0].shape] = node.region
+    dtypes = ("f16", "q8_0", "iq4_nl", "iq4_xs", "q5_k", "q6_k")
+    sizes = [*zip(dtypes, 3 * [768, 1536], strict=True), ("f16", 1536), ("q6_k", 768)]
+    graphs = {(dtype, columns): matvec(1056, columns, dtype) for dtype, columns in sizes}
+    layer = llama_graph(layers=1, width=576, ffn=1536, heads=9, kv_heads=3, vocab=1056)
+    for node in layer.nodes:
+        if node.op in ("attention", "add", "silu", "mul", "rope", "kv_append"):
+            graphs[node.op, node.outputs[0].shape] = node.region
     kernels = {key: kernel_of(graph) for key, graph in graphs.items()}
     cubins = compile_many([emit(k) for k in kernels.values()], "sm_90a")
     for (key, kernel), cubin in zip(kernels.items(), cubins, strict=True):

@@ -26,6 +26,7 @@ KINDS = {
     3: ["norm_fix", "matvec_rope_kv", "attention", "fix", "matvec_add",
         "norm_fix", "matvec_silu_mul", "fix", "matvec_add"],
 }  # fmt: skip
+KINDS[4] = KINDS[3]
 """Level -> what a layer is in a step of many rows."""
 
 

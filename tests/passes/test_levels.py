@@ -41,9 +41,9 @@ def test_dispatches_of_a_30_layer_graph(level, forward, target):
     }
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("level", [level for level in LEVELS if level < 4])
 def test_stages_are_those_on_file(level, update_golden):
-    """A stage that changes nothing has no file."""
+    """A stage that changes nothing has no file; -O4 is -O3 and a pass (`test_rows_of_heads`)."""
     target, sizes = ANY, {"tokens": 2}
     if level == 3:  # what a GPU runs: norms are factored, attention is split, and projected
         target, sizes = HOPPER, {"context": 600, "heads": 2, "kv_heads": 1}
@@ -143,4 +143,4 @@ def test_the_critical_path_shrinks_with_the_level():
     depth = [critical_path(compiled(llama_graph(), level)[-1].graph) for level in LEVELS]
     # norm q rope append attention o add norm gate silu mul down add; embed, norm, head, next;
     # at -O3 qkv attention o gate down; head, next
-    assert depth == [2 * 13 + 4, 2 * 10 + 3, 2 * 6 + 3, 2 * 5 + 2]
+    assert depth == [2 * 13 + 4, 2 * 10 + 3, 2 * 6 + 3, 2 * 5 + 2, 2 * 5 + 2]

@@ -14,7 +14,8 @@ from fusec import backends, driver, pictures
 from fusec.codegen.cuda.build import compile_many
 from fusec.codegen.cuda.rows import OWN_FIXED_TO, TOGETHER
 from fusec.codegen.cuda.toolchain import CudaKernel
-from fusec.ir.plan import ROWS, Choice, LaunchPlan, Size, from_json
+from fusec.ir.choice import Choice
+from fusec.ir.plan import ROWS, LaunchPlan, Size, from_json
 from fusec.passes import pipeline
 from fusec.pictures.dot import to_dot
 from fusec.report import plan_table, summary
@@ -142,15 +143,15 @@ def test_the_page_shows_them(compiled, on_cpu) -> None:
 
 @pytest.mark.slow
 def test_a_plan_of_another_version_is_refused(compiled, tiny_model, tmp_path) -> None:
-    older = {**json.loads(compiled.plan.to_json()), "version": 7}
-    with pytest.raises(ValueError, match="expected plan version 8, found 7"):
+    older = {**json.loads(compiled.plan.to_json()), "version": 8}
+    with pytest.raises(ValueError, match="expected plan version 9, found 8"):
         from_json(json.dumps(older))
     with pytest.MonkeyPatch.context() as then:
         then.setattr(LaunchPlan, "to_json", lambda _: json.dumps(older))
         assert fusec("compile", tiny_model, "-o", tmp_path / "then").code == 0
     path = tmp_path / "then" / "plan.json"
     message = refused("run", path.parent, "--prompt-ids", "1", "-n", "1")
-    assert message == f"{path}: expected plan version 8, found 7: compile again"
+    assert message == f"{path}: expected plan version 9, found 8: compile again"
 
 
 # --- steps of several tokens ---------------------------------------------------------------------

@@ -200,8 +200,14 @@ def test_the_command(tiny_model: Path, tmp_path: Path):
     ("options", "said"),
     [
         (("--draft", "auto"), "--draft: what to draw with --dot, --svg or --html FILE"),
-        (("--draft", "off", "--svg", "a.svg"), "draft: expected auto, suffix, recycle or a model"),
-        (("--draft", "nobody", "--svg", "a.svg"), "draft: expected off, auto, suffix, recycle or"),
+        (
+            ("--draft", "off", "--svg", "a.svg"),
+            "draft: expected auto, suffix, recycle, mtp or a model",
+        ),
+        (
+            ("--draft", "nobody", "--svg", "a.svg"),
+            "draft: expected off, auto, suffix, recycle, mtp or",
+        ),
         (
             ("--draft", "auto", "--svg", "a.svg", "--width", 4),
             "--draft: the loop has no --stage and no --width",

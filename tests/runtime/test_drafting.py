@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ from fusec.models.small import config_of
 from fusec.models.synth import synthesize
 from fusec.runtime.drafting import DRAFTERS, Auto, Recycle, Row, Suffix
 from fusec.runtime.drafting.model import ModelDrafter
-from fusec.runtime.drafting.suffix import confidence_of
+from fusec.runtime.drafting.suffix import LONGEST, confidence_of
 from tests.runtime.drafters import Nonsense, Scripted, draft_with
 
 CONTEXT, VOCABULARY = 96, 512
@@ -274,7 +276,9 @@ def test_a_draft_model(tiny_model: Path, engine: Engine) -> None:
 def test_a_draft_model_has_the_same_vocabulary(tiny_model: Path) -> None:
     with pytest.raises(FusecError, match=r"draft model has to have the vocabulary of .*tiny.gguf"):
         fusec.load(tiny_model, draft="demo")
-    with pytest.raises(FusecError, match="draft: expected off, auto, suffix, recycle or a model"):
+    with pytest.raises(
+        FusecError, match="draft: expected off, auto, suffix, recycle, mtp or a model"
+    ):
         fusec.load(tiny_model, draft="sufix")
     with pytest.raises(FusecError, match="draft_max: expected a number of tokens from 1, found 0"):
         fusec.load(tiny_model, draft="auto", draft_max=0)
@@ -283,7 +287,7 @@ def test_a_draft_model_has_the_same_vocabulary(tiny_model: Path) -> None:
 @pytest.mark.parametrize("draft", [5, None, True])
 def test_what_names_no_drafter(tiny_model: Path, draft: object) -> None:
     with pytest.raises(
-        FusecError, match="draft: expected off, auto, suffix, recycle or a model, f"
+        FusecError, match="draft: expected off, auto, suffix, recycle, mtp or a model, f"
     ):
         fusec.load(tiny_model, draft=draft)  # type: ignore[arg-type]
 
@@ -370,23 +374,43 @@ def test_suffix_is_surer_of_longer_matches() -> None:
     assert each == [confidence_of(1 + n) for n in range(4)]  # a right one makes the match longer
 
 
-def test_suffix_reads_what_it_knows_of_a_sequence_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    suffix, read = Suffix(), []
-    append = Suffix._append
-
-    def noted(self: Suffix, sequence: Sequence[int]) -> None:
-        read.append(list(sequence))
-        append(self, sequence)
-
-    monkeypatch.setattr(Suffix, "_append", noted)
+def test_suffix_reads_what_it_knows_of_a_sequence_once() -> None:
+    suffix = Suffix()
     suffix.begin([1, 2, 3])
+    known = suffix._pairs
     suffix.begin((1, 2, 3, 1, 2))
-    assert read == [[1, 2, 3], [1, 2]]
+    assert suffix._pairs is known
     assert proposed(suffix) == [3, 1, 2, 3]
     suffix.begin([1, 2, 9, 1, 2])  # another one
+    assert suffix._pairs is not known
     assert proposed(suffix, 1) == [9]
     suffix.begin([1, 2])  # the beginning of it
     assert proposed(suffix) == []
+
+
+def longest_match(tokens: Sequence[int]) -> tuple[int, int]:
+    """Its length, and the newest place behind one."""
+    found = (0, 0)
+    for place in range(1, len(tokens)):
+        pairs = zip(reversed(tokens[:place]), reversed(tokens), strict=False)
+        same = len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
+        found = max(found, (min(same, LONGEST), place)) if same else found
+    return found
+
+
+@pytest.mark.parametrize("variety", [2, 4, 30])
+def test_suffix_finds_the_longest_match_however_the_tokens_come(variety: int) -> None:
+    pick = random.Random(variety)
+    for _ in range(20):
+        suffix, tokens = Suffix(), pick.choices(range(variety), k=4)
+        suffix.begin(tokens)
+        for _ in range(12):  # now what was guessed, now something else
+            new = [guess.token for guess in suffix.propose(pick.randrange(1, 6))]
+            if not new or pick.random() < 0.5:
+                new = pick.choices(range(variety), k=pick.randrange(1, 6))
+            suffix.seen(new, ())
+            tokens = tokens + new
+            assert (suffix.matched, suffix.place) == longest_match(tokens)
 
 
 def test_recycle_knows_rows_that_were_rejected_and_earlier_sequences() -> None:

@@ -6,7 +6,7 @@ size and its place in the grid to variables, and then all run the same code.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -65,6 +65,22 @@ class Alike:
         with self.scope.w.at(stage, self.condition, apart), self.bound():
             yield
 
+    def select(self, conditions: Sequence[str]) -> None:
+        """The same warp by warp: member k + 1 has the warps that fulfil `conditions[k]`.
+
+        Of several that hold, the last one counts.
+        """
+        w, (first, *others) = self.scope.w, [units(segment) for segment, _, _ in self.members]
+        for pointers in self.bindings.values():
+            chosen = pointers[0]
+            for condition, pointer in zip(conditions, pointers[1:], strict=True):
+                chosen = f"select_pointer({condition}, {pointer}, {chosen})"
+            w.line(f"{_chosen(pointers)} = {chosen}")
+        size = f"uint32({first})"
+        for condition, other in zip(conditions, others, strict=True):
+            size = f"select_u32({condition}, uint32({other}), {size})"
+        w.line(f"size = {size}")
+
     def choose(self) -> None:
         """Each member's blocks assign its operands, its size and its place in the grid."""
         if len(self.members) == 1:
@@ -98,6 +114,12 @@ def classes(scope: Scope, shape: KernelShape) -> list[Alike]:
         bindings = _bindings(scope, [segment for segment, _ in members])
         made.append(Alike(scope, tuple(placed), bindings, "" if alone else condition))
     return made
+
+
+def together(scope: Scope, segments: list[Segment]) -> Alike:
+    """Segments that share one text and have no thread blocks of their own."""
+    members = tuple((segment, 0, 0) for segment in segments)
+    return Alike(scope, members, _bindings(scope, segments), "")
 
 
 def _key(scope: Scope, segment: Segment) -> object:

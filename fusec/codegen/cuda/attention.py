@@ -18,13 +18,15 @@ or makes them (see `head_prologue`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 
 from fusec.codegen.cuda.alike import Alike
 from fusec.codegen.cuda.attention_cached import ROWS, ZEROS, CachedRows
 from fusec.codegen.cuda.head_prologue import HeadPrologue
 from fusec.codegen.cuda.shape import CHUNK, CHUNKS, SPAN, WARP
+from fusec.codegen.cuda.sources import Shared
 from fusec.codegen.cuda.stages import Stage
 from fusec.errors import FusecError
 from fusec.ir.graph import Node
@@ -39,15 +41,21 @@ class Attention(CachedRows):
     """One segment of role 'heads'.
 
     `alone`: there is nothing else in the kernel, so that older rows are read in front of its wait.
-    `made`: what makes its head's query and newest rows in the same kernel. `held`: registers that
-    keys and values may fill before the query is known.
+    `made`: what makes its head's query and newest rows in the same kernel, `raw`: of which vectors
+    (see `HeadPrologue`). `held`: registers that keys and values may fill before the query is known.
     """
 
     def __init__(
-        self, alike: Alike, node: Node, alone: bool, made: Sequence[Node], held: int = HELD
+        self,
+        alike: Alike,
+        node: Node,
+        alone: bool,
+        made: Sequence[Node],
+        held: int = HELD,
+        raw: Mapping[str, Shared] = MappingProxyType({}),
     ) -> None:
         _check(node)
-        super().__init__(alike, node, held, HeadPrologue(alike, node, made))
+        super().__init__(alike, node, held, HeadPrologue(alike, node, made, raw))
         scope = alike.scope
         self.sinks = next((v for v in node.weights if len(v.shape) == 1), None)
         self.split = node.get("spans", 0) != 0

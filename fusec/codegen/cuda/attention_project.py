@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from fusec.codegen.cuda.alike import Alike
 from fusec.codegen.cuda.attention import Attention, quotient
 from fusec.codegen.cuda.columns import BLOCK
+from fusec.codegen.cuda.head_rows import HeadRows
 from fusec.codegen.cuda.projection import Projection
 from fusec.codegen.cuda.scope import PAGES
 from fusec.codegen.cuda.shape import CHUNK, SPAN, WARP
@@ -37,13 +38,25 @@ MOST_OF_ROWS = 64  # with which two blocks fit: those of two rows of a step
 class ProjectedAttention(Attention):
     """One segment of role 'heads', alone in its kernel."""
 
-    def __init__(self, alike: Alike, node: Node, alone: bool, made: Sequence[Node]) -> None:
+    def __init__(
+        self,
+        alike: Alike,
+        node: Node,
+        alone: bool,
+        made: Sequence[Node],
+        rows: HeadRows | None = None,
+    ) -> None:
         weight, spans, scope = node.inputs[4], int(node["spans"]), alike.scope
         branch = _branch(node, weight.shape[1])
         out = scope.pointers[node.name]
-        self.projection = Projection(scope, weight, branch, spans, out, node.name)
-        super().__init__(alike, node, alone, made, HELD - self.projection.registers)
-        self._leave_room(MOST_OF_ROWS if scope.rows else MOST, self.projection.registers)
+        self.projection, self.head_rows = (
+            Projection(scope, weight, branch, spans, out, node.name),
+            rows,
+        )
+        others = self.projection.registers + (rows.registers if rows is not None else 0)
+        raw = rows.made if rows is not None else {}
+        super().__init__(alike, node, alone, made, HELD - self.projection.registers, raw)
+        self._leave_room(MOST_OF_ROWS if scope.rows else MOST, others)
         self.spans, self.quads = spans, self.head_dim // 4
         if self.spans > 1:
             self.values = scope.shared("values", 4 * self.spans * self.head_dim)
@@ -60,17 +73,22 @@ class ProjectedAttention(Attention):
             if self.spans > 1:
                 nbytes = self.spans * (4 * self.head_dim + 8)
                 w.line(f"mailbox_open({self.mailbox}, uint32({nbytes}), thread == uint32(0))")
-                w.line("cluster_arrive_relaxed()")
             w.line("part, rank = head, span")
+            self._place()
+            if self.head_rows is not None:
+                self.head_rows.load()
+            if self.spans > 1:
+                w.line("cluster_arrive_relaxed()")
             projection.load()
             self._pages()
             self._extent()
-            self._place()
             self._load_own()
             with w.block(attends):
                 self._older_rows()
             projection.decode()
-        with self.alike.at(Stage.MAKE):
+        with self.alike.at(Stage.MAKE if self.head_rows is None else Stage.COMPUTE):
+            if self.head_rows is not None:
+                self.head_rows.finish()
             self._make_own(self._plus_first("span"))
             with w.block(attends):
                 self._chunk()
@@ -129,7 +147,8 @@ class ProjectedAttention(Attention):
         """The same where there are several spans, of which this block has made one."""
         w, quads = self.w, self.quads
         given = f"{self.values}, {self.pairs}, {self.mailbox}, span, {self.spans}, {quads}"
-        w.line("cluster_wait()", "all mailboxes are open")
+        if self.head_rows is None:
+            w.line("cluster_wait()", "all mailboxes are open")
         w.line(f"give_span({given}, {max(1, WARP // quads)}, own, state, live, thread)")
         w.line(f"mailbox_wait({self.mailbox})")
         last = f"uint32(uint32(n - uint32(1)) // uint32({SPAN}))"

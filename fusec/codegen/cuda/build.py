@@ -73,7 +73,8 @@ def entry_of(kernel: CudaKernel, arch: str) -> Path:
 def support_files() -> list[Path]:
     """What kernels' sources import and what compiles them; tables are the formats'."""
     here = Path(__file__).parent
-    own = [here / f"{name}.py" for name in ("device", "imports", "instructions", "toolchain")]
+    names = ("device", "imports", "instructions", "single_assignments", "toolchain")
+    own = [here / f"{name}.py" for name in names]
     return [*own, *library_files(), *sorted((here.parent / "formats").glob("*.py"))]
 
 

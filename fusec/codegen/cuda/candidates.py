@@ -8,7 +8,10 @@ from dataclasses import replace
 
 from fusec.codegen.common import open_region
 from fusec.codegen.cuda.arch import ARCHS, Arch
+from fusec.codegen.cuda.attention_sizes import fits
 from fusec.codegen.cuda.defaults import SHARED, default, many_rows
+from fusec.codegen.cuda.gemm import is_gemm, tilings_of, why_not_tiling
+from fusec.codegen.cuda.rows import INTERLEAVING, QUERIES, ways_of_rows
 from fusec.codegen.cuda.shape import (
     REGISTERS,
     anchors,
@@ -18,7 +21,9 @@ from fusec.codegen.cuda.shape import (
     registers,
     why_not,
 )
-from fusec.ir.plan import RELEASES, Choice, Kernel
+from fusec.codegen.cuda.tilings import tilings_to_try
+from fusec.ir.choice import RELEASES, AnyChoice, Choice, Tiling
+from fusec.ir.plan import Kernel
 from fusec.ir.region import KernelShape
 
 HOPPER = ARCHS["sm_90a"]
@@ -30,18 +35,32 @@ MANY_ROWS = ((4, 4), (8, 3), (8, 4), (16, 1), (16, 2))
 """Warps a block and blocks a processor where rows outnumber the warps."""
 WITHOUT_ROWS = {"scalar": (8, 16, 32), "element": (1, 2, 4, 8)}
 """Warps a block of reductions, and of element-wise work."""
+TAKEN = (1, 2, 4, 8)
+"""Rows of the step that a block of a product takes; where blocks of a cluster share what they make,
+it takes all that it can or half of them."""
+CROWDED = (24, 32)
+"""Warps of an SM whose registers, 80 and 64 for a lane, are all that blocks may fill."""
 LANES = 512
 """Of a processor; with more of them running, each has fewer registers to hold weights."""
 
 
-def candidates(kernel: Kernel, arch: Arch = HOPPER) -> tuple[Choice, ...]:
-    """Geometries, the default first; what they release when is another question."""
-    shape, usual, sms = open_region(kernel)[1], default_of(kernel, arch), arch.sms
-    others = (
-        choice for choice in _others(shape, usual, sms) if why_not(shape, choice, sms) is None
-    )
-    if not kernel.overlaps:  # pairs exchange what they made as no older GPU can
-        others = (choice for choice in others if not choice.paired)
+def candidates(kernel: Kernel, arch: Arch = HOPPER, width: int = 1) -> tuple[AnyChoice, ...]:
+    """Geometries, the default first; what they release when is another question.
+
+    `width`: rows of the step, of a kernel that takes several.
+    """
+    shape = open_region(kernel)[1]
+    usual, sms = default_of(kernel, arch), arch.sms
+    if isinstance(usual, Tiling):
+        tilings = tilings_to_try(is_own=bool(shape.prologue))
+        others: Iterator[AnyChoice] = (t for t in tilings if why_not_tiling(shape, t) is None)
+    else:
+        one_row = (c for c in _others(shape, usual, sms) if why_not(shape, c, sms) is None)
+        if not kernel.overlaps:  # pairs exchange what they made as no older GPU can
+            one_row = (choice for choice in one_row if not choice.paired)
+        others = one_row
+        if kernel.rows:
+            others = _of_rows(shape, [usual, *one_row], kernel.rows, width, arch.shared)
     alike = (replace(choice, release=usual.release) for choice in others)
     return tuple(dict.fromkeys((usual, *alike)))
 
@@ -52,15 +71,49 @@ def releases(kernel: Kernel, arch: Arch = HOPPER) -> tuple[str, ...]:
     return tuple(dict.fromkeys((usual, *(RELEASES if kernel.overlaps else ()))))
 
 
-def default_of(kernel: Kernel, arch: Arch = HOPPER) -> Choice:
+def default_of(kernel: Kernel, arch: Arch = HOPPER) -> AnyChoice:
     """The choice of a kernel that nobody has measured."""
-    return default(open_region(kernel)[1], arch.sms, kernel.overlaps, kernel.rows)
+    region, shape = open_region(kernel)
+    if is_gemm(region):
+        return tilings_of(shape, kernel.rows, arch.sms)[0]
+    return default(shape, arch.sms, kernel.overlaps, kernel.rows, kernel.leads)
 
 
-def variants(kernel: Kernel, arch: Arch = HOPPER) -> tuple[Choice, ...]:
+def variants(kernel: Kernel, arch: Arch = HOPPER, width: int = 1) -> tuple[AnyChoice, ...]:
     """Every geometry with every release: what a search may ask for."""
-    geometries = candidates(kernel, arch)
+    geometries = candidates(kernel, arch, width)
     return tuple(replace(g, release=r) for r in releases(kernel, arch) for g in geometries)
+
+
+def _of_rows(
+    shape: KernelShape, shapes: list[Choice], rows: int, width: int, shared: int
+) -> Iterator[Choice]:
+    """Choices of a kernel for several rows, of which a block takes `rows` by default.
+
+    `shapes`: those for one row. Each is also tried with fewer registers, so that blocks of other
+    launches find room on the same SM, but for statements of several rows, which need more.
+    """
+    if has_heads(shape):
+        (node,) = shape.segments[0].nodes
+        for taken in QUERIES if rows > 1 else ():
+            if fits(node, taken, shared):
+                yield replace(shapes[0], width=0 if taken == rows else taken)
+        return
+    if not matvecs(shape):
+        yield from shapes
+        return
+    few = [n for n in TAKEN if n <= width] if shape.parts is None else [max(1, rows // 2)]
+    for choice, taken in itertools.product(shapes, sorted({rows, *few})):
+        usual, *others = ways_of_rows(shape, taken, shared) or ("",)
+        for way in (usual, *others):
+            crowds = CROWDED if way != INTERLEAVING else ()
+            for blocks in (choice.min_blocks, *(max(1, n // choice.warps) for n in crowds)):
+                yield replace(
+                    choice,
+                    min_blocks=blocks,
+                    width=0 if taken == rows else taken,
+                    way="" if way == usual else way,
+                )
 
 
 def _others(shape: KernelShape, usual: Choice, sms: int) -> Iterator[Choice]:

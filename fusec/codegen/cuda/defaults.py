@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 from fusec.codegen.cuda.shape import (
+    CHOSEN_REGISTERS,
     CHUNKS,
     REGISTERS,
     TILE_WARPS,
@@ -20,12 +21,13 @@ from fusec.codegen.cuda.shape import (
     may_share,
     registers,
     row_chunks,
+    rows_made,
     tile_units,
     units,
 )
+from fusec.ir.choice import Choice
 from fusec.ir.op_matvec import row_length
-from fusec.ir.ops import op
-from fusec.ir.plan import Choice
+from fusec.ir.ops import op, picks_rows
 from fusec.ir.region import KernelShape, Segment
 
 SMALL = 15_888  # weights a multiprocessor reads and multiplies before the next launch begins
@@ -34,11 +36,19 @@ HEAD_WARPS = range(1, 17)  # of a block with rows of one head
 MOST_TILES = 16  # whose sums a block keeps at once
 
 
-def default(shape: KernelShape, sms: int, overlaps: bool = False, together: int = 0) -> Choice:
+def default(
+    shape: KernelShape,
+    sms: int,
+    overlaps: bool = False,
+    together: int = 0,
+    leads: bool = False,
+) -> Choice:
     """The choice for a GPU of so many multiprocessors that nobody has measured.
 
     `together`: rows of the step that a block takes at once, if there are several. Of two, many
-    warps leave the launches around it more room (`docs/performance-log.md`).
+    warps leave the launches around it more room (`docs/performance-log.md`). `leads`: see `Kernel`;
+    what makes its head's rows has much to load, so it begins at once, and fills multiprocessors,
+    so it lets the next launch begin behind its wait.
 
     Few rows: one a warp, in as few blocks as fill the GPU once; or, where launches overlap, what
     `beside_others` says. Many: eight warps a block, two blocks a processor, and each warp takes
@@ -52,13 +62,17 @@ def default(shape: KernelShape, sms: int, overlaps: bool = False, together: int 
         return Choice(warps, release="load" if overlaps else "wait")
     if shape.parts is not None:
         shared = reversed(SHARED) if together == 2 else SHARED
-        choices = [Choice(*sizes, release="read" if overlaps else "wait") for sizes in shared]
+        release = ("begin" if leads else "read") if overlaps else "wait"
+        choices = [Choice(*sizes, release=release) for sizes in shared]
         return next((c for c in choices if may_share(shape, c)), choices[-1])
     if overlaps and (choice := beside_others(shape, sms)):
         return choice
     if not rows:
-        release = "load" if overlaps and has_heads(shape) else "wait"
-        return Choice(max(_warps(shape), CHUNKS if has_heads(shape) else 1), release=release)
+        early = overlaps and has_heads(shape) and not shape.rows_of_heads
+        release = "load" if early else "wait"
+        at_once = 1 << (-(-max(1, rows_made(shape)) // CHUNKS) - 1).bit_length()
+        warps = max(_warps(shape), CHUNKS if has_heads(shape) else 1)
+        return Choice(warps, at_once, release=release)
     return _in_one_wave(shape, rows, sms)
 
 
@@ -68,7 +82,8 @@ def _in_one_wave(shape: KernelShape, rows: list[Segment], sms: int) -> Choice:
     for warps in (8, 12, 16):
         if sum(-(-units(s) // warps) for s in rows) <= sms:
             return Choice(max(warps, least))
-    return many_rows(shape, max(8, least), 2, REGISTERS, sms)
+    picks = any(picks_rows(n) for s in rows for n in s.nodes)
+    return many_rows(shape, max(8, least), 2, CHOSEN_REGISTERS if picks else REGISTERS, sms)
 
 
 def tiles_shared(shape: KernelShape, rows: list[Segment], sms: int, overlaps: bool) -> Choice:

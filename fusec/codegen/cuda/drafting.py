@@ -1,7 +1,7 @@
 """Kernels of a step that checks drafted tokens: guess, choose a token for each row, accept.
 
 They stand around the plan of a step of several rows, in one captured graph, and read everything
-they need from device memory: how many tokens to guess too.
+they need from device memory: how many tokens to guess too. `weigh` is for a draft model's tokens.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ MOST_CHAINED = 3
 
 
 def kernels(vocabulary: int, overlaps: bool = False) -> list[CudaKernel]:
-    """`draft`, `sample_rows` and `accept` for a vocabulary; see `control.kernels`."""
-    return [draft(), sample_rows(vocabulary, overlaps), accept(vocabulary, overlaps)]
+    """All of them for a vocabulary; see `control.kernels`."""
+    checking = [draft(), sample_rows(vocabulary, overlaps), accept(vocabulary, overlaps)]
+    return [*checking, weigh(vocabulary, overlaps)]
 
 
 def draft() -> CudaKernel:
@@ -95,3 +96,18 @@ def accept(vocabulary: int, overlaps: bool = False) -> CudaKernel:
     call = f"accept_tokens({given[0]}, {vocabulary}, {', '.join(given[1:])})"
     kinds = ("f32*", *("u32*",) * 6, "u64*", "u32*", *("u64*",) * 3)
     return kernel_of("accept", names, [call], kinds, 32, overlaps)
+
+
+def weigh(vocabulary: int, overlaps: bool = False) -> CudaKernel:
+    """The kernel `weigh(logits, next, step, weights)`: how likely a model takes its token to be.
+
+    logits f32[vocabulary], next and step u32*, weights u64[RING] in pinned host memory. Behind
+    `control.advance`, which has made step s + 1: entry s % RING becomes (s + 1) << 32 | the bits of
+    the f32 probability of the token `next`.
+    """
+    names = "logits next_token step weights"
+    lines = [
+        "scratch = shared_bytes(128)",
+        f"weigh_token(logits, {vocabulary}, next_token, step, weights, scratch)",
+    ]
+    return kernel_of("weigh", names, lines, ("f32*", "u32*", "u32*", "u64*"), 1024, overlaps)

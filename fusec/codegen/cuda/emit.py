@@ -17,25 +17,31 @@ from fusec.codegen.cuda.attention_project import ProjectedAttention
 from fusec.codegen.cuda.attention_rows import AttentionRows
 from fusec.codegen.cuda.defaults import default
 from fusec.codegen.cuda.elements import Elements, Indices
-from fusec.codegen.cuda.gemm import Gemm, gemm_geometry, is_gemm, tilings_of
+from fusec.codegen.cuda.expert_matvec import ExpertMatvec
+from fusec.codegen.cuda.gemm import Gemm, gemm_geometry, is_gemm, tilings_of, why_not_tiling
+from fusec.codegen.cuda.gemm_groups import grouped_product, layers_of
+from fusec.codegen.cuda.grouping import Grouping, grouping_geometry, is_grouping
+from fusec.codegen.cuda.head_rows import HeadRows
 from fusec.codegen.cuda.imports import format_functions, import_lines
 from fusec.codegen.cuda.interleave import interleaved
 from fusec.codegen.cuda.matvec import Matvec
 from fusec.codegen.cuda.matvec_parts import SharedMatvec
 from fusec.codegen.cuda.matvecs import Matvecs
 from fusec.codegen.cuda.parts_of_rows import PartsOfRows
-from fusec.codegen.cuda.parts_sizes import takes_rows
 from fusec.codegen.cuda.prologue import Prologue
 from fusec.codegen.cuda.routing import Routing
+from fusec.codegen.cuda.row_prologues import ROW_PROLOGUES
+from fusec.codegen.cuda.rows import INTERLEAVING, ways_of_rows, why_not_way
 from fusec.codegen.cuda.scope import SHARED, Scope, begin_row, begin_rows
-from fusec.codegen.cuda.shape import has_heads, is_tiled, plan, projections, units, why_not
+from fusec.codegen.cuda.shape import is_tiled, plan, projections, units, why_not
 from fusec.codegen.cuda.stages import Stage
 from fusec.codegen.cuda.tiles import TiledMatvec
 from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.codegen.cuda.wrapper import Dependent, Launched, assemble
 from fusec.errors import FusecError
-from fusec.ir.graph import Graph
-from fusec.ir.ops import op
+from fusec.ir.choice import Choice, Tiling
+from fusec.ir.graph import Graph, Node
+from fusec.ir.ops import op, picks_rows
 from fusec.ir.plan import Kernel
 from fusec.ir.region import KernelShape, Segment, parameters
 from fusec.ir.target import layouts_apart
@@ -63,8 +69,15 @@ def emit(kernel: Kernel, arch: Arch = ARCHS["sm_90a"], sms: int | None = None) -
     sms = arch.sms if sms is None else sms
     if is_gemm(region):
         return _in_tiles(kernel, region, shape, arch, sms)
-    choice = kernel.choice or default(shape, sms, kernel.overlaps, kernel.rows)
-    if reason := why_not(shape, choice, sms):
+    if is_grouping(region):
+        geometry = grouping_geometry(region)
+        scope = Scope(region, geometry, kernel.overlaps, arch, kernel.rows)
+        return _Emitter(shape, scope, Grouping(scope)).emit()
+    if isinstance(kernel.choice, Tiling):
+        raise FusecError(f"kernel {kernel.name}: expected a choice of warps, found {kernel.choice}")
+    usual = default(shape, sms, kernel.overlaps, kernel.rows, kernel.leads)
+    rows, choice = kernel.taken, kernel.choice or usual
+    if reason := why_not(shape, choice, sms) or why_not_way(shape, choice.way, rows, arch.shared):
         raise FusecError(f"kernel {kernel.name}: {reason}")
     if choice.paired and not arch.has_clusters:
         raise FusecError(
@@ -79,10 +92,11 @@ def emit(kernel: Kernel, arch: Arch = ARCHS["sm_90a"], sms: int | None = None) -
     if reason := layouts_apart(shape):
         raise FusecError(f"kernel {kernel.name}: not one kernel: {reason}")
     geometry = plan(shape, choice, sms)
-    scope = Scope(region, geometry, kernel.overlaps, arch, kernel.rows)
-    if takes_rows(shape, kernel.rows, arch.shared):
-        return _Emitter(shape, scope, PartsOfRows(scope, shape)).emit()
-    scope.interleaves = kernel.rows > 1 and not has_heads(shape)
+    scope = Scope(region, geometry, kernel.overlaps, arch, rows)
+    way = choice.way or next(iter(ways_of_rows(shape, rows, arch.shared)), "")
+    if way in ROW_PROLOGUES:
+        return _Emitter(shape, scope, PartsOfRows(scope, shape, way)).emit()
+    scope.interleaves = way == INTERLEAVING
     return _Emitter(shape, scope).emit()
 
 
@@ -95,9 +109,14 @@ def _in_tiles(
             f"kernel {kernel.name}: expected a step of several rows for a product of a vector in "
             "fixed point"
         )
+    if isinstance(kernel.choice, Choice):
+        raise FusecError(f"kernel {kernel.name}: expected a choice of tiles, found {kernel.choice}")
+    tilings = (kernel.choice,) if kernel.choice else tilings_of(shape, kernel.rows, sms)
     needed = 0
-    for tiling in tilings_of(shape, kernel.rows, sms):
-        scope = Scope(region, gemm_geometry(shape, tiling), kernel.overlaps, arch, kernel.rows)
+    for tiling in tilings:
+        if reason := why_not_tiling(shape, tiling):
+            raise FusecError(f"kernel {kernel.name}: {reason}")
+        scope = Scope(region, gemm_geometry(shape, tiling), kernel.overlaps, arch, tiling.width)
         gemm = Gemm(scope, shape, tiling)
         needed = scope.dynamic + scope.shared_bytes
         if needed <= arch.block_shared:
@@ -112,7 +131,7 @@ class _Emitter:
     """`several`: of a kernel whose products are of several rows, what emits its body."""
 
     def __init__(
-        self, shape: KernelShape, scope: Scope, several: Gemm | PartsOfRows | None = None
+        self, shape: KernelShape, scope: Scope, several: Gemm | PartsOfRows | Grouping | None = None
     ) -> None:
         self.shape, self.scope, self.several = shape, scope, several
         self.region, self.geometry = scope.region, scope.geometry
@@ -188,8 +207,13 @@ class _Emitter:
             self.scope.registers,
             self.scope.dynamic_bytes,
             self.scope.static_bytes,
-            self.scope.rows,
+            *self._layers(),
         )
+
+    def _layers(self) -> tuple[int, int]:
+        """The rows of a step for which the grid has a layer, and how many it has besides."""
+        product = grouped_product(self.region)
+        return layers_of(product, self.scope.rows) if product else (self.scope.rows, 0)
 
     def _hold(self) -> list[str]:
         """Addresses that are used behind the wait are in registers before it.
@@ -219,6 +243,8 @@ class _Emitter:
     def _matvec(self, alike: Alike) -> Matvecs:
         if self.shape.parts is not None:
             return SharedMatvec(alike, self.prologue, self.shape.parts)
+        if any(map(picks_rows, alike.segment.nodes)):
+            return ExpertMatvec(alike, self.prologue)
         kind = TiledMatvec if is_tiled(alike.segment) else Matvec
         return kind(alike, self.prologue)
 
@@ -232,15 +258,24 @@ class _Emitter:
             if self.scope.rows > 1:
                 AttentionRows(alike, node).emit()
                 return
-            alone = not self.shape.prologue and len(self.shape.segments) == 1
-            kind = ProjectedAttention if node.matrices else Attention
-            kind(alike, node, alone, self.shape.of_heads).emit()
+            self._attention(alike, node)
             return
         with alike.at(Stage.COMPUTE, apart=True):
             if alike.role == "scalar":
                 self._scalar(segment)
             else:
                 self._elements(alike)
+
+    def _attention(self, alike: Alike, node: Node) -> None:
+        """One row's, of blocks that may make their head's rows, and multiply by a matrix."""
+        shape, rows = self.shape, None
+        if shape.rows_of_heads:
+            rows = HeadRows(alike, self.prologue, node, shape)
+        alone = rows is not None or (not shape.prologue and len(shape.segments) == 1)
+        if node.matrices:
+            ProjectedAttention(alike, node, alone, shape.of_heads, rows).emit()
+        else:
+            Attention(alike, node, alone, shape.of_heads).emit()
 
     def _elements(self, alike: Alike) -> None:
         """One unit a thread, or several where there are no more blocks."""

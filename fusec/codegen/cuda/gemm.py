@@ -12,16 +12,18 @@ from collections.abc import Callable, Sequence
 
 from fusec.codegen.cuda.elements import element_operands
 from fusec.codegen.cuda.gemm_elements import Places, TileElements
+from fusec.codegen.cuda.gemm_groups import Groups, grouped_product
 from fusec.codegen.cuda.gemm_orders import products_of
 from fusec.codegen.cuda.gemm_products import OUT, Products
 from fusec.codegen.cuda.gemm_records import COPY
-from fusec.codegen.cuda.gemm_slabs import Members, branch, each, first_unit
+from fusec.codegen.cuda.gemm_slabs import Members, branch, each, first_unit, reach
 from fusec.codegen.cuda.gemm_vectors import Vectors
 from fusec.codegen.cuda.scope import Scope
-from fusec.codegen.cuda.shape import WARP, Geometry, anchors, is_tiled, units
+from fusec.codegen.cuda.shape import TILE_WARPS, WARP, Geometry, anchors, is_tiled
 from fusec.codegen.cuda.stages import Stage
-from fusec.codegen.cuda.tilings import Tiling, own_tilings, tilings
+from fusec.codegen.cuda.tilings import SLIM, own_tilings, tilings
 from fusec.errors import FusecError
+from fusec.ir.choice import Tiling
 from fusec.ir.graph import Graph, Value
 from fusec.ir.op_matvec import inverse_of, is_fixed
 from fusec.ir.ops import op, position_of
@@ -42,9 +44,24 @@ def tilings_of(shape: KernelShape, rows: int, sms: int) -> tuple[Tiling, ...]:
     return tilings(of_all, rows, sms, tiled=tiled)
 
 
+def why_not_tiling(shape: KernelShape, tiling: Tiling) -> str | None:
+    """The reason a kernel of this shape cannot have that tiling, or None if it can."""
+    if shape.prologue and tiling.width != SLIM:
+        return f"expected tiles of {SLIM} rows of the step, which a block makes, found {tiling}"
+    if tiling.along & (tiling.along - 1):
+        return f"expected a power of two warps along the rows of the step, found {tiling}"
+    for segment in shape.segments:
+        share = each(segment, tiling)
+        if share < 4 or share & (share - 1):
+            return f"expected a power of two elements of a tile, from four on, found {share}"
+    if tiling.deep > TILE_WARPS:
+        return f"expected at most {TILE_WARPS} branches of the columns, found {tiling.deep}"
+    return None
+
+
 def gemm_geometry(shape: KernelShape, tiling: Tiling) -> Geometry:
     """The grid of a kernel of products, without its layers."""
-    counts = tuple(-(-units(s) // each(s, tiling)) for s in shape.segments)
+    counts = tuple(-(-reach(s) // each(s, tiling)) for s in shape.segments)
     return Geometry(
         tiling.threads, tiling.beside, 1, 1, counts, sum(counts), tiling.release, 1, False, False
     )
@@ -58,6 +75,10 @@ class Gemm:
         scope.holds = False
         firsts = [sum(scope.geometry.blocks[:n]) for n in range(len(shape.segments))]
         self.vectors = Vectors(scope, shape, tiling) if shape.prologue else None
+        product = grouped_product(scope.region)
+        self.groups = Groups(scope, tiling, product) if product is not None else None
+        # what a block multiplies depends on the launch in front where rows are grouped
+        self.load_at = Stage.READ if self.groups else Stage.LOAD
         self.members = list(zip(shape.segments, firsts, scope.geometry.blocks, strict=True))
         self.classes = self._classes()
         out = 4 * self.tiling.width * (self.tiling.rows + OUT)
@@ -94,7 +115,7 @@ class Gemm:
 
     def _products(self, members: Members) -> Products:
         own = None if self.vectors is None else self.vectors.own(anchors(members[0][0])[0])
-        return products_of(self.scope, self.tiling, members, own)
+        return products_of(self.scope, self.tiling, members, own, self.groups)
 
     def _records(self) -> dict[str, int]:
         """Vector that the block makes -> how many records of a row products read."""
@@ -105,7 +126,7 @@ class Gemm:
 
     def emit(self) -> None:
         """Every class of segments, in the blocks that are its own."""
-        with self.w.at(Stage.FIND):
+        with self.w.at(Stage.READ if self.groups else Stage.FIND):
             self._begin()
         if self.vectors is not None:
             self.vectors.emit(self.of_row)
@@ -115,7 +136,7 @@ class Gemm:
             guard = f"(block >= {members[0][1]}) & (block < {last[1] + last[2]})" if apart else ""
             products = self._products(members)
             elements = [self._elements(segment, first) for segment, first, _ in members]
-            with self.w.at(Stage.LOAD, guard):
+            with self.w.at(self.load_at, guard):
                 products.begin()
                 if products.is_early:
                     products.decode_first()
@@ -129,11 +150,15 @@ class Gemm:
 
     def _begin(self) -> None:
         w = self.w
-        w.line(f"first_row = uint32(block_index_y() * uint32({self.tiling.width}))")
-        w.line("there_are = uniform(load_u32(rows))")
-        w.line("stage = dynamic_shared()")
-        with w.block("if uniform(first_row) >= there_are:"):
-            w.line("return")
+        if self.groups is not None:
+            w.line("stage = dynamic_shared()")
+            self.groups.begin()
+        else:
+            w.line(f"first_row = uint32(block_index_y() * uint32({self.tiling.width}))")
+            w.line("there_are = uniform(load_u32(rows))")
+            w.line("stage = dynamic_shared()")
+            with w.block("if uniform(first_row) >= there_are:"):
+                w.line("return")
         read = [] if self.vectors is None else self.vectors.read
         for value in dict.fromkeys([*self._of_rows(), *read]):
             name = self.scope.pointers[value.name]
@@ -163,7 +188,7 @@ class Gemm:
 
     def _tiles(self, segment: Segment) -> list[Value]:
         """What element-wise work reads of other kernels, a tile of it like that of the products."""
-        if segment.rope or segment.size % (COPY // 4):
+        if segment.rope or segment.size % (COPY // 4) or self.groups:
             return []
         inside = {n.name for n in segment.nodes}
         values = [v for n in segment.nodes for v in element_operands(n) if not v.is_weight]
@@ -218,4 +243,5 @@ class Gemm:
     def _elements(self, segment: Segment, first: int) -> TileElements:
         near = {v.name: self._tile(k) for k, v in enumerate(self._tiles(segment))}
         places = Places(near, self.of_row, self._of_rows())
-        return TileElements(self.scope, self.tiling, segment, first, places, self.early)
+        given = places, self.early, self.groups
+        return TileElements(self.scope, self.tiling, segment, first, *given)

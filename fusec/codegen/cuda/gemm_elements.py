@@ -11,12 +11,13 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 from fusec.codegen.cuda.elements import Elements, HasElements, Indices
+from fusec.codegen.cuda.gemm_groups import Groups
 from fusec.codegen.cuda.gemm_products import OUT
-from fusec.codegen.cuda.gemm_slabs import each, first_unit, groups
+from fusec.codegen.cuda.gemm_slabs import each, first_unit, groups, reach
 from fusec.codegen.cuda.scope import Scope, identifier, words
 from fusec.codegen.cuda.shape import units
 from fusec.codegen.cuda.sources import Memory
-from fusec.codegen.cuda.tilings import Tiling
+from fusec.ir.choice import Tiling
 from fusec.ir.graph import Value
 from fusec.ir.op_matvec import inverse_of
 from fusec.ir.ops import position_of
@@ -46,11 +47,12 @@ class TileElements:
         first: int,
         places: Places,
         early: bool,
+        groups: Groups | None = None,
     ) -> None:
-        self.scope, self.w, self.tiling = scope, scope.w, tiling
+        self.scope, self.w, self.tiling, self.groups = scope, scope.w, tiling, groups
         self.segment, self.first, self.places, self.early = segment, first, places, early
-        self.share, self.limit = each(segment, tiling), units(segment)
-        self.indices = Indices(segment, "unit", self.limit)
+        self.share, self.limit = each(segment, tiling), reach(segment)
+        self.indices = Indices(segment, "unit", units(segment))
         self.elements = Elements(scope, segment, self.indices, "live", self._source)
         self.own = {v.name for n in segment.nodes for v in (*n.inputs, *n.outputs)}
 
@@ -99,7 +101,10 @@ class TileElements:
         w.line("row = uint32(near + first_row)")
         w.line(f"unit = uint32({first_unit(self.first, share)} + own)")
         w.line(f"live = (row < there_are){inside}")
-        w.line("row = min_u32(row, uint32(there_are - 1))")
+        if self.groups is not None:
+            self.groups.find()
+        else:
+            w.line("row = min_u32(row, uint32(there_are - 1))")
 
     def _positions(self) -> None:
         """Of the row: in shared memory, if the loads have been waited for."""

@@ -13,7 +13,7 @@ from typing import Protocol
 from fusec.codegen.cuda.scope import Scope
 from fusec.codegen.cuda.shape import WARP
 from fusec.codegen.cuda.stages import Staged
-from fusec.codegen.cuda.tilings import Tiling
+from fusec.ir.choice import Tiling
 from fusec.ir.graph import Value
 from fusec.ir.op_fixed import DIGIT_BYTES, FACT_BYTES, GROUP, OWN_RECORD, RECORD
 
@@ -105,11 +105,22 @@ class OfSlab(Records):
 
     def of_lane(self) -> None:
         """See `Records`: within a slab's place."""
+        self._of_slab()
+        self.w.line("first_eight = uint32(first_row >> uint32(3))")
+        self.w.line("last_eight = uint32(uint32(there_are - 1) >> uint32(3))")
+
+    def _of_slab(self) -> None:
         s = self.slabs
         depth = f" + own_depth * {s.own * RECORD}" if s.tiling.deep > 1 else ""
         self._places(f"{s.digits} + (warp_width >> uint32(3)) * {self.of_eight}{depth}")
-        self.w.line("first_eight = uint32(first_row >> uint32(3))")
-        self.w.line("last_eight = uint32(uint32(there_are - 1) >> uint32(3))")
+
+    def _sources(self, column: str) -> tuple[str, str]:
+        """Emit where the lane's pieces of record `eight` are in memory, 32 pieces apart."""
+        s = self.slabs
+        self.w.line("eights = min_u32(uint32(first_eight + eight), last_eight)")
+        words = f"eights * {s.blocks * RECORD // 4} + {column} * {RECORD // 4} + lane * {COPY // 4}"
+        self.w.line(f"source = at({s.scope.pointers[s.x.name]}, uint32({words}))")
+        return "source", f"at(source, uint32({WARP * COPY // 4}))"
 
     def of_slab(self) -> None:
         """See `Records`: where the slab is."""
@@ -126,7 +137,6 @@ class OfSlab(Records):
         w, s, tiling = self.w, self.slabs, self.slabs.tiling
         warps, pieces = tiling.threads // WARP, RECORD // COPY
         records = tiling.width // GROUP * s.slab
-        of_group = s.blocks * RECORD // 4  # words
         s.find_leaf(slab)
         for first in range(0, records, warps):
             w.line(f"record = uint32(warp + {first})" if first else "record = warp")
@@ -136,14 +146,11 @@ class OfSlab(Records):
             w.line(f"part = uint32(record - eight * {s.slab})")
             w.line(f"its = {s.column('part')}")
             last = f"min_u32(its, uint32({s.blocks - 1}))" if s.is_ragged else "its"
-            w.line("eights = min_u32(uint32(first_eight + eight), last_eight)")
-            inside = f"eights * {of_group} + {last} * {RECORD // 4} + lane * {COPY // 4}"
-            w.line(f"source = at({s.scope.pointers[s.x.name]}, uint32({inside}))")
+            sources = self._sources(last)
             w.line(f"target = uint32({stage} + {s.digits} + record * {RECORD} + lane * {COPY})")
             there = f"its < uint32({s.blocks})"
-            for k in range(0, pieces, WARP):
-                to, start = f"uint32(target + {k * COPY})", f"at(source, uint32({k * COPY // 4}))"
-                to, start = ("target", "source") if k == 0 else (to, start)
+            for k, start in zip(range(0, pieces, WARP), sources, strict=True):
+                to = f"uint32(target + {k * COPY})" if k else "target"
                 mine = f"lane < uint32({pieces - k})"
                 if k + WARP <= pieces and s.is_ragged:
                     w.line(f"copy_async_16_or_zeros({to}, {start}, {there})")

@@ -18,13 +18,15 @@ from contextlib import contextmanager, nullcontext
 from fusec.codegen import formats
 from fusec.codegen.cuda.block_products import facts_of, halves_of, make_facts
 from fusec.codegen.cuda.elements import Indices
+from fusec.codegen.cuda.gemm_groups import Groups, OfGroup
 from fusec.codegen.cuda.gemm_records import OfBlock, OfSlab, Records
 from fusec.codegen.cuda.scope import Scope
 from fusec.codegen.cuda.shape import anchors, units
-from fusec.codegen.cuda.tilings import Tiling
 from fusec.codegen.formats import QuantFormat
+from fusec.ir.choice import Tiling
 from fusec.ir.graph import Node
 from fusec.ir.op_fixed import BLOCK
+from fusec.ir.op_groups import is_grouped
 from fusec.ir.region import Segment
 from fusec.writer import Writer
 
@@ -37,6 +39,12 @@ Members = Sequence[tuple[Segment, int, int]]
 def groups(segment: Segment) -> list[tuple[Node, int]]:
     """What a tile has for each unit of a segment: a row of each matrix, or both of a pair."""
     return [(a, n) for a in anchors(segment) for n in range(2 if segment.rope else 1)]
+
+
+def reach(segment: Segment) -> int:
+    """Units that tiles go over: of one expert, where rows are sorted by it."""
+    anchor = anchors(segment)[0]
+    return int(anchor["rows"]) if is_grouped(anchor) else units(segment)
 
 
 def each(segment: Segment, tiling: Tiling) -> int:
@@ -61,6 +69,7 @@ class Slabs(ABC):
     """Emits what brings the slabs of one class of segments to shared memory.
 
     `own`: where the digits are that the block has made itself, and how many records of a row.
+    `groups`: of rows that are sorted by expert.
     """
 
     leaves: int
@@ -69,9 +78,14 @@ class Slabs(ABC):
     """Blocks of a leaf, at most."""
 
     def __init__(
-        self, scope: Scope, tiling: Tiling, members: Members, own: tuple[int, int] | None
+        self,
+        scope: Scope,
+        tiling: Tiling,
+        members: Members,
+        own: tuple[int, int] | None = None,
+        groups: Groups | None = None,
     ) -> None:
-        self.scope, self.w, self.members = scope, scope.w, members
+        self.scope, self.w, self.members, self.groups = scope, scope.w, members, groups
         anchor = anchors(members[0][0])[0]
         self.x, self.weight = anchor.inputs[:2]
         fmt = formats.get(self.weight.dtype)
@@ -92,7 +106,11 @@ class Slabs(ABC):
         self.facts = facts_of(fmt)  # floats of a block of weights
         self.scales = self.slab * tiling.rows * BLOCK
         self.digits = self.scales + self.slab * tiling.rows * self.facts * 4
-        self.records: Records = OfSlab(self) if own is None else OfBlock(self, *own)
+        self.records: Records = OfSlab(self)
+        if own is not None:
+            self.records = OfBlock(self, *own)
+        elif groups is not None:
+            self.records = OfGroup(self, groups)
         self.stage = self.digits + self.records.of_stage
 
     # --- what an order says ----------------------------------------------------------------------
@@ -169,7 +187,7 @@ class Slabs(ABC):
     def _row_of(self, segment: Segment, first: int, k: int, half: int) -> None:
         """Which row of which matrix is in `slot{k}`, or eight slots behind."""
         w, share = self.w, each(segment, self.tiling)
-        indices = Indices(segment, "unit", units(segment))
+        indices = Indices(segment, "unit", reach(segment))
         slot = f"uint32(slot{k} + {8 * half})" if half else f"slot{k}"
         w.line(f"unit = uint32({first_unit(first, share)} + uint32({slot} & uint32({share - 1})))")
         indices.emit(w)
@@ -181,6 +199,7 @@ class Slabs(ABC):
                 row = f"select_u32({behind}, {indices.names[n]}, {row})"
             if self._pointer(anchor) not in matrix:
                 matrix = f"select_pointer({behind}, {self._pointer(anchor)}, {matrix})"
+        row = f"uint32({row} + first_of_expert)" if self.groups is not None else row
         w.line(f"row{k}_{half} = {row}")
         w.line(f"matrix{k}_{half} = {matrix}")
         w.line(f"of_rows = uint32({found[0][0].inputs[1].shape[0]})")

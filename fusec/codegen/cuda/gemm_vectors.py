@@ -14,8 +14,8 @@ from fusec.codegen.cuda.scope import Scope, words
 from fusec.codegen.cuda.shape import WARP, anchors
 from fusec.codegen.cuda.sources import Source
 from fusec.codegen.cuda.stages import Stage
-from fusec.codegen.cuda.tilings import Tiling
 from fusec.codegen.formats import QuantFormat
+from fusec.ir.choice import Tiling
 from fusec.ir.graph import Node, Value
 from fusec.ir.op_fixed import BLOCK, OWN_RECORD
 from fusec.ir.region import KernelShape

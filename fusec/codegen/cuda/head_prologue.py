@@ -1,9 +1,9 @@
 """What a block that attends makes of its own head first: the query, and the rows it appends.
 
-One warp makes the query, and another one the key and the value of the token; where a step has
-several rows, a warp does for each row that the block's own sees. Keys and values lie in shared
-memory as the caches have them, and attention takes these rows from there: no block waits until
-another one has written them. One of the blocks that make a key and a value writes them.
+One warp makes the query, and two others the key and the value of the token; where a step has
+several rows, one warp makes both, for each row that the block's own sees. Keys and values lie in
+shared memory as the caches have them, and attention takes these rows from there: no block waits
+until another one has written them. One of the blocks that make a key and a value writes them.
 
 The rows of a step are at positions that follow one another; `base` is the first one's.
 """
@@ -37,19 +37,15 @@ MOST_ROWS = MANY - 1  # of a step that has a layer of blocks for each
 class Chain:
     """Nodes that make a vector of heads of `size` elements, one after the other, out of `vector`.
 
-    `store`: the append behind them, where that is a key or a value. `live`: the condition that a
-    warp makes a head of it, `head` the variable with that head's number.
+    `store`: the append behind them, where that is a key or a value. `live`: the variable that says
+    whether a warp makes a head of it, `head` the one with that head's number.
     """
 
     vector: Value
     nodes: tuple[Node, ...]
     size: int
     store: Node | None
-
-    @property
-    def live(self) -> str:
-        """See above."""
-        return "makes_query" if self.store is None else "appends"
+    live: str
 
     @property
     def head(self) -> str:
@@ -65,22 +61,30 @@ class Chain:
 class HeadPrologue:
     """Emits the prologue of the attention `node`, which consists of `nodes`.
 
+    `raw`: vectors of which the block has its head's elements already, in shared memory.
     `query`: where in shared memory the query is; empty where another kernel makes it. `fresh`: the
     same of the rows that the step appends to "k" and "v", one row behind the other.
     """
 
-    def __init__(self, alike: Alike, node: Node, nodes: Sequence[Node]) -> None:
-        self.scope, self.w, self.node = alike.scope, alike.scope.w, node
+    def __init__(
+        self, alike: Alike, node: Node, nodes: Sequence[Node], raw: Mapping[str, Shared]
+    ) -> None:
+        self.scope, self.w, self.node, self.raw = alike.scope, alike.scope.w, node, raw
         made = {n.outputs[0].name: n for n in nodes}
+        self.rows = MOST_ROWS if self.scope.rows else 1
+        live = {"q": "makes_query", "k": "appends", "v": "appends"}
+        if self.rows == 1:
+            live["v"] = "appends_value"
         self.chains = {
-            name: chain_of(made, value, size)
+            name: chain_of(made, value, size, live[name])
             for name, value, size in zip("qkv", node.inputs[:3], head_sizes(node), strict=True)
             if value.name in made
         }
-        self.rows = MOST_ROWS if self.scope.rows else 1
         self.runs = {name: list(self._runs_of(name)) for name in self.chains}
         self.rooms = {name: self._rooms_of(name) for name in self.chains}
         self.query = self.rooms["q"][-1] if "q" in self.chains else ""
+        if (query := raw.get(node.inputs[0].name)) is not None:
+            self.query = query.address
         self.fresh = {
             name: self.scope.shared(f"fresh_{name}", self.width(name) * chain.size * self.rows)
             for name, chain in self.chains.items()
@@ -122,7 +126,7 @@ class HeadPrologue:
             w.line("now = select_u32(makes_query, uint32(n - uint32(1)), uint32(base + its_row))")
         else:
             w.line("base = uint32(n - uint32(1))", "where the rows of this step begin")
-            w.line("appends = warp == uint32(1)")
+            w.line("appends, appends_value = warp == uint32(1), warp == uint32(2)")
             w.line("now = base")
         if self.fresh:
             w.line(f"its_place = cached_row({PAGES}, now, {PAGE})")
@@ -144,11 +148,11 @@ class HeadPrologue:
             chain = self.chains["q"]
             with w.block(f"if some({chain.live}):"):
                 self._make("q", chain)
-        if self.fresh:
-            own = " & (its_row == row)" if self.scope.rows else ""
-            w.line(f"writes = appends & ({writes}){own}")
-            with w.block("if some(appends):"):
-                for name in self.fresh:
+        own = " & (its_row == row)" if self.scope.rows else ""
+        for live, names in groupby(self.fresh, lambda name: self.chains[name].live):
+            w.line(f"writes = {live} & ({writes}){own}")
+            with w.block(f"if some({live}):"):
+                for name in names:
                     self._append(name, self.chains[name])
         w.line("barrier()")
 
@@ -168,7 +172,7 @@ class HeadPrologue:
             w.line(f"inside = pair < uint32({pairs})")
             w.line(f"even = uint32(min_u32(pair, uint32({pairs - 1})) * 2)")
             two = f"{source.element('even')}, {source.element('uint32(even + uint32(1))')}"
-            live = "appends & inside, writes & inside"
+            live = f"{chain.live} & inside, writes & inside"
             w.line(f"append_{state.dtype}(kept, cached, even, {two}, {live})")
 
     def _at_row(self, address: str, nbytes: int) -> str:
@@ -177,14 +181,7 @@ class HeadPrologue:
 
     def _make(self, name: str, chain: Chain) -> Source:
         """A head of a chain's vector, by one warp."""
-        w, vector = self.w, chain.vector
-        pointer = self.scope.pointers[vector.name]
-        if chain.store is not None and self.scope.rows:
-            row = f"uint32(its_row * {words(vector)})"
-            pointer = f"at({self.scope.pointer_of_first_row(vector)}, {row})"
-        w.line(f"all_heads = {pointer}")
-        w.line(f"own_head = at(all_heads, {chain.first})")
-        source: Source = Memory("own_head", chain.size)
+        w, source = self.w, self._source(chain)
         for room, (norm, run) in zip(self.rooms[name], self.runs[name], strict=True):
             if isinstance(source, Shared):
                 w.line("warp_barrier()")
@@ -198,6 +195,19 @@ class HeadPrologue:
                 elements.compute({}, into=place)
             source = Shared(place, chain.size)
         return source
+
+    def _source(self, chain: Chain) -> Source:
+        """Where a head of the chain's first vector is."""
+        w, vector = self.w, chain.vector
+        if (raw := self.raw.get(vector.name)) is not None:
+            return raw
+        pointer = self.scope.pointers[vector.name]
+        if chain.store is not None and self.scope.rows:
+            row = f"uint32(its_row * {words(vector)})"
+            pointer = f"at({self.scope.pointer_of_first_row(vector)}, {row})"
+        w.line(f"all_heads = {pointer}")
+        w.line(f"own_head = at(all_heads, {chain.first})")
+        return Memory("own_head", chain.size)
 
     def _norm(self, node: Node, source: Source, chain: Chain, room: str) -> None:
         """A head of a norm: of its own elements alone, or of those of all heads."""
@@ -256,7 +266,7 @@ class HeadPrologue:
         self.scope.pointers.update(kept)
 
 
-def chain_of(made: Mapping[str, Node], value: Value, size: int) -> Chain:
+def chain_of(made: Mapping[str, Node], value: Value, size: int, live: str) -> Chain:
     """What makes a query, or a cache with what is appended; `made`: name -> the node that does."""
     store, nodes = None, []
     node = made[value.name]
@@ -265,7 +275,7 @@ def chain_of(made: Mapping[str, Node], value: Value, size: int) -> Chain:
     while (maker := made.get(value.name)) is not None:
         nodes.append(maker)
         value = next(v for v in maker.inputs if v.name[0] == "%" and v.dtype != "i32")
-    return Chain(value, tuple(reversed(nodes)), size, store)
+    return Chain(value, tuple(reversed(nodes)), size, store, live)
 
 
 def _renamed(nodes: tuple[Node, ...], tag: str) -> tuple[Node, ...]:

@@ -205,6 +205,8 @@ ptx_op("prmt", "prmt.b32 $0, $1, $2, $3;", "u32", "3*u32")
 ptx_op("bit_select", "lop3.b32 $0, $1, $2, $3, 0xca;", "u32", "3*u32")  # mask ? second : third
 ptx_op("and_or", "lop3.b32 $0, $1, $2, $3, 0xea;", "u32", "3*u32")  # (first & second) | third
 
+ptx_op("count_ones", "popc.b32 $0, $1;", "u32", "u32")
+
 # -- across a warp ---------------------------------------------------------------------------------
 
 for _kind in ("u32", "f32"):
@@ -222,6 +224,12 @@ ptx_op("warp_max_u32", "redux.sync.max.u32 $0, $1, 0xffffffff;", "u32", "u32", v
 ptx_op("warp_min_u32", "redux.sync.min.u32 $0, $1, 0xffffffff;", "u32", "u32", volatile=True)
 ptx_op("warp_max_s32", "redux.sync.max.s32 $0, $1, 0xffffffff;", "s32", "s32", volatile=True)
 ptx_op("warp_add_s32", "redux.sync.add.s32 $0, $1, 0xffffffff;", "s32", "s32", volatile=True)
+# bit l: whether the condition holds in lane l
+ptx_op(
+    "warp_ballot",
+    "{ .reg .pred q; setp.ne.u32 q, $1, 0; vote.sync.ballot.b32 $0, q, 0xffffffff; }",
+    "u32", "pred", volatile=True,
+)  # fmt: skip
 ptx_op(
     "mma_s8_16x8x32",
     "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {$0, $1, $2, $3}, {$4, $5, $6, $7}, "

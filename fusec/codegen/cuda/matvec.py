@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import NamedTuple
 
 from fusec.codegen import formats
 from fusec.codegen.cuda.alike import Alike
 from fusec.codegen.cuda.block_products import accumulate, decode
-from fusec.codegen.cuda.experts import Experts
+from fusec.codegen.cuda.forms import behind
 from fusec.codegen.cuda.matvecs import Matvecs
 from fusec.codegen.cuda.prologue import Prologue
 from fusec.codegen.cuda.scope import identifier
@@ -24,29 +25,56 @@ from fusec.codegen.cuda.shape import (
     chunk_registers,
     chunks,
     registers,
-    row_chunks,
+    rounds,
     units,
 )
 from fusec.codegen.formats import FloatFormat, QuantFormat
 from fusec.ir.graph import Node
 
 MOST_UNROLLED = 4  # chunks of a row that a lane loads before it uses the first
+FEW_BLOCKS = 64  # of a launch: an SM has one at most, and registers to spare
+ZERO = "float32(0)"
+
+
+class Row(NamedTuple):
+    """A row that a warp multiplies: of which matvec, the variable of its number, and a suffix.
+
+    `slot`: which of the terms of an element it makes, where it has several.
+    """
+
+    anchor: Node
+    number: str
+    suffix: str
+    slot: int = 0
 
 
 class Matvec(Matvecs):
-    """A segment by rows. `whole`: whether the warps' shares come out even."""
+    """A segment by rows. `whole`: whether the warps' shares come out even.
+
+    `room`: registers that a lane may fill with weights.
+    """
+
+    room = REGISTERS
 
     def __init__(self, alike: Alike, prologue: Prologue) -> None:
         geometry = alike.scope.geometry
         share = geometry.warps * geometry.rows_at_once * geometry.steps
         self.whole = all(units(segment) % share == 0 for segment, _, _ in alike.members)
         super().__init__(alike, prologue)
-        self.rounds = max(-(-row_chunks(a) // WARP) for a in self.anchors)
-        held = sum(registers(a) for a in self.anchors) * (2 if self.segment.rope else 1)
-        fits = held * self.at_once <= REGISTERS and self.rounds <= MOST_UNROLLED
-        self.experts = Experts(self.scope, self.anchors)
-        self.early = fits and self.steps == 1 and not self.experts
+        self.rounds = max(map(rounds, self.anchors))
+        self.early = self.steps == 1 and self._fits
         self.unrolled = self.rounds == 1 or self.early
+
+    @property
+    def _fits(self) -> bool:
+        """Whether a lane has registers for what it loads of all rows.
+
+        A small matrix of plain floats may take more: it is read by a few blocks, one on an SM.
+        """
+        held = sum(registers(a) for a in self.anchors) * (2 if self.segment.rope else 1)
+        if not self._quantised() and self.scope.geometry.grid <= FEW_BLOCKS:
+            return held * self.at_once <= 2 * REGISTERS
+        return held * self.at_once <= self.room and self.rounds <= MOST_UNROLLED
 
     @property
     def own_row(self) -> str:
@@ -54,11 +82,11 @@ class Matvec(Matvecs):
         return "lane"
 
     @property
-    def rows(self) -> Sequence[tuple[Node, str, str]]:
-        """What a warp does at once: matvec, the row's number, the suffix of its variables."""
+    def rows(self) -> Sequence[Row]:
+        """What a warp does at once."""
         if self.segment.rope:
-            return [(a, i, i[1:]) for a in self.anchors for i in self.indices.names]
-        return [(a, f"row{g}", str(g)) for g in range(self.at_once) for a in self.anchors]
+            return [Row(a, i, i[1:]) for a in self.anchors for i in self.indices.names]
+        return [Row(a, f"row{g}", str(g)) for g in range(self.at_once) for a in self.anchors]
 
     def load(self) -> None:
         """The weights of a warp's one step: they fit its registers."""
@@ -66,11 +94,11 @@ class Matvec(Matvecs):
         for r in range(self.rounds):
             self._chunk(str(r), f"lane + {WARP * r}" if r else "lane")
             for row in self.rows:
-                if r < self._rounds_of(row[0]):
+                if r < rounds(row.anchor):
                     self._fetch(row, str(r))
         for r in range(self.rounds):
             for row in self.rows:
-                if r < self._rounds_of(row[0]):
+                if r < rounds(row.anchor):
                     self._decode(row, str(r))
         self._settle()
         if not self.segment.rope:
@@ -82,7 +110,7 @@ class Matvec(Matvecs):
         if self.early:
             self._step()
             return
-        if self.rounds == 1:
+        if self.unrolled:
             self._chunk("0", "lane")
             self._activations("0")
         with w.block(f"for step in range({self.steps}):") if self.steps > 1 else nullcontext():
@@ -104,7 +132,6 @@ class Matvec(Matvecs):
             if not self.whole:
                 row = f"min_u32({row}, uint32({self.limit} - 1))"
             w.line(f"row{g} = {row}")
-            self.experts.rows(w, f"row{g}")
         w.line(f"unit = {f'uint32(first + {self.own_row})' if self.at_once > 1 else 'first'}")
 
     def _first_row(self, step: str) -> str:
@@ -123,45 +150,46 @@ class Matvec(Matvecs):
 
     # --- chunks ----------------------------------------------------------------------------------
 
-    def _rounds_of(self, anchor: Node) -> int:
-        return -(-row_chunks(anchor) // WARP)
-
     def _chunk(self, r: str, number: str) -> None:
         self.scope.w.line(f"chunk{r} = {f'uint32({number})' if number != 'lane' else number}")
-        self.experts.chunk(self.scope.w, f"chunk{r}")
 
-    def _fetch(self, row: tuple[Node, str, str], r: str) -> None:
-        anchor, number, _ = row
-        weight = anchor.inputs[1]
+    def _fetch(self, row: Row, r: str) -> None:
+        weight = row.anchor.inputs[1]
         count = chunks(weight)
         pointer = self.scope.pointers[weight.name]
-        chunk = f"chunk{r}"
-        if anchor in self.experts.nodes:
-            number, chunk = self.experts.place(anchor, number, chunk)
-        elif count % WARP:
-            chunk = f"min_u32({chunk}, uint32({count - 1}))"
-        size = f"{self._matrix_rows(anchor)}, {count}"
-        call = f"fetch_{weight.dtype}({pointer}, {size}, {number}, {chunk})"
+        size = f"{self._matrix_rows(row.anchor)}, {count}"
+        chunk = self._inside(f"chunk{r}", count)
+        call = f"fetch_{weight.dtype}({pointer}, {size}, {self._place(row)}, {chunk})"
         self.scope.w.line(f"{self._loaded(row, r)} = {call}")
+
+    @staticmethod
+    def _inside(chunk: str, count: int) -> str:
+        """The last of `count` chunks where there is none of that number."""
+        return f"min_u32({chunk}, uint32({count - 1}))" if count % WARP else chunk
+
+    def _place(self, row: Row) -> str:
+        """Expression of where a row lies in its matrix."""
+        return row.number
 
     def _matrix_rows(self, anchor: Node) -> str:
         several = isinstance(self.limit, str) and not self.segment.rope
-        if several and anchor not in self.experts.nodes:
-            return str(self.limit)
-        return str(anchor.inputs[1].shape[0])
+        return str(self.limit) if several else str(anchor.inputs[1].shape[0])
 
     @staticmethod
     def _name(anchor: Node, suffix: str) -> str:
         return f"{identifier(anchor.inputs[1])}_{suffix}"
 
-    def _loaded(self, row: tuple[Node, str, str], r: str) -> str:
-        """The variable of what a lane loads of a chunk: shared like `_levels` where it is kept."""
-        anchor, _, suffix = row
-        if isinstance(formats.get(anchor.inputs[1].dtype), FloatFormat):
-            return f"floats{self.rows.index(row)}_{r}"
-        return f"{self._name(anchor, suffix)}_{r}"
+    def _sum(self, row: Row) -> str:
+        """The variable of a row's running sum."""
+        return f"sum_{self._name(row.anchor, row.suffix)}"
 
-    def _levels(self, row: tuple[Node, str, str], r: str) -> str:
+    def _loaded(self, row: Row, r: str) -> str:
+        """The variable of what a lane loads of a chunk: shared like `_levels` where it is kept."""
+        if isinstance(formats.get(row.anchor.inputs[1].dtype), FloatFormat):
+            return f"floats{self.rows.index(row)}_{r}"
+        return f"{self._name(row.anchor, row.suffix)}_{r}"
+
+    def _levels(self, row: Row, r: str) -> str:
         """The variable of a chunk's levels, the same in every segment of the kernel.
 
         A block has rows of one segment, so the same registers do for all of them; they would not
@@ -171,26 +199,32 @@ class Matvec(Matvecs):
 
     def _activations(self, r: str) -> None:
         """This lane's chunk of every vector that is in fixed point."""
-        w = self.scope.w
         for name in dict.fromkeys(a.inputs[0].name for a in self._quantised()):
-            fixed, x = self.prologue.fixed[name], f"x{name[1:]}"
-            chunk = f"chunk{r}"
-            values = {"scale": fixed.scales} | ({"sum": fixed.sums} if fixed.sums else {})
-            if fixed.blocks % WARP:
-                inside = f"min_u32({chunk}, uint32({fixed.blocks - 1}))"
-                of_block = f"load_of_block({{}}, {chunk}, {fixed.blocks})"
-            else:
-                inside, of_block = chunk, f"load_shared_f32(uint32({{}} + {chunk} * 4))"
-            w.line(f"{x}_digits{r} = load_digits({fixed.digits}, {inside}, {fixed.blocks})")
-            for what, address in values.items():
-                w.line(f"{x}_{what}{r} = {of_block.format(address)}")
+            self._chunk_of(name, r, 0, self.prologue.fixed[name].blocks)
+
+    def _chunk_of(self, vector: str, r: str, first: int, count: int) -> None:
+        """This lane's chunk of the `count` that a vector has from the `first` on."""
+        w, fixed, x, chunk = (
+            self.scope.w,
+            self.prologue.fixed[vector],
+            f"x{vector[1:]}",
+            f"chunk{r}",
+        )
+        values = {"scale": fixed.scales} | ({"sum": fixed.sums} if fixed.sums else {})
+        of_block = f"load_shared_f32(uint32({{}} + {chunk} * 4))"
+        if count % WARP:
+            of_block = f"load_of_block({{}}, {chunk}, {count})"
+        given = f"{behind(fixed.digits, 16 * first)}, {self._inside(chunk, count)}"
+        w.line(f"{x}_digits{r} = load_digits({given}, {fixed.blocks})")
+        for what, address in values.items():
+            w.line(f"{x}_{what}{r} = {of_block.format(behind(address, 4 * first))}")
 
     def _quantised(self) -> list[Node]:
         return [a for a in self.anchors if isinstance(formats.get(a.inputs[1].dtype), QuantFormat)]
 
-    def _decode(self, row: tuple[Node, str, str], r: str) -> None:
+    def _decode(self, row: Row, r: str) -> None:
         """What needs no activations of a chunk's products."""
-        fmt = formats.get(row[0].inputs[1].dtype)
+        fmt = formats.get(row.anchor.inputs[1].dtype)
         if isinstance(fmt, QuantFormat):
             decode(self.scope.w, fmt, self._loaded(row, r), self._levels(row, r))
 
@@ -200,21 +234,21 @@ class Matvec(Matvecs):
             f"all_words({self._levels(row, str(r))})"
             for r in range(self.rounds)
             for row in self.rows
-            if r < self._rounds_of(row[0]) and row[0] in self._quantised()
+            if r < rounds(row.anchor) and row.anchor in self._quantised()
         ]
         if words and self.scope.overlaps:
             self.scope.w.line(f"settle({' ^ '.join(words)})")
 
-    def _accumulate(self, row: tuple[Node, str, str], r: str) -> None:
+    def _accumulate(self, row: Row, r: str) -> None:
         """Add one chunk's products to the row's running sum."""
         w = self.scope.w
-        anchor, _, suffix = row
-        x, weight = anchor.inputs[:2]
+        x, weight = row.anchor.inputs[:2]
         fmt = formats.get(weight.dtype)
-        s, loaded = f"sum_{self._name(anchor, suffix)}", self._loaded(row, r)
+        s, loaded = self._sum(row), self._loaded(row, r)
         if isinstance(fmt, FloatFormat):
             size = {4: "four", 8: "eight"}[fmt.cuda_chunk]
-            given = f"{s}, floats_{fmt.name}({loaded}), {self.prologue.floats[x.name]}, chunk{r}"
+            floats, chunk = self._floats(row, f"floats_{fmt.name}({loaded})", f"chunk{r}", size)
+            given = f"{s}, {floats}, {self.prologue.floats[x.name]}, {chunk}"
             w.line(f"{s} = accumulate_{size}({given})")
             return
         assert isinstance(fmt, QuantFormat)
@@ -224,6 +258,10 @@ class Matvec(Matvecs):
         digits, scale, total = (f"{vector}_{what}{r}" for what in ("digits", "scale", "sum"))
         accumulate(w, fmt, s, loaded, self._levels(row, r), digits, scale, total)
 
+    def _floats(self, _row: Row, floats: str, chunk: str, _size: str) -> tuple[str, str]:
+        """Plain floats that a lane multiplies, and the chunk of the vector that it does with."""
+        return floats, chunk
+
     # --- one step --------------------------------------------------------------------------------
 
     def _step(self) -> None:
@@ -232,14 +270,14 @@ class Matvec(Matvecs):
         if not self.early and not self.segment.rope:
             self.indices.emit(w)
         self.elements.fetch()
-        for anchor, _, suffix in self.rows:
-            zero = "float32(0)"
-            if anchor not in self._quantised():
+        for row in self.rows:
+            zero = ZERO
+            if row.anchor not in self._quantised():
                 zero = f"({', '.join([zero] * 4)})"
-            w.line(f"sum_{self._name(anchor, suffix)} = {zero}")
+            w.line(f"{self._sum(row)} = {zero}")
         if self.unrolled:
             for r in range(self.rounds):
-                rows = [row for row in self.rows if r < self._rounds_of(row[0])]
+                rows = [row for row in self.rows if r < rounds(row.anchor)]
                 if self.early:
                     self._activations(str(r))
                 else:
@@ -258,26 +296,34 @@ class Matvec(Matvecs):
 
     def _loop(self) -> None:
         """All chunks of the rows, 32 at a time; shorter rows of another format end earlier."""
-        w = self.scope.w
-        for rounds in sorted({self._rounds_of(a) for a in self.anchors}):
-            rows = [row for row in self.rows if self._rounds_of(row[0]) == rounds]
-            held = sum(chunk_registers(anchor.inputs[1]) for anchor, _, _ in rows)
-            together = max(1, min(MOST_UNROLLED, rounds, REGISTERS // held))
-            turns = rounds // together
-            with w.block(f"for turn in range({turns}):"):
-                self._together(
-                    rows, [f"(turn * {together} + {k}) * {WARP}" for k in range(together)]
-                )
-            if rest := range(turns * together, rounds):
-                self._together(rows, [f"{r * WARP}" for r in rest])
+        for count in sorted(set(map(rounds, self.anchors))):
+            self._all_rounds([row for row in self.rows if rounds(row.anchor) == count])
 
-    def _together(self, rows: Sequence[tuple[Node, str, str]], starts: Sequence[str]) -> None:
+    def _all_rounds(self, rows: Sequence[Row]) -> None:
+        """All chunks of rows that have equally many."""
+        count = rounds(rows[0].anchor)
+        held = sum(chunk_registers(row.anchor.inputs[1]) for row in rows)
+        together = max(1, min(MOST_UNROLLED, count, REGISTERS // held))
+        turns = count // together
+        with self.scope.w.block(f"for turn in range({turns}):"):
+            self._together(rows, [f"(turn * {together} + {k}) * {WARP}" for k in range(together)])
+        if rest := range(turns * together, count):
+            self._together(rows, [f"{r * WARP}" for r in rest])
+
+    def _together(self, rows: Sequence[Row], starts: Sequence[str]) -> None:
         """Some chunks of the rows, all on their way before the first is used: memory is far."""
+        self._fetch_all(rows, starts)
+        self._use_all(rows, len(starts))
+
+    def _fetch_all(self, rows: Sequence[Row], starts: Sequence[str]) -> None:
         for k, start in enumerate(starts):
             self._chunk(str(k), f"{start} + lane")
             for row in rows:
                 self._fetch(row, str(k))
-        for k in range(len(starts)):
+
+    def _use_all(self, rows: Sequence[Row], count: int) -> None:
+        """Multiply and add the first chunks that are loaded of the rows."""
+        for k in range(count):
             self._activations(str(k))
             for row in rows:
                 self._accumulate(row, str(k))
@@ -285,17 +331,13 @@ class Matvec(Matvecs):
     def _across_lanes(self) -> None:
         """Add the lanes' sums up; several rows take turns, so that none waits for itself."""
         w = self.scope.w
-        for anchor, _, suffix in self.rows:
-            if anchor not in self._quantised():
-                s = f"sum_{self._name(anchor, suffix)}"
-                w.line(f"{s} = of_quad({s})")
+        for row in self.rows:
+            if row.anchor not in self._quantised():
+                w.line(f"{self._sum(row)} = of_quad({self._sum(row)})")
         late = self.prologue.late_of(self.anchors)
         for squares in late:
             w.line(f"{squares.factor} = {squares.of_lane}")
-        sums = [[f"sum_{self._name(a, suffix)}"] for a, _, suffix in self.rows]
-        if self.shares_lanes:
-            rows = range(self.at_once)
-            sums = [[f"sum_{self._name(a, str(g))}" for g in rows] for a in self.anchors]
+        sums = self._sums()
         every = [*sums, *([squares.factor] for squares in late)]
         if len(every) == 1 and len(sums[0]) == 1:
             w.line(f"{sums[0][0]} = warp_sum({sums[0][0]})")
@@ -304,9 +346,17 @@ class Matvec(Matvecs):
                 every = [self._add_rows(names, distance) for names in every]
         for squares in late:
             w.line(squares.made_of(squares.factor))
-        for (anchor, _, _), (s, *_) in zip(self.rows, sums, strict=False):
-            if factor := self.prologue.factor(anchor):
+        units = (row for row in self.rows if row.slot == 0)
+        for row, (s, *_) in zip(units, sums, strict=False):
+            if factor := self.prologue.factor(row.anchor):
                 w.line(f"{s} = {s} * {factor}")
+
+    def _sums(self) -> list[list[str]]:
+        """Sums of lanes that are added up apart: of several, lanes go on with one each."""
+        if self.shares_lanes:
+            rows = range(self.at_once)
+            return [[f"sum_{self._name(a, str(g))}" for g in rows] for a in self.anchors]
+        return [[self._sum(row)] for row in self.rows]
 
     @property
     def shares_lanes(self) -> bool:
@@ -324,7 +374,8 @@ class Matvec(Matvecs):
             w.line(f"{names[0]} = add_across({names[0]}, uint32({distance}))")
             return names
         for a, b in zip(names[::2], names[1::2], strict=True):
-            w.line(f"{a} = add_kept({a}, {b}, lane, uint32({distance}))")
+            if a != ZERO:
+                w.line(f"{a} = add_kept({a}, {b}, lane, uint32({distance}))")
         return names[::2]
 
     def _mine(self, anchor: Node, i: str) -> str:

@@ -24,7 +24,7 @@ from fusec.codegen.cuda.elements import Elements, Indices
 from fusec.codegen.cuda.fragments import Fragments
 from fusec.codegen.cuda.panels import PIECE, PIECES, records_bytes
 from fusec.codegen.cuda.parts_sizes import alike, panel_of, panel_of_parts
-from fusec.codegen.cuda.row_prologues import Teams, row_prologues
+from fusec.codegen.cuda.row_prologues import ROW_PROLOGUES, Teams
 from fusec.codegen.cuda.scope import Scope, at_row, rows_of, words
 from fusec.codegen.cuda.shape import WARP, anchors
 from fusec.codegen.cuda.stages import Stage
@@ -36,16 +36,16 @@ from fusec.writer import Writer
 
 
 class PartsOfRows:
-    """Emits the whole kernel, for `scope.rows` rows of the step."""
+    """Emits the whole kernel, for `scope.rows` rows of the step. `way`: see `parts_sizes.ways`."""
 
-    def __init__(self, scope: Scope, shape: KernelShape) -> None:
+    def __init__(self, scope: Scope, shape: KernelShape, way: str) -> None:
         self.scope, self.w, self.width = scope, scope.w, scope.rows
         assert shape.parts is not None
         (self.segment,), self.node = shape.segments, shape.parts
         self.limit = self.segment.size
         self.columns = Columns.of(self.node, BLOCK)
         self.threads = scope.geometry.threads
-        self.rows = row_prologues(scope, shape, self.columns)
+        self.rows = ROW_PROLOGUES[way](scope, shape, self.columns)
         self.prologue = self.rows.prologue
         self.firsts = [
             FirstMatrices(scope, nodes, f"first{k}", self.limit)

@@ -24,6 +24,8 @@ OTHERS = 512  # bytes of mailboxes and factors, at most
 SYSTEM = 1024  # bytes of a block's shared memory that the system takes
 MADE_BY_TEAMS = frozenset({"add_parts", "sum_parts", "rms_factors", "rms_norm", "embed"})
 """Vectors that some of a block's warps can make: their functions count no threads of the block."""
+TEAMS, EXCHANGED = "teams", "exchanged"
+"""Ways to make the prologues of several rows, see `row_prologues`."""
 EXCHANGED_FROM = 8
 """Rows from which it costs less that a cluster's blocks send each other the digits of a row each
 than that every block makes those of all rows."""
@@ -31,24 +33,26 @@ than that every block makes those of all rows."""
 
 def takes_rows(shape: KernelShape, rows: int, shared: int) -> bool:
     """Whether a block can take so many rows of a step, on SMs with that shared memory."""
+    return bool(ways(shape, rows, shared))
+
+
+def ways(shape: KernelShape, rows: int, shared: int) -> tuple[str, ...]:
+    """The ways in which a block can, the one that costs less first; none where that cannot be."""
     if shape.parts is None or not 1 < rows <= MOST_ROWS or rows & (rows - 1):
-        return False
+        return ()
     (segment,) = shape.segments
     made = {v.name for n in shape.prologue for v in n.outputs}
     near = {v.name for n in segment.nodes for v in element_operands(n)}
     matrices = [a.inputs[1] for a in anchors(segment)] + [shape.parts.inputs[1]]
     quantised = all(isinstance(formats.get(m.dtype), QuantFormat) for m in matrices)
     plain = all(heads_of(a) == 1 for a in anchors(segment))
-    found = _by_teams(shape) or Columns.of(shape.parts, BLOCK).ranks >= rows
-    possible = found and quantised and plain and not near & made
-    return possible and _bytes_of(shape, rows) <= shared - SYSTEM
-
-
-def exchanges(shape: KernelShape, rows: int) -> bool:
-    """Whether the blocks of a cluster make a row each (see `row_prologues`)."""
-    assert shape.parts is not None
-    has_blocks = rows <= Columns.of(shape.parts, BLOCK).ranks
-    return has_blocks and (rows >= EXCHANGED_FROM or not _by_teams(shape))
+    if not quantised or not plain or near & made:
+        return ()
+    found = [TEAMS] if _by_teams(shape) else []
+    if rows <= Columns.of(shape.parts, BLOCK).ranks:
+        found.insert(0 if rows >= EXCHANGED_FROM else 1, EXCHANGED)
+    fitting = [way for way in found if _bytes_of(shape, rows, way) <= shared - SYSTEM]
+    return tuple(fitting) if fitting[:1] == found[:1] else ()
 
 
 def _by_teams(shape: KernelShape) -> bool:
@@ -83,7 +87,7 @@ def panel_of_parts(node: Node, warps: int) -> Panel:
     return Panel(fmt, rows, columns.branch, columns.rounds, warps)
 
 
-def _bytes_of(shape: KernelShape, rows: int) -> int:
+def _bytes_of(shape: KernelShape, rows: int, way: str) -> int:
     """Shared memory of a block, at most."""
     (segment,), node = shape.segments, shape.parts
     assert node is not None
@@ -98,7 +102,5 @@ def _bytes_of(shape: KernelShape, rows: int) -> int:
     made = (v for n in shape.prologue for v in n.outputs)
     of_row = sum(4 * -(-v.shape[-1] // PADDING) * PADDING for v in made)
     return (
-        found
-        + OTHERS
-        + (of_row + blocks * PIECES * PIECE if exchanges(shape, rows) else rows * of_row)
+        found + OTHERS + (of_row + blocks * PIECES * PIECE if way == EXCHANGED else rows * of_row)
     )

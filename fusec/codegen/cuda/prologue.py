@@ -162,7 +162,7 @@ class Prologue:
 
     def _forms(self) -> list[Pending]:
         """What the matvecs want of their vectors, and the squares that norms want."""
-        matvecs = [n for s in self.shape.segments for n in s.nodes if op(n.op).role == "rows"]
+        matvecs = list(self.shape.anchors)
         pending: list[Pending] = []
         for node in matvecs:
             x, weight = node.inputs[:2]

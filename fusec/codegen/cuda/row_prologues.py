@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fusec.codegen.cuda.columns import BLOCK, Columns
 from fusec.codegen.cuda.forms import Form, Pending, behind
 from fusec.codegen.cuda.panels import PIECE, PIECES, records_bytes
-from fusec.codegen.cuda.parts_sizes import exchanges
+from fusec.codegen.cuda.parts_sizes import EXCHANGED, TEAMS
 from fusec.codegen.cuda.prologue import Prologue
 from fusec.codegen.cuda.scope import Scope
 from fusec.codegen.cuda.shape import anchors
@@ -176,9 +176,8 @@ class Exchanged(RowPrologues):
             self.w.line(f"mailbox_wait({self.factors_mailbox})")
 
 
-def row_prologues(scope: Scope, shape: KernelShape, columns: Columns) -> RowPrologues:
-    """The way that costs less, if both can be."""
-    return (Exchanged if exchanges(shape, scope.rows) else Teams)(scope, shape, columns)
+ROW_PROLOGUES: dict[str, type[RowPrologues]] = {TEAMS: Teams, EXCHANGED: Exchanged}
+"""By the name of a way (`parts_sizes.ways`)."""
 
 
 class _Rows(Prologue):

@@ -13,20 +13,23 @@ from fusec.codegen import formats
 from fusec.codegen.cuda.columns import Columns
 from fusec.codegen.formats import FORMATS, FloatFormat, QuantFormat
 from fusec.codegen.formats.tiles import SIZES
+from fusec.ir.choice import Choice
 from fusec.ir.graph import Node, Value
+from fusec.ir.op_attention import head_sizes
 from fusec.ir.op_matvec import heads_of, row_length
 from fusec.ir.ops import op
-from fusec.ir.plan import Choice
 from fusec.ir.region import KernelShape, Segment
 from fusec.ir.target import TILE_ROWS, TILES, ColumnSums, Tiles
 
 REGISTERS = 56  # that a lane may fill with weights before it uses them
+CHOSEN_REGISTERS = 64  # the same with rows that an index names: fewer loads wait for it
 WARP = 32
 SPAN = 256  # positions that attention sums up together, in chunks of 16: part of the sums' order
 CHUNK = 16  # positions a warp takes
 CHUNKS = SPAN // CHUNK
 CLUSTER = 8  # blocks: as many as every GPU with clusters has room for
 MOST_MADE = 128  # elements of a head that blocks make before they attend: of 256, it took longer
+MOST_ROWS_MADE = 4 * CHUNKS  # rows of products that a block makes before it attends
 HELD_BLOCKS = 4  # blocks of 32 weights that a lane keeps while its block attends
 TILE_WARPS = 16  # that share a tile's columns: part of the sums' order
 SPLIT = 8192  # columns from which the halves of a row are summed up apart
@@ -93,15 +96,24 @@ def chunk_registers(weight: Value) -> int:
     return 4 if isinstance(fmt, FloatFormat) else 1 + 8 * fmt.dtype.block_bytes // fmt.dtype.block
 
 
+def terms(anchor: Node) -> int:
+    """Rows of the matrix whose products are added for one element, each summed up by itself."""
+    return row_length(anchor) // anchor.inputs[1].shape[-1]
+
+
 def row_chunks(anchor: Node) -> int:
-    """Chunks of what a matvec adds up for one element: of a row, or of one row for each part."""
-    weight = anchor.inputs[1]
-    return chunks(weight) * (row_length(anchor) // weight.shape[-1])
+    """Chunks of what a matvec adds up for one element."""
+    return chunks(anchor.inputs[1]) * terms(anchor)
+
+
+def rounds(anchor: Node) -> int:
+    """How often a lane takes a chunk of a row of the matrix."""
+    return -(-chunks(anchor.inputs[1]) // WARP)
 
 
 def registers(anchor: Node) -> int:
-    """Registers that hold a lane's chunks of that."""
-    return chunk_registers(anchor.inputs[1]) * -(-row_chunks(anchor) // WARP)
+    """Registers that hold a lane's chunks of one element."""
+    return chunk_registers(anchor.inputs[1]) * terms(anchor) * rounds(anchor)
 
 
 def column_sums() -> ColumnSums:
@@ -127,6 +139,14 @@ def head_units(shape: KernelShape) -> int:
         if (heads := max(map(heads_of, anchors(segment)))) > 1:
             return units(segment) // heads
     return 0
+
+
+def rows_made(shape: KernelShape) -> int:
+    """Rows of products that each block of a head's cluster makes before it attends."""
+    if not shape.rows_of_heads:
+        return 0
+    (node,) = shape.segments[0].nodes
+    return sum(head_sizes(node)) // int(node["spans"])
 
 
 def tile_units(segment: Segment) -> int:
@@ -204,6 +224,7 @@ def why_not(shape: KernelShape, choice: Choice, sms: int) -> str | None:
     """The reason a kernel of this shape cannot have that choice, or None if it can."""
     tiled = any(map(is_tiled, matvecs(shape)))
     by_pairs = not tiled and any(s.rope for s in shape.segments)
+    made = rows_made(shape)
     refused = {
         f"a warp for each of {CHUNKS} chunks at once, found {choice.warps}": (
             has_heads(shape) and choice.warps < CHUNKS
@@ -211,6 +232,9 @@ def why_not(shape: KernelShape, choice: Choice, sms: int) -> str | None:
         "a block to have rows of one head, in one step": (
             head_units(shape) % (choice.warps * choice.rows_at_once) > 0
             or (head_units(shape) > 0 and choice.steps > 1)
+        ),
+        f"warps with equal shares of {made} rows, found {choice.rows_at_once} at once": (
+            made % choice.rows_at_once > 0 or made > choice.warps * choice.rows_at_once
         ),
         f"{TILE_WARPS} warps, found {choice.warps}": tiled and choice.warps != TILE_WARPS,
         f"one step over tiles of at least {SPLIT} columns, and vectors in memory, for pairs of "

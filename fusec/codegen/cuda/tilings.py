@@ -6,48 +6,15 @@ such that every SM has as many: with a few tiles more than SMs, most would wait 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
 
-from fusec.codegen.cuda.shape import WARP, beside
-from fusec.ir.graph import Graph
+from fusec.codegen.cuda.shape import beside
+from fusec.ir.choice import Tiling
+from fusec.ir.graph import Graph, Node
+from fusec.ir.op_groups import experts_of, is_grouped, used_by
 from fusec.ir.op_matvec import is_fixed
-
-
-@dataclass(frozen=True)
-class Tiling:
-    """How a block shares a tile out: `across` x `along` warps, each of `high` x `wide` fragments.
-
-    A fragment is 16 rows of the matrix by 8 of the step. `deep` (a power of two) times as many
-    warps share the columns: each takes a branch of the tree of leaves. `slab`: blocks of 32 columns
-    that a warp takes at a time; `beside`: thread blocks that should fit one SM; `stages`: slabs in
-    shared memory, of which all but one are on their way there. `release`: see `Choice`.
-    """
-
-    across: int
-    along: int
-    high: int
-    wide: int
-    slab: int = 4
-    beside: int = 1
-    stages: int = 2
-    deep: int = 1
-    release: str = "wait"
-
-    @property
-    def rows(self) -> int:
-        """Rows of matrices."""
-        return 16 * self.across * self.high
-
-    @property
-    def width(self) -> int:
-        """Rows of the step."""
-        return 8 * self.along * self.wide
-
-    @property
-    def threads(self) -> int:
-        """In a block."""
-        return WARP * self.across * self.along * self.deep
-
 
 WIDE, MEDIUM, NARROW, SLIM = 32, 24, 16, 8  # rows of the step in a tile
 OF_ROWS = {
@@ -85,6 +52,9 @@ TALL = Tiling(4, 1, 1, 1, slab=4, beside=2)
 """How a block takes `SLIM` rows of the step that it brings into fixed point itself: with many warps
 for that, unless two layers of blocks fill the SMs, or one has more tiles than there are SMs."""
 
+WARPS_TO_TRY = range(2, 17)  # of a block that brings vectors into fixed point itself
+CROWDED = 8  # warps of a block, two of which have enough registers on an SM
+
 PACE = {WIDE: (2.9, 4.0), MEDIUM: (3.7, 1.83), NARROW: (1.9, 1.8), SLIM: (2.0, 1.22)}
 """How long a launch takes: the first number, and the second for each tile of the SM that has most.
 Only ratios count: these are microseconds for rows of 576 on an H200 (`docs/performance-log.md`)."""
@@ -113,8 +83,40 @@ def own_tilings(rows: int, sms: int, *, normed: bool) -> tuple[Tiling, ...]:
     return tuple(replace(tiling, release=release) for tiling in ways)
 
 
+def tilings_to_try(*, is_own: bool) -> Iterator[Tiling]:
+    """Ways to measure beside the usual one. `is_own`: blocks bring vectors into fixed point."""
+    if not is_own:
+        ways = (*OF_ROWS.values(), *OF_TILES.values(), (*LARGE.values(), TALL))
+        yield from (way for found in ways for way in found)
+        return
+    for across, deep in itertools.product((1, 2, 4, 8), (1, 2, 4, 8)):
+        if across * deep in WARPS_TO_TRY:
+            beside = 2 if across * deep <= CROWDED else 1
+            for slab in (4, 8) if deep > 1 else (4,):
+                yield Tiling(across, 1, 1, 1, slab=slab, beside=beside, deep=deep)
+
+
+EXPERT_PACE = {SLIM: 2.8, NARROW: 3.4, WIDE: 4.0}
+"""How long a tile of an expert's pairs takes, by its width, in the same ratios as `PACE`."""
+
+
+def grouped_rows(node: Node, tokens: int) -> int:
+    """Pairs in a tile of a product of rows that are sorted by expert.
+
+    An expert's last tile is half empty, in the middle.
+    """
+    pairs = tokens * used_by(node) / experts_of(node)
+
+    def time(width: int) -> float:
+        return EXPERT_PACE[width] * max(1.0, pairs / width + 0.5)
+
+    return min((width for width in EXPERT_PACE if width >= used_by(node)), key=time)
+
+
 def tile_rows(region: Graph, tokens: int, sms: int) -> int:
     """Rows of the step in a tile of a kernel's products, for so many tokens and SMs."""
+    if (product := next(filter(is_grouped, region.nodes), None)) is not None:
+        return grouped_rows(product, tokens)
     rows = sum(n.inputs[1].shape[0] for n in region.nodes if is_fixed(n))
     if any(n.op == "fix" for n in region.nodes):
         return SLIM

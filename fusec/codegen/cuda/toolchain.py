@@ -25,6 +25,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from fusec.codegen.cuda.arch import Arch, missing_extra
+from fusec.codegen.cuda.single_assignments import found_in_one_pass
 from fusec.errors import FusecError
 from fusec.ir.plan import Size
 from fusec.writer import brief, count
@@ -42,7 +43,8 @@ class CudaKernel:
     together they bound the registers, unless `registers` does, where it is not 0. `grid`: how many
     blocks it is launched with, of which each `cluster` in a row exchange through shared memory.
     `shared`: bytes of shared memory that it declares for each block, `dynamic`: that a launch adds.
-    `rows`: of a step of several, how many a block takes; the grid has a layer of blocks for each.
+    `rows`: of a step of several, how many a layer of blocks takes, of which the grid has `spare`
+    more than that.
     """
 
     name: str
@@ -56,6 +58,7 @@ class CudaKernel:
     dynamic: int = 0
     shared: int = 0
     rows: int = 0
+    spare: int = 0
 
     def __repr__(self) -> str:
         lines = count(len(self.source.splitlines()), "line")
@@ -130,7 +133,10 @@ def _to_ptx(kernel: CudaKernel, arch: Arch, path: Path | None) -> str:
     dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=arch.cc)
     try:
         function = _load_function(kernel, path)
-        compiled = compile_cuda(function, types.void, arguments, nvvm_options=options, cc=arch.cc)
+        with found_in_one_pass():
+            compiled = compile_cuda(
+                function, types.void, arguments, nvvm_options=options, cc=arch.cc
+            )
     except Exception as error:  # many kinds; each means that the source is not what Numba takes
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = " ".join(lines[:3]) or repr(error)

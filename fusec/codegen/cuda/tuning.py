@@ -1,8 +1,8 @@
 """What `fusec tune` chose, kept beside the compiled kernels: one table for each GPU.
 
 A kernel's name has a digest of its region, so an entry is for one computation of one shape in one
-set of formats. A table that an earlier version of the emitters wrote is ignored: its choices may
-mean something else now.
+set of formats, in steps of so many rows. A table that an earlier version of the emitters wrote is
+ignored: its choices may mean something else now.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from typing import Any
 from fusec.codegen.cache import cache_root, digest_of_files
 from fusec.errors import FusecError, reason
 from fusec.files import write_whole
-from fusec.ir.plan import Choice, Kernel, LaunchPlan
+from fusec.ir.choice import AnyChoice, choice_of
+from fusec.ir.plan import Kernel, LaunchPlan
 
 VARIABLE = "FUSEC_TUNING"
 """`off`: use no table; a file: use that one, for any GPU of its architecture."""
@@ -30,12 +31,24 @@ class Tuning:
 
     gpu: str = ""
     arch: str = ""
-    choices: Mapping[str, Choice] = field(default_factory=dict)
+    choices: Mapping[str, AnyChoice] = field(default_factory=dict)
 
     def apply(self, plan: LaunchPlan) -> LaunchPlan:
-        """The plan with its kernels' choices filled in, where there are any."""
-        chosen = tuple(replace(k, choice=self.choices.get(key(k))) for k in plan.kernels)
-        return replace(plan, kernels=chosen)
+        """The plan with its kernels' choices filled in, where there are any.
+
+        A plan for several rows also has those for fewer.
+        """
+        if plan.tokens == 1:
+            chosen = tuple(replace(k, choice=self.choices.get(key(k))) for k in plan.kernels)
+            return replace(plan, kernels=chosen)
+        found = (replace(k, measured=self._measured(k, plan.tokens)) for k in plan.kernels)
+        return plan.with_kernels([k.taking(k.rows, plan.tokens) for k in found], plan.tokens)
+
+    def _measured(self, kernel: Kernel, tokens: int) -> tuple[tuple[int, AnyChoice], ...]:
+        """Choices for steps of up to so many rows, by how many."""
+        widths = {1 << n for n in range(1, tokens.bit_length())} | {tokens}
+        found = ((width, self.choices.get(key(kernel, width))) for width in sorted(widths))
+        return tuple((width, choice) for width, choice in found if choice is not None)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -43,9 +56,13 @@ class Tuning:
         return {"gpu": self.gpu, "arch": self.arch, "emitters": digest(), "choices": choices}
 
 
-def key(kernel: Kernel) -> str:
-    """What a kernel's choice is found by: where its launches overlap, another one may be best."""
-    return f"{kernel.name}+overlaps" if kernel.overlaps else kernel.name
+def key(kernel: Kernel, width: int = 1) -> str:
+    """What a kernel's choice for steps of `width` rows is found by.
+
+    Where its launches overlap, another one may be best.
+    """
+    rows = f"@{width}" if width > 1 else ""
+    return f"{kernel.base}{'+overlaps' if kernel.overlaps else ''}{rows}"
 
 
 def digest() -> str:
@@ -66,7 +83,7 @@ def load(gpu: str, arch: str) -> Tuning:
     nothing = Tuning(gpu, arch)
     try:
         raw = json.loads(place(gpu, arch).read_text())
-        found = _parse(raw)
+        found = parse(raw)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return nothing
     same = (found.gpu, found.arch) == (gpu, arch) and raw["emitters"] == digest()
@@ -81,7 +98,7 @@ def save(tuning: Tuning) -> Path:
     return path
 
 
-def merge(old: Tuning, tuned: Mapping[str, Choice | None]) -> Tuning:
+def merge(old: Tuning, tuned: Mapping[str, AnyChoice | None]) -> Tuning:
     """`old` with new entries; None takes one out, since the default is best."""
     choices = {name: c for name, c in old.choices.items() if name not in tuned}
     return replace(old, choices=choices | {n: c for n, c in tuned.items() if c is not None})
@@ -101,7 +118,7 @@ def wanted(arch: str, gpu: str | None) -> Tuning:
         return load(gpu, arch)
     try:
         raw = json.loads(Path(given).read_text())
-        found = _parse(raw)
+        found = parse(raw)
     except OSError as error:
         raise FusecError(
             f"{VARIABLE}: expected 'off' or a file of fusec tune, found '{given}': {reason(error)}"
@@ -115,6 +132,7 @@ def wanted(arch: str, gpu: str | None) -> Tuning:
     return found
 
 
-def _parse(raw: dict[str, Any]) -> Tuning:
-    choices = {str(name): Choice(**choice) for name, choice in raw["choices"].items()}
+def parse(raw: dict[str, Any]) -> Tuning:
+    """A table from its JSON. Raises ValueError, KeyError, TypeError or AttributeError."""
+    choices = {str(name): choice_of(choice) for name, choice in raw["choices"].items()}
     return Tuning(str(raw["gpu"]), str(raw["arch"]), choices)

@@ -44,6 +44,7 @@ def fma(a: Any, b: Any, c: Any) -> Lanes:
 
 
 _NIBBLES = np.arange(0, 16, 4, dtype=np.uint32)
+_BITS = np.arange(8)
 
 
 def prmt(a: Any, b: Any, selector: Any) -> Lanes:
@@ -115,6 +116,15 @@ def _warp_reduce(combine: Any, kind: Any) -> Callable[[Any], Lanes]:
         return np.broadcast_to(best, _warps(value).shape).reshape(value.shape)
 
     return reduce
+
+
+def warp_ballot(condition: Any) -> Lanes:
+    """`vote.sync.ballot` over all 32 lanes."""
+    lanes = _warps(np.asarray(condition, np.bool_))
+    votes = (lanes.astype(np.uint32) << np.arange(32, dtype=np.uint32)).sum(
+        axis=-1, keepdims=True, dtype=np.uint32
+    )
+    return np.broadcast_to(votes, lanes.shape).reshape(np.shape(condition))
 
 
 def mma(kind: Any, k: int, *operands: Any) -> tuple[Lanes, ...]:
@@ -211,6 +221,8 @@ ARITHMETIC: dict[str, Callable[..., Any]] = {
     "warp_min_u32": _warp_reduce(np.minimum, np.uint32),
     "warp_max_s32": _warp_reduce(np.maximum, np.int32),
     "warp_add_s32": _warp_reduce(np.add, np.int32),
+    "warp_ballot": warp_ballot,
+    "count_ones": lambda a: _u32(_bytes(a, np.uint8)[..., None] >> _BITS & 1).sum(axis=(-2, -1)),
     "mma_s8_16x8x32": partial(mma, np.int8, 32),
     "mma_su_16x8x32": partial(mma, np.uint8, 32),
     "mma_s8_16x8x16": partial(mma, np.int8, 16),

@@ -82,21 +82,31 @@ class Memory:
     def _dynamic_shared(self) -> Lanes:
         return self._shared_bytes(self.dynamic)
 
-    def get(self, address: Any, element: np.dtype[Any], width: int, noted: bool = False) -> Lanes:
-        """Load that many values side by side.
+    def get(
+        self,
+        address: Any,
+        element: np.dtype[Any],
+        width: int,
+        noted: bool = False,
+        live: npt.NDArray[np.bool_] | None = None,
+    ) -> Lanes:
+        """Load that many values side by side; `live`: the threads that mean it, or all that run.
 
-        Threads that do not run load as well, since what they had before may be the same: zeros,
-        where it would be outside of the memory.
+        Others load as well, since what they had before may be the same: zeros, where it would be
+        outside of the memory.
         """
+        live = self.active if live is None else live
         if isinstance(address, Chosen):
-            yes, no = (self.get(one, element, width, noted) for one in (address.yes, address.no))
-            return np.where(_spread(address.condition, yes.shape[:-1])[..., None], yes, no)
-        memory, place = self.locate(address, element.itemsize * width, self.active)
+            chosen = _spread(address.condition, live.shape)
+            yes = self.get(address.yes, element, width, noted, live & chosen)
+            no = self.get(address.no, element, width, noted, live & ~chosen)
+            return np.where(chosen[..., None], yes, no)
+        memory, place = self.locate(address, element.itemsize * width, live)
         there = place >= 0
         values = memory.view(element).reshape(-1, width)[np.where(there, place, 0)]
         values = np.where(there[..., None], values, element.type(0))
         if noted:
-            late = self.note(address, element.itemsize * width, self.active)
+            late = self.note(address, element.itemsize * width, live)
             values.view(np.uint8)[:, late] = POISON
         return values
 

@@ -38,8 +38,8 @@ class Dependent:
     """A programmatic dependent launch: it may begin while the one in front still runs.
 
     It waits for it (`griddepcontrol.wait`), and lets the next one begin at `release`, one of
-    `fusec.ir.plan.RELEASES`. `hold` gives the lines that keep in registers what is used behind the
-    wait, so that nothing has to be loaded again there.
+    `fusec.ir.choice.RELEASES`. `hold` gives the lines that keep in registers what is used behind
+    the wait, so that nothing has to be loaded again there.
     """
 
     release: str

@@ -13,6 +13,7 @@ from fusec.models.decoder_keys import YARN_KEYS, read, stretch
 from fusec.models.experts import Experts, read_experts, width_of
 from fusec.models.hyperparameters import Hyperparameters
 from fusec.models.latent import Latent
+from fusec.models.nextn import NEXTN
 from fusec.models.positions import Temperature
 
 STORED = float(np.float32(0.1))
@@ -21,12 +22,16 @@ OF_HEADS = ("attn_k_b", "attn_v_b")  # a factor beside these would be left unuse
 
 
 def deepseek2(keys: Hyperparameters) -> DecoderConfig:
-    """Keys and values of all heads are made of one small vector a position."""
+    """Keys and values of all heads are made of one small vector a position.
+
+    Blocks at the end that draft tokens (MTP) are no layers.
+    """
     latent = latent_of(keys)
     head = latent.plain + latent.turned
     sizes: dict[str, Any] = {"kv_heads": 1, "head_dim": head, "rope_dims": latent.turned}
     traits = sizes | stretched(keys, head) | {"experts": _experts(keys)}
-    config = read(keys, latent=latent, temperature=_temperature(keys), **traits)
+    traits["skipped"] = keys.count(NEXTN, 0, least=0)
+    config = read(keys, reads=(NEXTN,), latent=latent, temperature=_temperature(keys), **traits)
     return replace(config, scaled=frozenset(s for s in config.scaled if not s.endswith(OF_HEADS)))
 
 

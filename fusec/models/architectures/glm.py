@@ -8,6 +8,7 @@ from fusec.models.decoder import DecoderConfig
 from fusec.models.decoder_keys import read
 from fusec.models.experts import read_experts, width_of
 from fusec.models.hyperparameters import Hyperparameters
+from fusec.models.nextn import NEXTN
 
 GLM4MOE: dict[str, Any] = {"pairing": "halves", "ffn_norm": "post_attention_norm"}
 
@@ -15,7 +16,7 @@ GLM4MOE: dict[str, Any] = {"pairing": "halves", "ffn_norm": "post_attention_norm
 def glm4moe(keys: Hyperparameters) -> DecoderConfig:
     """Experts behind some dense layers, and shared ones; the large one norms queries and keys.
 
-    Blocks at the end that draft tokens (MTP) are skipped.
+    Blocks at the end that draft tokens (MTP) are no layers.
     """
     shared = keys.count("expert_shared_count", 0, least=0)
     experts = read_experts(
@@ -27,9 +28,9 @@ def glm4moe(keys: Hyperparameters) -> DecoderConfig:
     )
     return read(
         keys,
-        reads=("nextn_predict_layers",),
+        reads=(NEXTN,),
         experts=experts,
-        skipped=keys.count("nextn_predict_layers", 0, least=0),
+        skipped=keys.count(NEXTN, 0, least=0),
         qk_norms="heads" if "blk.0.attn_q_norm.weight" in keys.file.tensors else "",
         **GLM4MOE,
     )

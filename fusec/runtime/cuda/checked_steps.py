@@ -13,13 +13,14 @@ import numpy as np
 
 from fusec.codegen.cuda.control import RING
 from fusec.codegen.cuda.drafting import MOST_DRAFTED, PAIRS, STATE_WORDS
-from fusec.ir.plan import ROWS
+from fusec.ir.plan import HIDDEN, ROWS
 from fusec.runtime.cuda.driver import Handle
 from fusec.runtime.cuda.loop import TokenLoop
 from fusec.runtime.cuda.pace import width_of
 from fusec.runtime.cuda.session import CudaSession
 from fusec.runtime.cuda.told import Told
 from fusec.runtime.job import token_ids
+from fusec.runtime.session import Array
 
 MOST_ROWS = MOST_DRAFTED + 1
 KERNELS = ("draft", "sample_rows", "accept")
@@ -78,14 +79,16 @@ class CheckedSteps:
 
         `kind`: of the choice, greedy or sampled. `drafts`: whether the device guesses.
         """
-        self._sessions[kind].prepare(width)
-        work, key = partial(self._put, kind, width, drafts), (kind, width, drafts)
-        if self._loop.decode.eager:
-            work()
-        else:
-            if key not in self._graphs:
-                self._graphs[key] = self.workspace.capture(work)
-            self.workspace.driver.replay(self._graphs[key], self.workspace.stream)
+        key = kind, width, drafts
+        if (graph := self._graphs.get(key)) is None:
+            self._sessions[kind].prepare(width)
+            work = partial(self._put, *key)
+            if self._loop.decode.eager:
+                work()
+            else:
+                graph = self._graphs[key] = self.workspace.capture(work)
+        if graph is not None:
+            self.workspace.driver.replay(graph, self.workspace.stream)
         self.made += 1
         return self.made - 1
 
@@ -102,6 +105,10 @@ class CheckedSteps:
         address = self._choices_of(kind, width_of(rows))
         found = self.workspace.memory.read(address, (rows,), np.dtype(np.int32))
         return [int(token) for token in found]
+
+    def hidden(self, kind: str, rows: int) -> Array:
+        """float32[rows, width]: the hidden states of the last step, once it is done."""
+        return self._sessions[kind].result(HIDDEN, width_of(rows))[:rows]
 
     def _choices_of(self, kind: str, width: int) -> int:
         """Where the choices of a step of this width are."""

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
 from fusec.codegen.cuda.control import NO_TOKEN
 from fusec.runtime.cuda.checked_steps import MOST_ROWS, CheckedSteps
-from fusec.runtime.cuda.loop import TokenLoop
+from fusec.runtime.cuda.loop import Reader, TokenLoop
 from fusec.runtime.cuda.pace import Pace, width_of
 from fusec.runtime.cuda.session import CudaSession
 from fusec.runtime.drafting import Drafting, DraftStatistics
@@ -45,6 +45,14 @@ class _Ahead(NamedTuple):
         return max(1, self.width)
 
 
+class _Found(NamedTuple):
+    """What a graph has made, of how many guesses, and when it ended by the device's clock."""
+
+    tokens: list[int]
+    drafted: int = 0
+    ended: int = 0
+
+
 class DraftedLoop:
     """`rows` and `scores`: see `CheckedSteps`, which are made when they are first needed."""
 
@@ -60,29 +68,29 @@ class DraftedLoop:
         first = self._begin(job, pace.suffixes, pace.chained)
         pace.begin(job.sequence)  # while the GPU reads the prompt
         ahead: deque[_Ahead] = deque()
+        put = self._putting(job, ahead)
         made = 0
 
-        def step() -> list[int]:
-            """The next tokens; the GPU goes on behind them before anybody looks at them."""
+        def step() -> Sequence[int]:
+            """The next tokens. Where the GPU waits for the next graph, all else comes behind it."""
             graph = ahead.popleft() if made else _Ahead(0)
-            statistics.stepped(graph.most)
             if not made:
-                tokens = [self._first(job, first)]
-            elif not graph.width:
-                tokens = [self._loop.take(first + made, naps=bool(ahead))]
+                found = _Found([self._first(job, first)])
+            elif graph.width:
+                found = self._checked(graph, first + made, naps=bool(ahead))
             else:
-                told, ended = self.steps.told(graph.number, naps=bool(ahead))
-                pace.ended(graph.width, ended)
-                self._loop.has_made_fewer(graph.width - told.made)
-                statistics.drafted += told.drafted
-                statistics.accepted += told.accepted
-                tokens = self._take(first + made, told.made)
+                found = _Found([self._loop.take(first + made, naps=bool(ahead))])
+            tokens = found.tokens
             goes_on = stop.isdisjoint(tokens) and made + len(tokens) < job.count
-            if goes_on and not ahead and (width := pace.foreseen(tokens)):
-                self._put(ahead, job, width)
-            pace.seen(tokens, plain=not graph.width)
+            pace.seen(tokens)
+            if goes_on and not ahead:
+                put(pace.width() or 0)
+            if graph.width:
+                pace.ended(graph.width, found.ended)
+            pace.learn(plain=not graph.width)
             if goes_on:
-                self._top_up(ahead, job, pace, made + len(tokens))
+                self._top_up(ahead, put, pace, job.count - made - len(tokens))
+            statistics.checked(graph.most, found.drafted, len(tokens))
             return tokens
 
         last = job.sequence[-1]
@@ -97,9 +105,10 @@ class DraftedLoop:
 
     def run_hosted(self, job: Job, stop: frozenset[int], drafting: Drafting) -> Iterator[int]:
         """Yield the tokens of a job, which the host guesses. See `TokenLoop.run`."""
-        first = self._begin(job)
-        kind, enqueue = self._loop.token_graph(job.sampling)
         drafting.begin(job.sequence)
+        reads = drafting.reads_hidden
+        first = self._begin(job, read=drafting.read if reads else None)
+        kind, enqueue = self._loop.token_graph(job.sampling)
         made, last = 0, job.sequence[-1]
 
         def step() -> tuple[list[int], list[int]]:
@@ -107,16 +116,19 @@ class DraftedLoop:
             if not made:
                 found = [self._first(job, first)]
                 return found, found
-            if not guesses:
+            if not guesses and not reads:
                 self._loop.ahead(self._loop.steps + 1, kind, enqueue)
-                found = self._take(first + made, 1)
+                found = [self._loop.take(first + made)]
                 return found, found
-            self.steps.guess(len(job.sequence) - 1 + made, guesses)
+            position = len(job.sequence) - 1 + made
+            self.steps.guess(position, guesses)
             rows = len(guesses) + 1
             number = self._enqueue(kind, width_of(rows), drafts=False)
             told, _ = self.steps.told(number)
             self._loop.has_made_fewer(width_of(rows) - told.made)
-            return self._take(first + made, told.made), self.steps.choices(kind, rows)
+            if reads:
+                drafting.read(position, self.steps.hidden(kind, rows))
+            return self._loop.take_all(first + made, told.made), self.steps.choices(kind, rows)
 
         while made < job.count:
             most = min(job.count - made, MOST_ROWS) - 1
@@ -149,9 +161,14 @@ class DraftedLoop:
             self.workspace.enter()
             return work()
 
-    def _begin(self, job: Job, suffixes: int = 0, chained: int = 0) -> int:
-        """Put a job on the device; the number of its first token. See `CheckedSteps.begin`."""
-        self._loop.start(job.sequence, job.sampling, job.kept)
+    def _begin(
+        self, job: Job, suffixes: int = 0, chained: int = 0, read: Reader | None = None
+    ) -> int:
+        """Put a job on the device; the number of its first token.
+
+        See `CheckedSteps.begin` and `TokenLoop.start`.
+        """
+        self._loop.start(job.sequence, job.sampling, job.kept, read)
         limit = len(job.sequence) - 1 + job.count - 1
         self._in_turn(lambda: self.steps.begin(limit, suffixes, chained))
         return self._loop.steps
@@ -163,37 +180,49 @@ class DraftedLoop:
         check_finite(loop.decode.plan, loop.read_logits(), job.sequence[-1:], len(job.sequence) - 1)
         return loop.take(first)
 
-    def _top_up(self, ahead: deque[_Ahead], job: Job, pace: Pace, made: int) -> None:
-        """Enqueue graphs until there are enough of them, `made` tokens having been seen.
+    def _checked(self, graph: _Ahead, first: int, *, naps: bool) -> _Found:
+        """What a graph with guesses has made, once it is done: tokens from the number `first` on.
+
+        See `CheckedSteps.told`.
+        """
+        told, ended = self.steps.told(graph.number, naps=naps)
+        self._loop.has_made_fewer(graph.width - told.made)
+        return _Found(self._loop.take_all(first, told.made), told.drafted, ended)
+
+    def _top_up(
+        self, ahead: deque[_Ahead], put: Callable[[int], None], pace: Pace, left: int
+    ) -> None:
+        """Enqueue graphs until there are enough of them, where so many tokens are `left` to make.
 
         Where the last token is made, a graph with guesses stops by itself. A plain one does not, so
         it is enqueued only where that cannot have been.
         """
         while len(ahead) < (AHEAD_DRAFTED if any(g.width > 1 for g in ahead) else AHEAD):
-            if job.count - made - sum(graph.most for graph in ahead) < 1:
+            if left - sum(graph.most for graph in ahead) < 1:
                 return
             width = pace.width([graph.width for graph in ahead])
             if width is None:
                 return
-            self._put(ahead, job, width)
+            put(width)
 
-    def _put(self, ahead: deque[_Ahead], job: Job, width: int) -> None:
-        """Enqueue a graph of so many rows, 0 for a plain one."""
+    def _putting(self, job: Job, ahead: deque[_Ahead]) -> Callable[[int], None]:
+        """What enqueues a graph of so many rows, 0 for a plain one, which is `ahead` then."""
         kind, enqueue = self._loop.token_graph(job.sampling)
-        if width:
-            ahead.append(_Ahead(width, self._enqueue(kind, width)))
-        else:
-            self._loop.ahead(self._loop.steps + 1, kind, enqueue)
-            ahead.append(_Ahead(0))
+
+        def put(width: int) -> None:
+            if width:
+                ahead.append(_Ahead(width, self._enqueue(kind, width)))
+            else:
+                self._loop.ahead(self._loop.steps + 1, kind, enqueue)
+                ahead.append(_Ahead(0))
+
+        return put
 
     def _enqueue(self, kind: str, width: int, *, drafts: bool = True) -> int:
         self._loop.make_room(width)
         number = self.steps.enqueue(kind, width, drafts=drafts)
         self._loop.may_have_made(width)
         return number
-
-    def _take(self, first: int, count: int) -> list[int]:
-        return [self._loop.take(first + n) for n in range(count)]
 
     def _check(self, token: int, last: int, position: int) -> None:
         """Raise FusecError for what stands in place of a token that nobody may choose."""

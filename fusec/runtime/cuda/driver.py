@@ -15,6 +15,7 @@ from typing import Any
 
 from fusec.codegen.cuda.arch import NoGpu, arch_for, find_arch, missing_extra
 from fusec.errors import FusecError
+from fusec.ir.plan import layers
 from fusec.writer import brief
 
 Handle = Any
@@ -45,7 +46,8 @@ class OutOfMemory(CudaError, MemoryError):
 class Executable:
     """A kernel as machine code, and the grid (blocks) and block (threads) it is launched with.
 
-    `dynamic`: bytes of shared memory that a launch adds for each block. `rows`: see `Kernel`.
+    `dynamic`: bytes of shared memory that a launch adds for each block. `rows`, `spare`: see
+    `fusec.ir.plan.layers`.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Executable:
     threads: int
     dynamic: int = 0
     rows: int = 0
+    spare: int = 0
 
     def __repr__(self) -> str:
         return brief(self, f"{self.name}: {self.arch}, {len(self.data):,} bytes")
@@ -70,6 +73,7 @@ class Function:
     threads: int
     dynamic: int = 0
     rows: int = 0
+    spare: int = 0
 
 
 class Driver:
@@ -233,8 +237,8 @@ class Driver:
             # or there would be as much as this kernel needs, and none for the one behind
             share = which.CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT
             self.call("cuFuncSetAttribute", handle, share, 100)
-        sizes = executable.grid, executable.threads, executable.dynamic, executable.rows
-        return Function(executable.name, handle, *sizes)
+        sizes = executable.grid, executable.threads, executable.dynamic
+        return Function(executable.name, handle, *sizes, executable.rows, executable.spare)
 
     def launch(
         self,
@@ -245,9 +249,9 @@ class Driver:
         rows: int = 1,
     ) -> None:
         """Enqueue a kernel whose parameters are all pointers, for so many rows of a step."""
-        layers = -(-rows // function.rows) if function.rows else 1
         config = self.api.CUlaunchConfig()
-        config.gridDimX, config.gridDimY, config.gridDimZ = function.grid, layers, 1
+        config.gridDimX, config.gridDimZ = function.grid, 1
+        config.gridDimY = layers(rows, function.rows, function.spare)
         config.blockDimX, config.blockDimY, config.blockDimZ = function.threads, 1, 1
         config.sharedMemBytes, config.hStream = function.dynamic, stream
         config.numAttrs = len(attributes)

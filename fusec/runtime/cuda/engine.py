@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from typing import Any
 
 from fusec.codegen.cuda.control import MOST_CANDIDATES
 from fusec.codegen.cuda.drafting import MOST_DRAFTED
 from fusec.models.model import Model
+from fusec.runtime.cuda.chained import Chain
 from fusec.runtime.cuda.device_array import DeviceArray
 from fusec.runtime.cuda.drafted import DraftedLoop
 from fusec.runtime.cuda.loop import TokenLoop
@@ -50,6 +52,11 @@ class CudaEngine(Engine):
         self.workspace = decode.workspace
         self._pace: Pace | None = None
         self._paced: tuple[Drafting, int] | None = None  # whose it is
+
+    @cached_property
+    def chain(self) -> Chain:
+        """What makes guesses for another engine, without the host between two of them."""
+        return Chain(self.loop)
 
     @property
     def residency(self) -> dict[str, Any] | None:

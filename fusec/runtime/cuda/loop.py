@@ -22,13 +22,16 @@ import numpy as np
 from fusec.codegen.cuda.control import NO_TOKEN, RING, SAMPLING_WORDS, sampling_words
 from fusec.errors import FusecError
 from fusec.ir.choosing import final_choice, without_choice
-from fusec.ir.plan import Arg
+from fusec.ir.plan import HIDDEN, Arg
 from fusec.runtime.cuda.driver import Handle
 from fusec.runtime.cuda.session import CudaSession
 from fusec.runtime.finite import check_finite, not_finite
 from fusec.runtime.job import Job
 from fusec.runtime.sampling import Sampling
 from fusec.runtime.session import Array
+
+Reader = Callable[[int, Array], None]
+"""Is told of positions from the first on: float32[rows, width] hidden states."""
 
 RUN_AHEAD = 16
 """Graphs enqueued ahead of the last token seen: milliseconds of work, so the host may sleep."""
@@ -70,7 +73,7 @@ class TokenLoop:
         token, pos = (self.workspace.address(Arg("input", name)) for name in ("%token", "%pos"))
         chosen = self.workspace.address(plan.output_args["%next"])
         logits = self.workspace.address(plan.output_args["%logits"])
-        self.token, self.pos = token, pos
+        self.token, self.pos, self.logits, self.chosen = token, pos, logits, chosen
         self._arguments: dict[str, tuple[int, ...]] = {
             "advance": (logits, chosen, token, pos, self.counter, self.tokens, self.ring),
             "feed": (self.tokens, token, pos),
@@ -110,29 +113,40 @@ class TokenLoop:
                 return
             yield token
 
-    def start(self, ids: Sequence[int], sampling: Sampling, kept: int = 0) -> None:
-        """Put prompt and settings on the device; enqueue all but the last token.
-
-        The cache has the first `kept` tokens already.
-        """
+    def start(
+        self, ids: Sequence[int], sampling: Sampling, kept: int = 0, read: Reader | None = None
+    ) -> None:
+        """Put prompt and settings on the device; enqueue all but the last token: see `go_on`."""
         memory = self.workspace.memory
         top_k = min(sampling.top_k, self.vocabulary)
         repeat_last = min(sampling.repeat_last, self._context)
         within = replace(sampling, top_k=top_k, repeat_last=repeat_last)
         with self.workspace.turns.take():
             self.workspace.enter()
-            if not self._is_counted:
-                memory.write(self.counter, np.array([self.steps], np.uint32))
-                self._is_counted = True
             memory.write(self.tokens, np.asarray(ids, np.uint32))
             memory.write(self.params, sampling_words(**asdict(within)))
-            last, size = len(ids) - 1, self._absorb.plan.tokens
-            for first in range(kept, last, size):
-                places = np.arange(first, min(first + size, last), dtype=np.int32)
-                self._absorb.begin(token=np.asarray(ids, np.int32)[places], pos=places)
-            memory.write(self.token, np.asarray(ids[-1:], np.int32))
-            memory.write(self.pos, np.array([last], np.int32))
-            self._begin = self._end = last
+            self.go_on(ids, kept, read)
+
+    def go_on(self, ids: Sequence[int], kept: int, read: Reader | None = None) -> None:
+        """Have the next graph read the last of these tokens, and the cache hold the others.
+
+        It has the first `kept` of them already. `read` is told of the hidden states behind the
+        rest, the last one too. To be called in a turn.
+        """
+        memory, last, size = self.workspace.memory, len(ids) - 1, self._absorb.plan.tokens
+        if not self._is_counted:
+            memory.write(self.counter, np.array([self.steps], np.uint32))
+            self._is_counted = True
+        end = last if read is None else len(ids)
+        for first in range(kept, end, size):
+            places = np.arange(first, min(first + size, end), dtype=np.int32)
+            given = np.asarray(ids[first : first + len(places)], np.int32)
+            rows = self._absorb.begin(token=given, pos=places)
+            if read is not None:
+                read(first, self._absorb.results(rows)[HIDDEN])
+        memory.write(self.token, np.asarray(ids[-1:], np.int32))
+        memory.write(self.pos, np.array([last], np.int32))
+        self._begin = self._end = last
 
     def token_graph(self, sampling: Sampling) -> tuple[str, Callable[[], None]]:
         """The name of a token's graph for these settings, and what is captured in it."""
@@ -199,6 +213,16 @@ class TokenLoop:
     def take(self, step: int, *, naps: bool = True) -> int:
         """The token of a step, as soon as it is there."""
         return self.wait_for(self._ring, step, naps=naps)
+
+    def take_all(self, first: int, count: int) -> list[int]:
+        """The tokens of so many steps, which may all be there by now."""
+        slot = first % RING
+        words = self._ring[slot : slot + count].tolist()
+        if len(words) == count and all(
+            word >> 32 == number for number, word in enumerate(words, first + 1)
+        ):
+            return [word & 0xFFFFFFFF for word in words]
+        return [self.take(first + n) for n in range(count)]
 
     def wait_for(self, entries: Array, number: int, *, naps: bool = True) -> int:
         """The lower half of an entry in pinned memory, as soon as the upper one is its number + 1.

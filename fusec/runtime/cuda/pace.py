@@ -8,13 +8,14 @@ device looks for the guesses itself. Where nothing pays, plain graphs run ahead 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from math import prod
+from typing import NamedTuple
 
-from fusec.codegen.cuda.drafting import MOST_CHAINED
-from fusec.runtime.drafting import Auto, Drafter, Guess, Recycle, Row, Suffix
+from fusec.codegen.cuda.drafting import MOST_CHAINED, SURE
+from fusec.runtime.drafting import Recycle, Row, Suffix
 from fusec.runtime.drafting.depth import Acceptance, Cost, best_worth
 from fusec.runtime.drafting.recycle import PAIR
+from fusec.runtime.drafting.suffix import LONGEST, confidences
 
 GAP = 0.1
 """Steps of one row that the GPU waits where the host first looks at what a step has made."""
@@ -28,9 +29,8 @@ class GraphCost(Cost):
 
     a_row = 0.25
 
-    def of(self, rows: int) -> float:
-        """See `Cost`."""
-        return super().of(width_of(rows))
+    def _of(self, rows: int) -> float:
+        return super()._of(width_of(rows))
 
     def took(self, width: int, plain: int, seconds: float) -> None:
         """From the end of a step with guesses to that of the next, with `plain` graphs between."""
@@ -42,10 +42,22 @@ class GraphCost(Cost):
             self.measured(1, max(0.0, seconds - self.seconds(width)) / plain)
 
 
+class _Ground(NamedTuple):
+    """What the device will guess from: a match of so many tokens, or a chain from the pairs.
+
+    Neither where it has no guess. `place`: where what followed the match stands in the sequence.
+    """
+
+    matched: int = 0
+    place: int = 0
+    chain: tuple[int, ...] = ()
+
+
 class Pace:
     """For generations of one engine, with at most `most` guesses a step.
 
-    `suffix`, `recycle`: what the device guesses from.
+    `suffix`, `recycle`: what the device guesses from. For each step `seen` and `width`, for which
+    the GPU may be waiting, and `learn`, which has time while the next one runs.
     """
 
     def __init__(
@@ -59,19 +71,19 @@ class Pace:
         self.cost = cost or GraphCost()
         self.suffixes = most if suffix else 0
         self.chained = min(MOST_CHAINED, most) if recycle else 0
-        self._acceptance, self._most = Acceptance(), most
-        self._drafter = _stand_in(suffix, recycle)
-        self._guesses: Sequence[Guess] = ()
-        self._foreseen: tuple[list[int], int] = [], 0
-        self._last = self._looked = 0
-        self._ended = self._plain = 0
+        self._most, self._acceptance = most, Acceptance()
+        self._suffix, self._recycle = Suffix(), Recycle(MOST_CHAINED)
+        self._ground = self._ground_before = _Ground()
+        self._seen = 0  # tokens that came last
+        self._worths: dict[tuple[int, int], int] = {}  # since something was learnt
+        self._looked = self._ended = self._plain = 0
 
     def begin(self, sequence: Sequence[int]) -> None:
         """A generation starts behind these tokens."""
-        self._drafter.begin(sequence)
-        self._last = sequence[-1]
+        self._suffix.begin(sequence)
+        self._recycle.begin(sequence)
         self._ended = 0
-        self._look()
+        self._ground = self._look()
 
     def ended(self, width: int, time: int) -> None:
         """A graph with guesses was done then, in nanoseconds of the device's clock."""
@@ -79,20 +91,33 @@ class Pace:
             self.cost.took(width, self._plain, (time - self._ended) / 1e9)
         self._ended, self._plain = time, 0
 
-    def seen(self, tokens: Sequence[int], plain: bool = False) -> None:
-        """The sequence goes on with these tokens: learn what guesses are worth.
+    def seen(self, tokens: Sequence[int]) -> None:
+        """The sequence goes on with these tokens: what will be guessed behind them?"""
+        self._suffix.seen(tokens, ())
+        self._recycle.move(tokens)
+        self._seen = len(tokens)
+        self._ground_before, self._ground = self._ground, self._look()
+
+    def learn(self, plain: bool = False) -> None:
+        """What guesses are worth, and what follows what, by the tokens that were seen last.
 
         `plain`: the graph that made them has entered nothing into the table of pairs.
         """
-        for guess, token in zip(self._guesses, tokens, strict=False):
-            self._acceptance.learn(guess.confidence, guess.token == token)
-            if guess.token != token:
+        sequence, ground = self._suffix.sequence, self._ground_before
+        start = len(sequence) - self._seen
+        made = sequence[start:]
+        guesses = ground.chain or sequence[ground.place : ground.place + len(made)]
+        trust = self._confidences(ground.matched, len(ground.chain))
+        for confidence, guess, token in zip(trust, guesses, made, strict=False):
+            self._acceptance.learn(confidence, guess == token)
+            if guess != token:
                 break
         self._plain += plain
-        rows = () if plain else [Row(*pair) for pair in pairwise((self._last, *tokens))]
-        self._drafter.seen(tokens, rows)
-        self._last = tokens[-1]
-        self._look()
+        if not plain:
+            rows = map(Row, sequence[start - 1 :], made)
+            self._recycle.enter(sequence[start - 2] if start > 1 else -1, rows)
+        self._suffix.enter()
+        self._worths.clear()
 
     def width(self, ahead: Sequence[int] = ()) -> int | None:
         """Rows of the next graph, 0 of a plain one, behind those `ahead` that are not seen yet.
@@ -100,37 +125,41 @@ class Pace:
         None: wait until one of them is. Behind plain ones because a match has begun, which should
         not be missed; behind one with guesses unless it is nearly certain that all are right.
         """
+        matched, chain = self._ground.matched, len(self._ground.chain)
         if max(ahead, default=0) < 2:
-            width = self._worth(self._guesses)
+            width = self._worth(matched, chain)
             if not width:
                 return self._without()
             return None if ahead else width
         passed = sum(max(1, width) for width in ahead)
-        guesses = self._drafter.propose(passed + self._most)
-        if len(guesses) < passed:
-            return None
-        right = prod(self._acceptance.of(guess.confidence) for guess in guesses[:passed])
-        width = self._worth(guesses[passed:])
-        self._foreseen = [guess.token for guess in guesses[:passed]], width
+        if not matched:
+            return None  # nobody knows what the pairs say behind a chain
+        width = self._worth(min(LONGEST, matched + passed))  # if all of them are right
+        right = prod(map(self._acceptance.of, confidences(matched, passed)))
         lost = (1 - right) * (self.cost.of(width) - 1) if width else 1.0
         return width if lost < right * GAP else None
 
-    def foreseen(self, tokens: Sequence[int]) -> int:
-        """Rows of the next graph, if the last one has made what `width` took it to make; else 0.
+    def _look(self) -> _Ground:
+        """What the kernel `draft` will find."""
+        matched = self._suffix.matched if self.suffixes else 0
+        if self.chained and matched < SURE:
+            chain = tuple(guess.token for guess in self._recycle.propose(self.chained))
+            if chain:
+                return _Ground(chain=chain)
+        return _Ground(matched, self._suffix.place)
 
-        It was thought of while that graph ran, and is known before `seen` has done its work.
-        """
-        guessed, width = self._foreseen
-        return width if guessed == tokens else 0
+    def _confidences(self, matched: int, chain: int) -> Sequence[float]:
+        """Of the guesses behind a match of so many tokens, or of those of a chain."""
+        return confidences(matched, self._most) if matched else [PAIR] * chain
 
-    def _look(self) -> None:
-        self._foreseen = [], 0
-        self._guesses = self._drafter.propose(self._most)
-
-    def _worth(self, guesses: Sequence[Guess]) -> int:
+    def _worth(self, matched: int, chain: int = 0) -> int:
         """Rows of the step that pays most; 0 where none does."""
-        count = best_worth(guesses, self._acceptance, self.cost).guesses
-        return width_of(count + 1) if count else 0
+        found = self._worths.get((matched, chain))
+        if found is None:
+            guesses = self._confidences(matched, chain)
+            count = best_worth(guesses, self._acceptance, self.cost).guesses
+            found = self._worths[matched, chain] = width_of(count + 1) if count else 0
+        return found
 
     def _without(self) -> int:
         """Of a graph without guesses: a plain one, or one of a row that fills the table of pairs.
@@ -140,17 +169,10 @@ class Pace:
         if self.suffixes:
             return 0
         self._looked += 1
-        pays = self._worth([Guess(0, PAIR)] * self.chained)
+        pays = self._worth(0, self.chained)
         return int(bool(pays) or self._looked % LOOK == 1)
 
 
 def width_of(rows: int) -> int:
     """Rows of the smallest graph that has so many."""
     return 1 << (rows - 1).bit_length()
-
-
-def _stand_in(suffix: bool, recycle: bool) -> Drafter:
-    """Guesses as the kernel `draft` does."""
-    if suffix and recycle:
-        return Auto(MOST_CHAINED)
-    return Suffix() if suffix else Recycle(MOST_CHAINED)

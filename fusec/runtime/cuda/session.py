@@ -71,11 +71,15 @@ class CudaSession(Closing):
         """Run the plan once; what it returns are copies. See `Session.step`."""
         with self.workspace.turns.take():
             self.workspace.enter()
-            rows = self.begin(**inputs)
-            return {
-                name[1:]: self.workspace.memory.read(address, shape, kind)
-                for name, (address, shape, kind) in self._results(rows).items()
-            }
+            return self.results(self.begin(**inputs))
+
+    def results(self, rows: int) -> dict[str, Array]:
+        """Copies of what a step of so many rows gives, once all that was enqueued is done."""
+        return {name[1:]: self.workspace.memory.read(*p) for name, p in self._results(rows).items()}
+
+    def result(self, name: str, rows: int) -> Array:
+        """One of them."""
+        return self.workspace.memory.read(*self._results(rows)[f"%{name}"])
 
     def step_into(
         self, arrays: dict[str, DeviceArray], first: int, total: int, **inputs: Array

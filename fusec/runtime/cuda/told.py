@@ -15,8 +15,3 @@ class Told(NamedTuple):
     def read(cls, word: int) -> Told:
         """Of the lower half of an entry of the log."""
         return cls(word & 31, word >> 5 & 31)
-
-    @property
-    def accepted(self) -> int:
-        """Guesses that were right."""
-        return max(0, self.made - 1)

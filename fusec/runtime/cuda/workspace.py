@@ -149,7 +149,11 @@ class Workspace:
 
     def add(self, executable: Executable) -> None:
         """Load a kernel, to be launched by its name."""
-        self._functions[executable.name] = self.driver.load(executable)
+        self.use(self.driver.load(executable))
+
+    def use(self, function: Function) -> None:
+        """Launch this one by its name, from the next launch or capture on."""
+        self._functions[function.name] = function
 
     def launch(
         self, name: str, pointers: Sequence[int], early: bool = False, rows: int = 1

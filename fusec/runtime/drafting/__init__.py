@@ -22,6 +22,7 @@ __all__ = [
     "Recycle",
     "Row",
     "Suffix",
+    "renewed",
 ]
 
 MOST_DRAFTED = 15
@@ -29,3 +30,10 @@ MOST_DRAFTED = 15
 
 DRAFTERS: dict[str, type[Drafter]] = {"auto": Auto, "suffix": Suffix, "recycle": Recycle}
 """What needs no other model, by the name that `--draft` takes."""
+
+
+def renewed(drafter: Drafter | None) -> Drafter | None:
+    """One that knows no text yet, to measure with; those that have a model remember none."""
+    if drafter is None or type(drafter) not in DRAFTERS.values():
+        return drafter
+    return type(drafter)()

@@ -71,13 +71,15 @@ class Cost:
         Beyond them a row costs what it usually does, or what it did up to there if that is less: so
         a width that could pay is tried, and known.
         """
+        found = self._found.get(rows)
+        if found is None:
+            found = self._found[rows] = self._of(rows)
+        return found
+
+    def _of(self, rows: int) -> float:
         if rows == 1:
             return 1.0
-        if self._fixed:
-            return self._fixed[min(rows, len(self._fixed)) - 1]
-        if rows not in self._found:
-            self._found[rows] = self._between(rows)
-        return self._found[rows]
+        return self._fixed[min(rows, len(self._fixed)) - 1] if self._fixed else self._between(rows)
 
     def _between(self, rows: int) -> float:
         known = sorted(width for width, times in self._times.items() if times and width > 1)
@@ -112,14 +114,20 @@ class Acceptance:
 
     def __init__(self) -> None:
         self._tries, self._hits = [0.0] * BINS, [0.0] * BINS
+        self._found: dict[float, float] = {}  # what `of` said since something was learnt
 
     def of(self, confidence: float) -> float:
         """The share that was right, and the drafter's own word where little is known."""
-        n = self._bin(confidence)
-        return (self._hits[n] + TRUST * confidence) / (self._tries[n] + TRUST)
+        found = self._found.get(confidence)
+        if found is None:
+            n = self._bin(confidence)
+            found = (self._hits[n] + TRUST * confidence) / (self._tries[n] + TRUST)
+            self._found[confidence] = found
+        return found
 
     def learn(self, confidence: float, right: bool) -> None:
         """One more was checked."""
+        self._found.clear()
         n = self._bin(confidence)
         self._tries[n] = MEMORY * self._tries[n] + 1
         self._hits[n] = MEMORY * self._hits[n] + right
@@ -137,18 +145,19 @@ class Worth(NamedTuple):
     cost: float = 1.0
 
 
-def best_worth(guesses: Iterable[Guess], acceptance: Acceptance, cost: Cost) -> Worth:
+def best_worth(confidences: Iterable[float], acceptance: Acceptance, cost: Cost) -> Worth:
     """Of all numbers of guesses the one that makes most tokens for its time; none is one of them.
 
     It counts where it gains more than measuring can tell.
     """
     found, gain, tokens, chance = Worth(), MARGIN, 1.0, 1.0
-    for n, guess in enumerate(guesses, 1):
-        chance *= acceptance.of(guess.confidence)
+    share, price = acceptance.of, cost.of
+    for n, confidence in enumerate(confidences, 1):
+        chance *= share(confidence)
         if chance < LEAST:
             break
         tokens += chance
-        rows = cost.of(n + 1)
+        rows = price(n + 1)
         if tokens / rows > gain:
             found, gain = Worth(n, tokens, rows), tokens / rows
     return found
@@ -188,7 +197,8 @@ class Depth:
         """
         if not (self.cost.is_given or self.cost.one):
             return 0
-        best = best_worth(guesses, self.acceptance, self.cost)
+        confidences = (guess.confidence for guess in guesses)
+        best = best_worth(confidences, self.acceptance, self.cost)
         self._deepest = best.guesses
         if seconds:
             each = seconds / max(1, len(guesses))

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
 
 
 class Guess(NamedTuple):
@@ -37,8 +41,11 @@ class Drafter(ABC):
     """Guesses how a sequence goes on. One is used by one engine at a time.
 
     `begin`, then `seen` and `propose` in turns. Not every `seen` is followed by a `propose`: while
-    guesses are not worth their time, nobody asks.
+    guesses are not worth their time, nobody asks. One that `reads_hidden` is told of every step of
+    the model by `read`.
     """
+
+    reads_hidden: ClassVar[bool] = False
 
     @abstractmethod
     def begin(self, sequence: Sequence[int]) -> None:
@@ -48,6 +55,13 @@ class Drafter(ABC):
         """A step was made: the sequence goes on with `tokens`, and these rows were computed.
 
         The first row has read the token that the sequence ended with.
+        """
+
+    def read(self, first: int, hidden: Array) -> None:  # noqa: B027 (optional)
+        """The model has read what stands at the positions from `first` on.
+
+        `hidden`: float32[rows, width] of what goes into the output matrix, rows behind wrong
+        guesses among them: the next step begins where these do.
         """
 
     @abstractmethod

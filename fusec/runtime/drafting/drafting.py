@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from fusec.runtime.drafting.depth import Depth
-from fusec.runtime.drafting.drafter import Drafter, Guess, Row
+from fusec.runtime.drafting.drafter import Array, Drafter, Guess, Row
 
 
 @dataclass
@@ -32,6 +32,12 @@ class DraftStatistics:
         """One more step, of so many rows."""
         self.steps += 1
         self.by_rows[rows] = self.by_rows.get(rows, 0) + 1
+
+    def checked(self, rows: int, drafted: int, made: int) -> None:
+        """One more step, of so many rows, which has checked guesses and made tokens."""
+        self.stepped(rows)
+        self.drafted += drafted
+        self.accepted += max(0, made - 1)
 
     @property
     def acceptance(self) -> float:
@@ -74,6 +80,16 @@ class Drafting:
         self._asked = False
         if self.drafter:
             self.drafter.begin(sequence)
+
+    @property
+    def reads_hidden(self) -> bool:
+        """Whether the drafter wants to be told by `read` of every step."""
+        return self.drafter is not None and self.drafter.reads_hidden
+
+    def read(self, first: int, hidden: Array) -> None:
+        """See `Drafter`."""
+        assert self.drafter is not None
+        self.drafter.read(first, hidden)
 
     def guesses(self, most: int) -> list[int]:
         """Tokens that the next step checks, at most so many."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import takewhile
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,10 +10,11 @@ import numpy as np
 from fusec.errors import FusecError
 from fusec.models.model import Model
 from fusec.models.tokenizer import Vocabulary
+from fusec.runtime.drafting.chain import greedy, likely
 from fusec.runtime.drafting.drafter import Drafter, Guess, Row
 from fusec.runtime.token_engine import TokenEngine
 
-LEAST = 0.2  # behind the first guess, a chain ends where all of it is less likely than this
+Array = np.ndarray[Any, Any]
 
 
 class ModelDrafter(Drafter):
@@ -43,41 +43,58 @@ class ModelDrafter(Drafter):
         most = min(most, self._engine.context - len(self._sequence) + 1)
         if most < 1:
             return []
-        self._catch_up()
-        found: list[Guess] = []
-        token, likely = self._sequence[-1], 1.0
-        while len(found) < most:
-            logits = self._step(self._decode, [token])["logits"][0]
-            token = int(np.argmax(logits))
-            confidence = 1 / float(np.exp(logits - logits[token]).sum())  # of the softmax
-            likely *= confidence
-            if np.isnan(likely) or (found and likely < LEAST):
-                break
-            found.append(Guess(token, confidence))
+        kept = self._kept()
+        if (chain := self._engine.chain) is None:
+            found = likely(self._greedy(kept), most)
+        else:
+            found = likely(chain.guesses(self._sequence, kept, most), most)
+        self._cached = [*self._sequence, *(guess.token for guess in found[:-1])]
         return found
 
     def close(self) -> None:
         """See `Drafter`."""
         self._engine.close()
 
-    def _catch_up(self) -> None:
-        """Have the cache hold all of the sequence but its last token."""
-        pairs = zip(self._cached, self._sequence[:-1], strict=False)
-        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    def _kept(self) -> int:
+        """How many tokens of the sequence the cache has, of all but the last."""
+        same = _shared(self._cached, self._sequence[:-1])
         with self._decode.cached() as cache:
             if same < cache.oldest(len(self._cached)):  # a window has moved on
                 same = 0
             cache.cut(same)
-        del self._cached[same:]
-        size = self._absorb.plan.tokens
-        for i in range(same, len(self._sequence) - 1, size):
-            self._step(self._absorb, self._sequence[i : min(i + size, len(self._sequence) - 1)])
+        return same
 
-    def _step(self, session: Any, ids: Sequence[int]) -> dict[str, Any]:
-        places = np.arange(len(self._cached), len(self._cached) + len(ids), dtype=np.int32)
+    def _greedy(self, kept: int) -> Iterator[Guess]:
+        """Guesses step by step, once the cache has all but the last token."""
+        end, size = len(self._sequence) - 1, self._absorb.plan.tokens
+        for first in range(kept, end, size):
+            self._step(self._absorb, self._sequence[first : min(first + size, end)], first)
+        place = end
+
+        def logits_behind(token: int) -> Array:
+            nonlocal place
+            place += 1
+            logits: Array = self._step(self._decode, [token], place - 1)["logits"][0]
+            return logits
+
+        yield from greedy(logits_behind, self._sequence[-1])
+
+    def _step(self, session: Any, ids: Sequence[int], first: int) -> dict[str, Any]:
+        places = np.arange(first, first + len(ids), dtype=np.int32)
         result: dict[str, Any] = session.step(token=np.asarray(ids, np.int32), pos=places)
-        self._cached += ids
         return result
+
+
+def _shared(a: list[int], b: list[int]) -> int:
+    """How many tokens both begin with, by comparing halves of what is left."""
+    same, end = 0, min(len(a), len(b))
+    while same < end:
+        middle = (same + end + 1) // 2
+        if a[same:middle] == b[same:middle]:
+            same = middle
+        else:
+            end = middle - 1
+    return same
 
 
 def check_vocabularies(model: Model, draft: Model) -> None:

@@ -6,7 +6,7 @@ A step is a chain of rows, so a chain is guessed, where the paper has a tree.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from fusec.runtime.drafting.drafter import Drafter, Guess, Row
 
@@ -32,11 +32,19 @@ class Recycle(Drafter):
     def begin(self, sequence: Sequence[int]) -> None:
         """See `Drafter`."""
         self._last = (-1, -1)
-        self._move(sequence)
+        self.move(sequence)
 
     def seen(self, tokens: Sequence[int], rows: Sequence[Row]) -> None:
         """See `Drafter`."""
-        before = self._last[0]
+        self.enter(self._last[0], rows)
+        self.move(tokens)
+
+    def move(self, tokens: Sequence[int]) -> None:
+        """The sequence goes on with these tokens, of which nothing is entered yet."""
+        self._last = tuple([*self._last, *tokens[-2:]][-2:])  # type: ignore[assignment]
+
+    def enter(self, before: int, rows: Iterable[Row]) -> None:
+        """Note what rows have chosen; `before`: the token in front of what the first has read."""
         for row in rows:
             self._singles[row.token] = row.best
             self._pairs.pop((before, row.token), None)  # the newest come last
@@ -44,7 +52,6 @@ class Recycle(Drafter):
             before = row.token
         while len(self._pairs) > MOST:
             del self._pairs[next(iter(self._pairs))]
-        self._move(tokens)
 
     def propose(self, most: int) -> list[Guess]:
         """See `Drafter`."""
@@ -64,6 +71,3 @@ class Recycle(Drafter):
         if self._chain is None and (token := self._singles.get(last)) is not None:
             return Guess(token, SINGLE)
         return None
-
-    def _move(self, tokens: Sequence[int]) -> None:
-        self._last = tuple([*self._last, *tokens[-2:]][-2:])  # type: ignore[assignment]

@@ -14,13 +14,17 @@ from fusec.codegen.cuda.emit import emit
 from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.errors import FusecError
 from fusec.ir import Builder, Graph
-from fusec.ir.plan import RELEASES, Choice, Kernel
+from fusec.ir.choice import RELEASES, Choice, Tiling, choice_of
+from fusec.ir.plan import Kernel
 from tests.codegen.cuda.twin_session import TwinSession, random_weights
 from tests.graphs import Types, llama_graph
 from tests.shapes import compiled_135m
-from tests.targets import ANY, SPLIT
+from tests.targets import ANY, HOPPER, SPLIT
 
 RNG = np.random.default_rng(3)
+
+
+ONE_TILE = {"across": 1, "along": 1, "high": 1, "wide": 1}
 
 
 def many_rows() -> Graph:
@@ -70,6 +74,30 @@ def test_no_choice_changes_a_byte(graph: Graph, level: int, target) -> None:
             assert other.memory[state].tobytes() == usual.memory[state].tobytes(), (state, turn)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("tokens", [2, 12])
+def test_no_choice_changes_a_byte_of_a_step_of_several_rows(tokens: int) -> None:
+    """Layers of blocks, statements for each row, tensor cores; and tiles: some of each."""
+    graph = llama_graph(
+        layers=1, width=64, ffn=96, heads=4, kv_heads=2, vocab=64, context=40, tokens=tokens,
+        types=Types("q4_1", unused="f32"),
+    )  # fmt: skip
+    weights = random_weights(graph)
+    usual = TwinSession(graph, weights, 3, target=HOPPER)
+    kinds = {k.name: candidates(k, width=tokens) for k in usual.plan.kernels}
+    given = {"token": RNG.integers(0, 64, tokens), "pos": np.arange(tokens)}
+    wanted = usual.step(**given)["logits"].tobytes()
+    tried = set()
+    for turn in (1, 3, 6, 8, 13):
+        other = TwinSession(
+            graph, weights, 3, target=HOPPER,
+            choose=lambda k, turn=turn: kinds[k.name][turn % len(kinds[k.name])],
+        )  # fmt: skip
+        tried |= {kernel.source for kernel in other.kernels.values()}
+        assert other.step(**given)["logits"].tobytes() == wanted, turn
+    assert len(tried) > len(kinds) + 8
+
+
 def kernels(level: int = 3) -> dict[str, Kernel]:
     """A small model's kernels for Hopper, by the kind in their names."""
     plan = driver.compile(llama_graph(layers=2, context=300), target="sm_90a", level=level).plan
@@ -89,7 +117,10 @@ def test_the_next_launch_begins_where_the_choice_says(kind: str, release: str) -
     kernel = kernels()[kind]
     source = emit(replace(kernel, choice=replace(default_of(kernel), release=release))).source
     body = [line.strip() for line in source.partition("def ")[2].splitlines()]
-    assert body.count("griddep_launch()") == body.count("griddep_wait()") == 1
+    assert body.count("griddep_wait()") == 1
+    assert body.count("griddep_launch()") == (release != "end")
+    if release == "end":
+        return
     wait, begins = body.index("griddep_wait()"), body.index("griddep_launch()")
     assert (begins < wait) == (release in ("load", "begin"))
     between = body[min(wait, begins) : max(wait, begins)]
@@ -125,11 +156,31 @@ def test_choices_that_a_kernel_cannot_have(kind: str, choice: Choice, reason: st
 @pytest.mark.parametrize(
     "fields",
     [{"warps": 0}, {"warps": 33}, {"warps": 8.0}, {"warps": True}, {"warps": 8, "steps": 0},
-     {"warps": 8, "release": "never"}],
+     {"warps": 8, "release": "never"}, {"warps": 8, "width": -1}, {"warps": 8, "way": "none"},
+     {"across": 1, "along": 1, "high": 1, "wide": 0}, {**ONE_TILE, "deep": 3},
+     {**ONE_TILE, "across": 33}, {**ONE_TILE, "stages": 1}, {**ONE_TILE, "release": "never"}],
 )  # fmt: skip
 def test_choices_that_no_kernel_can_have(fields: dict) -> None:
     with pytest.raises(ValueError, match="expected"):
-        Choice(**fields)
+        choice_of(fields)
+
+
+def test_a_choice_of_the_other_kind_is_refused() -> None:
+    """Of warps for tiles, of tiles for rows, and of tiles that the kernel cannot be made in."""
+    graph = llama_graph(layers=1, context=40, tokens=12, types=Types("q4_1"))
+    plan = driver.compile(graph, target="sm_90a", level=3).plan
+    tiled = next(k for k in plan.kernels if isinstance(default_of(k), Tiling))
+    rows = kernels()["combine"]
+    usual = default_of(tiled)
+    for kernel, choice, reason in (
+        (tiled, Choice(8), "expected a choice of tiles, found 8 warps"),
+        (rows, usual, "expected a choice of warps, found tiles of"),
+        (tiled, replace(usual, along=2), "expected tiles of 8 rows of the step, which a block"),
+        (tiled, replace(usual, across=3, deep=1), "expected a power of two elements of a tile"),
+        (tiled, replace(usual, deep=32), "expected at most 16 branches of the columns, found 32"),
+    ):
+        with pytest.raises(FusecError, match=f"kernel {kernel.name}: {reason}"):
+            emit(replace(kernel, choice=choice))
 
 
 def of_135m() -> list[CudaKernel]:

@@ -82,7 +82,7 @@ def test_sample_takes_what_the_reference_takes(
 @pytest.mark.slow
 def test_equal_scores_are_cut_by_token_number() -> None:
     logits, tokens = np.ones(9000, np.float32), np.zeros(8, np.uint32)
-    seen = {sampled(logits, tokens, 3, OFF | {"top_k": 5, "seed": seed}) for seed in range(25)}
+    seen = {sampled(logits, tokens, 3, OFF | {"top_k": 5, "seed": seed}) for seed in range(16)}
     assert seen == {0, 1, 2, 3, 4}
 
 
@@ -110,9 +110,11 @@ def test_the_cut_among_equal_scores_is_found_from_above_and_from_below(best: flo
     for above in (1, 30):
         logits[-above:] = best
         given = OFF | {"temperature": 5.0, "top_k": 40}
-        drawn = {sampled(logits, tokens, pos, given) for pos in range(30)}
-        assert drawn == {choose(logits, tokens, pos, given) for pos in range(30)}
-        assert min(drawn) < 40 - above
+        wanted = [choose(logits, tokens, pos, given) for pos in range(30)]
+        places = {pos for pos, token in enumerate(wanted) if token in (min(wanted), max(wanted))}
+        places |= set(range(3))
+        assert min(wanted) < 40 - above
+        assert all(sampled(logits, tokens, pos, given) == wanted[pos] for pos in places)
 
 
 @pytest.mark.slow
@@ -153,7 +155,7 @@ def test_filters_come_before_the_temperature(options: dict) -> None:
     logits, tokens = np.array([2, 1, 0, -1], np.float32), np.zeros(64, np.uint32)
     for temperature in (0.7, 50.0):
         given = OFF | options | {"temperature": temperature}
-        assert {sampled(logits, tokens, pos, given) for pos in range(40)} == {0, 1}
+        assert {sampled(logits, tokens, pos, given) for pos in range(20)} == {0, 1}
 
 
 def test_both_words_of_a_seed_count() -> None:

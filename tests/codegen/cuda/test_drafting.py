@@ -129,7 +129,7 @@ def test_tokens_up_to_the_first_wrong_guess_are_taken_over() -> None:
         chosen = [*guesses[:right], 40, 41, 42, 43, 44, 45][:6]
         told = device.accept(chosen)
         count = right + 1
-        assert (told.made, told.drafted, told.accepted) == (count, 5, right)
+        assert (told.made, told.drafted) == (count, 5)
         wanted = chosen[:count]
         assert (device.token[0], device.pos[0], device.step[0]) == (
             wanted[-1],
@@ -176,7 +176,7 @@ def test_what_rows_have_chosen_is_a_guess_later_on() -> None:
     other = Device(np.array([9, 8, 6, 5], np.uint32), 3)
     other.pairs = device.pairs
     assert other.draft() == [23]
-    assert other.accept([23, 24]).accepted == 1
+    assert other.accept([23, 24]).made == 2
     third = Device(np.array([7, 7, 6, 5], np.uint32), 3, chained=0)
     third.pairs = device.pairs
     assert third.draft() == []
@@ -248,3 +248,20 @@ def test_rows_are_sampled_as_single_tokens_are() -> None:
 def test_they_assemble_without_spills(overlaps: bool) -> None:
     for cubin in compile_many(drafting.kernels(49152, overlaps), "sm_90a"):
         assert cubin.spill_stores == cubin.spill_loads == 0
+
+
+@pytest.mark.parametrize("vocabulary", [1, 50, 9000])
+def test_how_likely_a_model_takes_its_token_to_be(vocabulary: int) -> None:
+    logits = RNG.normal(size=vocabulary).astype(np.float32) * 4
+    chosen, weights = int(logits.argmax()), np.zeros(control.RING, np.uint64)
+    run_grid(drafting.weigh(vocabulary), logits, word(chosen), word(1030), weights)
+    entry = int(weights[1029 % control.RING])
+    assert entry >> 32 == 1030 and np.count_nonzero(weights) == 1
+    share = np.uint32(entry & 0xFFFFFFFF).view(np.float32)
+    assert share == pytest.approx(1 / np.exp(logits - logits[chosen]).sum(), rel=1e-5)
+
+
+def test_a_token_of_logits_that_are_no_numbers_has_no_probability() -> None:
+    logits, weights = np.full(50, np.nan, np.float32), np.zeros(control.RING, np.uint64)
+    run_grid(drafting.weigh(50), logits, word(0), word(1), weights)
+    assert np.isnan(np.uint32(int(weights[0]) & 0xFFFFFFFF).view(np.float32))

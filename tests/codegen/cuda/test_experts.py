@@ -49,9 +49,9 @@ def test_levels_and_widths_agree_and_with_the_reference(routing: str, matrix: st
         assert value.tobytes() == rows[1][name].tobytes(), name
 
 
-def test_in_steps_of_many_rows_each_has_a_layer_of_blocks() -> None:
-    """Products of chosen rows take no tiles, whatever the others do."""
-    given = {"matrix": "q4_0", "shared": True}
+def test_in_steps_of_many_rows_of_floats_each_has_a_layer_of_blocks() -> None:
+    """Products of chosen rows of plain floats take no tiles, as others do not."""
+    given = {"matrix": "f16", "shared": True}
     graph = experts_graph(tokens=11, **given)
     session = TwinSession(graph, random_weights(graph), 3, target=HOPPER)
     kernels = {k: v for k, v in session.kernels.items() if "experts" in k}

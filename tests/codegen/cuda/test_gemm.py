@@ -134,9 +134,13 @@ def test_several_layers_of_tiles() -> None:
     check(lambda tokens: product(tokens, "q4_k", 2048, rows=48), 35, 40, "fixed23")
 
 
-@pytest.mark.parametrize("width", [WIDE, MEDIUM])
 @pytest.mark.parametrize(
-    ("name", "columns", "kind"), [("q4_1", 1536, "fixed24"), ("q4_k", 2048, "fixed23")]
+    ("width", "name", "columns", "kind"),
+    [
+        (WIDE, "q4_1", 1536, "fixed24"),
+        (WIDE, "q4_k", 2048, "fixed23"),
+        (MEDIUM, "q4_k", 2048, "fixed23"),
+    ],
 )
 def test_tiles_of_long_steps(width: int, name: str, columns: int, kind: str, monkeypatch) -> None:
     """The last layer is partly filled, and so is the last tile of rows of the matrix."""
@@ -205,8 +209,9 @@ def test_few_and_many_rows_of_matrices_behind_a_norm(rows: int) -> None:
     check(lambda tokens: gated(tokens, "q4_1", 96, rows), 11, 16, "fixed24")
 
 
-@anywhere
-@pytest.mark.parametrize("pairing", ["adjacent", "halves"])
+@pytest.mark.parametrize(
+    ("pairing", "target"), [("adjacent", HOPPER), ("halves", ONCE), ("halves", HOPPER)]
+)
 def test_pairs_are_turned(pairing: str, target: Target) -> None:
     check(lambda tokens: turned(tokens, pairing), 10, 12, "fixed23", target)
 

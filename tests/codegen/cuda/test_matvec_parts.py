@@ -14,7 +14,8 @@ from fusec.codegen.cuda.emit import emit
 from fusec.codegen.formats import FORMATS
 from fusec.errors import FusecError
 from fusec.ir import Builder, Graph
-from fusec.ir.plan import Choice, Kernel
+from fusec.ir.choice import Choice
+from fusec.ir.plan import Kernel
 from fusec.passes.lower import lower
 from fusec.passes.overlap import overlap
 from fusec.passes.pipeline import passes_of, run_passes

@@ -15,7 +15,7 @@ from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.codegen.cuda.twins_branches import compile_branches
 from fusec.codegen.cuda.twins_grid import run_grid
 from fusec.ir import Graph
-from fusec.ir.plan import Choice
+from fusec.ir.choice import Choice
 from fusec.ir.target import Target
 from tests.codegen.cuda.mutants import of_session, unnoticed
 from tests.codegen.cuda.one_kernel import inputs_of

@@ -15,10 +15,13 @@ from fusec.codegen.cuda.build import compile_many
 from fusec.codegen.cuda.candidates import candidates
 from fusec.codegen.cuda.emit import emit
 from fusec.codegen.cuda.panels import Panel
-from fusec.codegen.cuda.parts_sizes import takes_rows
+from fusec.codegen.cuda.parts_sizes import EXCHANGED, TEAMS, takes_rows
+from fusec.codegen.cuda.rows import INTERLEAVING
 from fusec.codegen.formats import FORMATS, QuantFormat
+from fusec.errors import FusecError
 from fusec.ir import Builder, Graph
-from fusec.ir.plan import Choice, Kernel
+from fusec.ir.choice import Choice
+from fusec.ir.plan import Kernel
 from tests.codegen.cuda.test_matvec_parts import TYPES, kernel_of, network
 from tests.codegen.cuda.twin_session import TwinSession, random_weights
 from tests.targets import HOPPER
@@ -38,7 +41,7 @@ def check(
     """A step of so many rows, of which some are there; returns the source of the kernel."""
 
     def choose(kernel: Kernel) -> Choice | None:
-        return choice if "matvec_parts" in kernel.region else None
+        return choice if "matvec_parts" in kernel.region and kernel.rows else None
 
     one, several = make(1), make(tokens)
     weights, rng = random_weights(one), np.random.default_rng(7)
@@ -48,7 +51,7 @@ def check(
         else rng.normal(size=v.shape).astype(np.float32)
         for v in several.inputs
     }
-    single = TwinSession(one, weights, 3, target=HOPPER, choose=choose)
+    single = TwinSession(one, weights, 3, target=HOPPER)
     wanted = [single.step(**{k: v[r : r + 1] for k, v in given.items()}) for r in range(rows)]
     session = TwinSession(several, weights, 3, target=HOPPER, choose=choose)
     session.memory["rows"][:] = rows
@@ -90,18 +93,22 @@ def test_rows_that_are_there(tokens: int, rows: int) -> None:
     check(lambda t: network(256, tokens=t), tokens, rows)
 
 
-@pytest.mark.parametrize("down", TYPES)
-def test_every_format_of_the_product(down: str) -> None:
+@pytest.mark.parametrize("down", TYPES[::2])
+def test_formats_of_the_product(down: str) -> None:
+    """Every other one: all are in test_matvec_parts.py, and those left out in the test below."""
     check(lambda t: network(256, down, tokens=t), 2, 2)
 
 
-@pytest.mark.parametrize("up", TYPES)
-def test_every_format_of_the_first_matrices(up: str) -> None:
+@pytest.mark.parametrize("up", TYPES[1::2])
+def test_formats_of_the_first_matrices(up: str) -> None:
     check(lambda t: network(160, "q8_0", up, width=256, tokens=t), 4, 4)
 
 
-@pytest.mark.parametrize("ffn", [160, 512, 1472, 1536])
-@pytest.mark.parametrize("choice", [Choice(8, 4), Choice(16, 2)], ids=str)
+@pytest.mark.parametrize(
+    ("ffn", "choice"),
+    [(160, Choice(8, 4)), (512, Choice(16, 2)), (1472, Choice(16, 2)), (1536, Choice(8, 4))],
+    ids=str,
+)
 def test_parts_of_any_number_of_blocks(ffn: int, choice: Choice) -> None:
     """Elements behind the last one, two rounds of lanes, warps without a unit."""
     check(lambda t: network(ffn, "q5_1", width=96, tokens=t), 2, 2, choice)
@@ -124,11 +131,11 @@ def test_a_norm_that_all_threads_make(tokens: int) -> None:
     assert "store_block" in source
 
 
-def test_either_way_for_as_many_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    for first, ways in ((2, "store_block("), (16, "store_record_fixed24(")):
-        monkeypatch.setattr("fusec.codegen.cuda.parts_sizes.EXCHANGED_FROM", first)
+def test_either_way_for_as_many_rows() -> None:
+    for way, line in ((EXCHANGED, "store_block("), (TEAMS, "store_record_fixed24(")):
         for tokens in (2, 4, 8):
-            assert ways in check(lambda t: network(256, width=192, tokens=t), tokens, tokens - 1)
+            make, choice = partial(network, 256, width=192), Choice(8, 4, way=way)
+            assert line in check(lambda t, make=make: make(tokens=t), tokens, tokens - 1, choice)
 
 
 @pytest.mark.parametrize("tokens", [2, 8])
@@ -142,12 +149,12 @@ def test_an_embedding_that_is_kept(tokens: int) -> None:
 def test_what_does_not_fit_has_fewer_rows_or_statements_for_each(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def fits(most: int) -> Callable[..., bool]:
-        return lambda _shape, rows, _shared: 1 < rows <= most
+    def ways(most: int) -> Callable[..., tuple[str, ...]]:
+        return lambda _shape, rows, _shared: (TEAMS,) if 1 < rows <= most else ()
 
     for most, rows in ((8, 8), (4, 4), (2, 2), (1, 4)):
-        for module in ("emit", "rows"):
-            monkeypatch.setattr(f"fusec.codegen.cuda.{module}.takes_rows", fits(most))
+        for module in ("parts_sizes", "rows"):
+            monkeypatch.setattr(f"fusec.codegen.cuda.{module}.ways", ways(most))
         graph = mixed(8)
         session = TwinSession(graph, random_weights(graph), 3, target=HOPPER)
         (kernel,) = (k for k in session.kernels.values() if k.cluster > 1)
@@ -156,10 +163,23 @@ def test_what_does_not_fit_has_fewer_rows_or_statements_for_each(
 
 
 @pytest.mark.parametrize("tokens", [2, 3])
-def test_statements_for_each_row(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("emit", "rows"):
-        monkeypatch.setattr(f"fusec.codegen.cuda.{module}.takes_rows", lambda *_: False)
-    check(lambda t: network(256, tokens=t), tokens, tokens, on_tensor_cores=False)
+def test_statements_for_each_row(tokens: int) -> None:
+    choice = Choice(8, 4, way=INTERLEAVING)
+    check(lambda t: network(256, tokens=t), tokens, tokens, choice, on_tensor_cores=False)
+
+
+@pytest.mark.parametrize(
+    ("way", "rows", "found"),
+    [
+        (EXCHANGED, 1, "expected rows one by one, found 1 rows exchanged"),
+        (INTERLEAVING, 0, "expected rows one by one, found 0 rows interleaved"),
+        (EXCHANGED, 16, "expected rows interleaved, found 16 rows exchanged"),
+    ],
+)
+def test_ways_that_there_are_not(way: str, rows: int, found: str) -> None:
+    kernel = replace(kernel_of(network(256)), rows=rows, choice=Choice(8, 4, way=way))
+    with pytest.raises(FusecError, match=f"kernel {kernel.name}: {found}"):
+        emit(kernel)
 
 
 def test_rows_are_a_power_of_two_up_to_eight_that_fit() -> None:
@@ -189,14 +209,15 @@ def test_warps_have_equal_shares_of_what_is_large() -> None:
 @pytest.mark.cuda
 def test_kernels_assemble_without_spills() -> None:
     """Two blocks find room on an SM."""
-    kernels = [
+    first, *others = (
         kernel_of(network(1536, down, up, width=576))
         for down, up in (("iq4_xs", "iq4_nl"), ("q5_k", "iq4_nl"), ("q8_0", "q8_0"))
-    ]
+    )
     emitted = [
         emit(replace(k, name=f"{k.name}_{n}", region=k.region.replace(k.name, f"{k.name}_{n}"),
                      choice=c, rows=n))
-        for k in kernels for c in candidates(k) for n in (2, 4, 8)
+        for k, counts in ((first, (2, 4, 8)), *((k, (8,)) for k in others))
+        for c in candidates(k) for n in counts
     ]  # fmt: skip
     for kernel, cubin in zip(emitted, compile_many(emitted, "sm_90a"), strict=True):
         assert cubin.spill_stores == cubin.spill_loads == 0, cubin.name

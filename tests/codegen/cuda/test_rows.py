@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fusec.ir import Graph
+from fusec.codegen.cuda.arch import ARCHS
+from fusec.codegen.cuda.rows import rows_of_block
+from fusec.ir import Builder, Graph
 from tests.codegen.cuda.twin_session import TwinSession, random_weights
 from tests.graphs import Types, llama_graph
 from tests.targets import HOPPER
@@ -48,3 +50,22 @@ def test_rows_of_a_step_are_those_of_steps_of_one(
         session.memory["rows"][:] = rows
         found = session.step(token=ids[places], pos=places)["logits"][:rows]
         assert found.tobytes() == wanted[first : first + rows].tobytes()
+
+
+@pytest.mark.parametrize(
+    ("columns", "matrix", "tokens", "rows"),
+    [
+        (2048, "f16", 9, 4),
+        (8192, "f32", 9, 2),
+        (1 << 15, "f32", 9, 1),
+        (2048, "f16", 8, 1),
+    ],
+)
+def test_rows_of_plain_floats_that_share_weights(
+    columns: int, matrix: str, tokens: int, rows: int
+) -> None:
+    """As many as two blocks of an SM have memory for."""
+    b = Builder("g")
+    x, w = b.input("x", (1, columns)), b.weight("w", (64, columns), matrix)
+    arch = ARCHS["sm_90a"]
+    assert rows_of_block(b.build(b.matvec(x, w)), tokens, arch.shared, arch.sms) == rows

@@ -11,7 +11,8 @@ from fusec.codegen.cuda.candidates import default_of
 from fusec.codegen.cuda.emit import emit
 from fusec.codegen.cuda.shape import beside, plan
 from fusec.ir import gpus
-from fusec.ir.plan import Choice, Kernel
+from fusec.ir.choice import Choice
+from fusec.ir.plan import Kernel
 from fusec.passes.lower import lower
 from fusec.passes.overlap import overlap
 

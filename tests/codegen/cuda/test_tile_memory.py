@@ -15,7 +15,8 @@ from fusec.codegen.cuda.emit import emit
 from fusec.codegen.cuda.ring import LINE, Ring
 from fusec.codegen.cuda.shape import TILE_WARPS
 from fusec.codegen.formats import QuantFormat
-from fusec.ir.plan import Choice, Kernel
+from fusec.ir.choice import Choice
+from fusec.ir.plan import Kernel
 from fusec.writer import Writer
 from tests.codegen.cuda.test_tiles import FORMATS, LONG, kernel_of, matvec
 

@@ -16,7 +16,8 @@ from fusec.codegen.cuda.emit import emit
 from fusec.codegen.formats import QuantFormat
 from fusec.errors import FusecError
 from fusec.ir import Builder, Graph
-from fusec.ir.plan import Choice, Kernel
+from fusec.ir.choice import Choice
+from fusec.ir.plan import Kernel
 from fusec.ir.region import KernelShape
 from fusec.ir.target import TILES, layouts_apart
 from fusec.passes.lower import lower

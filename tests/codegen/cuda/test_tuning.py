@@ -12,7 +12,8 @@ from fusec.backends import cuda
 from fusec.codegen.cuda import arch, tuning
 from fusec.codegen.cuda.tuning import Tuning, key, load, merge, place, save
 from fusec.errors import FusecError
-from fusec.ir.plan import Choice, from_json
+from fusec.ir.choice import Choice
+from fusec.ir.plan import from_json
 from fusec.report import plan_table, summary
 from tests.command import fusec, refused
 from tests.graphs import llama_graph

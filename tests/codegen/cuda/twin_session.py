@@ -17,9 +17,10 @@ from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.codegen.cuda.twins_grid import run_grid
 from fusec.codegen.cuda.twins_order import Trace
 from fusec.ir import Graph
+from fusec.ir.choice import Choice
 from fusec.ir.dtypes import dtype
 from fusec.ir.pages import kind_of
-from fusec.ir.plan import Choice, Kernel, Launch
+from fusec.ir.plan import Kernel, Launch, layers
 from fusec.ir.reference import Reference
 from fusec.ir.tables import make_table
 from fusec.ir.target import Target
@@ -120,5 +121,5 @@ class TwinSession:
         """One launch of the plan, behind those that `trace` knows."""
         arguments = (self.memory[arg.name] for arg in launch.args)
         rows = int(self.memory["rows"][0])
-        layers = -(-rows // kernel.rows) if kernel.rows else 1
-        run_grid(kernel, *arguments, trace=trace, early=launch.early, layers=layers)
+        count = layers(rows, kernel.rows, kernel.spare)
+        run_grid(kernel, *arguments, trace=trace, early=launch.early, layers=count)

@@ -414,6 +414,7 @@ def drafting_kernels(context: int) -> Kernels:
         "draft": by_twins(drafting.draft(), draft),
         "accept": by_twins(drafting.accept(VOCABULARY), accept),
         "sample_rows": sample_rows,
+        "weigh": by_twins(drafting.weigh(VOCABULARY), [VOCABULARY, 1, 1, RING]),
     }
 
 
@@ -434,7 +435,7 @@ def fake_for(*plans: LaunchPlan, **options) -> FakeDriver:
 
 def executables(*plans: LaunchPlan, arch: str = "sm_90a") -> dict[str, Executable]:
     """What a compiler would have made of the plans' kernels and the control kernels."""
-    control = {**dict.fromkeys([*CONTROL, "draft", "accept"], 0), "sample_rows": 1}
+    control = {**dict.fromkeys([*CONTROL, "draft", "accept", "weigh"], 0), "sample_rows": 1}
     rows = control | {k.name: k.rows for plan in plans for k in plan.kernels}
     return {
         name: Executable(name, arch, name.encode(), 1, 32, rows=taken)

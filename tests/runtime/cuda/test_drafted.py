@@ -114,6 +114,28 @@ def test_stops_and_limits_hold_among_drafted_tokens(compiled, monkeypatch, kind)
     assert plain(engine, IDS, 40, sampling) == wanted  # what ran ahead disturbs nobody
 
 
+def test_where_the_gpu_waits_the_next_graph_comes_before_all_else(engine, monkeypatch):
+    eager_to_draft(engine, Auto())
+    events = []
+
+    def noted(owner, name):
+        work = getattr(owner, name)
+
+        def call(*args, **kwargs):
+            events.append(name)
+            return work(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, call)
+
+    for owner, name in ((engine._pace, "seen"), (engine._pace, "learn")):
+        noted(owner, name)
+    noted(engine.workspace.driver, "replay")
+    list(engine.tokens(IDS, 30))
+    assert engine.draft_statistics.drafted
+    behind = [events[n + 1] for n, name in enumerate(events) if name == "seen"]
+    assert "replay" in behind and behind[-1] == "learn"  # nothing stands behind the last
+
+
 @pytest.mark.slow
 def test_the_context_is_filled_and_nothing_lies_behind_it(compiled, monkeypatch):
     periodic(monkeypatch, 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from fusec import backends, driver
 from fusec.artifact import Artifact
 from fusec.backends import cuda
 from fusec.errors import FusecError
+from fusec.models.synth import PRESETS, synthesize
 from fusec.runtime.cuda.driver import Driver
 from tests.command import fusec, refused
 from tests.runtime.cuda.fake import FakeDriver, Status
@@ -28,20 +30,27 @@ def on_a_gpu(monkeypatch: pytest.MonkeyPatch, **options: object) -> FakeDriver:
 
 
 @pytest.fixture(scope="module")
-def folder(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("compiled") / "tiny"
-    ran = fusec("compile", tiny_model, "--target", ARCH, "--context", 48, "-o", folder)
+def two_layers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Few kernels, which nevertheless are of every kind and width."""
+    shape = replace(PRESETS["tiny"], layers=2)
+    return synthesize(shape, tmp_path_factory.mktemp("models") / "two.gguf", quant="Q8_0")
+
+
+@pytest.fixture(scope="module")
+def folder(two_layers: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("compiled") / "two"
+    ran = fusec("compile", two_layers, "--target", ARCH, "--context", 48, "-o", folder)
     assert ran.code == 0, ran.err
     assert "registers" in ran.out
     return folder
 
 
 @pytest.mark.cuda
-def test_the_folder_has_all_that_a_gpu_needs(folder, tiny_model):
+def test_the_folder_has_all_that_a_gpu_needs(folder, two_layers):
     manifest = json.loads((folder / "fusec.json").read_text())
-    compiled = driver.compile(tiny_model, target=ARCH, context=48)
+    compiled = driver.compile(two_layers, target=ARCH, context=48)
     plans = compiled.plan, *compiled.backend.variants(compiled.plans)
-    control = {"advance", "advance_best", "feed", "sample", "prefetch", "draft", "accept"}
+    control = {"advance", "advance_best", "feed", "sample", "prefetch", "draft", "accept", "weigh"}
     rows = {**dict.fromkeys(control, 0), "sample_rows": 1}
     rows |= {k.name: k.rows for plan in plans for k in plan.kernels}
     assert {name: kernel["rows"] for name, kernel in manifest["kernels"].items()} == rows

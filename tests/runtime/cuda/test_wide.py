@@ -15,6 +15,7 @@ from fusec.codegen.cuda.tilings import NARROW, SLIM
 from fusec.errors import FusecError
 from fusec.ir.plan import ROWS, Arg
 from fusec.models.synth import PRESETS, synthesize
+from fusec.runtime.cuda import chained
 from fusec.runtime.cuda.checked_steps import KERNELS
 from fusec.runtime.sampling import Sampling
 from tests.runtime.cuda import fake
@@ -125,7 +126,7 @@ def test_blocks_that_take_all_rows_have_a_plan_for_each_width(tiny_model):
 
 def test_kernels_are_wanted_when_a_step_needs_them_and_before_it_is_captured(compiled, machine):
     few, short, wide = compiled.backend.variants(compiled.plans)
-    control = set(compiled.backend.loop_kernels(compiled.plan)) - set(KERNELS)
+    control = set(compiled.backend.loop_kernels(compiled.plan)) - {*KERNELS, *chained.KERNELS}
     (first,) = machine.asked
     assert sorted(first) == sorted({k.name for k in compiled.plan.kernels} | control)
     have = set(first)
@@ -261,7 +262,14 @@ def test_kernels_are_compiled_when_they_are_wanted(compiled, monkeypatch):
 
 def test_a_saved_kernel_keeps_its_rows(compiled):
     facts = {
-        name: {"arch": "sm_90a", "grid": 3, "threads": 64, "dynamic_bytes": 0, "rows": rows}
+        name: {
+            "arch": "sm_90a",
+            "grid": 3,
+            "threads": 64,
+            "dynamic_bytes": 0,
+            "rows": rows,
+            "spare": 0,
+        }
         for name, rows in (("a", 0), ("b", 16))
     }
     give = compiled.backend.restore(facts, lambda path: path.encode())

@@ -2,11 +2,13 @@
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
 
-from numba import uint32, uint64
+from numba import float32, uint32, uint64
 
 from fusec.codegen.cuda.device import (
     at,
     barrier,
+    bits_u32,
+    div_f32,
     globaltimer,
     inline,
     load_f32,
@@ -15,6 +17,7 @@ from fusec.codegen.cuda.device import (
     load_u32x2,
     max_u32,
     min_u32,
+    select_f32,
     select_u32,
     shuffle_from_u32,
     some,
@@ -28,6 +31,9 @@ from fusec.codegen.cuda.device import (
     warp_min_u32,
 )
 from fusec.codegen.cuda.lib.control import NO_TOKEN, RING, is_finite
+from fusec.codegen.cuda.lib.math import exp_f32
+from fusec.codegen.cuda.lib.reduce import eight
+from fusec.codegen.cuda.lib.sampling import running_sum
 
 THREADS = 1024  # of the block that guesses
 LONGEST = 31  # tokens that a match is measured up to
@@ -214,3 +220,22 @@ def accept_tokens(
     store_u32x2_if(at(log, entry), told, uint32(graphs + uint32(1)), first)
     store_u32_if(at(state, uint32(GRAPHS)), uint32(graphs + uint32(1)), first)
     note_pairs(pairs, before, read, chosen, there, idle)
+
+
+@inline
+def weigh_token(logits, vocabulary, next_token, step, weights, scratch):
+    """See `fusec.codegen.cuda.drafting.weigh`; `scratch` is 128 shared bytes."""
+    thread, n = thread_index(), vocabulary
+    made, chosen = load_u32(step), load_u32(next_token)
+    best = load_f32(at(logits, min_u32(chosen, uint32(n - 1))))
+    total = float32(0)
+    for turn in range((n + 8 * THREADS - 1) // (8 * THREADS)):
+        start = uint32(turn * 8 * THREADS + thread)
+        values = eight(logits, start, THREADS, n)
+        for k in range(8):
+            inside = uint32(start + uint32(k * THREADS)) < uint32(n)
+            total = total + select_f32(inside, exp_f32(values[k] - best), float32(0))
+    _, total = running_sum(total, scratch)
+    share = bits_u32(div_f32(float32(1), total))
+    entry = uint32(uint32(made - uint32(1)) & uint32(RING - 1))
+    store_u32x2_if(at(weights, entry), share, made, thread == uint32(0))

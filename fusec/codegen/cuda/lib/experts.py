@@ -24,13 +24,6 @@ def row_of_expert(ids, row, rows):
 
 
 @inline
-def chunk_of_expert(ids, chunk, rows, chunks):
-    """The first row of the expert in slot `chunk // chunks`, and the chunk's place in a row."""
-    slot = uint32(chunk // uint32(chunks))
-    return uint32(load_u32(at(ids, slot)) * uint32(rows)), uint32(chunk - slot * uint32(chunks))
-
-
-@inline
 def element_of_experts(vectors, ids, i, rows):
     """Element i of the vectors of all slots."""
     return load_weight_f32(at(vectors, row_of_expert(ids, i, rows)))

@@ -13,6 +13,7 @@ from fusec.codegen.cuda.device import (
     load_shared_f32x4,
     select_f32,
 )
+from fusec.codegen.cuda.lib.vectors import only_quad
 
 
 @inline
@@ -67,6 +68,22 @@ def accumulate_eight(s, w, x, chunk):
     """Running sums of a format with eight floats in a chunk."""
     s = add_products(s, w[0], load_shared_f32x4(uint32(x + chunk * 32)))
     return add_products(s, w[1], load_shared_f32x4(uint32(x + chunk * 32 + 16)))
+
+
+@inline
+def inside_row_of_four(floats, chunk, chunks):
+    """What a lane loaded of a chunk; zeros where a row of so many chunks has none of that number.
+
+    For formats with four floats in a chunk.
+    """
+    return (only_quad(chunk < uint32(chunks), floats[0]),)
+
+
+@inline
+def inside_row_of_eight(floats, chunk, chunks):
+    """The same for formats with eight."""
+    inside = chunk < uint32(chunks)
+    return only_quad(inside, floats[0]), only_quad(inside, floats[1])
 
 
 @inline

@@ -39,7 +39,7 @@ from fusec.codegen.cuda.device import (
     zero_of_lane,
 )
 from fusec.codegen.cuda.lib.codes import moved, word_lowered
-from fusec.codegen.cuda.lib.vectors import only
+from fusec.codegen.cuda.lib.vectors import only, three_bytes
 
 # --- levels of a lane ----------------------------------------------------------------------------
 
@@ -171,9 +171,7 @@ def digits_of_quad(x, factor):
     b = uint32(bits_u32(fma(x[1], factor, rounding)) + more)
     c = uint32(bits_u32(fma(x[2], factor, rounding)) + more)
     d = uint32(bits_u32(fma(x[3], factor, rounding)) + more)
-    one, two = prmt(a, b, uint32(0x5140)), prmt(c, d, uint32(0x5140))
-    low, middle = prmt(one, two, uint32(0x5410)), prmt(one, two, uint32(0x7632))
-    high = prmt(prmt(a, b, uint32(0x62)), prmt(c, d, uint32(0x62)), uint32(0x5410))
+    low, middle, high = three_bytes(a, b, c, d)
     signs = uint32(0x80808080)
     total = uint32(uint32(a + b + c + d) - uint32(uint32(ROUNDING + 0x8080 - 0x400000) * 4))
     return uint32(low ^ signs), uint32(middle ^ signs), high, total

@@ -21,6 +21,7 @@ from fusec.codegen.cuda.device import (
     load_shared_u32x4,
     load_weight_f32,
     load_weight_v4,
+    max_magnitude,
     max_u32,
     min_s32,
     min_u32,
@@ -298,12 +299,10 @@ def fixed24_quad(x):
     Its three digits, lowest first, a byte of each element; the block's quantum, and the sum of the
     quad's integers.
     """
-    largest = max_u32(
-        max_u32(magnitude(x[0]), magnitude(x[1])), max_u32(magnitude(x[2]), magnitude(x[3]))
-    )
-    largest = max_u32(largest, shuffle_xor_u32(largest, uint32(4)))
-    largest = max_u32(largest, shuffle_xor_u32(largest, uint32(2)))
-    largest = max_u32(largest, shuffle_xor_u32(largest, uint32(1)))
+    largest = max_magnitude(max_magnitude(x[0], x[1]), max_magnitude(x[2], x[3]))
+    largest = max_magnitude(largest, shuffle_xor_f32(largest, uint32(4)))
+    largest = max_magnitude(largest, shuffle_xor_f32(largest, uint32(2)))
+    largest = bits_u32(max_magnitude(largest, shuffle_xor_f32(largest, uint32(1))))
     exponent = max_u32(uint32(largest & uint32(0x7F800000)), uint32(22 << 23))
     factor = bits_f32(uint32(uint32(0x8A000000) - exponent))  # 2**(22 - e): biased 276 - e
     a, b = fixed(x[0] * factor), fixed(x[1] * factor)
@@ -311,19 +310,8 @@ def fixed24_quad(x):
     quantum = bits_f32(uint32(exponent - uint32(22 << 23)))
     finite = exponent < uint32(0x7F800000)  # otherwise the whole block becomes NaN
     quantum = select_f32(finite, quantum, bits_f32(uint32(0x7FC00000)))
-    return (
-        gather_bytes(a, b, c, d, uint32(0x40)),
-        gather_bytes(a, b, c, d, uint32(0x51)),
-        gather_bytes(a, b, c, d, uint32(0x62)),
-        quantum,
-        int32(int32(a) + int32(b) + int32(c) + int32(d)),
-    )
-
-
-@inline
-def magnitude(x):
-    """Bits of |x|, which order like the magnitudes."""
-    return uint32(bits_u32(x) & uint32(0x7FFFFFFF))
+    low, middle, high = three_bytes(a, b, c, d)
+    return low, middle, high, quantum, int32(int32(a) + int32(b) + int32(c) + int32(d))
 
 
 @inline
@@ -333,9 +321,11 @@ def fixed(x):
 
 
 @inline
-def gather_bytes(a, b, c, d, which):
-    """One byte of each of four words; `which` selects it twice, as `prmt` wants it."""
-    return prmt(prmt(a, b, which), prmt(c, d, which), uint32(0x5410))
+def three_bytes(a, b, c, d):
+    """The lowest bytes of four words, the next ones, and those behind these."""
+    one, two = prmt(a, b, uint32(0x5140)), prmt(c, d, uint32(0x5140))
+    high = prmt(prmt(a, b, uint32(0x62)), prmt(c, d, uint32(0x62)), uint32(0x5410))
+    return prmt(one, two, uint32(0x5410)), prmt(one, two, uint32(0x7632)), high
 
 
 @inline
