@@ -70,6 +70,7 @@ class ProjectedAttention(Attention):
         with self.alike.at(Stage.LOAD):
             w.line(f"head = uint32(unit // uint32({self.spans}))")
             w.line(f"span = uint32(unit - head * {self.spans})")
+            self._pages()
             if self.spans > 1:
                 nbytes = self.spans * (4 * self.head_dim + 8)
                 w.line(f"mailbox_open({self.mailbox}, uint32({nbytes}), thread == uint32(0))")
@@ -80,7 +81,6 @@ class ProjectedAttention(Attention):
             if self.spans > 1:
                 w.line("cluster_arrive_relaxed()")
             projection.load()
-            self._pages()
             self._extent()
             self._load_own()
             with w.block(attends):
