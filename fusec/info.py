@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusec.errors import FusecError
 from fusec.ir.ops import weight_bytes_read
+from fusec.ir.pages import cache_bytes
 from fusec.models.chat import KEY as TEMPLATE
 from fusec.models.decoder import DecoderConfig
 from fusec.models.gguf_file import GGUFFile, Tensor
@@ -185,7 +186,7 @@ def _memory(model: Model, compiled: Compilation) -> dict[str, Any]:
     plans = compiled.plans
     assert plans is not None  # a model's
     arena = max(plan.arena_bytes for plan in (plans.decode, *plans.several))
-    cache = sum(state.nbytes for state in compiled.graph.states)
+    cache = cache_bytes(compiled.graph)
     weights = compiled.plan.weights_bytes
     longest = model.graph(tokens=1, context=model.config.context, kv=compiled.kv)
     return {
@@ -193,8 +194,9 @@ def _memory(model: Model, compiled: Compilation) -> dict[str, Any]:
         "kv": compiled.kv,
         "weights_bytes": weights,
         "kv_bytes": cache,
+        "first_kv_bytes": cache_bytes(compiled.graph, 1),
         "arena_bytes": arena,
         "bytes": weights + cache + arena,
         "trained_context": model.config.context,
-        "trained_kv_bytes": sum(state.nbytes for state in longest.states),
+        "trained_kv_bytes": cache_bytes(longest),
     }

@@ -11,6 +11,7 @@ from rich import box
 from rich.table import Table
 
 from fusec.ir.ops import bytes_moved, flops
+from fusec.ir.pages import cache_bytes
 from fusec.ir.plan import LaunchPlan, Size
 from fusec.writer import count
 
@@ -40,7 +41,8 @@ def summary(compiled: Compilation) -> dict[str, Any]:
         "stages": [stage_data(stage) for stage in compiled.stages],
         "arena_bytes": plan.arena_bytes,
         "weights_bytes": plan.weights_bytes,
-        "states_bytes": sum(v.nbytes for v in graph.states),
+        "states_bytes": cache_bytes(graph),
+        "first_states_bytes": cache_bytes(graph, 1),
         "bytes_moved": sum(bytes_moved(n) for n in graph.nodes),
         "flops": sum(flops(n) for n in graph.nodes),
     }
@@ -137,7 +139,8 @@ def plan_line(data: dict[str, Any]) -> str:
         f"{data['name']} at -O{data['level']} for {data['target']}: "
         f"{dispatches(data['dispatches'], step)}; "
         f"critical path {data['critical_path']}; weights {size(data['weights_bytes'])}, "
-        f"KV cache {size(data['states_bytes'])}, arena {size(data['arena_bytes'])}"
+        f"KV cache {size(data['first_states_bytes'])} at first and "
+        f"{size(data['states_bytes'])} when full, arena {size(data['arena_bytes'])}"
     )
 
 

@@ -62,11 +62,11 @@ def test_saving_twice_gives_the_same_files(compiled: fusec.Compiled, tmp_path: P
 
 def test_plans_are_plain_json(folder: Path) -> None:
     raw = json.loads((folder / "plan.json").read_text())
-    assert raw["version"] == 8
+    assert raw["version"] == 9
     assert {"launches", "kernels", "arena_bytes", "weights"} <= raw.keys()
     assert from_json(json.dumps(raw)).to_json() == (folder / "plan.json").read_text()
-    with pytest.raises(ValueError, match="expected plan version 8, found 9"):
-        from_json(json.dumps(raw | {"version": 9}))
+    with pytest.raises(ValueError, match="expected plan version 9, found 10"):
+        from_json(json.dumps(raw | {"version": 10}))
 
 
 def test_a_folder_moves_but_its_model_stays(folder: Path) -> None:

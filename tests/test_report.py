@@ -64,12 +64,14 @@ def test_the_plan_s_line_and_tables_name_each_number():
     data = {
         "name": "m", "level": 2, "target": "cpu", "tokens": 1, "critical_path": 55,
         "dispatches": {"forward": 61, "per_layer": 6, "other": {"embed": 1, "sample": 2}},
-        "weights_bytes": 7_000_000, "states_bytes": 3_000_000, "arena_bytes": 5_000,
+        "weights_bytes": 7_000_000, "states_bytes": 3_000_000, "first_states_bytes": 60_000,
+        "arena_bytes": 5_000,
         "kernels": {"first": 30, "second": 1}, "tuned": {}, "sizes": {},
     }  # fmt: skip
     assert report.plan_line(data) == (
         "m at -O2 for cpu: 64 dispatches a token (61 forward, 1 embed, 2 sample), 6 a layer; "
-        "critical path 55; weights 7.0 MB, KV cache 3.0 MB, arena 5.0 KB"
+        "critical path 55; weights 7.0 MB, KV cache 60.0 KB at first and 3.0 MB when full, arena "
+        "5.0 KB"
     )
     wide = report.plan_line(data | {"tokens": 40})
     assert wide.startswith("m at -O2 for cpu: 64 dispatches a step of 40 rows (61 forward, ")

@@ -18,7 +18,8 @@ from fusec.ir.plan import GENERATING, Kernel, LaunchPlan
 from fusec.ir.remember import remembered
 from fusec.ir.target import Target
 from fusec.models.model import Model
-from fusec.runtime.cpu.session import CpuSession, allocate_states
+from fusec.runtime.cpu.cache import CpuCache
+from fusec.runtime.cpu.session import CpuSession
 from fusec.runtime.cpu.team import Team, check_threads
 from fusec.runtime.engine import Engine
 from fusec.runtime.session import positions
@@ -139,7 +140,7 @@ def bind(
     progress: Progress | None,
     threads: int,
 ) -> tuple[CpuSession, ...]:
-    """Sessions for several plans over the same kernels, states and threads.
+    """Sessions for several plans over the same kernels, cache and threads.
 
     Closing one ends the threads, and so all of them.
     """
@@ -149,9 +150,9 @@ def bind(
     built = build(tuple(kernels.values()), progress)
     addresses = {name: functions["kernel"] for name, functions in built.items()}
     scratch = {name: kernel.scratch_bytes for name, kernel in kernels.items()}
-    team, states = Team(threads, build_team()), allocate_states(plans[0])
+    team, cache = Team(threads, build_team()), CpuCache(plans[0])
     try:
-        return tuple(CpuSession(plan, addresses, scratch, weight, team, states) for plan in plans)
+        return tuple(CpuSession(plan, addresses, scratch, weight, team, cache) for plan in plans)
     except BaseException:
         team.close()
         raise

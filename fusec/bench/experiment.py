@@ -67,6 +67,10 @@ class Measured:
         }
 
 
+SHARED = ("weight", "state", "pages")
+"""Arguments of which a resident plan has the first launch's."""
+
+
 def resident(plan: LaunchPlan) -> LaunchPlan:
     """The plan with a kernel's launches all on the first one's weights and states: all cached.
 
@@ -77,7 +81,7 @@ def resident(plan: LaunchPlan) -> LaunchPlan:
     def rebind(launch: Launch) -> Launch:
         source = first.setdefault(launch.kernel, launch.args)
         pairs = zip(launch.args, source, strict=True)
-        args = tuple(theirs if arg.kind in ("weight", "state") else arg for arg, theirs in pairs)
+        args = tuple(theirs if arg.kind in SHARED else arg for arg, theirs in pairs)
         return replace(launch, args=args, prefetch=())
 
     return replace(plan, launches=tuple(map(rebind, plan.launches)))

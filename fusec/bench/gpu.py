@@ -75,6 +75,7 @@ def device_times(engine: Engine, prompt: list[int], count: int) -> tuple[float, 
     graph = workspace.capture(enqueue)
     loop.start(prompt, Sampling())
     for _ in range(count):
+        loop.make_room(1)
         workspace.driver.replay(graph, workspace.stream)
         loop.steps += 1
     found = workspace.memory.read(times, (count, 2), np.dtype(np.uint64)).astype(np.int64)

@@ -116,6 +116,7 @@ class _Bench:
         self.engine.feed(ids[:-1])
         self.workspace.write(Arg("input", "%token"), np.array(ids[-1:], np.int32))
         self.workspace.write(Arg("input", "%pos"), np.array([position], np.int32))
+        self.workspace.cache.reach(position, position + 1)
 
     def whole(self, plan: LaunchPlan) -> float:
         """A token of a plan in one graph, and the way to the next."""

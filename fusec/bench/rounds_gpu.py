@@ -46,6 +46,7 @@ class _Bench:
         self.ids = (prompt * (position // len(prompt) + 2))[: position + MOST_ROWS]
         engine.reset()
         self.loop.start(self.ids[: position + 1], Sampling())
+        self.loop.make_room(MOST_ROWS)
         steps.begin(engine.context - 1, suffixes=MOST_ROWS - 1, chained=0)
         self.position, self.memory = position, workspace.memory
         self.kept = [

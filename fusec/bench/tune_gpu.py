@@ -143,6 +143,8 @@ class StepBench:
         workspace.write(Arg("input", "%pos"), places)
         if self.width > 1:
             workspace.write(ROWS, np.array([self.width], np.uint32))
+        end = self._first + self.width + WARM + self._steps
+        workspace.cache.reach(self._first, min(end, positions(self.whole)))
         for _ in range(WARM):
             driver.replay(graph, workspace.stream)
         start, end = driver.event(), driver.event()

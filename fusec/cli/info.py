@@ -169,7 +169,7 @@ def _memory_rows(memory: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield (
         "KV cache",
         f"{size(memory['kv_bytes'])} in {memory['kv']} at a context of {memory['context']} "
-        f"({trained})",
+        f"({trained}), of which a sequence takes {size(memory['first_kv_bytes'])} at first",
     )
     yield "arena", f"{size(memory['arena_bytes'])} for a prompt's activations"
     yield "memory", size(memory["bytes"])

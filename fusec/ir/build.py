@@ -24,12 +24,11 @@ class Builder(OpMethods):
     Of an op that a script has registered, `b.softsign(x)` is the same as `b.op("softsign", x)`.
 
     Types are inferred, so a mistake shows at the line that makes it. `name=` names the result
-    (default: a running number); an attribute left out takes the op table's default. `context`: how
-    many positions a sequence may have, if states are used as rings.
+    (default: a running number); an attribute left out takes the op table's default.
     """
 
-    def __init__(self, name: str, context: int = 0) -> None:
-        self.name, self.context = name, context
+    def __init__(self, name: str) -> None:
+        self.name = name
         self._inputs: list[Value] = []
         self._states: dict[str, Value] = {}
         self._nodes: list[Node] = []
@@ -100,7 +99,7 @@ class Builder(OpMethods):
                 raise mistaken(f"graph {self.name}", "values of the graph as its outputs", value)
         states = tuple(self._states.values())
         inputs, nodes = tuple(self._inputs), tuple(self._nodes)
-        graph = Graph(self.name, inputs, states, nodes, outputs, self.context)
+        graph = Graph(self.name, inputs, states, nodes, outputs)
         verify(graph)
         return graph
 

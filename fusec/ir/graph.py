@@ -2,7 +2,7 @@
 
 The printed form, `str(graph)`, which `fusec.ir.text` reads back:
 
-    graph    := 'graph' NAME '(' values ')' '{' ['context' INT] state* node* 'return' names '}'
+    graph    := 'graph' NAME '(' values ')' '{' state* node* 'return' names '}'
     state    := 'state' value
     node     := values '=' op
     op       := OPNAME '(' operands ')' [attrs]
@@ -169,17 +169,13 @@ def outside(
 
 @dataclass(frozen=True)
 class Graph:
-    """Nodes in a topological order between inputs and outputs; `states` are read and appended.
-
-    `context`: how many positions a sequence may have; 0: as many as the smallest state has rows.
-    """
+    """Nodes in a topological order between inputs and outputs; `states` are read and appended."""
 
     name: str
     inputs: tuple[Value, ...]
     states: tuple[Value, ...]
     nodes: tuple[Node, ...]
     outputs: tuple[Value, ...]
-    context: int = 0
 
     def __repr__(self) -> str:
         ends = (", ".join(v.name for v in values) for values in (self.inputs, self.outputs))
@@ -267,7 +263,6 @@ class Graph:
 
     def __str__(self) -> str:
         lines = [f"graph {self.name}({_typed(self.inputs)}) {{"]
-        lines += [f"  context {self.context}"] if self.context else []
         lines += [f"  state {v.name}: {v.type}" for v in self.states]
         for node in self.nodes:
             lines += _lines(node, "  ")

@@ -3,8 +3,6 @@
 What attention may have besides, each 0 (or left out) where there is none:
 
 - `window`: a token sees so many positions, its own among them (Mistral, Gemma 2).
-- `ring`: rows of a state that is used again and again: position p is in row p % ring. A layer with
-  a window needs no more rows than the window and a step have positions.
 - `cap`: scores are cap * tanh(score / cap) (Gemma 2).
 - `sinks`, an operand: a logit of each head that takes part in the softmax and has no value
   (gpt-oss; Xiao et al. 2023, "Efficient streaming language models with attention sinks").
@@ -32,25 +30,17 @@ def infer_kv_append(node: Node) -> list[Type]:
     want(
         state.is_state and len(state.shape) == 3, "state: [context, kv_heads, head_dim]", state.type
     )
-    _check_ring(node, state)
     tokens, n = activation(x)
     want(n == math.prod(state.shape[1:]), f"x: f32[T, {math.prod(state.shape[1:])}]", x.type)
     per_token(pos, tokens, "pos")
     return [(state.dtype, state.shape)]
 
 
-def kv_append(state: Array, x: Array, pos: Array, *, ring: int = 0) -> Array:
+def kv_append(state: Array, x: Array, pos: Array) -> Array:
     """Rows `pos` of a copy of the state become x."""
     out = state.copy()
-    out[pos % ring if ring else pos] = x.reshape(len(x), *state.shape[1:])
+    out[pos] = x.reshape(len(x), *state.shape[1:])
     return out
-
-
-def _check_ring(node: Node, state: Value) -> None:
-    """A state that is used as a ring has its rows; in a region that kernels share it has one."""
-    ring = int(node["ring"])
-    want(ring >= 0, "ring: 0, or the rows of a state", ring)
-    want(not ring or state.shape[0] in (1, ring), f"state: [{ring}, ...], the ring", state.type)
 
 
 def infer_attention(node: Node) -> list[Type]:
@@ -68,14 +58,12 @@ def infer_attention(node: Node) -> list[Type]:
             f"state [context, {wanted[0]}, {wanted[1]}]",
             cache.type,
         )
-        _check_ring(node, cache)
     want(n % heads == 0, f"q: f32[T, {heads} heads]", q.type)
     whole = of_values.shape[0] == tokens and of_values.shape[1] % heads == 0
     want(whole, f"p: f32[{tokens}, {heads} heads]", of_values.type)
     per_token(pos, tokens, "pos")
-    window, ring, cap = int(node["window"]), int(node["ring"]), float(node["cap"])
-    want(window >= 0 and (window > 0 or not ring), "a window where there is a ring", window)
-    want(window <= ring or not ring, f"a window of at most the {ring} rows of the ring", window)
+    window, cap = int(node["window"]), float(node["cap"])
+    want(window >= 0, "a window of at least 0 positions", window)
     want(math.isfinite(cap) and cap >= 0, "a cap of at least 0", cap)
     for value in node.inputs[4:]:
         if value.is_weight:
@@ -111,7 +99,6 @@ def attention(
     kv_heads: int,
     scale: float,
     window: int = 0,
-    ring: int = 0,
     cap: float = 0.0,
 ) -> Array:
     """Causal grouped-query attention (Ainslie et al. 2023): token t sees positions 0..pos[t].
@@ -121,7 +108,7 @@ def attention(
     sinks = next((x for x in more if x.ndim == 1), None)
     out = np.empty((len(q), heads, v.shape[-1]), q.dtype)
     for t, last in enumerate(pos):
-        rows = rows_of(first_seen(last, window), last + 1, ring)
+        rows = slice(first_seen(last, window), last + 1)
         scores = capped(products_of(t, q, k[rows], v[rows], more, heads), scale, cap)
         top = scores.max(-1, keepdims=True)
         if sinks is not None:
@@ -150,12 +137,6 @@ def products_of(
 def first_seen(last: int, window: int) -> int:
     """The first position that is seen from `last`."""
     return max(0, last + 1 - window) if window else 0
-
-
-def rows_of(first: int, end: int, ring: int) -> Array:
-    """Where positions lie in a state."""
-    positions = np.arange(first, end)
-    return positions % ring if ring else positions
 
 
 def capped(products: Array, scale: float, cap: float) -> Array:
@@ -198,7 +179,6 @@ ATTENTION: dict[str, Attr | type] = {
     "kv_heads": int,
     "scale": float,
     "window": 0,
-    "ring": 0,
     "cap": 0.0,
 }
 
@@ -206,7 +186,7 @@ OPS = (
     Op(
         "kv_append", "store",
         "state: state[context, kv_heads, head_dim], x: f32[T, n], pos: i32[T]",
-        (3, 3), infer_kv_append, kv_append, lambda n: 0, {"ring": 0},
+        (3, 3), infer_kv_append, kv_append, lambda n: 0, {},
         bytes=lambda n: 2 * n.inputs[1].nbytes,
         indices={2: bound_by_positions}, label="kv", work=10, loads=1,
     ),

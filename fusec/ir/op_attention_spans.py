@@ -27,7 +27,6 @@ from fusec.ir.op_attention import (
     infer_attention,
     positions_seen,
     products_of,
-    rows_of,
 )
 from fusec.ir.op_checks import Array, Type, activation, elements_of, matrix, per_token, want
 
@@ -63,7 +62,6 @@ def attention_spans(
     span: int,
     spans: int,
     window: int = 0,
-    ring: int = 0,
     cap: float = 0.0,
 ) -> tuple[Array, Array]:
     """Attention over each `span` positions, not divided by the sum of weights yet.
@@ -78,7 +76,7 @@ def attention_spans(
     for t, last in enumerate(pos):
         first = first_seen(last, window)
         for s, begin in enumerate(range(first // span * span, last + 1, span)):
-            part = rows_of(max(begin, first), min(begin + span, last + 1), ring)
+            part = slice(max(begin, first), min(begin + span, last + 1))
             products = products_of(t, q, k[part], v[part], p, heads)
             scores = capped(products.reshape(heads, -1), scale, cap)
             rows = np.repeat(v[part], heads // kv_heads, axis=1)

@@ -162,7 +162,7 @@ class OpMethods:
         """
         return self.op("temper", x, pos, slope=slope, length=length, offset=offset, name=name)
 
-    def kv_append(self, state: Value, x: Value, pos: Value, *, ring: int = 0) -> Value:
+    def kv_append(self, state: Value, x: Value, pos: Value) -> Value:
         """Rows `pos` of a copy of the state become x.
 
         state: state[context, kv_heads, head_dim]
@@ -170,7 +170,7 @@ class OpMethods:
         pos: i32[T]
         -> The state, appended to
         """
-        return self.op("kv_append", state, x, pos, ring=ring)
+        return self.op("kv_append", state, x, pos)
 
     def attention(
         self,
@@ -185,7 +185,6 @@ class OpMethods:
         kv_heads: int,
         scale: float,
         window: int = 0,
-        ring: int = 0,
         cap: float = 0.0,
         name: str | None = None,
     ) -> Value:
@@ -210,7 +209,6 @@ class OpMethods:
             kv_heads=kv_heads,
             scale=scale,
             window=window,
-            ring=ring,
             cap=cap,
             name=name,
         )
@@ -229,7 +227,6 @@ class OpMethods:
         span: int,
         spans: int,
         window: int = 0,
-        ring: int = 0,
         cap: float = 0.0,
         name: str | None = None,
     ) -> tuple[Value, Value]:
@@ -253,7 +250,6 @@ class OpMethods:
             kv_heads=kv_heads,
             scale=scale,
             window=window,
-            ring=ring,
             cap=cap,
             span=span,
             spans=spans,
@@ -309,7 +305,6 @@ class OpMethods:
         span: int,
         spans: int,
         window: int = 0,
-        ring: int = 0,
         cap: float = 0.0,
         name: str | None = None,
     ) -> Value:
@@ -335,7 +330,6 @@ class OpMethods:
             kv_heads=kv_heads,
             scale=scale,
             window=window,
-            ring=ring,
             cap=cap,
             span=span,
             spans=spans,

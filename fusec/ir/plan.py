@@ -1,10 +1,11 @@
 """The launch plan: plain data between the compiler and the engine, JSON both ways.
 
 A launch names a kernel, the memory that its parameters stand for, the launches it must follow, and
-on a GPU its size: grid, block, cluster, shared memory. A weight has its layout. Memory is of six
+on a GPU its size: grid, block, cluster, shared memory. A weight has its layout. Memory is of seven
 kinds: the `arena` (one allocation, offsets assigned by liveness), `input`s that the caller writes
-before a step, `state`s kept between steps, `weight`s of the model file, `table`s that the engine
-computes once, and one word that says how many `rows` the step has, for kernels that take several.
+before a step, `state`s kept between steps, `pages` that say where their rows lie (see
+`fusec.ir.pages`), `weight`s of the model file, `table`s that the engine computes once, and one word
+that says how many `rows` the step has, for kernels that take several.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -24,14 +25,14 @@ from fusec.ir.region import parameters
 from fusec.ir.text import parse
 from fusec.writer import brief, count
 
-VERSION = 8
+VERSION = 9
 
 
 @dataclass(frozen=True)
 class Arg:
     """Memory bound to one kernel parameter. `offset` is in bytes and counts in the arena only."""
 
-    kind: str  # arena | input | state | weight | table | rows
+    kind: str  # arena | input | state | pages | weight | table | rows
     name: str
     offset: int = 0
 
@@ -191,7 +192,7 @@ class LaunchPlan:
     launches: tuple[Launch, ...]
     arena_bytes: int
     weights_bytes: int
-    context: int = 0  # positions of a sequence; 0: as many as the smallest state has rows
+    windows: dict[str, int] = field(default_factory=dict)  # state -> see `fusec.ir.pages`
     version: int = VERSION
 
     def __repr__(self) -> str:

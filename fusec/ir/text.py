@@ -40,10 +40,6 @@ class _Parser:
         self.expect("(")
         inputs = self.values(until=")")
         self.expect("{")
-        context = 0
-        if self.peek() == "context":
-            self.expect("context")
-            context = int(self.take("number"))
         states: list[Value] = []
         while self.peek() == "state":
             self.expect("state")
@@ -57,7 +53,7 @@ class _Parser:
         self.expect("}")
         if self.text[self.at :].strip():
             self.fail("the end of the text")
-        return Graph(name, inputs, tuple(states), nodes, tuple(outputs), context)
+        return Graph(name, inputs, tuple(states), nodes, tuple(outputs))
 
     def nodes(self, until: str) -> tuple[Node, ...]:
         found = []

@@ -20,7 +20,6 @@ from fusec.models.positions import Temperature, Yarn
 
 IN_A_LAYER = re.compile(r"(?P<layer>blk\.\d+)\.(?P<name>\w+)\.(?P<kind>\w+)")
 
-ROWS = 64  # of a cache that is used as a ring there is a multiple: chunks of attention are whole
 
 HEAD_NORMS = ("attn_q_norm.weight", "attn_k_norm.weight")
 EMBEDDING = "token_embd.weight"
@@ -124,16 +123,6 @@ class DecoderConfig:
     def window_of(self, layer: int) -> int:
         """The positions that a layer attends to, the query's own among them; 0: all."""
         return 0 if layer in self.full_layers else self.window
-
-    def cache_rows(self, layer: int, context: int, widest: int) -> int:
-        """Rows of a layer's keys and values, for steps of up to `widest` tokens.
-
-        Those of a layer with a window are used again and again, if the context has more: whole
-        chunks that hold the window of a step's first token and the rest of the step.
-        """
-        window = self.window_of(layer)
-        rows = -(-(window - 1 + widest) // ROWS) * ROWS
-        return min(context, rows) if window else context
 
     @property
     def turns_all(self) -> bool:

@@ -7,7 +7,6 @@ from typing import Any
 
 from fusec.ir import Builder, Graph, Value
 from fusec.ir.plan import HIDDEN
-from fusec.ir.target import WIDEST
 from fusec.models.decoder import DecoderConfig
 from fusec.models.experts import SHARED_GATE, Experts
 from fusec.models.nextn import Nextn
@@ -31,12 +30,10 @@ class _Step:
     ) -> None:
         self.config, self.types, self.kv = config, types, kv
         self.shapes = dict(config.tensor_shapes())
-        self.context, self.widest = context, max(tokens, WIDEST)
+        self.context = context
         self.factors = config.factors_of(context)
-        rows = [config.cache_rows(n, context, self.widest) for n in config.blocks]
-        rings = context if min(rows, default=context) < context else 0
         kind = "nextn" if config.nextn else "decode"
-        self.b = Builder(f"{config.architecture}_{kind}", rings)
+        self.b = Builder(f"{config.architecture}_{kind}")
         self.tokens = tokens
         self.token = self.b.input("token", (tokens,), "i32")
         self.pos = self.b.input("pos", (tokens,), "i32")
@@ -91,17 +88,15 @@ class _Step:
     def _attention(self, n: Value, layer: int) -> Value:
         """A layer's first half, without what it is added to."""
         b, config, at = self.b, self.config, f"blk.{layer}"
-        rows = config.cache_rows(layer, self.context, self.widest)
-        cache = (rows, config.kv_heads, config.head_dim)
+        cache = (self.context, config.kv_heads, config.head_dim)
         k_cache, v_cache = (b.state(f"{at}.{part}", cache, self.kv) for part in "kv")
-        ring = rows if rows < self.context else 0
         q, k, v = (self._matvec(n, f"{at}.attn_{p}.weight", f"{at}.{p}") for p in "qkv")
         q, k = (self._turned(x, p, layer) for x, p in ((q, "q"), (k, "k")))
         q = self._tempered(q, f"{at}.q_tempered")
-        keys = b.kv_append(k_cache, k, self.pos, ring=ring)
-        values = b.kv_append(v_cache, v, self.pos, ring=ring)
+        keys = b.kv_append(k_cache, k, self.pos)
+        values = b.kv_append(v_cache, v, self.pos)
         groups = {"heads": config.heads, "kv_heads": config.kv_heads}
-        seen = {"window": config.window_of(layer), "ring": ring, "cap": config.score_cap}
+        seen = {"window": config.window_of(layer), "cap": config.score_cap}
         sinks = (self._weight(f"{at}.attn_sinks.weight"),) if config.sinks else ()
         scale = config.attention_scale or config.head_dim**-0.5
         if config.angles(layer) is not None and config.is_stretched(layer) and config.turns_all:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 
+from fusec.errors import FusecError
 from fusec.ir.graph import Graph, Node, Value
 from fusec.ir.ops import op
+from fusec.ir.pages import kind_of, windows
 from fusec.ir.plan import ROWS, Arg, Kernel, Launch, LaunchPlan, Tensor
 from fusec.ir.region import parameters
 from fusec.ir.tables import tables_of
@@ -29,10 +31,11 @@ def lower(
     """Bind every node's parameters to memory and name the kernels.
 
     `rows`: of a canonical region and a step's T, how many rows a block of its kernel takes (see
-    `Kernel`). Kernels that take some are passed the number of rows behind all else. `extra`: nodes
-    that only make values which somebody asked for; their launches are a group of their own.
+    `Kernel`). Behind all else kernels are passed the pages of the states that they use, and those
+    that take several rows, the number of rows. `extra`: nodes that only make values which somebody
+    asked for; their launches are a group of their own.
     """
-    slots = plan_memory(graph)
+    slots, seen = plan_memory(graph), windows(graph)
     kernels: dict[str, Kernel] = {}
     launches = []
     waits = _waits(graph, slots)
@@ -50,7 +53,9 @@ def lower(
         kernels[name] = Kernel(name, str(replace(region, name=name)), rows=taken, leads=leads)
         looked_up = tuple(Arg("table", table) for table in tables_of(node.ops))
         told = (ROWS,) if taken else ()
-        args = (*(_arg(v, slots) for v in parameters(node.region)), *looked_up, *told)
+        bound = parameters(node.region)
+        pages = _pages(node, bound, seen)
+        args = (*(_arg(v, slots) for v in bound), *looked_up, *pages, *told)
         writes = tuple(v.buffer for v in node.outputs)
         group = "outputs" if node.name in extra else _group(node)
         launches.append(Launch(node.name, name, args, writes, waits[i], node.layer, group))
@@ -69,7 +74,7 @@ def lower(
         launches=tuple(launches),
         arena_bytes=arena_bytes(slots),
         weights_bytes=sum(v.nbytes for v in graph.weights),
-        context=graph.context,
+        windows=seen,
     )
 
 
@@ -90,6 +95,17 @@ def _arg(value: Value, slots: dict[str, Slot]) -> Arg:
     if value.name in slots:
         return Arg("arena", value.name, slots[value.name].offset)
     return Arg("input", value.name)
+
+
+def _pages(node: Node, bound: tuple[Value, ...], windows: dict[str, int]) -> tuple[Arg, ...]:
+    """The table that finds the rows of a node's states, if it has any."""
+    kinds = {kind_of(windows[v.buffer]) for v in bound if v.is_state}
+    if len(kinds) > 1:
+        raise FusecError(
+            f"{node.kind} {node.name}: expected states that are seen equally far back, found "
+            f"{' and '.join(sorted(kinds))}"
+        )
+    return tuple(Arg("pages", kind) for kind in kinds)
 
 
 def _group(node: Node) -> str:

@@ -87,7 +87,8 @@ def _cards(subject: Subject, counted: Tally) -> dict[str, str]:
         "of them a layer": str(report["dispatches"]["per_layer"]),
         "critical path": str(report["critical_path"]),
         "weights": size(report["weights_bytes"]),
-        "KV cache": size(report["states_bytes"]),
+        "KV cache": f"{size(report['first_states_bytes'])} at first, "
+        f"{size(report['states_bytes'])} when full",
         "arena": size(report["arena_bytes"]),
     }
     where = {"predicted": subject.gpu.name if subject.gpu else ""}

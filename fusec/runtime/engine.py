@@ -18,6 +18,7 @@ from fusec.models.tokenizer import Tokenizer
 from fusec.runtime.aside import Aside
 from fusec.runtime.completion import Completion, Piece, Stream, stop_strings
 from fusec.runtime.job import Array, Chosen, Processor
+from fusec.runtime.pages import Kept
 from fusec.runtime.sampling import Sampling, settled
 from fusec.runtime.saved import Origin, Saved, check_origin
 from fusec.runtime.session import Session
@@ -297,9 +298,9 @@ class Engine(TokenEngine):
         """
         with self._turns.take():
             self._turns.check()
-            states = self.decode.read_states(self._position)
-            ids = tuple(self._ids)
-            saved = Saved(self._origin, ids, self._position, states, self._reached)
+            with self.decode.cached() as cache:
+                states = cache.read(self._position)
+            saved = Saved(self._origin, tuple(self._ids), self._position, states)
         if path is not None:
             saved.write(path)
         return saved
@@ -314,25 +315,50 @@ class Engine(TokenEngine):
         with self._turns.take():
             self._turns.check()
             check_origin(found.origin, self._origin)
-            self.decode.write_states(found.states, found.position)
-            self._begin()
-            self._ids, self._position = list(found.ids), found.position
-            self._reached = max(found.position, found.reached)
+            with self.decode.cached() as cache:
+                cache.check(found.states, found.position)
+            self._begin()  # which it stays where there is too little memory
+            with self.decode.cached() as cache:
+                cache.write(found.states, found.position)
+            self._take_up(found.ids, found.position)
+
+    def _take_up(self, ids: Sequence[int], position: int) -> None:
+        """The cache has these tokens, as many as `position` says, for the calling thread."""
+        self._ids, self._position, self._caller = list(ids), position, self._me
+        self._uses += 1
 
     @contextmanager
     def fork(self: Own) -> Iterator[Own]:
         """Try how the sequence could go on: at the end of the `with` block it is as it was.
+
+        Both share what they have in common; in a fork of a fork it is copied to this machine.
 
         engine.feed(prompt)
         for seed in range(4):
             with engine.fork():
                 print(engine.generate("", 40, Sampling(0.8, seed=seed), append=True))
         """
-        saved = self.save()
+        with self._turns.take():
+            self._turns.check()
+            ids, position = tuple(self._ids), self._position
+            with self.decode.cached() as cache:
+                kept = cache.keep()
+        saved = self.save() if kept is None else None
         try:
             yield self
         finally:
-            self.restore(saved)
+            if saved is not None:
+                self.restore(saved)
+            elif kept is not None:
+                self._resume(kept, ids, position)
+
+    def _resume(self, kept: Kept, ids: Sequence[int], position: int) -> None:
+        """Take up the sequence that this one was forked from."""
+        with self._turns.take():
+            self._turns.check()
+            with self.decode.cached() as cache:
+                cache.resume(kept)
+            self._take_up(ids, position)
 
 
 def _messages(messages: str | Sequence[Message]) -> Sequence[Message]:

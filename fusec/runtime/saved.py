@@ -19,15 +19,14 @@ from fusec.errors import FusecError, reason
 from fusec.files import write_whole
 from fusec.runtime.job import Array
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
 class Origin:
     """What has to be the same where a saved sequence goes on.
 
-    `model`: the file's fingerprint; empty for an engine without a file. `context` bounds how much
-    of a window's ring is meaningful, so it is the same as well.
+    `model`: the file's fingerprint; empty for an engine without a file.
     """
 
     target: str
@@ -39,15 +38,14 @@ class Origin:
 class Saved:
     """`ids`: the sequence, of which the cache holds the first `position`.
 
-    `states`: name -> the rows of the KV cache that were written, [rows, heads, head size].
-    `reached`: how many positions were written before some were given up, if that is more.
+    `states`: name -> the rows of the KV cache up to there, [rows, heads, head size]: all, or of a
+    layer with a window the last ones, which the next token can see.
     """
 
     origin: Origin
     ids: tuple[int, ...]
     position: int
     states: Mapping[str, Array]
-    reached: int = 0
 
     @property
     def nbytes(self) -> int:
@@ -59,8 +57,7 @@ class Saved:
 
     def write(self, path: str | Path) -> Path:
         """Write a file, whole or not at all. Raises FusecError where that cannot be."""
-        places = {"position": self.position, "reached": self.reached}
-        meta = {"format": FORMAT, **places, **asdict(self.origin)}
+        meta = {"format": FORMAT, "position": self.position, **asdict(self.origin)}
         arrays: dict[str, Any] = {f"state {name}": array for name, array in self.states.items()}
         stream = BytesIO()
         np.savez(stream, meta=json.dumps(meta), ids=np.asarray(self.ids, np.int32), **arrays)
@@ -81,8 +78,7 @@ class Saved:
                     for key in file.files
                     if key.startswith("state ")
                 }
-                reached = int(meta.get("reached", 0))
-                return cls(_origin(meta), ids, int(meta["position"]), states, reached)
+                return cls(_origin(meta), ids, int(meta["position"]), states)
         except OSError as error:
             raise FusecError(f"{path}: cannot be read: {reason(error)}") from None
         except (ValueError, KeyError, TypeError, zipfile.BadZipFile, EOFError):

@@ -12,7 +12,7 @@ from fusec.arguments import whole
 from fusec.errors import FusecError
 from fusec.runtime.finite import check_finite
 from fusec.runtime.job import Array, Ids, new_tokens, token_ids
-from fusec.runtime.session import Session, rewinds
+from fusec.runtime.session import Session
 from fusec.runtime.turns import Closing, Turns
 
 
@@ -45,8 +45,7 @@ class SequenceEngine(Closing):
         self.traced = prefill if traced is None else traced
         self.context = context
         self.vocabulary = decode.plan.outputs["%logits"].shape[-1]
-        self._position, self._rewinds = 0, rewinds(decode.plan)
-        self._reached = 0  # positions written since the cache was empty: where rings have come to
+        self._position = 0
         self._ids: list[int] = []  # the sequence: what is in the cache, and a token made from it
         self._turns = Turns("engine")
         self._uses = 0  # counts steps and resets, so that a generation notices another's
@@ -57,8 +56,9 @@ class SequenceEngine(Closing):
     def position(self) -> int:
         """The next token's: how many tokens of the sequence are in the cache.
 
-        It can be set back, to go on from there. Raises FusecError for a position that the cache
-        does not have, and where layers with a window no longer have what the token there would see.
+        It can be set back, to go on from there: memory of what lies behind it is given back. Raises
+        FusecError for a position that the cache does not have, and where layers with a window no
+        longer have what the token there would see.
         """
         return self._position
 
@@ -69,13 +69,15 @@ class SequenceEngine(Closing):
                 f"expected a position from 0 to {self._position}, as the cache holds so many "
                 f"tokens, found {value}"
             )
-        if 0 < value < self._reached - self._rewinds:
-            raise FusecError(
-                f"position {value}: the layers' window has moved on, expected 0 or a position from "
-                f"{self._reached - self._rewinds} on, as {self._reached} tokens went into the cache"
-            )
+        with self.decode.cached() as cache:
+            oldest = cache.oldest(self._position)
+            if 0 < value < oldest:
+                raise FusecError(
+                    f"position {value}: the layers' window has moved on, expected 0 or a position "
+                    f"from {oldest} on, as the cache holds {self._position} tokens"
+                )
+            cache.cut(value)
         self._position = value
-        self._reached *= value > 0  # from 0 on everything is written again
         del self._ids[value:]
 
     @property
@@ -174,7 +176,7 @@ class SequenceEngine(Closing):
 
     def _begin(self) -> None:
         """An empty cache, for the calling thread."""
-        self._position, self._reached, self._ids = 0, 0, []
+        self._position, self._ids = 0, []
         self._uses += 1
         self._caller = self._me
         self.decode.reset()
@@ -275,7 +277,6 @@ class SequenceEngine(Closing):
         """The cache has these tokens too."""
         self._ids[self._position :] = ids
         self._position += len(ids)
-        self._reached = max(self._reached, self._position)
         self._uses += 1
 
     def close(self) -> None:

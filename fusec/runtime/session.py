@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -17,6 +18,7 @@ from fusec.ir.plan import LaunchPlan
 from fusec.ir.region import parameters
 from fusec.ir.tables import make_table
 from fusec.ir.text import parse
+from fusec.runtime.cache import Cache
 
 Array = np.ndarray[Any, Any]
 Own = TypeVar("Own")
@@ -39,11 +41,11 @@ class Session(Protocol):
     def reset(self) -> None:
         """Empty the states."""
 
-    def read_states(self, rows: int) -> dict[str, Array]:
-        """Copies of the states, of each the first `rows` or all that it has."""
+    def cached(self) -> AbstractContextManager[Cache]:
+        """The KV cache, while no other thread has a call of this session.
 
-    def write_states(self, states: Mapping[str, Array], rows: int) -> None:
-        """Put back what `read_states` gave. Raises FusecError, and writes none, for others."""
+        Steps find the rows of any positions there, and take memory for them as they need it.
+        """
 
     def close(self) -> None:
         """Give back memory and threads, also those that other sessions share. Twice is fine."""
@@ -56,24 +58,20 @@ class Session(Protocol):
 
 
 def positions(plan: LaunchPlan) -> int:
-    """How many positions a plan can be run for: what its smallest state holds, if it says no more.
-
-    A state that is used as a ring holds any number.
-    """
-    return plan.context or min(
-        (state.shape[0] for state in plan.states.values()), default=STATELESS_POSITIONS
-    )
+    """How many positions a plan can be run for: as many as its smallest state has."""
+    return min((state.shape[0] for state in plan.states.values()), default=STATELESS_POSITIONS)
 
 
-def rewinds(plan: LaunchPlan) -> int:
-    """How many tokens a sequence may be set back, and go on from there as if they had never been.
-
-    A cache that is used as a ring has the positions behind those that its window needs; others
-    have all.
-    """
-    nodes = (node for kernel in plan.kernels for node in parse(kernel.region).nodes)
-    rings = [node for node in nodes if op(node.op).role == "heads" and node.get("ring", 0)]
-    return min((int(n["ring"]) - int(n["window"]) + 1 for n in rings), default=positions(plan))
+def cached_positions(plan: LaunchPlan) -> set[str]:
+    """Inputs, by name, that say where in the cache kernels read and write."""
+    return {
+        inputs[value.name][1:]
+        for region, inputs in _launches(plan)
+        for node in region.nodes
+        if any(v.is_state for v in node.inputs)
+        for value in (node.inputs[place] for place in op(node.op).indices)
+        if value.name in inputs
+    }
 
 
 def limits(plan: LaunchPlan) -> dict[str, int]:
@@ -168,36 +166,6 @@ def tables(plan: LaunchPlan, weight: Callable[[str], Array]) -> dict[str, Array]
         name: make_table(table, length, lambda key: decoded_weight(plan, f"@{key}", weight))
         for name, table in plan.tables.items()
     }
-
-
-def checked_states(plan: LaunchPlan, states: Mapping[str, Array]) -> dict[str, Array]:
-    """Those of `states` that the plan has. Raises FusecError unless kernels can work in them."""
-    for name, tensor in plan.states.items():
-        kind, found = dtype(tensor.dtype).numpy, states.get(name)
-        if found is None:
-            raise FusecError(f"{plan.name}: state {name} is not given")
-        if found.dtype != kind or found.shape != tensor.shape or not found.flags.carray:
-            raise FusecError(
-                f"{plan.name}: expected state {name} as {kind}{list(tensor.shape)}, writable and "
-                f"contiguous, found {found.dtype}{list(found.shape)}"
-            )
-    return {name: states[name] for name in plan.states}
-
-
-def check_rows(plan: LaunchPlan, states: Mapping[str, Array], rows: int) -> None:
-    """Raise FusecError unless these are the first `rows` of every state of the plan."""
-    if set(states) != set(plan.states):
-        raise FusecError(
-            f"{plan.name}: expected the states {', '.join(plan.states)}, found {', '.join(states)}"
-        )
-    for name, tensor in plan.states.items():
-        kind, shape = dtype(tensor.dtype).numpy, (min(rows, tensor.shape[0]), *tensor.shape[1:])
-        found = states[name]
-        if found.dtype != kind or found.shape != shape:
-            raise FusecError(
-                f"{plan.name}: expected state {name} as {kind}{list(shape)}, found "
-                f"{found.dtype}{list(found.shape)}"
-            )
 
 
 def _plain_array(given: Any) -> Array:

@@ -154,9 +154,9 @@ class TokenEngine(SequenceEngine):
         """How many of the first tokens of a sequence the cache holds, for this thread to go on."""
         pairs = zip(self._ids[: self._position], sequence[:-1], strict=False)
         same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-        if same < self._reached - self._rewinds or not self._is_ours:
-            return 0
-        return same
+        with self.decode.cached() as cache:
+            is_there = same >= cache.oldest(self._position)
+        return same if is_there and self._is_ours else 0
 
     def _in_turns(self, made: Iterator[Made], uses: int | None) -> Iterator[Made]:
         """Each token in a turn of its own, if nobody has used the engine since the last.

@@ -69,22 +69,22 @@ def test_architectures(architecture, tmp_path):
 
 @pytest.mark.parametrize("kv", ["f16", "f32"])
 @pytest.mark.parametrize("architecture", ["gemma2", "gemma3"])
-def test_windows_in_caches_that_are_used_again(architecture, kv, tmp_path):
-    """700 tokens, where layers with a window keep 576 positions: as one prompt, cut, and alone."""
-    config = replace(config_of(architecture), vocab=512, context=1024)
+def test_windows_that_leave_pages(architecture, kv, tmp_path):
+    """1,100 tokens, where layers with a window keep 1,024: as one prompt, cut, and alone."""
+    config = replace(config_of(architecture), vocab=512, context=1500)
     path = synthesize(config, tmp_path / "model.gguf")
-    ids = [int(i) for i in np.random.default_rng(5).integers(0, 500, 700)]
+    ids = [int(i) for i in np.random.default_rng(5).integers(0, 500, 1100)]
     found = []
     for level in (0, 3):
-        with driver.load(path, "native", level, 1024, kv) as engine:
+        with driver.load(path, "native", level, 1500, kv) as engine:
             every = engine.logits(ids)
             found.append(every.tobytes())
             assert engine.logits(ids, 16).tobytes() == found[0]
             engine.reset()
-            engine.feed(ids[:660])
-            alone = np.stack([engine.step(token) for token in ids[660:]])
-            assert alone.tobytes() == every[660:].tobytes()
+            engine.feed(ids[:1000])
+            alone = np.stack([engine.step(token) for token in ids[1000:]])
+            assert alone.tobytes() == every[1000:].tobytes()
     assert found[0] == found[1]
-    with driver.load(path, "cpu", context=1024, kv="f32") as engine:
+    with driver.load(path, "cpu", context=1500, kv="f32") as engine:
         near = engine.logits(ids)
     assert np.linalg.norm(every - near) < 2e-3 * np.linalg.norm(near)

@@ -90,11 +90,11 @@ def test_a_sequence_goes_on(engine: fusec.Engine, tmp_path: Path) -> None:
 
 
 def test_stopping_and_going_on_in_windows(tmp_path: Path) -> None:
-    """Graphs enqueued behind a stop token write into the rings of window layers."""
-    config = replace(config_of("gemma3"), vocab=512, context=1024)
+    """Graphs enqueued behind a stop token begin pages, for which window layers give others back."""
+    config = replace(config_of("gemma3"), vocab=512, context=1300)
     path = synthesize(config, tmp_path / "windows.gguf")
-    ids = [int(i) for i in np.random.default_rng(5).integers(0, 500, 700)]
-    with fusec.load(path, "native", context=1024) as engine:
+    ids = [int(i) for i in np.random.default_rng(5).integers(0, 500, 980)]
+    with fusec.load(path, "native", context=1300) as engine:
         whole = list(engine.tokens(ids, 120))
         engine.stop = frozenset({whole[50]})
         first = list(engine.tokens(ids, 120))

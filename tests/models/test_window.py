@@ -10,7 +10,7 @@ import pytest
 
 from fusec import driver
 from fusec.errors import FusecError
-from fusec.ir.target import WIDEST
+from fusec.ir.pages import PAGE, cache_bytes
 from fusec.models.decoder import last_of
 from fusec.models.decoder_graph import decode_graph
 from fusec.models.model import Model
@@ -20,14 +20,14 @@ from fusec.models.synth import synthesize
 from fusec.verifier import reference_logits
 from tests.gguf_edit import edited
 
-WINDOW, TOKENS = 20, 700
+WINDOW, TOKENS, CONTEXT = 20, 1100, 1500
 IDS = [int(i) for i in np.random.default_rng(7).integers(0, 320, TOKENS)]
 
 
 @pytest.fixture(scope="module")
 def windowed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two layers of three have the window, and keep less than the text is long."""
-    config = replace(config_of("gemma2"), context=1024, window=WINDOW)
+    config = replace(config_of("gemma2"), context=CONTEXT, window=WINDOW)
     config = replace(config, full_layers=frozenset({1}))
     return synthesize(config, tmp_path_factory.mktemp("models") / "windowed.gguf", "F32")
 
@@ -35,13 +35,14 @@ def windowed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_what_a_window_has_left_is_not_missed(windowed: Path) -> None:
     model = Model.open(windowed)
-    rows = [model.config.cache_rows(n, 1024, WIDEST) for n in range(3)]
-    assert rows == [576, 1024, 576] and max(rows[::2]) < TOKENS
-    wanted = reference_logits(model, IDS, 1024)
-    with driver.load(model, "cpu", context=1024, kv="f32") as engine:
+    wanted = reference_logits(model, IDS, CONTEXT)
+    with driver.load(model, "cpu", context=CONTEXT, kv="f32") as engine:
         found = engine.logits(IDS)
         engine.reset()
         single = np.stack([engine.step(token) for token in IDS])
+        with engine.decode.cached() as cache:
+            held = {name: kind.begin(0, TOKENS) for name, kind in cache.pages.kinds.items()}
+    assert held == {"full": 0, f"window {WINDOW}": PAGE}  # its first page holds the last positions
     assert np.linalg.norm(found - wanted) < 1e-5 * np.linalg.norm(wanted)
     assert single.tobytes() == found.tobytes()
 
@@ -61,7 +62,7 @@ def test_a_window_hides_what_lies_in_front_of_it(windowed: Path) -> None:
 
 @pytest.mark.slow
 def test_a_sequence_goes_back_no_further_than_a_window_keeps(windowed: Path) -> None:
-    with driver.load(windowed, "cpu", context=1024) as engine:
+    with driver.load(windowed, "cpu", context=CONTEXT) as engine:
         every = engine.logits(IDS)
         engine.position = 650
         assert engine.step(IDS[650]).tobytes() == every[650].tobytes()
@@ -77,7 +78,7 @@ def test_a_sequence_goes_back_no_further_than_a_window_keeps(windowed: Path) -> 
 @pytest.mark.slow
 def test_sequences_go_on_where_a_window_has_moved(windowed: Path) -> None:
     """Appended, reused, saved and restored: what is kept of the beginning may be too little."""
-    with driver.load(windowed, "cpu", context=1024) as engine:
+    with driver.load(windowed, "cpu", context=CONTEXT) as engine:
         whole = list(engine.tokens(IDS, 40))
         first = list(engine.tokens(IDS, 15))
         assert first + list(engine.tokens([], 25, append=True)) == whole
@@ -97,9 +98,10 @@ def test_bounded_memory_of_gemma3() -> None:
     config = PRESETS["gemma3-270m"]
     types = {name: "f32" for name, _ in config.tensor_shapes()}
     graph = decode_graph(config, types, 1, 32768, "f16")
-    full = 18 * 2 * 32768 * config.kv_width * 2
-    assert sum(state.nbytes for state in graph.states) <= full / 5
-    assert graph.context == 32768
+    full = sum(state.nbytes for state in graph.states)
+    assert full == 18 * 2 * 32768 * config.kv_width * 2
+    assert cache_bytes(graph) <= full / 5
+    assert cache_bytes(graph, 1) == full * PAGE // 32768  # a page of each layer
 
 
 def test_a_file_says_which_layers_have_a_window(tmp_path: Path) -> None:

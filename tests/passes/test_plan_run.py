@@ -53,7 +53,9 @@ class PlanRun:
         region = self.regions[launch.kernel]
         formal = parameters(region)
         tables = tables_of(region.walk())
-        assert len(launch.args) == len(formal) + len(tables)
+        pages = [arg for arg in launch.args if arg.kind == "pages"]  # states lie in order here
+        assert len(launch.args) == len(formal) + len(tables) + len(pages)
+        assert len(pages) == any(v.is_state for v in formal)
         bound = {v.name: self.memory(a, v) for v, a in zip(formal, launch.args, strict=False)}
         checked = Reference(region, {n[1:]: m for n, m in bound.items() if n[0] == "@"}, np.float32)
         checked.states = {v.name: bound[v.name] for v in region.states}

@@ -143,15 +143,15 @@ def test_the_page_shows_them(compiled, on_cpu) -> None:
 
 @pytest.mark.slow
 def test_a_plan_of_another_version_is_refused(compiled, tiny_model, tmp_path) -> None:
-    older = {**json.loads(compiled.plan.to_json()), "version": 6}
-    with pytest.raises(ValueError, match="expected plan version 8, found 6"):
+    older = {**json.loads(compiled.plan.to_json()), "version": 8}
+    with pytest.raises(ValueError, match="expected plan version 9, found 8"):
         from_json(json.dumps(older))
     with pytest.MonkeyPatch.context() as then:
         then.setattr(LaunchPlan, "to_json", lambda _: json.dumps(older))
         assert fusec("compile", tiny_model, "-o", tmp_path / "then").code == 0
     path = tmp_path / "then" / "plan.json"
     message = refused("run", path.parent, "--prompt-ids", "1", "-n", "1")
-    assert message == f"{path}: expected plan version 8, found 6: compile again"
+    assert message == f"{path}: expected plan version 9, found 8: compile again"
 
 
 # --- steps of several tokens ---------------------------------------------------------------------

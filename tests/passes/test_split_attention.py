@@ -114,13 +114,12 @@ def test_a_second_reader_of_the_attention_gets_it_from_the_kernel_of_the_matvec(
 @pytest.mark.parametrize("position", [0, 39, 255, 256, 290, 580])
 @pytest.mark.parametrize("window", [1, 40, 300])
 def test_spans_of_a_window_mean_what_attention_means(window: int, position: int) -> None:
-    """And so with a cache that is used as a ring, a cap of scores, and sinks."""
-    ring = 320
-    b = Builder("g", 600)
+    """And so with a cap of scores, and sinks."""
+    b = Builder("g")
     q, pos = b.input("q", (1, 32)), b.input("pos", (1,), "i32")
-    k, v = (b.state(name, (ring, 2, 8), "f32") for name in "kv")
+    k, v = (b.state(name, (600, 2, 8), "f32") for name in "kv")
     sinks = b.weight("sinks", (4,))
-    given = {"heads": 4, "kv_heads": 2, "scale": 0.3, "window": window, "ring": ring, "cap": 2.0}
+    given = {"heads": 4, "kv_heads": 2, "scale": 0.3, "window": window, "cap": 2.0}
     whole = b.build(b.attention(q, k, v, pos, sinks, name="a", **given))
     apart = SplitAttention().run(whole, SPLIT)[0]
     assert len(apart.nodes) == 2

@@ -15,7 +15,6 @@ from fusec.runtime.session import (
     bound_weight,
     check_inputs,
     check_order,
-    checked_states,
     in_order,
     limits,
     positions,
@@ -209,18 +208,3 @@ def test_factors_of_a_table_are_checked_and_decoded(level: int) -> None:
             tables(plan, {"factors": wrong}.__getitem__)
     with pytest.raises(FusecError, match="weight @factors is not given"):
         tables(plan, {}.__getitem__)
-
-
-def test_states_handed_over_are_checked() -> None:
-    good = {n: np.zeros(t.shape, np.float16) for n, t in PLAN.states.items()}
-    assert checked_states(PLAN, good | {"$other": good["$blk.0.k"]}) == good
-    for wrong, reason in (
-        (None, r"state \$blk.0.k is not given"),
-        (good["$blk.0.k"][:-1], r"expected state \$blk.0.k as float16\[32, .* found float16\[31"),
-        (good["$blk.0.k"].astype(np.float32), "found float32"),
-        (np.asfortranarray(good["$blk.0.k"]), "writable and contiguous"),
-        (np.broadcast_to(np.float16(0), good["$blk.0.k"].shape), "writable and contiguous"),
-    ):
-        given = {n: a for n, a in (good | {"$blk.0.k": wrong}).items() if a is not None}
-        with pytest.raises(FusecError, match=reason):
-            checked_states(PLAN, given)

@@ -11,7 +11,7 @@ Floats = npt.NDArray[np.float32]
 
 
 def graph() -> fusec.Graph:
-    b = fusec.Builder("toy", context=64)
+    b = fusec.Builder("toy")
     x: fusec.Value = b.input("x", (1, 64))
     n = b.rms_norm(x, b.weight("norm", (64,)), eps=1e-5, name="n")
     gained, inverse = b.rms_factors(x, b.weight("norm", (64,)), eps=1e-5)

@@ -22,13 +22,14 @@ from fusec.ir.op_experts import GATINGS
 from fusec.ir.op_matvec import factor_of, heads_of, inverse_of
 from fusec.ir.op_norm import has_own_weights
 from fusec.ir.ops import op, picks_rows
+from fusec.ir.pages import PAGE
 from fusec.ir.plan import Kernel
 from fusec.ir.region import KernelShape, Segment, heads_apart, parameters
 from fusec.ir.tables import table_of, tables_of
 from fusec.writer import Writer
 
 HEADER_ARGS = 3  # tokens, scratch address, scratch stride
-ATTENDED = 64  # positions of a chunk of attention
+ATTENDED = 64  # positions of a chunk of attention: a page has whole ones
 CHUNK_BYTES = 4 * ATTENDED  # room for its scores
 LINE = 64  # bytes of a cache line: scratch vectors start on one
 
@@ -96,6 +97,8 @@ class _Emitter:
             self.tables[table] = f"table{len(self.tables)}"
             self.w.line(f"{self.tables[table]} = ptr_f32(args[{place}])", table)
             place += 1
+        if any(value.is_state for value in parameters(self.region)):
+            self.w.line(f"pages = ptr_i32(args[{place}])", "the first row of each page")
 
     @staticmethod
     def is_vector(value: Value) -> bool:
@@ -319,7 +322,8 @@ class _Emitter:
         """Write element i of a key or value at token t's position."""
         state, x, pos = node.inputs
         value = f"f32_to_f16_bits({element})" if state.dtype == "f16" else element
-        row = f"{self.vectors[pos.name]}[t]" + (f" % {node['ring']}" if node["ring"] else "")
+        position = f"{self.vectors[pos.name]}[t]"
+        row = f"(pages[{position} // {PAGE}] + ({position} & {PAGE - 1}))"
         at = f"{row} * {x.shape[-1]} + {i}"
         self.w.line(f"{self.vectors[state.name]}[{at}] = {value}")
 
@@ -333,12 +337,7 @@ class _Emitter:
             int(node["kv_heads"]),
             query_of_values(node),
         )
-        window, ring = int(node["window"]), int(node["ring"])
-        if ring % ATTENDED:
-            raise FusecError(
-                f"{node.op} making {node.name}: expected a ring of whole chunks of {ATTENDED} "
-                f"positions, found {ring}"
-            )
+        window = int(node["window"])
         self.w.line(f"scores = ptr_f32({self.room(CHUNK_BYTES)})")
         kind, more = "attention", "scores"
         if of_values is not None:
@@ -357,7 +356,7 @@ class _Emitter:
                     self.w.line(f"advance({self.vectors[cache.name]}, kv * {cache.shape[2]}),")
                 self.w.line(f"{kv_heads * k.shape[2]}, {k.shape[2]},")
                 self.w.line(f"max(end - {window}, 0), end," if window else "int64(0), end,")
-                self.w.line(f"{ring},")
+                self.w.line(f"pages, {PAGE},")
                 self.w.line(f"float32({node['scale']!r}), float32({node['cap']!r}),")
                 self.w.line(f"{bool(sink)}, {sink or 'float32(0)'},")
                 self.w.line("scores,")

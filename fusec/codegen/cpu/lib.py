@@ -143,7 +143,8 @@ def _attention(dot_rows: Any, axpy_rows: Any, latent: bool = False) -> Any:
         head_dim: int,
         first: int,
         end: int,
-        ring: int,
+        pages: Pointer,
+        page: int,
         scale: float,
         cap: float,
         has_sink: bool,
@@ -157,10 +158,11 @@ def _attention(dot_rows: Any, axpy_rows: Any, latent: bool = False) -> Any:
         """One head of one token over cached keys and values `first` to `end - 1`.
 
         Online softmax (Milakov & Gimelshein 2018) over chunks of CHUNK positions, in order, of
-        which the first may begin with some that are not seen. Rows are `stride` elements apart; of
-        a `ring` of so many, row p % ring has position p. `cap`: of scores, or 0. `sink`: a logit
-        without a value, if there is one. `scores` is room for CHUNK floats, and so is `more`.
-        `latent`: a score is q . k + p . v, and values have sizes of their own.
+        which the first may begin with some that are not seen. Rows are `stride` elements apart;
+        `pages` has the first row of each `page` positions, a power of two of chunks. `cap`: of
+        scores, or 0. `sink`: a logit without a value, if there is one. `scores` is room for CHUNK
+        floats, and so is `more`. `latent`: a score is q . k + p . v, and values have sizes of
+        their own.
         """
         top = float32(-math.inf)
         total = float32(0)
@@ -169,7 +171,7 @@ def _attention(dot_rows: Any, axpy_rows: Any, latent: bool = False) -> Any:
         for chunk in range(first // CHUNK, (end + CHUNK - 1) // CHUNK):
             start = max(chunk * CHUNK, first)
             count = min((chunk + 1) * CHUNK, end) - start
-            row = start % ring if ring else start
+            row = pages[start // page] + (start & (page - 1))
             dot_rows(scores, advance(k, row * stride), stride, count, q, head_dim)
             if latent:
                 dot_rows(more, advance(v, row * v_stride), v_stride, count, p, v_dim)

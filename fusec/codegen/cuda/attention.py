@@ -200,11 +200,12 @@ class Attention(CachedRows):
     def _older_rows(self) -> None:
         """Loads of a chunk's keys and values that do not wait: all but the newest row."""
         self.w.line("here = uint32(start + group)")
+        self._find_page()
         if not self.early:
             return
         if not self.own.fresh:  # the first token has no older row: it reads any, and again
             self.w.line("last = uint32(max_u32(n, uint32(2)) - uint32(2))", "but for the newest")
-        self._keys_and_values()
+        self._keys_and_values(early=True)
 
     def _chunk(self) -> None:
         """One warp's 16 positions; group g has positions g, g + 4, ... of them."""

@@ -10,11 +10,12 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 from fusec.codegen.cuda.alike import Alike
-from fusec.codegen.cuda.elements import row_of
 from fusec.codegen.cuda.head_prologue import HeadPrologue
+from fusec.codegen.cuda.scope import PAGES
 from fusec.codegen.cuda.shape import CHUNK
 from fusec.ir.graph import Node, Value
 from fusec.ir.op_attention import query_of_values
+from fusec.ir.pages import PAGE
 
 ROWS = CHUNK // 4  # rows that a group of eight lanes takes
 ZEROS = {2: "(float32(0), float32(0))", 4: "(float32(0), float32(0), float32(0), float32(0))"}
@@ -62,6 +63,7 @@ class CachedRows:
         self.q, self.k, self.v, self.pos = node.inputs[:4]
         self.heads, self.kv_heads = int(node["heads"]), int(node["kv_heads"])
         self.window, self.head_dim = int(node["window"]), self.v.shape[-1]
+        self.page = f"page_row({PAGES}, start, {PAGE})"  # expression of its first row
         self.value_pieces = self.key_pieces = Pieces(self.head_dim)
         self.products = [("k", self.q)]
         if (of_values := query_of_values(node)) is not None:
@@ -132,26 +134,39 @@ class CachedRows:
             loaded = f"masked_{x.piece}(inside{x.tag}{c}, {loaded})"
         self.w.line(f"q{x.tag}{c} = {loaded}")
 
-    def _rows(self) -> None:
-        """Where the group's rows in the caches begin; those behind the last one are that one."""
+    def _rows(self, early: bool = False) -> None:
+        """Where the group's rows in the caches begin; those behind the last one are that one.
+
+        `early`: the last one may be in the page in front. Then they are any row of their own page,
+        and what is read of them is not used.
+        """
         last = "last"
         if self.own.fresh:
             self.w.line("older = uint32(max_u32(base, uint32(1)) - uint32(1))")
             last = "older"
         for t in range(ROWS):
-            position = row_of(self.node, f"min_u32({self._position(t)}, {last})")
+            position = f"min_u32({self._position(t)}, {last})"
+            row = f"{position} * {self.kv_heads} + moved"
+            if early or self.own.fresh:
+                row = f"row_in_page(of_page, {position}, {PAGE}) * {self.kv_heads} + kv_head"
             for x in dict.fromkeys((self.key_pieces, self.value_pieces)):
-                row = f"({position} * {self.kv_heads} + kv_head) * {x.size}"
-                self.w.line(f"row{x.tag}{t} = uint32({row})")
+                self.w.line(f"row{x.tag}{t} = uint32(({row}) * {x.size})")
+
+    def _find_page(self) -> None:
+        """The first row, in the caches, of the page that this warp's chunk is in."""
+        self.w.line(f"of_page = {self.page}")
+        if not self.own.fresh:
+            begin = f"start // uint32({PAGE}) * {PAGE}"
+            self.w.line(f"moved = uint32((of_page - {begin}) * {self.kv_heads} + kv_head)")
 
     def _position(self, t: int) -> str:
         """The group's t-th position, or the first one seen."""
         position = f"uint32(here + uint32({4 * t}))"
         return f"max_u32({position}, first)" if self.window else position
 
-    def _keys_and_values(self) -> None:
-        """The whole rows."""
-        self._rows()
+    def _keys_and_values(self, early: bool = False) -> None:
+        """The whole rows. `early`: see `_rows`."""
+        self._rows(early)
         self._read(*((cache, c) for cache in "kv" for c in range(self._pieces(cache).parts)))
 
     def _read(self, *parts: tuple[str, int]) -> None:

@@ -20,10 +20,12 @@ from fusec.codegen.cuda.attention import Attention, quotient
 from fusec.codegen.cuda.columns import BLOCK
 from fusec.codegen.cuda.head_rows import HeadRows
 from fusec.codegen.cuda.projection import Projection
+from fusec.codegen.cuda.scope import PAGES
 from fusec.codegen.cuda.shape import CHUNK, SPAN, WARP
 from fusec.codegen.cuda.stages import Stage
 from fusec.errors import FusecError
 from fusec.ir.graph import Node
+from fusec.ir.pages import PAGE
 
 HELD = 80  # registers that a lane may fill with keys, values and the projection's weights
 MOST = 80
@@ -68,6 +70,7 @@ class ProjectedAttention(Attention):
         with self.alike.at(Stage.LOAD):
             w.line(f"head = uint32(unit // uint32({self.spans}))")
             w.line(f"span = uint32(unit - head * {self.spans})")
+            self._pages()
             if self.spans > 1:
                 nbytes = self.spans * (4 * self.head_dim + 8)
                 w.line(f"mailbox_open({self.mailbox}, uint32({nbytes}), thread == uint32(0))")
@@ -94,6 +97,19 @@ class ProjectedAttention(Attention):
             self._attended()
             w.line("barrier()")
             projection.finish()
+
+    def _pages(self) -> None:
+        """Loads of the pages that the span may be, which need not wait for the position.
+
+        Tables have an entry for every block of a cluster.
+        """
+        if self.window:
+            return
+        self.page = "first_page"
+        self.w.line(f"first_page = page_row({PAGES}, uint32(0), {PAGE})")
+        if self.spans > 1:
+            self.page = "select_u32(alone, first_page, own_page)"
+            self.w.line(f"own_page = page_row({PAGES}, uint32(span * {SPAN}), {PAGE})")
 
     def _extent(self) -> None:
         """How many positions the span has, if any, and where this warp's chunk of them begins."""

@@ -31,10 +31,12 @@ from fusec.codegen.cuda.alike import Alike
 from fusec.codegen.cuda.attention import quotient, scaled
 from fusec.codegen.cuda.attention_cached import ZEROS
 from fusec.codegen.cuda.attention_sizes import COPY, THREADS, WEIGHTS, Sizes, fits
+from fusec.codegen.cuda.scope import PAGES
 from fusec.codegen.cuda.shape import CHUNK, CHUNKS, SPAN, WARP
 from fusec.codegen.cuda.stages import Stage
 from fusec.errors import FusecError
 from fusec.ir.graph import Node
+from fusec.ir.pages import PAGE
 
 GROUPS = 4  # of a chunk's positions
 TILE = 4  # rows, and elements of each, that a lane sums up values of
@@ -55,7 +57,7 @@ class AttentionRows:
             )
         self.q, self.k, self.v, self.pos = (self.scope.pointers[v.name] for v in node.inputs[:4])
         self.heads, self.kv_heads = int(node["heads"]), int(node["kv_heads"])
-        self.window, self.ring = int(node["window"]), int(node["ring"])
+        self.window = int(node["window"])
         self.dtype = node.inputs[1].dtype
         self.sizes = Sizes.of(node, rows)
         tiles = self.sizes.tiles(shared)
@@ -71,7 +73,8 @@ class AttentionRows:
         with self.alike.at(Stage.LOAD):
             self._begin()
         with self.alike.at(Stage.READ):
-            self._copy("k", "room", f"uint32(start_span * {SPAN})" if self.window else "0")
+            first = f"uint32(start_span * {SPAN})" if self.window else "0"
+            self._copy("k", "room", first, "next_page")
             self._store_queries()
         with self.alike.at(Stage.COMPUTE, apart=True):
             for turn in range(self.sizes.turns):
@@ -83,6 +86,8 @@ class AttentionRows:
                 span = "uint32(start_span + uint32(span))" if self.window else "span"
                 w.line(f"base = uint32({span} * {SPAN})")
                 w.line("left = uint32(end - base)")
+                w.line("of_page = next_page")
+                w.line(f"next_page = {self._page(f'base + {SPAN}')}")
                 chunks = f"uniform(min_u32({quotient('left', CHUNK)}, uint32({CHUNKS})))"
                 w.line(f"chunks = {chunks}")
                 skipped = f"(max_u32(begins, base) - base) // uint32({CHUNK})"
@@ -114,6 +119,12 @@ class AttentionRows:
         if self.window:
             w.line(f"begins = uniform(first_seen(fewest, {self.window}))", "the same")
             w.line(f"start_span = uint32(begins // uint32({SPAN}))")
+        w.line(f"next_page = {self._page(f'start_span * {SPAN}' if self.window else '0')}")
+
+    @staticmethod
+    def _page(first: str) -> str:
+        """The first row of a position's page, or of the last one's in front of it."""
+        return f"page_row({PAGES}, min_u32(uint32({first}), last), {PAGE})"
 
     def _store_queries(self) -> None:
         sizes = self.sizes
@@ -123,14 +134,14 @@ class AttentionRows:
             f"{sizes.piece}, {sizes.parts}, {sizes.rows}, queries, thread)"
         )
 
-    def _copy(self, cache: str, to: str, first: str) -> None:
-        """Begin to copy a tile: positions up to the end, and what else a warp's turn reads."""
+    def _copy(self, cache: str, to: str, first: str, page: str = "of_page") -> None:
+        """Begin to copy a tile of a page: positions up to the end, and what else a turn reads."""
         sizes, pointer = self.sizes, {"k": self.k, "v": self.v}[cache]
         positions = self.keys if cache == "k" else self.values
         whole = CHUNK * (sizes.sets if cache == "k" else 1)
         limit = f"uint32({quotient('end', whole)} * {whole})"
         step = self.kv_heads * sizes.head_dim
-        where = f"{to}, {pointer}, uint32({first}), {limit}, last, {self.ring}, {step}, "
+        where = f"{to}, {pointer}, {page}, {PAGE}, uint32({first}), {limit}, last, {step}, "
         where += f"uint32(kv_head * {sizes.head_dim})"
         if sizes.is_copied:
             pieces = f"{sizes.width // COPY}, {COPY // sizes.element}"
@@ -151,10 +162,10 @@ class AttentionRows:
         w, other = self.w, {"k": "v", "v": "k"}[cache]
         positions = self.keys if cache == "k" else self.values
         most = SPAN // positions
-        behind = "base" if cache == "k" else f"base + {SPAN}"
+        behind = ("base", "of_page") if cache == "k" else (f"base + {SPAN}", "next_page")
         if most == 1:
             self._arrive()
-            self._copy(other, "other_room", behind)
+            self._copy(other, "other_room", *behind)
             yield ""
             w.line("room, other_room = other_room, room")
             return
@@ -165,7 +176,7 @@ class AttentionRows:
             with w.block("if tile + 1 < tiles:"):
                 self._copy(cache, "other_room", f"base + begin + {positions}")
             with w.block("else:"):
-                self._copy(other, "other_room", behind)
+                self._copy(other, "other_room", *behind)
             yield "begin"
             w.line("room, other_room = other_room, room")
 

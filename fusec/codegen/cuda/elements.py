@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from fusec.codegen.common import expression
-from fusec.codegen.cuda.scope import Scope, identifier
+from fusec.codegen.cuda.scope import PAGES, Scope, identifier
 from fusec.ir.graph import Node, Value
 from fusec.ir.op_matvec import factor_of
 from fusec.ir.ops import op, position_of
+from fusec.ir.pages import PAGE
 from fusec.ir.region import Segment
 from fusec.ir.tables import table_of
 from fusec.writer import Writer
@@ -82,6 +83,7 @@ class Elements:
         self.inside = {n.name for n in segment.nodes}
         self.loaded: dict[tuple[str, str], str] = {}
         self.positions: dict[str, str] = {}
+        self.cached: dict[str, str] = {}  # positions -> variable with the row in the caches
         self.looked_up: set[str] = set()  # nodes whose place in their table is loaded
 
     def fetch_weights(self) -> None:
@@ -117,6 +119,8 @@ class Elements:
                 self._factor(node)
             if (pos := position_of(node)) is not None:
                 self._position(pos)
+                if role == "store":
+                    self._cached_row(pos)
             if op(node.op).lookup and node.name not in self.looked_up:
                 self.looked_up.add(node.name)
                 (self._angle if role == "pair" else self._look_up)(node)
@@ -145,6 +149,12 @@ class Elements:
         if pos.name not in self.positions:
             name = self.positions[pos.name] = f"{identifier(pos)}_now"
             self.scope.w.line(f"{name} = load_u32({self.scope.pointers[pos.name]})")
+
+    def _cached_row(self, pos: Value) -> None:
+        if pos.name not in self.cached:
+            name, position = f"{identifier(pos)}_row", self.positions[pos.name]
+            self.cached[pos.name] = name
+            self.scope.w.line(f"{name} = cached_row({PAGES}, {position}, {PAGE})")
 
     def _angle(self, node: Node) -> None:
         w, half = self.scope.w, int(node["dims"]) // 2
@@ -241,8 +251,7 @@ class Elements:
     def _append(self, node: Node, element: str, i: str) -> None:
         """Write element i of a key or value at the token's position."""
         state, x, pos = node.inputs
-        row = row_of(node, self.positions[pos.name])
-        where = f"uint32({row} * {x.shape[-1]} + {i})"
+        where = f"uint32({self.cached[pos.name]} * {x.shape[-1]} + {i})"
         where = f"at({self.scope.pointers[state.name]}, {where})"
         if state.dtype == "f16":
             self.scope.w.line(f"store_u16_if({where}, f32_to_half({element}), {self.live})")
@@ -269,11 +278,6 @@ def _found(node: Node) -> str:
 def _best(node: Node) -> str:
     """The variable with the best element of a fold so far; with `_at`, its index."""
     return f"best{node.name[1:]}"
-
-
-def row_of(node: Node, position: str) -> str:
-    """Where a position lies in the state of a node that appends to it or reads it."""
-    return _remainder(position, int(node["ring"])) if node["ring"] else position
 
 
 def _remainder(value: str, divisor: int) -> str:

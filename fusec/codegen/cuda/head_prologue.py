@@ -17,16 +17,17 @@ from functools import partial
 from itertools import groupby
 
 from fusec.codegen.cuda.alike import Alike
-from fusec.codegen.cuda.elements import Elements, Indices, row_of
+from fusec.codegen.cuda.elements import Elements, Indices
 from fusec.codegen.cuda.prologue import NORMS_OF_HEADS
 from fusec.codegen.cuda.rows import MANY
-from fusec.codegen.cuda.scope import words
+from fusec.codegen.cuda.scope import PAGES, words
 from fusec.codegen.cuda.shape import WARP, units
 from fusec.codegen.cuda.sources import Memory, Shared, Source
 from fusec.ir.graph import Node, Value
 from fusec.ir.op_attention import head_sizes
 from fusec.ir.op_norm import has_own_weights
 from fusec.ir.ops import op, position_of
+from fusec.ir.pages import PAGE
 from fusec.ir.region import Segment
 
 MOST_ROWS = MANY - 1  # of a step that has a layer of blocks for each
@@ -127,6 +128,8 @@ class HeadPrologue:
             w.line("base = uint32(n - uint32(1))", "where the rows of this step begin")
             w.line("appends, appends_value = warp == uint32(1), warp == uint32(2)")
             w.line("now = base")
+        if self.fresh:
+            w.line(f"its_place = cached_row({PAGES}, now, {PAGE})")
         for name, chain in self.chains.items():
             found = [elements for _, run in self.runs[name] for elements in run]
             if not found:
@@ -161,7 +164,7 @@ class HeadPrologue:
         if isinstance(source, Shared):
             w.line("warp_barrier()")
         state, x = store.inputs[:2]
-        row = f"uint32({row_of(store, 'now')} * {x.shape[-1]} + {chain.first})"
+        row = f"uint32(its_place * {x.shape[-1]} + {chain.first})"
         w.line(f"cached = at({self.scope.pointers[state.name]}, {row})")
         w.line(f"kept = {self._at_row(self.fresh[name], self.width(name) * chain.size)}")
         for k in range(-(-pairs // WARP)):

@@ -17,6 +17,7 @@ from fusec.ir.tables import tables_of
 from fusec.writer import Writer
 
 SHARED = "shared"
+PAGES = "pages"
 ALIGNMENT = 16  # bytes: of what a lane stores or loads at most
 MOST_DECLARED = 48 << 10  # bytes of shared memory that a kernel may declare
 POINTERS = {"f32": "f32*", "f16": "u16*", "i32": "u32*", **dict.fromkeys(WIDTHS, "u32*")}
@@ -54,6 +55,9 @@ class Scope:
             self.tables[table] = f"table{len(self.tables)}"
             self.signature.append("f32*")
             self.arguments.append((self.tables[table], table))
+        if any(value.is_state for value in parameters(region)):
+            self.signature.append("u32*")
+            self.arguments.append((PAGES, "the first row of each page of a sequence"))
         if rows:
             self.signature.append("u32*")
             self.arguments.append(("rows", "of this step"))

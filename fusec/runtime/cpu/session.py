@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 
 from fusec.ir.dtypes import dtype
 from fusec.ir.plan import Arg, LaunchPlan
+from fusec.runtime.cpu.cache import CpuCache
 from fusec.runtime.cpu.team import Team
 from fusec.runtime.session import (
     Array,
     bound_weight,
+    cached_positions,
     check_inputs,
-    check_rows,
-    checked_states,
     limits,
     tables,
 )
@@ -29,8 +30,8 @@ class CpuSession(Closing):
 
     `addresses` gives each kernel's C function, `scratch_bytes` what it needs per thread and token.
     `weight` gives a tensor's raw bytes by its GGUF name; they are read in place, so a memory-mapped
-    file is never copied. `states` may be those of another session, which then shares its cache.
-    Raises FusecError for weights and states that are not what the plan takes.
+    file is never copied. `cache` may be shared with sessions of other plans of the same states.
+    Raises FusecError for weights that are not what the plan takes.
     """
 
     def __init__(
@@ -40,12 +41,12 @@ class CpuSession(Closing):
         scratch_bytes: Mapping[str, int],
         weight: Callable[[str], Array],
         team: Team,
-        states: dict[str, Array] | None = None,
+        cache: CpuCache | None = None,
     ) -> None:
         self.plan, self.team = plan, team
         self._turns = Turns("session")
-        self._limits = limits(plan)
-        self.states = checked_states(plan, allocate_states(plan) if states is None else states)
+        self._limits, self._places = limits(plan), cached_positions(plan)
+        self.cache = CpuCache(plan) if cache is None else cache
         self.arena = aligned(plan.arena_bytes)
         self.inputs = {
             name: np.zeros(t.shape, dtype(t.dtype).numpy) for name, t in plan.inputs.items()
@@ -78,6 +79,8 @@ class CpuSession(Closing):
         with self._turns.take():
             self._turns.check()
             tokens = check_inputs(self.plan, inputs, self._limits)
+            for name in self._places:
+                self.cache.reach(int(inputs[name].min()), int(inputs[name].max()) + 1)
             for name, array in inputs.items():
                 self.inputs[f"%{name}"][:tokens] = array
             self.args[:, 0] = tokens
@@ -85,21 +88,16 @@ class CpuSession(Closing):
             return {name: view[:tokens].copy() for name, view in self._outputs.items()}
 
     def reset(self) -> None:
-        """Empty the states. Positions decide what is read, so nothing has to be cleared."""
+        """See `Session`."""
+        with self.cached() as cache:
+            cache.cut(0)
 
-    def read_states(self, rows: int) -> dict[str, Array]:
+    @contextmanager
+    def cached(self) -> Iterator[CpuCache]:
         """See `Session`."""
         with self._turns.take():
             self._turns.check()
-            return {name: state[:rows].copy() for name, state in self.states.items()}
-
-    def write_states(self, states: Mapping[str, Array], rows: int) -> None:
-        """See `Session`."""
-        with self._turns.take():
-            self._turns.check()
-            check_rows(self.plan, states, rows)
-            for name, state in self.states.items():
-                state[:rows] = states[name]
+            yield self.cache
 
     def close(self) -> None:
         """End the team, for every session that shares it, and let go of memory and weights."""
@@ -112,14 +110,16 @@ class CpuSession(Closing):
             self.kernels, self.args = self.kernels[:0], self.args[:0]
             for owned in (self.inputs, self._weights, self._tables, self._outputs):
                 owned.clear()
-            self.states = {}  # a new one: the other belongs to whoever shares the cache
+            vars(self).pop("cache", None)  # whoever shares it has it still
 
     def _address(self, arg: Arg) -> int:
         if arg.kind == "arena":
             return int(self.arena.ctypes.data) + arg.offset
+        if arg.kind == "pages":
+            return int(self.cache.table(arg.name).ctypes.data)
         owner = {
             "input": self.inputs,
-            "state": self.states,
+            "state": self.cache.states,
             "weight": self._weights,
             "table": self._tables,
         }[arg.kind]
@@ -127,14 +127,9 @@ class CpuSession(Closing):
 
     def _view(self, arg: Arg, kind: str, shape: tuple[int, ...]) -> Array:
         if arg.kind != "arena":
-            return self.inputs[arg.name] if arg.kind == "input" else self.states[arg.name]
+            return self.inputs[arg.name] if arg.kind == "input" else self.cache.states[arg.name]
         plain, nbytes = np.dtype(dtype(kind).numpy), dtype(kind).nbytes(shape)
         return self.arena[arg.offset : arg.offset + nbytes].view(plain).reshape(shape)
-
-
-def allocate_states(plan: LaunchPlan) -> dict[str, Array]:
-    """Zeroed memory for every state of a plan."""
-    return {name: np.zeros(t.shape, dtype(t.dtype).numpy) for name, t in plan.states.items()}
 
 
 def aligned(nbytes: int) -> Array:

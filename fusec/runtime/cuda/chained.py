@@ -18,8 +18,6 @@ AHEAD = 1
 class Chain:
     """Beside a `TokenLoop`, whose graphs and counter of tokens it uses."""
 
-    ahead = AHEAD
-
     def __init__(self, loop: TokenLoop) -> None:
         self._loop = loop
         self.workspace = loop.workspace
@@ -40,7 +38,7 @@ class Chain:
         for done in range(count):
             with self.workspace.turns.take():
                 self.workspace.enter()
-                loop.ahead(first + min(done + 1 + self.ahead, count), "weighed", self._enqueue)
+                loop.ahead(first + min(done + 1 + AHEAD, count), "weighed", self._enqueue)
                 token = loop.take(first + done, naps=False)
                 weight = loop.wait_for(self._weights, first + done, naps=False)
             if token == NO_TOKEN:

@@ -30,9 +30,6 @@ AHEAD = 3
 AHEAD_DRAFTED = 2
 """The same where one of them has guesses; what such a graph makes decides on the next."""
 
-REACH = (AHEAD_DRAFTED + 1) * MOST_ROWS
-"""Positions behind the last token seen that graphs enqueued ahead may have written."""
-
 Found = TypeVar("Found")
 
 
@@ -80,7 +77,7 @@ class DraftedLoop:
             if not made:
                 found = _Found([self._first(job, first)])
             elif graph.width:
-                found = self._checked(graph.number, first + made, naps=bool(ahead))
+                found = self._checked(graph, first + made, naps=bool(ahead))
             else:
                 found = _Found([self._loop.take(first + made, naps=bool(ahead))])
             tokens = found.tokens
@@ -128,6 +125,7 @@ class DraftedLoop:
             rows = len(guesses) + 1
             number = self._enqueue(kind, width_of(rows), drafts=False)
             told, _ = self.steps.told(number)
+            self._loop.has_made_fewer(width_of(rows) - told.made)
             if reads:
                 drafting.read(position, self.steps.hidden(kind, rows))
             return self._loop.take_all(first + made, told.made), self.steps.choices(kind, rows)
@@ -182,12 +180,13 @@ class DraftedLoop:
         check_finite(loop.decode.plan, loop.read_logits(), job.sequence[-1:], len(job.sequence) - 1)
         return loop.take(first)
 
-    def _checked(self, number: int, first: int, *, naps: bool) -> _Found:
+    def _checked(self, graph: _Ahead, first: int, *, naps: bool) -> _Found:
         """What a graph with guesses has made, once it is done: tokens from the number `first` on.
 
         See `CheckedSteps.told`.
         """
-        told, ended = self.steps.told(number, naps=naps)
+        told, ended = self.steps.told(graph.number, naps=naps)
+        self._loop.has_made_fewer(graph.width - told.made)
         return _Found(self._loop.take_all(first, told.made), told.drafted, ended)
 
     def _top_up(
@@ -220,6 +219,7 @@ class DraftedLoop:
         return put
 
     def _enqueue(self, kind: str, width: int, *, drafts: bool = True) -> int:
+        self._loop.make_room(width)
         number = self.steps.enqueue(kind, width, drafts=drafts)
         self._loop.may_have_made(width)
         return number

@@ -1,7 +1,8 @@
 """The CUDA driver with every status checked: a failure is a sentence that says what to do.
 
-Only this module and `window.py` know the bindings' structures. `api` is `cuda.bindings.driver`, or
-what stands in for it in tests: functions that return a status and then their results.
+Only this module, `growing.py` and `window.py` know the bindings' structures. `api` is
+`cuda.bindings.driver`, or what stands in for it in tests: functions that return a status and then
+their results.
 """
 
 from __future__ import annotations
@@ -145,13 +146,17 @@ class Driver:
         try:
             return int(self.call("cuMemAlloc", max(nbytes, 1)))
         except OutOfMemory as error:
-            free, total = self.call("cuMemGetInfo")
-            raise OutOfMemory(
-                f"not enough memory on {self.name}: {what} needs {_mib(nbytes)}, "
-                f"{_mib(free)} of {_mib(total)} are free: take a smaller --context, end what else "
-                f"uses the GPU, {_INSTEAD}",
-                error.status,
-            ) from None
+            raise self.too_little(nbytes, what, error) from None
+
+    def too_little(self, nbytes: int, what: str, error: OutOfMemory) -> OutOfMemory:
+        """The same error, which names what was asked for and how much is free."""
+        free, total = self.call("cuMemGetInfo")
+        return OutOfMemory(
+            f"not enough memory on {self.name}: {what} needs {_mib(nbytes)}, "
+            f"{_mib(free)} of {_mib(total)} are free: take a smaller --context, end what else "
+            f"uses the GPU, {_INSTEAD}",
+            error.status,
+        )
 
     def free(self, pointer: int) -> None:
         """Give back what `allocate` returned."""
@@ -185,6 +190,10 @@ class Driver:
     def zero(self, pointer: int, nbytes: int, stream: Handle) -> None:
         """Fill device memory with zeros."""
         self.call("cuMemsetD8Async", pointer, 0, nbytes, stream)
+
+    def fill(self, pointer: int, word: int, count: int, stream: Handle) -> None:
+        """Set so many words of 32 bits, after what the stream holds already."""
+        self.call("cuMemsetD32Async", pointer, word, count, stream)
 
     # -- streams, kernels, graphs -----------------------------------------------------------------
 

@@ -11,8 +11,8 @@ from fusec.codegen.cuda.drafting import MOST_DRAFTED
 from fusec.models.model import Model
 from fusec.runtime.cuda.chained import Chain
 from fusec.runtime.cuda.device_array import DeviceArray
-from fusec.runtime.cuda.drafted import REACH, DraftedLoop
-from fusec.runtime.cuda.loop import RUN_AHEAD, TokenLoop
+from fusec.runtime.cuda.drafted import DraftedLoop
+from fusec.runtime.cuda.loop import TokenLoop
 from fusec.runtime.cuda.pace import Pace
 from fusec.runtime.cuda.session import CudaSession
 from fusec.runtime.drafting import Auto, Drafter, Drafting, DraftStatistics, Recycle, Suffix
@@ -47,8 +47,6 @@ class CudaEngine(Engine):
         super().__init__(
             decode, prefill, absorb, context=context, stop=stop, traced=traced, model=model
         )
-        if self._rewinds < context:  # tokens enqueued behind a stop token are in the windows too
-            self._rewinds = max(0, self._rewinds - RUN_AHEAD)
         self.traced = prefill if traced is None else traced
         self.loop, self.drafted = loop, drafted
         self.workspace = decode.workspace
@@ -104,10 +102,8 @@ class CudaEngine(Engine):
             return
         self._ids = list(job.sequence)
         self._position, made = len(job.sequence) - 1, 0
-        reach = 0 if self.drafted is None or self.drafter is None else REACH
         for token in self._device_tokens(job):
             self._position += 1  # what the cache holds: the last token made is not in it
-            self._reached = max(self._reached, min(self.context, self._position + reach))
             self._ids.append(token)
             made += 1
             yield token

@@ -36,6 +36,9 @@ Reader = Callable[[int, Array], None]
 RUN_AHEAD = 16
 """Graphs enqueued ahead of the last token seen: milliseconds of work, so the host may sleep."""
 
+MOST_AHEAD = 64
+"""Positions that enqueued graphs write at most, whatever they guess."""
+
 _SPINS = 20  # polls before the first nap
 _NAP = 2e-5  # seconds
 _POLLS = 2000  # between two looks at whether a kernel failed
@@ -65,6 +68,7 @@ class TokenLoop:
         scratch = memory.zeros(4 * self.vocabulary, "the sampler's scores")
         self.counter = memory.zeros(4, "the counter of tokens")
         self.steps = 0  # what the counter holds once all that is enqueued is done, or more
+        self._begin = self._end = 0  # positions: of the first graph, and behind the last, or later
         self._is_counted = True  # whether it holds just that
         token, pos = (self.workspace.address(Arg("input", name)) for name in ("%token", "%pos"))
         chosen = self.workspace.address(plan.output_args["%next"])
@@ -142,6 +146,7 @@ class TokenLoop:
                 read(first, self._absorb.results(rows)[HIDDEN])
         memory.write(self.token, np.asarray(ids[-1:], np.int32))
         memory.write(self.pos, np.array([last], np.int32))
+        self._begin = self._end = last
 
     def token_graph(self, sampling: Sampling) -> tuple[str, Callable[[], None]]:
         """The name of a token's graph for these settings, and what is captured in it."""
@@ -167,6 +172,7 @@ class TokenLoop:
     def ahead(self, steps: int, kind: str, enqueue: Callable[[], None]) -> None:
         """Enqueue tokens until there are so many of them."""
         while self.steps < steps:
+            self.make_room(1)
             self._go(kind, enqueue)
             self.steps += 1
 
@@ -183,6 +189,15 @@ class TokenLoop:
             self._graphs[kind] = self.workspace.capture(enqueue)
         self.workspace.driver.replay(self._graphs[kind], self.workspace.stream)
 
+    def make_room(self, rows: int) -> None:
+        """Have the cache hold what the graph writes that is enqueued next, of so many rows.
+
+        The device may be as far back as the first of those that are enqueued, where it sees more.
+        """
+        first, self._end = max(self._begin, self._end - MOST_AHEAD), self._end + rows
+        end = min(self._end, self._context)
+        self.workspace.cache.reach(min(first, end - 1), end)
+
     def may_have_made(self, most: int) -> None:
         """A graph of several rows was enqueued, which makes so many tokens at most.
 
@@ -190,6 +205,10 @@ class TokenLoop:
         """
         self.steps += most
         self._is_counted = False
+
+    def has_made_fewer(self, count: int) -> None:
+        """Of the tokens that enqueued graphs may make, so many were not made."""
+        self._end -= count
 
     def take(self, step: int, *, naps: bool = True) -> int:
         """The token of a step, as soon as it is there."""

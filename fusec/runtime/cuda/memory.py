@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fusec.runtime.cuda.driver import Driver, Handle
+from fusec.runtime.cuda.growing import SUPPORTED, GrowingMemory
 from fusec.runtime.session import Array
 
 
@@ -18,13 +19,29 @@ class Memory:
         self.driver, self.stream = driver, stream
         self._device: list[int] = []
         self._pinned: list[int] = []
-        self.nbytes = 0
+        self._ranges: list[GrowingMemory] = []
+        self._asked = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of device memory that were taken."""
+        return self._asked + sum(memory.nbytes for memory in self._ranges)
+
+    @property
+    def grows(self) -> bool:
+        """Whether the GPU has memory that grows (`range`)."""
+        return bool(self.driver.attribute(SUPPORTED))
+
+    def range(self, nbytes: int, what: str) -> GrowingMemory:
+        """Addresses without memory; `what` names it if there is not enough."""
+        self._ranges.append(GrowingMemory(self.driver, self.stream, nbytes, what))
+        return self._ranges[-1]
 
     def empty(self, nbytes: int, what: str) -> int:
         """Uninitialised device memory; `what` names it if there is not enough."""
         pointer = self.driver.allocate(nbytes, what)
         self._device.append(pointer)
-        self.nbytes += nbytes
+        self._asked += nbytes
         return pointer
 
     def zeros(self, nbytes: int, what: str) -> int:
@@ -49,6 +66,10 @@ class Memory:
         """Copy device memory to device memory."""
         if nbytes:
             self.driver.copy(target, source, nbytes, self.stream)
+
+    def fill(self, pointer: int, word: int, count: int = 1) -> None:
+        """Set so many words of 32 bits of device memory."""
+        self.driver.fill(pointer, word, count, self.stream)
 
     def release(self, pointer: int) -> None:
         """Give back what `empty` returned before the end, if the end has not come."""
@@ -78,5 +99,8 @@ class Memory:
             self.driver.free(pointer)
         for address in self._pinned:
             self.driver.free_pinned(address)
+        for memory in self._ranges:
+            memory.close()
+        self._ranges.clear()
         self._device.clear()
         self._pinned.clear()

@@ -6,19 +6,27 @@ A plan for several rows is captured for widths that are powers of two, when they
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from fusec.ir.dtypes import dtype
-from fusec.ir.plan import ROWS, Arg, LaunchPlan, Tensor
+from fusec.ir.plan import ROWS, Arg, LaunchPlan
+from fusec.runtime.cuda.cache import CudaCache
 from fusec.runtime.cuda.device_array import DeviceArray
 from fusec.runtime.cuda.driver import Handle
 from fusec.runtime.cuda.workspace import Workspace
-from fusec.runtime.session import Array, check_inputs, check_order, check_rows, in_order, limits
+from fusec.runtime.session import (
+    Array,
+    cached_positions,
+    check_inputs,
+    check_order,
+    in_order,
+    limits,
+)
 from fusec.runtime.turns import Closing
 from fusec.writer import brief
 
@@ -44,7 +52,7 @@ class CudaSession(Closing):
     ) -> None:
         self.plan, self.workspace, self.eager = plan, workspace, eager
         self._plans = tuple(variants) or (plan,)
-        self._limits = limits(plan)
+        self._limits, self._positions = limits(plan), cached_positions(plan)
         self._in_order = set().union(*map(in_order, self._plans))
         written = {name for launch in plan.launches for name in launch.writes}
         self._outputs = {
@@ -126,11 +134,15 @@ class CudaSession(Closing):
         check_order(self.plan, inputs, self._in_order)
         for name, array in inputs.items():
             self.workspace.write(Arg("input", f"%{name}"), array)
+        for name in self._positions:
+            self.workspace.cache.reach(int(inputs[name].min()), int(inputs[name].max()) + 1)
         self.run(rows)
         return rows
 
     def run(self, rows: int = 1) -> None:
         """Enqueue one step on the inputs that lie on the device, of which there are so many rows.
+
+        Whoever has put positions there has made room for them in the cache.
 
         A graph is launched for a power of two, at most twice as many: blocks of rows that are not
         there end at once.
@@ -176,30 +188,17 @@ class CudaSession(Closing):
         return next((k for k, p in enumerate(self._plans) if rows <= p.tokens), last)
 
     def reset(self) -> None:
-        """Empty the states. Positions decide what is read, so nothing has to be cleared."""
+        """See `Session`."""
+        with self.cached() as cache:
+            cache.cut(0)
 
-    def read_states(self, rows: int) -> dict[str, Array]:
+    @contextmanager
+    def cached(self) -> Iterator[CudaCache]:
         """See `Session`."""
         with self.workspace.turns.take():
             self.workspace.enter()
-            return {
-                name: self.workspace.read(Arg("state", name), _first(tensor, rows))
-                for name, tensor in self.plan.states.items()
-            }
-
-    def write_states(self, states: Mapping[str, Array], rows: int) -> None:
-        """See `Session`."""
-        with self.workspace.turns.take():
-            self.workspace.enter()
-            check_rows(self.plan, states, rows)
-            for name, array in states.items():
-                self.workspace.write(Arg("state", name), array)
+            yield self.workspace.cache
 
     def close(self) -> None:
         """Give back the workspace, for every session that shares it."""
         self.workspace.close()
-
-
-def _first(state: Tensor, rows: int) -> Tensor:
-    """The first rows of a state, or all that it has."""
-    return replace(state, shape=(min(rows, state.shape[0]), *state.shape[1:]))

@@ -11,11 +11,12 @@ import numpy as np
 from fusec.errors import FusecError
 from fusec.ir.dtypes import dtype
 from fusec.ir.plan import ROWS, Arg, LaunchPlan, Tensor
+from fusec.runtime.cuda.cache import CudaCache
 from fusec.runtime.cuda.device_array import DeviceArray
 from fusec.runtime.cuda.driver import Driver, Executable, Function, Handle
 from fusec.runtime.cuda.memory import Memory
 from fusec.runtime.cuda.window import Residency, attributes, decide, offsets, order_of_weights
-from fusec.runtime.session import Array, bound_weight, positions, tables
+from fusec.runtime.session import Array, bound_weight, tables
 from fusec.runtime.turns import Turns
 
 Executables = Callable[[Collection[str]], Mapping[str, Executable]]
@@ -71,9 +72,11 @@ class Workspace:
             self._arena_bytes = max(plan.reach for plan in plans)
             self._arena = self.memory.empty(self._arena_bytes, "the activations")
             self._larger = (0, 0)
-            context, widest = positions(first), max(plans, key=lambda plan: plan.tokens)
+            self.cache = CudaCache(first, self.memory)
+            widest = max(plans, key=lambda plan: plan.tokens)
             self._places = {
-                "state": self._tensors(first.states, f"the KV cache for {context} positions"),
+                "state": self.cache.states,
+                "pages": self.cache.tables,
                 "input": self._tensors(widest.inputs, "the inputs"),
                 "rows": {ROWS.name: self.memory.zeros(4, "the number of rows")},
                 "table": {

@@ -15,9 +15,7 @@ LEAST = 0.2  # behind the first guess, a chain ends where all of it is less like
 
 
 class Chained(Protocol):
-    """An engine's own way to make them. `ahead`: steps that may run behind the last one taken."""
-
-    ahead: int
+    """An engine's own way to make them."""
 
     def guesses(self, sequence: Sequence[int], kept: int, count: int) -> Iterator[Guess]:
         """Greedy tokens behind a sequence, of which the cache has the first `kept`.

@@ -12,7 +12,6 @@ from fusec.models.model import Model
 from fusec.models.tokenizer import Vocabulary
 from fusec.runtime.drafting.chain import greedy, likely
 from fusec.runtime.drafting.drafter import Drafter, Guess, Row
-from fusec.runtime.session import rewinds
 from fusec.runtime.token_engine import TokenEngine
 
 Array = np.ndarray[Any, Any]
@@ -28,10 +27,8 @@ class ModelDrafter(Drafter):
     def __init__(self, engine: TokenEngine) -> None:
         self._engine = engine
         self._decode, self._absorb = engine.decode, engine.absorb
-        self._rewinds = rewinds(engine.decode.plan)
         self._sequence: list[int] = []
         self._cached: list[int] = []  # whose keys and values are in the cache
-        self._reached = 0  # positions that were ever written since it was empty
 
     def begin(self, sequence: Sequence[int]) -> None:
         """See `Drafter`."""
@@ -51,7 +48,6 @@ class ModelDrafter(Drafter):
             found = likely(self._greedy(kept), most)
         else:
             found = likely(chain.guesses(self._sequence, kept, most), most)
-            self._reached = max(self._reached, len(self._sequence) + len(found) + chain.ahead)
         self._cached = [*self._sequence, *(guess.token for guess in found[:-1])]
         return found
 
@@ -62,8 +58,10 @@ class ModelDrafter(Drafter):
     def _kept(self) -> int:
         """How many tokens of the sequence the cache has, of all but the last."""
         same = _shared(self._cached, self._sequence[:-1])
-        if same < self._reached - self._rewinds:  # a window has moved on
-            same = self._reached = 0
+        with self._decode.cached() as cache:
+            if same < cache.oldest(len(self._cached)):  # a window has moved on
+                same = 0
+            cache.cut(same)
         return same
 
     def _greedy(self, kept: int) -> Iterator[Guess]:
@@ -84,7 +82,6 @@ class ModelDrafter(Drafter):
     def _step(self, session: Any, ids: Sequence[int], first: int) -> dict[str, Any]:
         places = np.arange(first, first + len(ids), dtype=np.int32)
         result: dict[str, Any] = session.step(token=np.asarray(ids, np.int32), pos=places)
-        self._reached = max(self._reached, first + len(ids))
         return result
 
 

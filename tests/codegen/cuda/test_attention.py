@@ -15,6 +15,7 @@ from fusec.errors import FusecError
 from fusec.ir import Builder, Graph
 from fusec.ir.graph import attrs, outside
 from fusec.passes.split_attention import SplitAttention
+from tests.codegen.cuda import paged
 from tests.codegen.cuda.twin_session import TwinSession, random_weights, reference
 from tests.graphs import Types, llama_graph
 from tests.targets import ANY, SPLIT
@@ -36,11 +37,10 @@ def graph_of(
     sinks: bool = False,
     **besides: float,
 ) -> Graph:
-    """`besides`: a window, a ring, and a cap."""
-    b = Builder("attention", context)
+    """`besides`: a window, and a cap."""
+    b = Builder("attention")
     q, pos = b.input("q", (1, heads * head_dim)), b.input("pos", (1,), "i32")
-    rows = int(besides.get("ring", context))
-    k, v = (b.state(name, (rows, kv_heads, head_dim), kv) for name in "kv")
+    k, v = (b.state(name, (context, kv_heads, head_dim), kv) for name in "kv")
     given = {"heads": heads, "kv_heads": kv_heads, "scale": head_dim**-0.5, **besides}
     operands = (b.weight("sinks", (heads,)),) if sinks else ()
     return b.build(b.attention(q, k, v, pos, *operands, name="a", **given))
@@ -62,8 +62,9 @@ def cache_for(graph: Graph, length: int) -> dict[str, np.ndarray]:
 
 def put(session: TwinSession, caches: dict[str, np.ndarray]) -> None:
     for name, values in caches.items():
-        halves = session.memory[name].dtype == np.uint16
-        session.memory[name][:] = values.view(np.uint16) if halves else values
+        found = session.memory[name]
+        kind = np.float16 if found.dtype == np.uint16 else np.float32
+        found[:] = paged.memory(values.astype(kind))
 
 
 def query(graph: Graph, factor: float = 1.0) -> np.ndarray:
@@ -166,17 +167,17 @@ def test_what_the_launch_in_front_makes_is_read_behind_the_wait(
     put(session, cache_for(graph, position + 1))
     q = query(graph)
     wanted = session.step(q=q, pos=np.array([position]))["a"]
-    late = {name: session.memory[name][position].copy() for name in ("$k", "$v")}
+    late = {name: session.memory[name][session.rows[position]].copy() for name in ("$k", "$v")}
 
     def hide() -> None:
         for name in late:
-            session.memory[name][position] = 0x7E00 if kv == "f16" else np.nan
+            session.memory[name][session.rows[position]] = 0x7E00 if kv == "f16" else np.nan
         session.memory["%q"][:] = np.nan
 
     def appear(*_: object) -> None:
         session.memory["%q"][:] = q
         for name, row in late.items():
-            session.memory[name][position] = row
+            session.memory[name][session.rows[position]] = row
 
     hide()
     monkeypatch.setattr(twins, "_SILENT", [n for n in twins._SILENT if n != "griddep_wait"])

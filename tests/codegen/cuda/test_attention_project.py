@@ -104,15 +104,15 @@ def test_what_the_launch_in_front_makes_is_read_behind_the_wait(
     put(session, cache_for(graph, position + 1))
     query = RNG.normal(size=(1, 64)).astype(np.float32)
     wanted = session.step(q=query, pos=np.array([position]))["parts"]
-    late = {name: session.memory[name][position].copy() for name in ("$k", "$v")}
+    late = {name: session.memory[name][session.rows[position]].copy() for name in ("$k", "$v")}
     for name in late:
-        session.memory[name][position] = 0x7E00
+        session.memory[name][session.rows[position]] = 0x7E00
     session.memory["%q"][:] = np.nan
 
     def appear(*_: object) -> None:
         session.memory["%q"][:] = query
         for name, row in late.items():
-            session.memory[name][position] = row
+            session.memory[name][session.rows[position]] = row
 
     monkeypatch.setattr(twins, "_SILENT", [n for n in twins._SILENT if n != "griddep_wait"])
     monkeypatch.setitem(twins.ARITHMETIC, "griddep_wait", appear)

@@ -19,6 +19,7 @@ from fusec.errors import FusecError
 from fusec.ir import Graph
 from fusec.ir.plan import Kernel
 from fusec.passes.lower import lower
+from tests.codegen.cuda import paged
 from tests.codegen.cuda.test_attention import graph_of
 
 pytestmark = pytest.mark.slow  # compiles many kernels
@@ -47,9 +48,9 @@ class Case:
         self.q = RNG.normal(size=(len(places), graph.inputs[0].shape[1])).astype(np.float32)
 
     def arguments(self, rows: slice) -> tuple[list[np.ndarray], np.ndarray]:
-        caches = [c.view(np.uint16) if c.dtype == np.float16 else c for c in self.caches]
+        caches, table = map(paged.memory, self.caches), paged.table(len(self.caches[0]))
         out = np.full((max(1, len(self.places)) + 3, self.q.shape[1]), UNTOUCHED)
-        return [self.q[rows].copy(), *caches, self.places[rows].copy(), out], out
+        return [self.q[rows].copy(), *caches, self.places[rows].copy(), out, table], out
 
     def one_by_one(self) -> np.ndarray:
         """By the kernel for one row."""

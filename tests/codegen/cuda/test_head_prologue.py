@@ -64,16 +64,15 @@ class Shape:
         return x
 
     def graph(self, tokens: int = 1) -> Graph:
-        b, size = Builder("own", self.context), self.head_dim
+        b, size = Builder("own"), self.head_dim
         pos = b.input("pos", (tokens,), "i32")
         counts = {"q": self.heads, "k": self.kv_heads, "v": self.kv_heads}
         x = {name: b.input(name, (tokens, count * size)) for name, count in counts.items()}
         q, k = (self.made(b, x[name], pos, self.ops) for name in "qk")
         v = self.made(b, x["v"], pos, self.of_value)
-        ring = self.besides.get("ring", 0)
         caches = [
-            b.kv_append(b.state(f"c{name}", (ring or self.context, self.kv_heads, size), self.kv),
-                        value, pos, ring=ring)
+            b.kv_append(b.state(f"c{name}", (self.context, self.kv_heads, size), self.kv),
+                        value, pos)
             for name, value in zip("kv", (k, v), strict=True)
         ]  # fmt: skip
         a = b.attention(q, *caches, pos, heads=self.heads, kv_heads=self.kv_heads,
@@ -179,24 +178,10 @@ def test_where_launches_do_not_overlap_and_spans_are_not_apart(
         check(Shape(head_dim=head_dim), position, tokens, target)
 
 
-@pytest.mark.parametrize("position", [0, 10, 39, 40, 290])
-def test_windows_and_rings(position: int) -> None:
+@pytest.mark.parametrize("position", [0, 10, 39, 40, 255, 256, 290])
+def test_windows(position: int) -> None:
+    """At 256 a page begins, with nothing older in it than the row that the block makes."""
     check(Shape(besides={"window": 40}), position)
-    if position < 40:
-        check(Shape(besides={"window": 24, "ring": 40}), position)
-
-
-def test_a_ring_that_is_full() -> None:
-    shape = Shape(besides={"window": 24, "ring": 40})
-    one = shape.graph()
-    weights, rows = random_weights(one), [inputs(one, 100 + t) for t in range(3)]
-    caches = cache_for(one, 40)
-    found = []
-    for level in (0, 3):
-        session = TwinSession(one, weights, level, target=HOPPER)
-        put(session, caches)
-        found.append([next(iter(session.step(**row).values())) for row in rows])
-    assert np.array_equal(*found)
 
 
 # --- steps of several rows -----------------------------------------------------------------------

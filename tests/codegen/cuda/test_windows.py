@@ -1,4 +1,4 @@
-"""Attention with windows, rings, caps and sinks by the NumPy twins, and what windows hide."""
+"""Attention with windows, caps and sinks by the NumPy twins, and what windows hide."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from fusec.codegen.cuda.twins_grid import run_grid
 from fusec.ir import Graph
 from fusec.models.decoder_graph import decode_graph
 from fusec.models.small import config_of
+from tests.codegen.cuda import paged
 from tests.codegen.cuda.test_attention import graph_of, put, query, split
 from tests.codegen.cuda.test_attention_rows import kernel_of
 from tests.codegen.cuda.twin_session import TwinSession, random_weights, reference
@@ -23,16 +24,15 @@ from tests.targets import HOPPER, SPLIT
 pytestmark = pytest.mark.slow  # compiles many kernels
 
 RNG = np.random.default_rng(29)
-CONTEXT, RING = 900, 448
+CONTEXT = 900
 SINKS = np.linspace(-1.0, 3.0, 6, dtype=np.float32)
 BESIDES: dict[str, dict[str, Any]] = {
     "window": {"window": 40},
     "long window": {"window": 300},
     "one position": {"window": 1},
-    "ring": {"window": 300, "ring": RING},
     "cap": {"cap": 2.0},
     "sinks": {"sinks": True},
-    "all": {"window": 257, "ring": RING, "cap": 5.0, "sinks": True},
+    "all": {"window": 257, "cap": 5.0, "sinks": True},
 }
 
 
@@ -43,7 +43,7 @@ def weights_of(graph: Graph) -> dict[str, np.ndarray]:
 def caches_of(graph: Graph, places: list[int]) -> dict[str, np.ndarray]:
     """Rows for all that is seen from `places`; NaN where nobody may look."""
     node = graph.nodes[0]
-    window, ring = int(node["window"]), int(node["ring"])
+    window = int(node["window"])
     first = max(0, min(places) + 1 - window) if window else 0
     seen = np.arange(first, max(places) + 1)
     found = {}
@@ -51,7 +51,7 @@ def caches_of(graph: Graph, places: list[int]) -> dict[str, np.ndarray]:
         kind = np.float16 if state.dtype == "f16" else np.float32
         found[state.name] = values = np.full(state.shape, np.nan, kind)
         rows = RNG.normal(size=(len(seen), *state.shape[1:]))
-        values[seen % ring if ring else seen] = rows.astype(np.float16)
+        values[seen] = rows.astype(np.float16)
     return found
 
 
@@ -75,7 +75,7 @@ def test_one_row_is_near_the_reference_split_or_not(besides: str, position: int)
 
 PLACES = {
     "the start": list(range(20)),
-    "where the ring begins again": list(range(437, 460)),
+    "the middle of a span": list(range(437, 460)),
     "the end of a span": [*range(505, 520), 700],
     "in no order": [int(n) for n in RNG.integers(400, 700, 13)],
 }
@@ -92,9 +92,9 @@ class Rows:
 
     def run(self, rows: int, of: slice) -> np.ndarray:
         out = np.zeros_like(self.q[of])
-        halves = [c.view(np.uint16) if c.dtype == np.float16 else c for c in self.caches]
+        caches, table = map(paged.memory, self.caches), paged.table(CONTEXT)
         weights = weights_of(self.graph).values()
-        given = [self.q[of].copy(), *halves, self.places[of].copy(), *weights, out]
+        given = [self.q[of].copy(), *caches, self.places[of].copy(), *weights, out, table]
         kernel = emit(kernel_of(self.graph, rows))
         if rows:
             count = np.array([len(out)], np.uint32)
@@ -111,7 +111,7 @@ class Rows:
 @pytest.mark.parametrize(
     ("besides", "places"),
     [
-        *((besides, places) for besides in ("ring", "all") for places in PLACES),
+        *((besides, places) for besides in ("long window", "all") for places in PLACES),
         *(("window", "the start"), ("window", "the end of a span")),
         *(("long window", "the end of a span"), ("long window", "in no order")),
         *(("one position", "the start"), ("one position", "in no order")),
@@ -148,14 +148,12 @@ def test_heads_that_project_see_a_window(position: int) -> None:
     shapes = dict(config.tensor_shapes())
     types = {name: "f32" if len(shape) == 1 else "q8_0" for name, shape in shapes.items()}
     graph = decode_graph(config, types, 1, 4096, "f16")
-    ring = graph.states[0].shape[0]
-    assert ring == 832
     weights, found = random_weights(graph), []
-    rows = RNG.normal(size=(2, ring, 1, 64)).astype(np.float16)
+    rows = RNG.normal(size=(2, 4096, 1, 64)).astype(np.float16)
     for level in (0, 3):
         session = TwinSession(graph, weights, level, target=HOPPER)
         for state, values in zip(graph.states, rows, strict=True):
-            session.memory[state.name][:] = values.view(np.uint16)
+            session.memory[state.name][:] = paged.memory(values)
         found.append(session.step(token=np.array([5]), pos=np.array([position]))["logits"])
     (kernel,) = (k for k in session.kernels.values() if "attention_project" in k.name)
     assert (kernel.grid, kernel.cluster) == (9, 3)
@@ -167,7 +165,7 @@ def test_heads_that_project_see_a_window(position: int) -> None:
 @pytest.mark.slow
 def test_kernels_with_all_of_it_assemble_without_spills() -> None:
     sizes = [(64, "f16", 64), (64, "f16", 16), (128, "f16", 16), (256, "f16", 16), (256, "f32", 8)]
-    given = {"window": 512, "ring": 1024, "cap": 50.0, "sinks": True}
+    given = {"window": 512, "cap": 50.0, "sinks": True}
     kernels = []
     for head_dim, kv, rows in sizes:
         graph = graph_of(head_dim, kv, 4096, **given)

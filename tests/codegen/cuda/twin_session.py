@@ -19,6 +19,7 @@ from fusec.codegen.cuda.twins_order import Trace
 from fusec.ir import Graph
 from fusec.ir.choice import Choice
 from fusec.ir.dtypes import dtype
+from fusec.ir.pages import kind_of
 from fusec.ir.plan import Kernel, Launch, layers
 from fusec.ir.reference import Reference
 from fusec.ir.tables import make_table
@@ -29,6 +30,7 @@ from fusec.passes.pipeline import passes_of, run_passes
 from fusec.passes.rule import Rule
 from fusec.runtime.session import positions
 from tests.codegen.blocks import random_rows
+from tests.codegen.cuda import paged
 from tests.targets import ANY
 
 
@@ -55,7 +57,10 @@ def reference(graph: Graph, weights: dict[str, np.ndarray]) -> Reference:
 
 
 class TwinSession:
-    """Runs the kernels of a graph compiled at a level; state is kept between steps."""
+    """Runs the kernels of a graph compiled at a level; state is kept between steps.
+
+    `rows`: the row of each position in the memory of states.
+    """
 
     def __init__(
         self,
@@ -82,10 +87,12 @@ class TwinSession:
                 kind = np.float32 if value.dtype == "f32" else np.uint32
                 shape = value.shape if dtype(value.dtype).numpy else (value.nbytes // 4,)
                 self.memory[value.name] = np.zeros(shape, kind)
-        for name, tensor in self.plan.states.items():
-            kind = {"f32": np.float32, "f16": np.uint16}[tensor.dtype]
-            self.memory[name] = np.zeros(tensor.shape, kind)
         context = positions(self.plan) if self.plan.states else 64
+        self.rows = paged.rows(context)
+        for name, tensor in self.plan.states.items():
+            kind = {"f32": np.float32, "f16": np.float16}[tensor.dtype]
+            self.memory[name] = paged.memory(np.zeros(tensor.shape, kind))
+            self.memory[kind_of(self.plan.windows[name])] = paged.table(context)
         for name, table in self.plan.tables.items():
             self.memory[name] = make_table(table, context, lambda name: weights[f"@{name}"])
         for name, tensor in self.plan.weights.items():

@@ -25,13 +25,16 @@ from fusec.ir.graph import Value
 from fusec.ir.op import results_of
 from fusec.ir.op_fixed import WIDTHS
 from fusec.ir.ops import OPS
+from fusec.ir.pages import PAGE
 from fusec.ir.plan import Kernel, LaunchPlan, Tensor
 from fusec.ir.region import parameters
+from fusec.ir.tables import tables_of
 from fusec.ir.text import parse
 from fusec.runtime.cuda.driver import Executable
 from fusec.runtime.cuda.workspace import Packing
 
 RING = 1024
+GRANULE = 1 << 16  # of memory that grows
 VOCABULARY = 512  # of the models these kernels are for
 Kernels = dict[str, Callable[..., None]]
 
@@ -54,12 +57,19 @@ class FakeDriver:
     """`log` has the name of every call; `broken` maps a call to the status it fails with."""
 
     CUdevice_attribute = CUlimit = CUaccessProperty = CUlaunchAttributeID = _Names()
-    CUstreamCaptureMode = _Names()
+    CUstreamCaptureMode = CUmemAllocationType = CUmemAccess_flags = CUmemLocationType = _Names()
+    CUmemAllocationGranularity_flags = _Names()
     CUstream_flags = SimpleNamespace(CU_STREAM_NON_BLOCKING=1)
     CU_MEMHOSTALLOC_DEVICEMAP = 2
     CUlaunchConfig = CUaccessPolicyWindow = CUlaunchAttribute = CUlaunchAttributeValue = (
         SimpleNamespace
     )
+
+    @staticmethod
+    def _located():
+        return SimpleNamespace(location=SimpleNamespace())
+
+    CUmemAllocationProp = CUmemAccessDesc = _located
 
     def __init__(self, kernels=None, *, version=13000, capability=(9, 0), memory=1 << 30):
         self.kernels: Kernels = kernels or {}
@@ -69,11 +79,14 @@ class FakeDriver:
             "CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR": capability[1],
             "CU_DEVICE_ATTRIBUTE_MAX_PERSISTING_L2_CACHE_SIZE": 32 << 10,
             "CU_DEVICE_ATTRIBUTE_MAX_ACCESS_POLICY_WINDOW_SIZE": 1 << 20,
+            "CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED": 1,
         }
         self.log: list[str] = []
         self.launched: list[SimpleNamespace] = []
         self.broken: dict[str, Status] = {}
         self.buffers: dict[int, ctypes.Array] = {}
+        self.reserved: dict[int, ctypes.Array] = {}
+        self.mapped: dict[int, int] = {}  # address -> bytes
         self.limits: dict[str, int] = {}
         self._capturing: list[Callable[[], None]] | None = None
 
@@ -93,7 +106,7 @@ class FakeDriver:
 
     @property
     def used(self) -> int:
-        return sum(len(b) for b in self.buffers.values())
+        return sum(len(b) for b in self.buffers.values()) + sum(self.mapped.values())
 
     def _cuInit(self, _flags):
         return OK
@@ -119,7 +132,7 @@ class FakeDriver:
     def _nothing(self, *_args):
         return OK
 
-    _cuCtxSetCurrent = _cuDevicePrimaryCtxRelease = _cuStreamSynchronize = _nothing
+    _cuMemRelease = _cuCtxSetCurrent = _cuDevicePrimaryCtxRelease = _cuStreamSynchronize = _nothing
     _cuStreamDestroy = _cuLibraryUnload = _cuGraphDestroy = _cuGraphExecDestroy = _nothing
     _cuCtxResetPersistingL2Cache = _cuStreamQuery = _nothing
 
@@ -149,6 +162,43 @@ class FakeDriver:
         return OK
 
     _cuMemFreeHost = _cuMemFree
+
+    def _cuMemGetAllocationGranularity(self, _properties, _which):
+        return GRANULE
+
+    def _cuMemAddressReserve(self, nbytes, *_options):
+        assert nbytes % GRANULE == 0
+        buffer = (ctypes.c_uint8 * nbytes)()
+        ctypes.memset(buffer, 0xAB, nbytes)
+        self.reserved[ctypes.addressof(buffer)] = buffer
+        return ctypes.addressof(buffer)
+
+    def _cuMemCreate(self, nbytes, properties, _flags):
+        assert properties.location.type == "CU_MEM_LOCATION_TYPE_DEVICE"
+        if self.used + nbytes > self.memory:
+            return Status.CUDA_ERROR_OUT_OF_MEMORY
+        return nbytes
+
+    def _cuMemMap(self, address, nbytes, _offset, memory, _flags):
+        assert nbytes == memory and address not in self.mapped
+        assert any(
+            a <= address and address + nbytes <= a + len(b) for a, b in self.reserved.items()
+        )
+        self.mapped[address] = nbytes
+        return OK
+
+    def _cuMemSetAccess(self, address, nbytes, access, count):
+        assert self.mapped[address] == nbytes and len(access) == count == 1
+        assert access[0].flags == "CU_MEM_ACCESS_FLAGS_PROT_READWRITE"
+        return OK
+
+    def _cuMemUnmap(self, address, nbytes):
+        assert self.mapped.pop(address) == nbytes
+        return OK
+
+    def _cuMemAddressFree(self, address, nbytes):
+        assert len(self.reserved.pop(address)) == nbytes
+        return OK
 
     def _copy(self, target, source, nbytes, _stream):
         self._do(lambda: ctypes.memmove(target, source, nbytes))
@@ -200,6 +250,10 @@ class FakeDriver:
             work()
         return OK
 
+    def _cuMemsetD32Async(self, pointer, word, count, _stream):
+        self._do(lambda: _words(pointer, count).fill(word))
+        return OK
+
     def _do(self, work: Callable[[], None]) -> None:
         if self._capturing is None:
             work()
@@ -217,18 +271,24 @@ def view(pointer: int, kind: str, shape: tuple[int, ...]) -> np.ndarray:
 class PlanKernel:
     """What a plan's kernel computes, by the reference operations in float32, row after row.
 
-    A canonical region does not say how many positions its states have: `context`. `fixed`: where
-    vectors in fixed point lie, as the floats that they stand for, since NumPy has no such type.
+    A canonical region does not say how many positions its states have: `context`. Their rows are
+    found by the table of pages. `fixed`: where vectors in fixed point lie, as the floats that they
+    stand for, since NumPy has no such type.
     """
 
     def __init__(self, kernel: Kernel, context: int, fixed: dict[tuple[int, int], np.ndarray]):
         self.rows, self.context, self.fixed = kernel.rows, context, fixed
         self.region = parse(kernel.region)
         self.bound = parameters(self.region)
+        self.tables = len(tables_of(self.region.walk()))
 
     def __call__(self, *pointers: int, layers: int = 1) -> None:
         """`layers` of the grid, each of as many rows as a block takes, as far as there are rows."""
         at = dict(zip((v.name for v in self.bound), pointers, strict=False))
+        if any(v.is_state for v in self.bound):
+            positions = np.arange(self.context)
+            table = _words(pointers[len(self.bound) + self.tables], -(-self.context // PAGE))
+            self.place = table[positions // PAGE].astype(int) + positions % PAGE
         given = {v.name: self._weight(v, at[v.name]) for v in self.bound if v.is_weight}
         rows = min(int(_words(pointers[-1])[0]), layers * self.rows) if self.rows else 1
         for row in range(rows):
@@ -245,7 +305,9 @@ class PlanKernel:
             for made, array in zip(node.outputs, results, strict=True):
                 values[made.name] = array
                 place = made.buffer if made.is_state else made.name
-                if place in at:
+                if made.is_state:
+                    self._append(made, at[place], array, values[node.inputs[2].name])
+                elif place in at:
                     self._store(made, at[place], row, array)
 
     def _weight(self, value: Value, pointer: int) -> np.ndarray:
@@ -258,7 +320,8 @@ class PlanKernel:
     def _load(self, value: Value, pointer: int, row: int) -> np.ndarray:
         if value.dtype in WIDTHS:
             return self.fixed[pointer, row]
-        return self._view(value, pointer, row)
+        found = self._view(value, pointer, row)
+        return found[self.place] if value.is_state else found
 
     def _store(self, value: Value, pointer: int, row: int, array: np.ndarray) -> None:
         if value.dtype in WIDTHS:
@@ -266,9 +329,13 @@ class PlanKernel:
         else:
             self._view(value, pointer, row)[...] = array
 
+    def _append(self, value: Value, pointer: int, array: np.ndarray, pos: np.ndarray) -> None:
+        """Nothing but the rows at `pos`: others may lie in pages that nobody has yet."""
+        self._view(value, pointer, 0)[self.place[pos]] = array[pos]
+
     def _view(self, value: Value, pointer: int, row: int) -> np.ndarray:
         if value.is_state:
-            return view(pointer, value.dtype, (self.context, *value.shape[1:]))
+            return view(pointer, value.dtype, (self.place.max() + 1, *value.shape[1:]))
         return view(
             pointer + row * dtype(value.dtype).nbytes(value.shape), value.dtype, value.shape
         )

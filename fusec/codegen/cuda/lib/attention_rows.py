@@ -52,6 +52,7 @@ from fusec.codegen.cuda.lib.attention import (
     two_to,
 )
 from fusec.codegen.cuda.lib.math import exp_parts
+from fusec.codegen.cuda.lib.pages import row_in_page
 from fusec.codegen.cuda.lib.spans import divided
 from fusec.codegen.cuda.lib.vectors import of_quad, only, only_quad, plus
 
@@ -105,25 +106,20 @@ def store_queries(q, first, there_are, step, offset, head_dim, piece, parts, row
 
 
 @inline
-def row_in_ring(position, ring):
-    """Where a position lies in a cache of `ring` rows that are used again; 0: in its own row."""
-    return uint32(position % uint32(ring)) if ring else position
-
-
-@inline
 def copy_positions(
-    to, cache, first, limit, last, ring, step, offset, pieces, elements, count, thread
+    to, cache, begin, page, first, limit, last, step, offset, pieces, elements, count, thread
 ):
     """Let positions from `first` on up to `limit` be copied, `count` at most, of `pieces` 16 bytes.
 
-    A piece has `elements`. Those behind `last` are `last`: it is the last that was written.
+    A piece has `elements`. All are of one page, which begins at row `begin`. Those behind `last`,
+    the last that was written, are it.
     """
     for turn in range((count * pieces + 511) // 512):
         i = uint32(turn * 512 + thread)
         place = uint32(i // uint32(pieces))
         position = uint32(first + place)
         element = uint32((i - place * pieces) * elements + offset)
-        row = row_in_ring(min_u32(position, last), ring)
+        row = row_in_page(begin, min_u32(position, last), page)
         source = at(cache, uint32(row * uint32(step) + element))
         live = (position < limit) & (i < uint32(count * pieces))
         copy_async_16_if(uint32(to + i * 16), source, live)
@@ -131,7 +127,7 @@ def copy_positions(
 
 @inline
 def copy_words(
-    to, cache, first, limit, last, ring, step, offset, words, elements, width, count, thread
+    to, cache, begin, page, first, limit, last, step, offset, words, elements, width, count, thread
 ):
     """`copy_positions` of rows that are no whole 16 bytes, to rows of `width` bytes."""
     for turn in range((count * words + 511) // 512):
@@ -139,7 +135,7 @@ def copy_words(
         place = uint32(i // uint32(words))
         position, word = uint32(first + place), uint32(i - place * words)
         element = uint32(word * elements + offset)
-        row = row_in_ring(min_u32(position, last), ring)
+        row = row_in_page(begin, min_u32(position, last), page)
         value = load_u32(at(cache, uint32(row * uint32(step) + element)))
         live = (position < limit) & (i < uint32(count * words))
         store_shared_u32_if(uint32(to + place * width + word * 4), value, live)
