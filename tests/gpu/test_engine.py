@@ -83,7 +83,7 @@ def test_projecting_attention_changes_no_byte(projecting, kv, context):
     """One, three and eight spans; the last token of the longer prompt is in the second."""
     ids = IDS if context == 256 else [*IDS] * 7
     wanted = None
-    for level, eager in ((0, False), (3, False), (3, True)):
+    for level, eager in ((0, False), (3, False), (3, True), (4, False), (4, True)):
         engine = load(projecting, level, kv=kv, context=context, eager=eager)
         found = engine.logits(ids)
         engine.close()

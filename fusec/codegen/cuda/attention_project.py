@@ -36,7 +36,10 @@ MOST_OF_ROWS = 64  # with which two blocks fit: those of two rows of a step
 
 
 class ProjectedAttention(Attention):
-    """One segment of role 'heads', alone in its kernel."""
+    """One segment of role 'heads', alone in its kernel.
+
+    `rows`: what makes the head's rows of QKV in the same kernel, behind its prologue (`head_rows`).
+    """
 
     def __init__(
         self,
@@ -49,12 +52,11 @@ class ProjectedAttention(Attention):
         weight, spans, scope = node.inputs[4], int(node["spans"]), alike.scope
         branch = _branch(node, weight.shape[1])
         out = scope.pointers[node.name]
-        self.projection, self.head_rows = (
-            Projection(scope, weight, branch, spans, out, node.name),
-            rows,
-        )
-        others = self.projection.registers + (rows.registers if rows is not None else 0)
-        raw = rows.made if rows is not None else {}
+        self.head_rows = rows
+        self.projection = Projection(scope, weight, branch, spans, out, node.name)
+        others, raw = self.projection.registers, {}
+        if rows is not None:
+            others, raw = others + rows.registers, rows.made
         super().__init__(alike, node, alone, made, HELD - self.projection.registers, raw)
         self._leave_room(MOST_OF_ROWS if scope.rows else MOST, others)
         self.spans, self.quads = spans, self.head_dim // 4
