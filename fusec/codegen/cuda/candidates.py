@@ -11,6 +11,7 @@ from fusec.codegen.cuda.arch import ARCHS, Arch
 from fusec.codegen.cuda.attention_sizes import fits
 from fusec.codegen.cuda.defaults import SHARED, default, many_rows
 from fusec.codegen.cuda.gemm import is_gemm, tilings_of, why_not_tiling
+from fusec.codegen.cuda.grouping import is_grouping
 from fusec.codegen.cuda.rows import INTERLEAVING, QUERIES, ways_of_rows
 from fusec.codegen.cuda.shape import (
     REGISTERS,
@@ -49,8 +50,10 @@ def candidates(kernel: Kernel, arch: Arch = HOPPER, width: int = 1) -> tuple[Any
 
     `width`: rows of the step, of a kernel that takes several.
     """
-    shape = open_region(kernel)[1]
+    region, shape = open_region(kernel)
     usual, sms = default_of(kernel, arch), arch.sms
+    if is_grouping(region):
+        return (usual,)  # its grid follows from the experts
     if isinstance(usual, Tiling):
         tilings = tilings_to_try(is_own=bool(shape.prologue))
         others: Iterator[AnyChoice] = (t for t in tilings if why_not_tiling(shape, t) is None)

@@ -19,7 +19,7 @@ from fusec.codegen.cuda.defaults import default
 from fusec.codegen.cuda.elements import Elements, Indices
 from fusec.codegen.cuda.expert_matvec import ExpertMatvec
 from fusec.codegen.cuda.gemm import Gemm, gemm_geometry, is_gemm, tilings_of, why_not_tiling
-from fusec.codegen.cuda.gemm_groups import grouped_product, layers_of
+from fusec.codegen.cuda.gemm_pairs import grouped_product, layers_of
 from fusec.codegen.cuda.grouping import Grouping, grouping_geometry, is_grouping
 from fusec.codegen.cuda.head_rows import HeadRows
 from fusec.codegen.cuda.imports import format_functions, import_lines

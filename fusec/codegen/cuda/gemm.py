@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 
 from fusec.codegen.cuda.elements import element_operands
 from fusec.codegen.cuda.gemm_elements import Places, TileElements
-from fusec.codegen.cuda.gemm_groups import Groups, grouped_product
 from fusec.codegen.cuda.gemm_orders import products_of
+from fusec.codegen.cuda.gemm_pairs import Pairs, grouped_product
 from fusec.codegen.cuda.gemm_products import OUT, Products
 from fusec.codegen.cuda.gemm_records import COPY
 from fusec.codegen.cuda.gemm_slabs import Members, branch, each, first_unit, reach
@@ -25,6 +25,7 @@ from fusec.codegen.cuda.tilings import SLIM, own_tilings, tilings
 from fusec.errors import FusecError
 from fusec.ir.choice import Tiling
 from fusec.ir.graph import Graph, Value
+from fusec.ir.op_groups import is_grouped, used_by
 from fusec.ir.op_matvec import inverse_of, is_fixed
 from fusec.ir.ops import op, position_of
 from fusec.ir.region import KernelShape, Segment
@@ -54,6 +55,9 @@ def why_not_tiling(shape: KernelShape, tiling: Tiling) -> str | None:
         share = each(segment, tiling)
         if share < 4 or share & (share - 1):
             return f"expected a power of two elements of a tile, from four on, found {share}"
+        used = max((used_by(a) for a in anchors(segment) if is_grouped(a)), default=0)
+        if tiling.width < used:  # or layers, which are of whole rows, would be too few
+            return f"expected tiles of at least the {used} experts of a row, found {tiling}"
     if tiling.deep > TILE_WARPS:
         return f"expected at most {TILE_WARPS} branches of the columns, found {tiling.deep}"
     return None
@@ -76,9 +80,9 @@ class Gemm:
         firsts = [sum(scope.geometry.blocks[:n]) for n in range(len(shape.segments))]
         self.vectors = Vectors(scope, shape, tiling) if shape.prologue else None
         product = grouped_product(scope.region)
-        self.groups = Groups(scope, tiling, product) if product is not None else None
+        self.pairs = Pairs(scope, tiling, product) if product is not None else None
         # what a block multiplies depends on the launch in front where rows are grouped
-        self.load_at = Stage.READ if self.groups else Stage.LOAD
+        self.load_at = Stage.READ if self.pairs else Stage.LOAD
         self.members = list(zip(shape.segments, firsts, scope.geometry.blocks, strict=True))
         self.classes = self._classes()
         out = 4 * self.tiling.width * (self.tiling.rows + OUT)
@@ -115,7 +119,7 @@ class Gemm:
 
     def _products(self, members: Members) -> Products:
         own = None if self.vectors is None else self.vectors.own(anchors(members[0][0])[0])
-        return products_of(self.scope, self.tiling, members, own, self.groups)
+        return products_of(self.scope, self.tiling, members, own, self.pairs)
 
     def _records(self) -> dict[str, int]:
         """Vector that the block makes -> how many records of a row products read."""
@@ -126,7 +130,7 @@ class Gemm:
 
     def emit(self) -> None:
         """Every class of segments, in the blocks that are its own."""
-        with self.w.at(Stage.READ if self.groups else Stage.FIND):
+        with self.w.at(Stage.READ if self.pairs else Stage.FIND):
             self._begin()
         if self.vectors is not None:
             self.vectors.emit(self.of_row)
@@ -150,9 +154,9 @@ class Gemm:
 
     def _begin(self) -> None:
         w = self.w
-        if self.groups is not None:
+        if self.pairs is not None:
             w.line("stage = dynamic_shared()")
-            self.groups.begin()
+            self.pairs.begin()
         else:
             w.line(f"first_row = uint32(block_index_y() * uint32({self.tiling.width}))")
             w.line("there_are = uniform(load_u32(rows))")
@@ -188,7 +192,7 @@ class Gemm:
 
     def _tiles(self, segment: Segment) -> list[Value]:
         """What element-wise work reads of other kernels, a tile of it like that of the products."""
-        if segment.rope or segment.size % (COPY // 4) or self.groups:
+        if segment.rope or segment.size % (COPY // 4) or self.pairs:
             return []
         inside = {n.name for n in segment.nodes}
         values = [v for n in segment.nodes for v in element_operands(n) if not v.is_weight]
@@ -243,5 +247,5 @@ class Gemm:
     def _elements(self, segment: Segment, first: int) -> TileElements:
         near = {v.name: self._tile(k) for k, v in enumerate(self._tiles(segment))}
         places = Places(near, self.of_row, self._of_rows())
-        given = places, self.early, self.groups
+        given = places, self.early, self.pairs
         return TileElements(self.scope, self.tiling, segment, first, *given)

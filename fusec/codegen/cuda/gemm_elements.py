@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 from fusec.codegen.cuda.elements import Elements, HasElements, Indices
-from fusec.codegen.cuda.gemm_groups import Groups
+from fusec.codegen.cuda.gemm_pairs import Pairs
 from fusec.codegen.cuda.gemm_products import OUT
 from fusec.codegen.cuda.gemm_slabs import each, first_unit, groups, reach
 from fusec.codegen.cuda.scope import Scope, identifier, words
@@ -47,9 +47,9 @@ class TileElements:
         first: int,
         places: Places,
         early: bool,
-        groups: Groups | None = None,
+        pairs: Pairs | None = None,
     ) -> None:
-        self.scope, self.w, self.tiling, self.groups = scope, scope.w, tiling, groups
+        self.scope, self.w, self.tiling, self.pairs = scope, scope.w, tiling, pairs
         self.segment, self.first, self.places, self.early = segment, first, places, early
         self.share, self.limit = each(segment, tiling), reach(segment)
         self.indices = Indices(segment, "unit", units(segment))
@@ -101,8 +101,8 @@ class TileElements:
         w.line("row = uint32(near + first_row)")
         w.line(f"unit = uint32({first_unit(self.first, share)} + own)")
         w.line(f"live = (row < there_are){inside}")
-        if self.groups is not None:
-            self.groups.find()
+        if self.pairs is not None:
+            self.pairs.find()
         else:
             w.line("row = min_u32(row, uint32(there_are - 1))")
 

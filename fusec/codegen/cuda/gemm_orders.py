@@ -6,7 +6,7 @@ An order is that of the one-row kernel of the same layout, operation by operatio
 from __future__ import annotations
 
 from fusec.codegen.cuda.block_products import accumulate_tile
-from fusec.codegen.cuda.gemm_groups import Groups
+from fusec.codegen.cuda.gemm_pairs import Pairs
 from fusec.codegen.cuda.gemm_products import Products
 from fusec.codegen.cuda.gemm_slabs import Members
 from fusec.codegen.cuda.scope import Scope
@@ -23,14 +23,14 @@ def products_of(
     tiling: Tiling,
     members: Members,
     own: tuple[int, int] | None,
-    groups: Groups | None,
+    pairs: Pairs | None,
 ) -> Products:
     """The products of a class of segments, in the order that the matrices' layout asks for.
 
-    `own`, `groups`: see `Slabs`.
+    `own`, `pairs`: see `Slabs`.
     """
     weight = anchors(members[0][0])[0].inputs[1]
-    return (ByTiles if weight.layout == TILES else ByRows)(scope, tiling, members, own, groups)
+    return (ByTiles if weight.layout == TILES else ByRows)(scope, tiling, members, own, pairs)
 
 
 class ByRows(Products):

@@ -18,7 +18,7 @@ from contextlib import contextmanager, nullcontext
 from fusec.codegen import formats
 from fusec.codegen.cuda.block_products import facts_of, halves_of, make_facts
 from fusec.codegen.cuda.elements import Indices
-from fusec.codegen.cuda.gemm_groups import Groups, OfGroup
+from fusec.codegen.cuda.gemm_pairs import OfPairs, Pairs
 from fusec.codegen.cuda.gemm_records import OfBlock, OfSlab, Records
 from fusec.codegen.cuda.scope import Scope
 from fusec.codegen.cuda.shape import anchors, units
@@ -69,7 +69,7 @@ class Slabs(ABC):
     """Emits what brings the slabs of one class of segments to shared memory.
 
     `own`: where the digits are that the block has made itself, and how many records of a row.
-    `groups`: of rows that are sorted by expert.
+    `pairs`: of rows that are sorted by expert.
     """
 
     leaves: int
@@ -83,9 +83,9 @@ class Slabs(ABC):
         tiling: Tiling,
         members: Members,
         own: tuple[int, int] | None = None,
-        groups: Groups | None = None,
+        pairs: Pairs | None = None,
     ) -> None:
-        self.scope, self.w, self.members, self.groups = scope, scope.w, members, groups
+        self.scope, self.w, self.members, self.pairs = scope, scope.w, members, pairs
         anchor = anchors(members[0][0])[0]
         self.x, self.weight = anchor.inputs[:2]
         fmt = formats.get(self.weight.dtype)
@@ -109,8 +109,8 @@ class Slabs(ABC):
         self.records: Records = OfSlab(self)
         if own is not None:
             self.records = OfBlock(self, *own)
-        elif groups is not None:
-            self.records = OfGroup(self, groups)
+        elif pairs is not None:
+            self.records = OfPairs(self, pairs)
         self.stage = self.digits + self.records.of_stage
 
     # --- what an order says ----------------------------------------------------------------------
@@ -140,7 +140,7 @@ class Slabs(ABC):
 
     @property
     def halves(self) -> int:
-        """Groups of a block with a scale of their own."""
+        """Pairs of a block with a scale of their own."""
         return halves_of(self.fmt)
 
     @property
@@ -199,7 +199,7 @@ class Slabs(ABC):
                 row = f"select_u32({behind}, {indices.names[n]}, {row})"
             if self._pointer(anchor) not in matrix:
                 matrix = f"select_pointer({behind}, {self._pointer(anchor)}, {matrix})"
-        row = f"uint32({row} + first_of_expert)" if self.groups is not None else row
+        row = f"uint32({row} + first_of_expert)" if self.pairs is not None else row
         w.line(f"row{k}_{half} = {row}")
         w.line(f"matrix{k}_{half} = {matrix}")
         w.line(f"of_rows = uint32({found[0][0].inputs[1].shape[0]})")

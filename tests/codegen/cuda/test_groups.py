@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,9 @@ import pytest
 
 from fusec import driver
 from fusec.codegen.cuda.build import compile_many
-from fusec.codegen.cuda.tilings import NARROW, SLIM, WIDE, grouped_rows
+from fusec.codegen.cuda.candidates import candidates
+from fusec.codegen.cuda.emit import emit
+from fusec.codegen.cuda.tilings import MEDIUM, NARROW, OF_ROWS, SLIM, WIDE, grouped_rows
 from fusec.errors import FusecError
 from fusec.ir import Builder, Graph
 from fusec.ir.op_fixed import WIDTHS
@@ -112,6 +115,18 @@ def test_a_launch_has_room_for_all_tiles() -> None:
     found = {launch.kernel: launch.size for launch in plan.launches}
     sizes = {k.split("_")[0]: size.layers for k, size in found.items() if size and "group" in k}
     assert sizes == {"group": 1, "grouped": layers(24, WIDE // 2, 4)}
+
+
+def test_shapes_that_may_be_measured() -> None:
+    """A tile has room for a row's experts; what sorts rows has one shape."""
+    graph = experts_graph(tokens=24, matrix="q4_0", experts=16, used=10)
+    kernels = driver.compile(graph, target="sm_90a").plan.kernels
+    found = {k.name.split("_")[0]: candidates(k, width=24) for k in kernels if "group" in k.name}
+    assert len(found["group"]) == 1 and len(found["grouped"]) > 2
+    assert {choice.width for choice in found["grouped"]} == {NARROW, MEDIUM, WIDE}
+    grouped = next(k for k in kernels if "grouped" in k.name)
+    with pytest.raises(FusecError, match="expected tiles of at least the 10 experts of a row"):
+        emit(replace(grouped, choice=OF_ROWS[SLIM][0]))
 
 
 def test_wider_tiles_for_experts_with_more_rows() -> None:

@@ -71,7 +71,7 @@ def sort_pairs(ids, order, pairs, expert, first, lane):
 
 @inline
 def expert_of_tile(starts, tile, experts, width, lane):
-    """Whose tile has that number, of those that have `width` pairs (see `gemm_groups`)."""
+    """Whose tile has that number, of those that have `width` pairs (see `gemm_pairs`)."""
     begun = int32(0)
     for step in range((experts + 31) // 32):
         expert = uint32(step * 32 + lane)

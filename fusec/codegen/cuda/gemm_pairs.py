@@ -29,13 +29,13 @@ def layers_of(node: Node, width: int) -> tuple[int, int]:
     return max(1, width // used_by(node)), experts_of(node)
 
 
-class Groups:
-    """The groups of one kernel, `node` one of its products."""
+class Pairs:
+    """Those of one kernel, `node` one of its products."""
 
     def __init__(self, scope: Scope, tiling: Tiling, node: Node) -> None:
         self.scope, self.w, self.tiling, self.node = scope, scope.w, tiling, node
         self.rows = int(node["rows"])
-        self.pairs = scope.shared("pairs", 4 * tiling.width)
+        self.numbers = scope.shared("pairs", 4 * tiling.width)
         self.records = scope.shared("records", 4 * tiling.width)
 
     def begin(self) -> None:
@@ -56,7 +56,7 @@ class Groups:
             w.line("its = min_u32(uint32(first_row + thread), uint32(there_are - 1))")
             w.line(f"pair = load_u32(at({order}, its))")
             live = f"thread < uint32({width})"
-            w.line(f"store_shared_u32_if(uint32({self.pairs} + thread * 4), pair, {live})")
+            w.line(f"store_shared_u32_if(uint32({self.numbers} + thread * 4), pair, {live})")
             blocks = node.inputs[0].shape[-1] // BLOCK
             given = f"pair, {used_by(node)}, {blocks}, {blocks_of_slot(node)}, {RECORD // 4}"
             w.line(f"record = record_of_pair({given})")
@@ -66,18 +66,18 @@ class Groups:
     def find(self) -> None:
         """Of the place `near` in the tile: its `row` of the step, and `unit` behind its slot's."""
         w, used = self.w, used_by(self.node)
-        w.line(f"pair = load_shared_u32(uint32({self.pairs} + near * 4))")
+        w.line(f"pair = load_shared_u32(uint32({self.numbers} + near * 4))")
         w.line(f"row = uint32(pair // uint32({used}))")
         w.line(f"unit = min_u32(unit, uint32({self.rows - 1}))")
         w.line(f"unit = uint32(uint32(pair - row * {used}) * {self.rows} + unit)")
 
 
-class OfGroup(OfSlab):
+class OfPairs(OfSlab):
     """Records whose rows are gathered: each lane copies what one of eight rows has."""
 
-    def __init__(self, slabs: Tile, groups: Groups) -> None:
+    def __init__(self, slabs: Tile, pairs: Pairs) -> None:
         super().__init__(slabs)
-        self.groups = groups
+        self.pairs = pairs
 
     def of_lane(self) -> None:
         """See `Records`: within a slab's place."""
@@ -91,7 +91,7 @@ class OfGroup(OfSlab):
         w = self.w
         found = []
         for name, row in (("two_digits_of_row", "its_row"), ("last_digit_or_facts", "its_last")):
-            w.line(f"gathered = uint32({self.groups.records} + (eight * {GROUP} + {row}) * 4)")
+            w.line(f"gathered = uint32({self.pairs.records} + (eight * {GROUP} + {row}) * 4)")
             w.line(f"inside = {name}(load_shared_u32(gathered), lane)")
             place = f"uint32(inside + {column} * {RECORD // 4})"
             w.line(f"from_{row} = at({self.slabs.scope.pointers[self.slabs.x.name]}, {place})")
