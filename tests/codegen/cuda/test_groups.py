@@ -54,10 +54,11 @@ def test_rows_have_the_bytes_of_single_rows(tokens: int, given: dict[str, Any]) 
     x = np.random.default_rng(3).standard_normal((tokens, width)).astype(np.float32)
     session = TwinSession(several, weights, 3, target=HOPPER)
     assert sum(kernel.spare > 0 for kernel in session.kernels.values()) == 2
+    session.memory["rows"][:] = there_are = tokens - 1  # the last row is not there
     found, wanted = session.step(x=x), reference(several, weights).step(x=x)
-    distance = np.linalg.norm(found["y"] - wanted["y"])
+    distance = np.linalg.norm(found["y"][:there_are] - wanted["y"][:there_are])
     assert distance < 2e-6 * np.linalg.norm(wanted["y"])
-    asked = [0, tokens // 2, tokens - 1]
+    asked = [0, tokens // 2, there_are - 1]
     for t, row in zip(asked, rows_alone(experts_graph(**given), weights, x[asked]), strict=True):
         for name, value in row.items():
             assert value.tobytes() == found[name][t].tobytes(), (t, name)
