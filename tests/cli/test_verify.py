@@ -23,9 +23,8 @@ def test_verify_agrees(tiny_model: Path) -> None:
     ran = fusec("verify", tiny_model, "--tokens", 20, "--context", 32, "--quiet")
     assert (ran.code, ran.err) == (0, "")
     rows = re.findall(r"-O(\d) +(f16|f32) +(\S+) +(\S+) +same +same +agrees +ok", ran.out)
-    assert [(level, kv) for level, kv, _, _ in rows] == [
-        (str(level), kv) for kv in ("f16", "f32") for level in LEVELS
-    ]
+    wanted = [(str(level), kv) for kv in ("f16", "f32") for level in LEVELS]
+    assert [(level, kv) for level, kv, _, _ in rows] == wanted
     assert all(0 < float(error) < float(bound) for _, _, error, bound in rows)
 
 
@@ -58,7 +57,7 @@ def test_verify_fails_when_a_level_differs(
     def last_bit(*args: object, **options: object) -> library.Engine:
         engine = load(*args, **options)
         loaded.append(engine)
-        if len(loaded) % len(LEVELS) == 3:  # -O2
+        if len(loaded) % len(LEVELS) == 3:  # -O2, the third of all
             logits = engine.logits
 
             def changed(ids: list[int]) -> object:
@@ -75,8 +74,8 @@ def test_verify_fails_when_a_level_differs(
     assert ran.code == 1
     assert re.search(r"-O1 .* same +same +agrees +ok", ran.out)
     assert re.search(r"-O2 .* differs +differs +agrees +WRONG", ran.out)
-    verdicts = json.loads(fusec(*options, "--json").out)
-    assert [v["ok"] for v in verdicts] == [level != 2 for level in LEVELS]
+    data = fusec(*options, "--json").out
+    assert {v["level"]: v["ok"] for v in json.loads(data)} == {n: n != 2 for n in LEVELS}
 
 
 def test_the_widest_step_of_a_gpu_is_compared() -> None:

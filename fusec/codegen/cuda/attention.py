@@ -85,8 +85,8 @@ class Attention(CachedRows):
             w.line(f"unit = uint32(block - {first})" if first != "0" else "unit = block")
             w.line(f"n = uint32(load_u32({self.scope.pointers[self.pos.name]}) + uint32(1))")
             if self.window:
-                w.line(f"first = first_seen(n, {self.window})")
-                w.line(f"first_span = uint32(first // uint32({SPAN}))")
+                w.line(f"oldest = first_seen(n, {self.window})")
+                w.line(f"first_span = uint32(oldest // uint32({SPAN}))")
         if self.split:
             self._span_of_block()
         else:
@@ -246,7 +246,7 @@ class Attention(CachedRows):
         scores = ", ".join(f"d{t}[0] + d{t}[1]" for t in range(ROWS))
         w.line(f"score = {scaled(self.node, f'score_of_lane(({scores}), lane)')}")
         w.line("position = uint32(here + uint32(member >> uint32(1)) * 4)")
-        seen = "(position >= first) & (position <= last)" if self.window else "position <= last"
+        seen = "(position >= oldest) & (position <= last)" if self.window else "position <= last"
         w.line(f"p, top = weigh(score, {seen})")
         for t in range(ROWS):
             w.line(f"p{t} = weight_of(p, lane, {t})")

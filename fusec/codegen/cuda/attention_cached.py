@@ -160,9 +160,9 @@ class CachedRows:
             self.w.line(f"moved = uint32((of_page - {begin}) * {self.kv_heads} + kv_head)")
 
     def _position(self, t: int) -> str:
-        """The group's t-th position, or the first one seen."""
+        """The group's t-th position, or the oldest one seen."""
         position = f"uint32(here + uint32({4 * t}))"
-        return f"max_u32({position}, first)" if self.window else position
+        return f"max_u32({position}, oldest)" if self.window else position
 
     def _keys_and_values(self, early: bool = False) -> None:
         """The whole rows. `early`: see `_rows`."""
