@@ -26,7 +26,7 @@ def bench(
     ] = "128,256",
     levels: Annotated[
         str, typer.Option("-O", "--level", metavar="LEVEL,...", help="Levels to measure.")
-    ] = "0,1,2,3",
+    ] = "0,1,2,3,4",
     l2: Annotated[
         str,
         typer.Option(

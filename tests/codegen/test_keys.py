@@ -90,6 +90,7 @@ def test_a_gpu_kernel_s_key_has_all_that_is_asked_for() -> None:
     changes = {
         "name": "k", "source": "pass", "signature": ("u8*",), "threads": 99, "min_blocks": 9,
         "grid": 9, "cluster": 9, "registers": 9, "dynamic": 9, "shared": 9, "rows": 9,
+        "spare": 9,
     }  # fmt: skip
     assert changes.keys() == {*SCALE.__dataclass_fields__}
     kernels = [SCALE, *(replace(SCALE, **{field: value}) for field, value in changes.items())]
