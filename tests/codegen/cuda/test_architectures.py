@@ -127,7 +127,7 @@ REAL_SHAPES = {  # preset: layers, launches of the second
     "stablelm2-1.6b": (2, 5),
     "phi-2": (2, 4),
     "qwen3-30b-a3b-4-layers": (2, 7),
-    "gpt-oss-20b-4-layers": (2, 8),
+    "gpt-oss-20b-4-layers": (2, 7),
 }
 
 
@@ -151,7 +151,7 @@ def test_real_shapes_assemble_without_spills() -> None:
             kind = compiled.graph.producers[launch.node].kind
             found = compiled.kernels[launch.kernel]
             longest[kind] = max(found, longest.get(kind, found), key=lambda k: len(k.source))
-    assert len(longest) > 30
+    assert len(longest) >= 30
     for cubin in compile_many(list(longest.values()), "sm_90a"):
         assert cubin.spill_stores == cubin.spill_loads == 0, cubin.name
 
