@@ -16,6 +16,8 @@ from storybook.template import expand, settle, tidy
 from storybook.trouble import HELPERS, TROUBLES, trouble
 from storybook.world import Thing
 
+pytestmark = pytest.mark.slow  # thousands of stories
+
 MANY = 5400  # 200 of each plot
 
 

@@ -15,6 +15,8 @@ from fusec.codegen.cpu import elementary
 from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.codegen.cuda.twins import Launch
 
+pytestmark = pytest.mark.slow  # many arguments
+
 Floats = NDArray[np.float32]
 RANDOM = np.random.default_rng(4)
 MEANT: dict[str, tuple[Callable[[Any], Any], float]] = {

@@ -18,7 +18,10 @@ NAMES = (
     *("llama-spm", "mpt", "phi-3", "qwen2", "qwen35", "refact", "starcoder"),
 )
 
-pytestmark = pytest.mark.xdist_group("llama.cpp's vocabularies")  # one process fetches them
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.xdist_group("llama.cpp's vocabularies"),  # one process fetches them
+]
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,8 @@ from fusec.runtime.sampling import Sampling
 from tests.runtime.cuda.machine import CONTEXT, Machine
 from tests.runtime.drafters import FREE
 
+pytestmark = pytest.mark.slow  # compiles for a fake driver
+
 EARLY = "CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION"
 WINDOW = "CU_LAUNCH_ATTRIBUTE_ACCESS_POLICY_WINDOW"
 SAMPLED = Sampling(temperature=0.8, seed=4)

@@ -13,6 +13,8 @@ from fusec.errors import FusecError
 from fusec.runtime.cuda.device_array import CPU, DeviceArray, _alive
 from tests.runtime.cuda.machine import CONTEXT, Machine, compiled_for_a_gpu
 
+pytestmark = pytest.mark.slow  # compiles for a fake driver
+
 IDS = [int(i) for i in np.random.default_rng(6).integers(1, 500, CONTEXT)]
 LAYERS = 8  # of the tiny model
 OUTPUTS = ("blk.*.ffn_residual", "blk.0.attn_norm", "blk.1.q")

@@ -27,6 +27,8 @@ from tests.runtime.cuda import fake
 from tests.runtime.cuda.here import without_a_gpu
 from tests.runtime.cuda.timed import TimedDriver, Times
 
+pytestmark = pytest.mark.slow  # searches
+
 ARCH, GPU = "sm_90a", "Fake GPU"
 LEVEL, CONTEXT = 2, 64  # the fake knows no attention that is split
 
