@@ -12,7 +12,7 @@ import pytest
 from tests.command import fusec, refused
 from tests.gguf_edit import edited
 
-pytestmark = pytest.mark.xdist_group("cli")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cli")]
 
 
 def test_outputs_that_are_taken(

@@ -19,7 +19,7 @@ from fusec.errors import FusecError
 
 HERE = "tests.codegen.test_pool"
 
-pytestmark = pytest.mark.usefixtures("own_compilers")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_compilers")]
 
 
 @pytest.fixture

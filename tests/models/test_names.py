@@ -26,6 +26,8 @@ from tests.command import fusec, refused
 from tests.params import slow_but
 from tests.wheels import write_wheel
 
+pytestmark = pytest.mark.slow  # starts pip
+
 OFFLINE = {"PIP_CONFIG_FILE": "/dev/null", "PIP_INDEX_URL": "http://127.0.0.1:9/simple"}
 
 

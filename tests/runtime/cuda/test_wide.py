@@ -21,6 +21,8 @@ from fusec.runtime.sampling import Sampling
 from tests.runtime.cuda import fake
 from tests.runtime.cuda.machine import CONTEXT, Machine, compiled_for_a_gpu
 
+pytestmark = pytest.mark.slow  # compiles for a fake driver
+
 SHORT = 32  # rows up to which this model's steps are of smaller tiles
 IDS = [int(i) for i in np.random.default_rng(4).integers(1, 500, CONTEXT)]
 
