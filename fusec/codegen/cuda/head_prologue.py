@@ -268,14 +268,18 @@ class HeadPrologue:
 
 def chain_of(made: Mapping[str, Node], value: Value, size: int, live: str) -> Chain:
     """What makes a query, or a cache with what is appended; `made`: name -> the node that does."""
-    store, nodes = None, []
-    node = made[value.name]
-    if op(node.op).role == "store":
-        store, value = node, node.inputs[1]
+    nodes, vector = makers_of(made, value)
+    store = nodes.pop() if op(nodes[-1].op).role == "store" else None
+    return Chain(vector, tuple(nodes), size, store, live)
+
+
+def makers_of(made: Mapping[str, Node], value: Value) -> tuple[list[Node], Value]:
+    """The nodes that make a value, one after the other, and the vector that they make it of."""
+    nodes: list[Node] = []
     while (maker := made.get(value.name)) is not None:
-        nodes.append(maker)
+        nodes.insert(0, maker)
         value = next(v for v in maker.inputs if v.name[0] == "%" and v.dtype != "i32")
-    return Chain(value, tuple(reversed(nodes)), size, store, live)
+    return nodes, value
 
 
 def _renamed(nodes: tuple[Node, ...], tag: str) -> tuple[Node, ...]:

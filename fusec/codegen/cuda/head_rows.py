@@ -13,16 +13,17 @@ from contextlib import AbstractContextManager, nullcontext
 from itertools import accumulate
 
 from fusec.codegen.cuda.alike import Alike, together
-from fusec.codegen.cuda.matvec import Matvec
+from fusec.codegen.cuda.cluster_rows import ClusterRows
+from fusec.codegen.cuda.head_prologue import makers_of
 from fusec.codegen.cuda.prologue import Prologue
-from fusec.codegen.cuda.shape import WARP, registers, rows_made
+from fusec.codegen.cuda.shape import registers, rows_made
 from fusec.codegen.cuda.sources import Shared
 from fusec.ir.graph import Node
 from fusec.ir.op_attention import head_sizes
 from fusec.ir.region import KernelShape, Segment
 
 
-class HeadRows(Matvec):
+class HeadRows(ClusterRows):
     """The products of `shape.rows_of_heads`, in the kernel of the attention `node`.
 
     Variables that it finds: `head`, `kv_head`, and `rank`, which of the cluster's blocks it is.
@@ -30,7 +31,8 @@ class HeadRows(Matvec):
 
     def __init__(self, heads: Alike, prologue: Prologue, node: Node, shape: KernelShape) -> None:
         products = {n.name: n for n in shape.rows_of_heads}
-        self.nodes = [products[name] for name in _vectors(node, shape)]
+        made = {n.outputs[0].name: n for n in shape.of_heads}
+        self.nodes = [products[makers_of(made, value)[1].name] for value in node.inputs[:3]]
         segments = [Segment((n,), n.outputs[0].shape[-1]) for n in self.nodes]
         super().__init__(together(heads.scope, segments), prologue)
         self.whole = True
@@ -53,11 +55,6 @@ class HeadRows(Matvec):
             node.outputs[0].name: Shared(f"uint32({self.raw} + {4 * start})", size)
             for node, start, size in zip(self.nodes, starts, self.sizes, strict=False)
         }
-
-    @property
-    def own_row(self) -> str:
-        """See `Matvec.own_row`: each of a warp's rows has lanes for all blocks of the cluster."""
-        return f"uint32(lane & uint32({self.at_once - 1}))"
 
     def _first_row(self, step: str) -> str:
         """See `Matvec._first_row`."""
@@ -99,30 +96,7 @@ class HeadRows(Matvec):
         w = self.scope.w
         with self.alike.bound(), self._makers():
             self._rest()
-            self._send()
+            w.line("cluster_wait()", "all mailboxes are open")
+            place = f"uint32({self.raw} + (slot + {self.own_row}) * 4)"
+            self._send(self.elements.result, place, self.mailbox, self.ranks)
         w.line(f"mailbox_wait({self.mailbox})")
-
-    def _send(self) -> None:
-        """The warp's rows to every block of the cluster, each by a lane of its own."""
-        w = self.scope.w
-        w.line("cluster_wait()", "all mailboxes are open")
-        w.line(f"to_slot = uint32({self.raw} + (slot + {self.own_row}) * 4)")
-        at_once = WARP // self.at_once
-        for first in range(0, self.ranks, at_once):
-            w.line(f"other = uint32(uint32(lane // uint32({self.at_once})) + uint32({first}))")
-            w.line(f"to_rank = min_u32(other, uint32({self.ranks - 1}))")
-            to, counted = "map_shared(to_slot, to_rank)", f"map_shared({self.mailbox}, to_rank)"
-            live = f"other < uint32({self.ranks})"
-            w.line(f"send_f32_if({to}, {self.elements.result}, {counted}, {live})")
-
-
-def _vectors(node: Node, shape: KernelShape) -> list[str]:
-    """The products that the query, the key and the value of `node` are made of, in this order."""
-    made = {n.outputs[0].name: n for n in shape.of_heads}
-    found = []
-    for value in node.inputs[:3]:
-        name = value.name
-        while (maker := made.get(name)) is not None:
-            name = next(v.name for v in maker.inputs if v.name[0] == "%" and v.dtype != "i32")
-        found.append(name)
-    return found

@@ -9,15 +9,15 @@ counted where it arrives, as in `attention_project`. Elements behind the last on
 from __future__ import annotations
 
 from fusec.codegen.cuda.alike import Alike
+from fusec.codegen.cuda.cluster_rows import ClusterRows
 from fusec.codegen.cuda.columns import BLOCK, LANES, Columns
-from fusec.codegen.cuda.matvec import Matvec
 from fusec.codegen.cuda.projection import Projection
 from fusec.codegen.cuda.prologue import Prologue
 from fusec.codegen.cuda.shape import WARP
 from fusec.ir.graph import Node
 
 
-class SharedMatvec(Matvec):
+class SharedMatvec(ClusterRows):
     """The one segment of a kernel, and the product behind it."""
 
     def __init__(self, alike: Alike, prologue: Prologue, node: Node) -> None:
@@ -30,11 +30,6 @@ class SharedMatvec(Matvec):
         self.projection = Projection(scope, node.inputs[1], branch, ranks, out, node.name)
         self.vector = scope.shared("vector", 4 * BLOCK * self.columns.own)
         self.mailbox = scope.shared("mailbox", 8)
-
-    @property
-    def own_row(self) -> str:
-        """See `Matvec.own_row`: each of a warp's rows has lanes for all blocks of the cluster."""
-        return f"uint32(lane & uint32({self.at_once - 1}))"
 
     def _first_row(self, step: str) -> str:
         """See `Matvec._first_row`: a part's elements are several runs of neighbours."""
@@ -59,7 +54,10 @@ class SharedMatvec(Matvec):
     def _rest(self) -> None:
         super()._rest()
         w, quads = self.scope.w, 8 * self.columns.own
-        self._send()
+        w.line("cluster_wait()", "all mailboxes are open")
+        w.line(f"mine = only(unit < uint32({self.limit}), {self.elements.result})")
+        place = f"uint32({self.vector} + (place + {self.own_row}) * 4)"
+        self._send("mine", place, self.mailbox, self.columns.ranks)
         with w.block(f"if some(thread < uint32({-(-quads // WARP) * WARP})):"):
             w.line(f"mailbox_wait({self.mailbox})")
             inside = f"thread < uint32({quads})"
@@ -68,17 +66,3 @@ class SharedMatvec(Matvec):
             self.projection.store_digits("elements", "thread", inside)
         w.line("barrier()")
         self.projection.finish()
-
-    def _send(self) -> None:
-        """The warp's elements to every block of the cluster, each by a lane of its own."""
-        w, ranks = self.scope.w, self.columns.ranks
-        mine = self.elements.result
-        w.line("cluster_wait()", "all mailboxes are open")
-        w.line(f"mine = only(unit < uint32({self.limit}), {mine})")
-        w.line(f"slot = uint32({self.vector} + (place + {self.own_row}) * 4)")
-        at_once = WARP // self.at_once
-        for first in range(0, ranks, at_once):
-            w.line(f"other = uint32(uint32(lane // uint32({self.at_once})) + uint32({first}))")
-            w.line(f"to_rank = min_u32(other, uint32({ranks - 1}))")
-            to, counted = "map_shared(slot, to_rank)", f"map_shared({self.mailbox}, to_rank)"
-            w.line(f"send_f32_if({to}, mine, {counted}, other < uint32({ranks}))")
