@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from fusec.ir.dtypes import dtype
-from fusec.ir.graph import Graph, Node
+from fusec.ir.graph import Graph, Node, Value
 from fusec.ir.op_matvec import is_fixed
 from fusec.ir.ops import make
 from fusec.ir.target import Target
@@ -38,8 +38,9 @@ class FixVectors:
                 continue
             x, weight = node.inputs[:2]
             kind = target.fixed_kind(weight.layout)
-            name = f"{x.name}.{kind}"
-            if reason := _why_not(node, kind) or (name not in made and taken(graph, "fix", name)):
+            name = fixed_name(x, kind)
+            unfit = why_not_fixed(weight, kind)
+            if reason := unfit or (name not in made and taken(graph, "fix", name)):
                 refused.append(Refusal(self.equation, (node.name,), reason))
                 nodes.append(node)
                 continue
@@ -57,9 +58,16 @@ def _is_tiled(graph: Graph, node: Node, target: Target) -> bool:
     return target.fixes(graph.tokens, node.inputs[1].shape[0])
 
 
-def _why_not(node: Node, kind: str) -> str | None:
-    """The reason a product keeps its vector as it is, or None if it is to be in fixed point."""
-    weight = node.inputs[1]
+def fixed_name(x: Value, kind: str) -> str:
+    """What a vector in fixed point is called."""
+    return f"{x.name}.{kind}"
+
+
+def why_not_fixed(weight: Value, kind: str) -> str | None:
+    """The reason products with a matrix keep their vectors as they are; None if they do not.
+
+    `kind`: see `Target.fixed_kind`.
+    """
     if dtype(weight.dtype).block == 1:
         return f"{weight.name} is of plain floats, {weight.dtype}"
     if not kind:

@@ -15,12 +15,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from fusec.ir.dtypes import dtype
 from fusec.ir.graph import Graph, Node, Value, attrs
 from fusec.ir.op_experts import adds_experts
 from fusec.ir.op_parts import sum_of
 from fusec.ir.ops import make, picks_rows
 from fusec.ir.target import Target
+from fusec.passes.fix_vectors import fixed_name, why_not_fixed
 from fusec.passes.fuse import Refusal
 from fusec.passes.split import taken
 
@@ -60,13 +60,10 @@ class _Change:
         x, weight, ids = node.inputs
         kind = self.target.fixed_kind(weight.layout)
         parts = f"{node.name}.parts"
-        if dtype(weight.dtype).block == 1:
-            return f"{weight.name} is of plain floats, {weight.dtype}"
-        if not kind:
-            return f"no products of many rows with {weight.name}, which lies in {weight.layout}"
         return (
-            taken(self.graph, "group", _order(ids))
-            or taken(self.graph, "fix", _fixed(x, kind))
+            why_not_fixed(weight, kind)
+            or taken(self.graph, "group", _order(ids))
+            or taken(self.graph, "fix", fixed_name(x, kind))
             or (taken(self.graph, node.op, parts) if adds_experts(node) else None)
         )
 
@@ -77,7 +74,9 @@ class _Change:
         made = make("group", (ids,), _order(ids), attrs(experts=weight.shape[0] // rows))
         order, starts = self._made_of(ids, made).outputs
         kind = self.target.fixed_kind(weight.layout)
-        fixed = self._made_of(x, make("fix", (x,), _fixed(x, kind), attrs(kind=kind))).outputs[0]
+        fixed = self._made_of(x, make("fix", (x,), fixed_name(x, kind), attrs(kind=kind))).outputs[
+            0
+        ]
         inputs, given = (fixed, weight, order, starts), attrs(rows=rows)
         if not adds_experts(node):
             self.products[node.name] = (make("grouped_matvec", inputs, node.name, given),)
@@ -106,8 +105,3 @@ class _Change:
 
 def _order(ids: Value) -> str:
     return f"{ids.name}.order"
-
-
-def _fixed(x: Value, kind: str) -> str:
-    """As `fix-vectors` calls it, which finds it there."""
-    return f"{x.name}.{kind}"

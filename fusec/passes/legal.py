@@ -106,17 +106,20 @@ def _unsupported_format(match: tuple[Node, ...], target: Target) -> str | None:
 
 def _heads_of_many_rows(match: tuple[Node, ...], target: Target) -> str | None:
     """Blocks that attend for many rows of a step read what was made once for all of them."""
-    node = next((n for merged in match for n in merged.ops if op(n.op).role == "heads"), None)
+    node = _attention(match)
     if node is None or not target.has_many(tokens := node.inputs[0].shape[0]):
         return None
     return f"many rows: {node.op} {node.name} reads queries and keys of {tokens} rows"
 
 
+def _attention(match: tuple[Node, ...]) -> Node | None:
+    return next((n for merged in match for n in merged.ops if op(n.op).role == "heads"), None)
+
+
 def _products_of_several_rows(match: tuple[Node, ...]) -> str | None:
     """Blocks that attend make products for one row of the step: of several, they share weights."""
-    nodes = [node for merged in match for node in merged.ops]
-    heads = next((n for n in nodes if op(n.op).role == "heads"), None)
-    if heads is None or not any(op(n.op).role == "rows" for n in nodes):
+    heads = _attention(match)
+    if heads is None or not any(op(n.op).role == "rows" for merged in match for n in merged.ops):
         return None
     tokens = heads.inputs[0].shape[0]
     return f"several rows: {heads.op} {heads.name} has {tokens} rows" if tokens > 1 else None
