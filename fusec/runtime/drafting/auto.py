@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from fusec.runtime.drafting.drafter import Drafter, Guess, Row
 from fusec.runtime.drafting.recycle import PAIR, Recycle
@@ -27,8 +27,12 @@ class Auto(Drafter):
 
     def propose(self, most: int) -> Sequence[Guess]:
         """See `Drafter`."""
-        copied = self._suffix.propose(most)
-        if copied and copied[0].confidence > PAIR:
-            return copied
-        recycled = self._recycle.propose(most)
-        return max(copied, recycled, key=lambda found: found[0].confidence if found else 0.0)
+        return surer(self._suffix, self._recycle.propose, most)
+
+
+def surer(suffix: Suffix, other: Callable[[int], Sequence[Guess]], most: int) -> Sequence[Guess]:
+    """The copied guesses where they are sure; else the surer of these and the `other` ones."""
+    copied = suffix.propose(most)
+    if copied and copied[0].confidence > PAIR:
+        return copied
+    return max(copied, other(most), key=lambda found: found[0].confidence if found else 0.0)

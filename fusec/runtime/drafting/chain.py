@@ -48,3 +48,15 @@ def likely(guesses: Iterable[Guess], most: int) -> list[Guess]:
         if len(found) == most:
             break
     return found
+
+
+def shared(a: list[int], b: list[int]) -> int:
+    """How many tokens both begin with, by comparing halves of what is left."""
+    same, end = 0, min(len(a), len(b))
+    while same < end:
+        middle = (same + end + 1) // 2
+        if a[same:middle] == b[same:middle]:
+            same = middle
+        else:
+            end = middle - 1
+    return same

@@ -10,7 +10,7 @@ import numpy as np
 from fusec.errors import FusecError
 from fusec.models.model import Model
 from fusec.models.tokenizer import Vocabulary
-from fusec.runtime.drafting.chain import greedy, likely
+from fusec.runtime.drafting.chain import greedy, likely, shared
 from fusec.runtime.drafting.drafter import Drafter, Guess, Row
 from fusec.runtime.token_engine import TokenEngine
 
@@ -57,7 +57,7 @@ class ModelDrafter(Drafter):
 
     def _kept(self) -> int:
         """How many tokens of the sequence the cache has, of all but the last."""
-        same = _shared(self._cached, self._sequence[:-1])
+        same = shared(self._cached, self._sequence[:-1])
         with self._decode.cached() as cache:
             if same < cache.oldest(len(self._cached)):  # a window has moved on
                 same = 0
@@ -83,18 +83,6 @@ class ModelDrafter(Drafter):
         places = np.arange(first, first + len(ids), dtype=np.int32)
         result: dict[str, Any] = session.step(token=np.asarray(ids, np.int32), pos=places)
         return result
-
-
-def _shared(a: list[int], b: list[int]) -> int:
-    """How many tokens both begin with, by comparing halves of what is left."""
-    same, end = 0, min(len(a), len(b))
-    while same < end:
-        middle = (same + end + 1) // 2
-        if a[same:middle] == b[same:middle]:
-            same = middle
-        else:
-            end = middle - 1
-    return same
 
 
 def check_vocabularies(model: Model, draft: Model) -> None:

@@ -7,15 +7,14 @@ logits of the next token. So it needs what the model left behind every position.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import takewhile
 from typing import Any, ClassVar
 
 import numpy as np
 
 from fusec.ir.plan import HIDDEN
-from fusec.runtime.drafting.chain import greedy, likely
+from fusec.runtime.drafting.auto import surer
+from fusec.runtime.drafting.chain import greedy, likely, shared
 from fusec.runtime.drafting.drafter import Drafter, Guess, Row
-from fusec.runtime.drafting.recycle import PAIR
 from fusec.runtime.drafting.suffix import Suffix
 from fusec.runtime.token_engine import TokenEngine
 
@@ -41,10 +40,9 @@ class MtpDrafter(Drafter):
 
     def begin(self, sequence: Sequence[int]) -> None:
         """See `Drafter`."""
-        pairs = zip(self._sequence, sequence, strict=False)
-        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        before, self._sequence = self._sequence, list(sequence)
+        same = shared(before, self._sequence)
         self._entered = min(self._entered, max(0, same - 1))
-        self._sequence = list(sequence)
 
     def read(self, first: int, hidden: Array) -> None:
         """See `Drafter`."""
@@ -56,7 +54,7 @@ class MtpDrafter(Drafter):
         """See `Drafter`."""
         self._sequence += tokens
 
-    def propose(self, most: int) -> list[Guess]:
+    def propose(self, most: int) -> Sequence[Guess]:
         """See `Drafter`. None behind the first token, and none past the context."""
         last = len(self._sequence) - 1
         most = min(most, self._engine.context - last)
@@ -116,10 +114,6 @@ class AutoMtp(MtpDrafter):
         super().seen(tokens, rows)
         self._suffix.seen(tokens, rows)
 
-    def propose(self, most: int) -> list[Guess]:
+    def propose(self, most: int) -> Sequence[Guess]:
         """See `Drafter`."""
-        copied = self._suffix.propose(most)
-        if copied and copied[0].confidence > PAIR:
-            return copied
-        made = super().propose(most)
-        return max(copied, made, key=lambda found: found[0].confidence if found else 0.0)
+        return surer(self._suffix, super().propose, most)
