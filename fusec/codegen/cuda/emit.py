@@ -75,8 +75,9 @@ def emit(kernel: Kernel, arch: Arch = ARCHS["sm_90a"], sms: int | None = None) -
         return _Emitter(shape, scope, Grouping(scope)).emit()
     if isinstance(kernel.choice, Tiling):
         raise FusecError(f"kernel {kernel.name}: expected a choice of warps, found {kernel.choice}")
-    usual = default(shape, sms, kernel.overlaps, kernel.rows, kernel.leads)
-    rows, choice = kernel.taken, kernel.choice or usual
+    rows, choice = kernel.taken, kernel.choice
+    if choice is None:
+        choice = default(shape, sms, kernel.overlaps, kernel.rows, kernel.leads)
     if reason := why_not(shape, choice, sms) or why_not_way(shape, choice.way, rows, arch.shared):
         raise FusecError(f"kernel {kernel.name}: {reason}")
     if choice.paired and not arch.has_clusters:

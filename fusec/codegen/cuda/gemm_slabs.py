@@ -140,7 +140,7 @@ class Slabs(ABC):
 
     @property
     def halves(self) -> int:
-        """Pairs of a block with a scale of their own."""
+        """Groups of a block with a scale of their own."""
         return halves_of(self.fmt)
 
     @property
