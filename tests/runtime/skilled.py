@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fusec import Engine, Sampling
 from fusec.models.gguf_file import open_gguf
 from fusec.models.small import config_of
 from fusec.models.synth import synthesize
@@ -39,3 +40,21 @@ def skilled_model(folder: Path) -> Path:
     found[f"{at}.enorm.weight"] = np.ones(width, np.float32)
     found[f"{at}.shared_head_norm.weight"] = None
     return edited(plain, folder / "skilled.gguf", {"general.architecture": "glm4moe"}, found)
+
+
+def check_fewer_steps(engine: Engine, ids: list[int], wanted: list[int], how: Sampling) -> None:
+    """The block's guesses give the wanted text, in fewer steps, all right where it is greedy."""
+    assert list(engine.tokens(ids, len(wanted), how)) == wanted
+    found = engine.draft_statistics
+    assert found is not None
+    assert found.drafted and found.tokens == len(wanted) == found.steps + found.accepted
+    if how.is_argmax:
+        assert found.acceptance == 1 and found.steps < len(wanted) / 3
+
+
+def check_going_on(
+    engine: Engine, ids: list[int], wanted: list[int], how: Sampling, last: int
+) -> None:
+    """Text that is made in two pieces is the wanted one."""
+    assert list(engine.tokens(ids, len(wanted) - last, how)) == wanted[:-last]
+    assert list(engine.tokens([], last, how, append=True)) == wanted[-last:]
