@@ -6,7 +6,8 @@ from fusec.errors import FusecError
 from fusec.ir.graph import Graph, Node
 from fusec.ir.ops import op
 from fusec.ir.plan import Kernel
-from fusec.ir.region import KernelShape, NotOneKernel, analyse
+from fusec.ir.region import KernelShape, analyse
+from fusec.ir.region_heads import NotOneKernel
 from fusec.ir.text import parse
 
 

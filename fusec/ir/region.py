@@ -30,12 +30,12 @@ from dataclasses import dataclass
 
 from fusec.ir.graph import Graph, Node, Value, outside
 from fusec.ir.op import LOCAL
-from fusec.ir.op_attention import head_sizes, query_of_values
-from fusec.ir.op_elementwise import is_spread
+from fusec.ir.op_attention import head_sizes
 from fusec.ir.op_fixed import BLOCK
 from fusec.ir.op_groups import is_grouped
 from fusec.ir.op_matvec import heads_of, is_fixed
 from fusec.ir.ops import op, picks_rows
+from fusec.ir.region_heads import NotOneKernel, is_shared, made_for_heads, not_needed
 
 WHOLE_READERS = ("vector", "rows", "heads", "scalar")
 FROM_MEMORY = ("heads", "scalar")  # whose code reads vectors where another kernel left them
@@ -106,17 +106,13 @@ def parameters(region: Graph) -> tuple[Value, ...]:
     return (*read, *(v for v in region.outputs if not v.is_state))
 
 
-class NotOneKernel(Exception):
-    """The region needs an exchange between blocks; the message is the reason."""
-
-
 def analyse(region: Graph) -> KernelShape:
     """Split a region. Raises NotOneKernel with the reason when it cannot be one kernel."""
-    made_for_heads = _of_heads(region)
-    rows_of_heads = tuple(n for n in made_for_heads if op(n.op).role == "rows")
-    of_heads = tuple(n for n in made_for_heads if n not in rows_of_heads)
+    for_heads = made_for_heads(region)
+    rows_of_heads = tuple(n for n in for_heads if op(n.op).role == "rows")
+    of_heads = tuple(n for n in for_heads if n not in rows_of_heads)
     whole = _whole(region, {n.name for n in of_heads})
-    own = {n.name for n in made_for_heads}
+    own = {n.name for n in for_heads}
     prologue = tuple(n for n in region.nodes if n.name in whole)
     products = [n for n in region.nodes if op(n.op).role == "parts"]
     if len(products) > 1:
@@ -243,37 +239,6 @@ def _heads_apart(shape: KernelShape) -> str | None:
     return None
 
 
-def _of_heads(region: Graph) -> tuple[Node, ...]:
-    """What makes the query and the rows of the caches that the region's attention reads, in order.
-
-    The products that these are made of are among it. Empty where another kernel makes them. Raises
-    NotOneKernel where a block cannot make a head's share of them by itself.
-    """
-    node = next((n for n in region.nodes if op(n.op).role == "heads"), None)
-    if node is None:
-        return ()
-    found: dict[str, Node] = {}
-    for value, size in zip(node.inputs[:3], head_sizes(node), strict=True):
-        _add_makers(region, value, size, node, found)
-    if not found:
-        return ()
-    if len(appended := [v for v in node.inputs[1:3] if v.name in region.producers]) == 1:
-        raise NotOneKernel(
-            f"{node.op} {node.name} needs all of {appended[0].name}, which the same kernel appends "
-            "to, and the other cache, to which another one does"
-        )
-    others = [n for n in region.nodes if n.name not in found and n is not node]
-    if others and not any(op(n.op).role == "rows" for n in found.values()):
-        raise NotOneKernel(_not_needed(others[0], node))
-    if query_of_values(node) is not None:
-        raise NotOneKernel(f"{node.op} {node.name} has two queries, and its blocks make one")
-    return tuple(n for n in region.nodes if n.name in found)
-
-
-def _not_needed(other: Node, reader: Node) -> str:
-    return f"{other.op} {other.name} is not what {reader.op} {reader.name} needs first"
-
-
 def _rows_apart(shape: KernelShape) -> str | None:
     """Why a head's rows of products are not made by the blocks that attend, or None if they are."""
     if not shape.rows_of_heads:
@@ -281,7 +246,7 @@ def _rows_apart(shape: KernelShape) -> str | None:
     node = next(n for s in shape.segments for n in s.nodes if op(n.op).role == "heads")
     if len(shape.segments) > 1:
         other = next(s.nodes[0] for s in shape.segments if node not in s.nodes)
-        return _not_needed(other, node)
+        return not_needed(other, node)
     if len(shape.rows_of_heads) != len(node.inputs[:3]):
         first = shape.rows_of_heads[0]
         return (
@@ -289,45 +254,6 @@ def _rows_apart(shape: KernelShape) -> str | None:
             f"found {len(shape.rows_of_heads)}, the first of them {first.name}"
         )
     return None
-
-
-def _add_makers(
-    region: Graph, value: Value, size: int, reader: Node, found: dict[str, Node]
-) -> None:
-    """Whatever in the region makes a value, whose heads have `size` elements, is `found`."""
-    maker = region.producers.get(value.name)
-    if maker is None:
-        return
-    entry, what = op(maker.op), f"{maker.op} {maker.name}"
-    is_product = entry.role == "rows" and heads_of(maker) == 1 and not picks_rows(maker)
-    if entry.role not in LOCAL and not entry.by_heads and not is_product:
-        raise NotOneKernel(
-            f"{reader.op} {reader.name} needs all of {value.name}, which the same kernel spreads "
-            "over its blocks"
-        )
-    if value.name in region.needed and not value.is_state:
-        raise NotOneKernel(f"{value.name} is an output, and blocks of heads make only their own")
-    if is_product:
-        found[maker.name] = maker
-        return
-    if (own := int(maker.get("head_dim", size))) != size:
-        raise NotOneKernel(
-            f"{what} has heads of {own} elements, {reader.op} {reader.name} of {size}"
-        )
-    if spread := next((v for v in maker.inputs if _is_shared(maker, v)), None):
-        raise NotOneKernel(f"{what} shares elements of {spread.name} among those of a head")
-    vectors = [v for v in maker.inputs if v.name[0] == "%" and v.dtype != "i32"]
-    if len(vectors) > 1:
-        raise NotOneKernel(f"{what} reads two vectors, {vectors[0].name} and {vectors[1].name}")
-    if (
-        entry.by_heads
-        and "head_dim" not in dict(maker.attrs)
-        and vectors[0].name in region.producers
-    ):
-        raise NotOneKernel(f"{what} needs all of {vectors[0].name}, of which a block makes a head")
-    found[maker.name] = maker
-    for vector in vectors:
-        _add_makers(region, vector, size, reader, found)
 
 
 def _whole(region: Graph, own: Container[str]) -> set[str]:
@@ -341,7 +267,7 @@ def _whole(region: Graph, own: Container[str]) -> set[str]:
         reads_whole = op(node.op).role in WHOLE_READERS or node.name in whole
         for value in node.inputs:
             maker = region.producers.get(value.name)
-            if maker is None or maker.name in own or not (reads_whole or _is_shared(node, value)):
+            if maker is None or maker.name in own or not (reads_whole or is_shared(node, value)):
                 continue
             if op(maker.op).role in (*LOCAL, "vector") and not value.is_state:
                 if op(node.op).role in FROM_MEMORY:
@@ -356,11 +282,6 @@ def _whole(region: Graph, own: Container[str]) -> set[str]:
                 f"{node.op} {node.name} needs all of {value.name}, which the same kernel {what}"
             )
     return whole
-
-
-def _is_shared(node: Node, value: Value) -> bool:
-    """Whether elements of one place in the grid read an element of another."""
-    return op(node.op).role == "element" and is_spread(node, value)
 
 
 def _segment(nodes: tuple[Node, ...]) -> Segment:

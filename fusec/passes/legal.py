@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from fusec.ir.graph import Graph, Node
 from fusec.ir.op_matvec import is_fixed
 from fusec.ir.ops import op
-from fusec.ir.region import NotOneKernel, Own, analyse, heads_apart, many_rows_apart
+from fusec.ir.region import Own, analyse, heads_apart, many_rows_apart
+from fusec.ir.region_heads import NotOneKernel
 from fusec.ir.remember import remembered
 from fusec.ir.target import Target, layouts_apart
 from fusec.passes.canonical import canonical

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from fusec.ir.graph import Graph, Node, Value, attrs
 from fusec.ir.op_parts import parts_of
 from fusec.ir.ops import kind_of, make, op, role_of
-from fusec.ir.region import NotOneKernel, analyse
+from fusec.ir.region import analyse
+from fusec.ir.region_heads import NotOneKernel
 from fusec.ir.target import TILES, ColumnSums, Target
 from fusec.passes.fuse import Refusal
 from fusec.passes.projections import Product, homeless, parts_name, product_of, total_of

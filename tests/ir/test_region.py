@@ -3,7 +3,8 @@
 import pytest
 
 from fusec.ir import Builder
-from fusec.ir.region import NotOneKernel, analyse, many_rows_apart, parameters
+from fusec.ir.region import analyse, many_rows_apart, parameters
+from fusec.ir.region_heads import NotOneKernel
 from fusec.passes.pipeline import passes_of, run_passes
 from tests.graphs import llama_graph
 from tests.targets import ANY

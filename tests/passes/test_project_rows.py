@@ -9,7 +9,8 @@ from fusec.errors import FusecError
 from fusec.ir import Builder, Reference
 from fusec.ir.op_parts import parts_of
 from fusec.ir.ops import OPS
-from fusec.ir.region import NotOneKernel, analyse
+from fusec.ir.region import analyse
+from fusec.ir.region_heads import NotOneKernel
 from fusec.passes.pipeline import passes_of, run_passes
 from fusec.passes.project_rows import ProjectRows, branch_of
 from tests.graphs import BLOCKS, Types, block_graph, llama_graph, weights_for

@@ -8,7 +8,8 @@ import pytest
 
 from fusec import backends
 from fusec.ir import Builder, Graph
-from fusec.ir.region import NotOneKernel, analyse
+from fusec.ir.region import analyse
+from fusec.ir.region_heads import NotOneKernel
 from fusec.passes.cost import launch_us
 from fusec.passes.pipeline import passes_of, run_passes
 from tests.graphs import BLOCKS, block_graph

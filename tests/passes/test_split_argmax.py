@@ -7,7 +7,8 @@ from fusec.codegen.cpu.emit import emit as emit_cpu
 from fusec.errors import FusecError
 from fusec.ir import Builder, Reference, Value
 from fusec.ir.ops import OPS
-from fusec.ir.region import NotOneKernel, analyse
+from fusec.ir.region import analyse
+from fusec.ir.region_heads import NotOneKernel
 from fusec.passes.lower import lower
 from fusec.passes.pipeline import passes_of, run_passes
 from fusec.passes.split_argmax import SplitArgmax
