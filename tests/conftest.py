@@ -15,6 +15,7 @@ from fusec.codegen import pool
 from fusec.ir.ops import OPS, OWN_OPS
 from fusec.ir.own_op import unregister_op
 from fusec.models.synth import synthesize
+from tests.random_numbers import begin_again
 
 SHARED_DATA = Path(
     os.environ.get("FUSEC_SHARED_DATA") or Path(__file__).parents[1] / "../shared/data"
@@ -36,7 +37,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Tests that compile kernels for GPUs are skipped where the compiler is not installed."""
+    """Each test draws the same numbers in any order; no GPU compiler, no tests of its kernels."""
+    begin_again()
     if item.get_closest_marker("cuda") and importlib.util.find_spec("numba_cuda") is None:
         pytest.skip("the cuda extra is not installed")
 

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from fusec.codegen.cpu import elementary
 from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.codegen.cuda.twins import Launch
+from tests.random_numbers import random_numbers
 
 pytestmark = pytest.mark.slow  # many arguments
 
 Floats = NDArray[np.float32]
-RANDOM = np.random.default_rng(4)
+RANDOM = random_numbers(4)
 MEANT: dict[str, tuple[Callable[[Any], Any], float]] = {
     "log_f32": (np.log, 1),
     "sin_f32": (np.sin, 2),

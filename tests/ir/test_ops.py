@@ -14,9 +14,10 @@ from fusec.ir.op_matvec import is_fixed
 from fusec.ir.ops import FAMILIES, OPS, flops, kind_of, make, op, role_of
 from fusec.passes.pipeline import passes_of, run_passes
 from tests.graphs import BLOCKS, block_graph, llama_graph
+from tests.random_numbers import random_numbers
 from tests.targets import ANY, HOPPER
 
-RANDOM = np.random.default_rng(6)
+RANDOM = random_numbers(6)
 
 
 @pytest.mark.parametrize(

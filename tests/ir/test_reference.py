@@ -9,8 +9,9 @@ from fusec.errors import FusecError
 from fusec.ir import Builder, Reference
 from fusec.ir.ops import OPS, bytes_moved, flops
 from tests.graphs import llama_graph, weights_for
+from tests.random_numbers import random_numbers
 
-RANDOM = np.random.default_rng(0)
+RANDOM = random_numbers(0)
 
 
 def test_rope_turns_pairs_by_the_angle_of_their_position():

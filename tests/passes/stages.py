@@ -10,8 +10,9 @@ from fusec.ir.target import Target
 from fusec.passes.lower import lower
 from fusec.passes.pipeline import Pass, Stage, passes_of, run_passes
 from tests.graphs import llama_graph, weights_for
+from tests.random_numbers import random_numbers
 
-RANDOM = np.random.default_rng(5)
+RANDOM = random_numbers(5)
 
 
 @cache

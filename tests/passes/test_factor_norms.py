@@ -9,9 +9,10 @@ from fusec.ir.ops import OPS
 from fusec.passes.factor_norms import FactorNorms
 from fusec.passes.pipeline import LEVELS, passes_of, run_passes
 from tests.graphs import Types, llama_graph, weights_for
+from tests.random_numbers import random_numbers
 from tests.targets import ANY, HOPPER
 
-RANDOM = np.random.default_rng(5)
+RANDOM = random_numbers(5)
 
 
 def normed(readers):

@@ -14,9 +14,10 @@ from fusec.passes.project_heads import ProjectHeads
 from fusec.passes.rules import prologue
 from tests.graphs import Types, llama_graph, weights_for
 from tests.passes.stages import distance, reasons_of, thirty_layers, through
+from tests.random_numbers import random_numbers
 from tests.targets import AMPERE, ANY, HOPPER
 
-RANDOM = np.random.default_rng(4)
+RANDOM = random_numbers(4)
 SUMS = HOPPER.column_sums
 FLOATS = replace(HOPPER, column_sums=replace(SUMS, formats=frozenset({"f32"})))
 """The pass does not care what a format is, and the reference reads floats."""

@@ -15,9 +15,10 @@ from fusec.passes.pipeline import passes_of, run_passes
 from fusec.passes.project_rows import ProjectRows, branch_of
 from tests.graphs import BLOCKS, Types, block_graph, llama_graph, weights_for
 from tests.passes.stages import distance, reasons_of, thirty_layers, through
+from tests.random_numbers import random_numbers
 from tests.targets import AMPERE, ANY, HOPPER
 
-RANDOM = np.random.default_rng(8)
+RANDOM = random_numbers(8)
 SUMS = HOPPER.column_sums
 FLOATS = replace(HOPPER, column_sums=replace(SUMS, formats=frozenset({"f32"})))
 """The pass does not care what a format is, and the reference reads floats."""

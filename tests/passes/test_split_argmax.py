@@ -14,9 +14,10 @@ from fusec.passes.pipeline import passes_of, run_passes
 from fusec.passes.split_argmax import SplitArgmax
 from tests.graphs import Types, llama_graph, weights_for
 from tests.passes.stages import reasons_of
+from tests.random_numbers import random_numbers
 from tests.targets import ANY, HOPPER, SPLIT
 
-RANDOM = np.random.default_rng(2)
+RANDOM = random_numbers(2)
 
 
 def head(name="next", rows=96, matrix=True, taken="next.parts"):

@@ -12,9 +12,10 @@ from fusec.passes.pipeline import passes_of, run_passes
 from fusec.passes.split_attention import SplitAttention
 from tests.graphs import Types, llama_graph, weights_for
 from tests.passes.stages import distance, reasons_of
+from tests.random_numbers import random_numbers
 from tests.targets import ANY, SPLIT
 
-RANDOM = np.random.default_rng(2)
+RANDOM = random_numbers(2)
 
 
 def attention(name="a", tokens=1, context=600, taken="a.spans"):

@@ -8,9 +8,10 @@ from fusec.ir import Graph
 from fusec.ir.graph import Node, attrs, outside
 from fusec.ir.target import Target
 from tests.codegen.cuda.twin_session import TwinSession, random_weights, reference
+from tests.random_numbers import random_numbers
 from tests.targets import ANY
 
-RNG = np.random.default_rng(11)
+RNG = random_numbers(11)
 
 
 def distance(got: np.ndarray, wanted: np.ndarray) -> float:

@@ -21,11 +21,12 @@ from fusec.passes.pipeline import passes_of, run_passes
 from fusec.passes.rule import Rule, pattern
 from tests.codegen.cuda.one_kernel import fused
 from tests.codegen.cuda.twin_session import TwinSession
+from tests.random_numbers import random_numbers
 from tests.targets import ANY, SPLIT
 
 pytestmark = pytest.mark.slow  # compiles many kernels
 
-RNG = np.random.default_rng(5)
+RNG = random_numbers(5)
 SCALE = 16.0  # of x: an infinite logit comes of a finite weight
 X = np.array([[SCALE, 0, 0, 0]])
 INFINITE, NAN = np.inf, np.nan

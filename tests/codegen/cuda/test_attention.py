@@ -18,11 +18,12 @@ from fusec.passes.split_attention import SplitAttention
 from tests.codegen.cuda import paged
 from tests.codegen.cuda.twin_session import TwinSession, random_weights, reference
 from tests.graphs import Types, llama_graph
+from tests.random_numbers import random_numbers
 from tests.targets import ANY, SPLIT
 
 pytestmark = pytest.mark.slow  # compiles many kernels
 
-RNG = np.random.default_rng(5)
+RNG = random_numbers(5)
 LENGTHS = [1, 31, 32, 33, 255, 256, 257, 600]
 CONTEXT = 600
 

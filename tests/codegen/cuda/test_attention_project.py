@@ -18,11 +18,12 @@ from tests.codegen.cuda.one_kernel import check_fused
 from tests.codegen.cuda.test_attention import cache_for, put
 from tests.codegen.cuda.twin_session import TwinSession, random_weights
 from tests.graphs import Types, llama_graph
+from tests.random_numbers import random_numbers
 from tests.targets import HOPPER
 
 pytestmark = pytest.mark.slow  # compiles many kernels
 
-RNG = np.random.default_rng(8)
+RNG = random_numbers(8)
 
 
 def model(matrix: str = "iq4_nl", head_dim: int = 64, heads: int = 3, **sizes: object) -> Graph:

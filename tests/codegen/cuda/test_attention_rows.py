@@ -21,10 +21,11 @@ from fusec.ir.plan import Kernel
 from fusec.passes.lower import lower
 from tests.codegen.cuda import paged
 from tests.codegen.cuda.test_attention import graph_of
+from tests.random_numbers import random_numbers
 
 pytestmark = pytest.mark.slow  # compiles many kernels
 
-RNG = np.random.default_rng(17)
+RNG = random_numbers(17)
 HOPPER = ARCHS["sm_90a"]
 UNTOUCHED = np.float32(77)
 

@@ -18,10 +18,11 @@ from fusec.ir.choice import RELEASES, Choice, Tiling, choice_of
 from fusec.ir.plan import Kernel
 from tests.codegen.cuda.twin_session import TwinSession, random_weights
 from tests.graphs import Types, llama_graph
+from tests.random_numbers import random_numbers
 from tests.shapes import compiled_135m
 from tests.targets import ANY, HOPPER, SPLIT
 
-RNG = np.random.default_rng(3)
+RNG = random_numbers(3)
 
 
 ONE_TILE = {"across": 1, "along": 1, "high": 1, "wide": 1}

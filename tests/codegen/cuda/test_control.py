@@ -10,8 +10,9 @@ from fusec.codegen.cuda.twins import Launch, Pointer
 from fusec.codegen.cuda.twins_grid import run_grid
 from fusec.errors import FusecError
 from fusec.runtime.sampling import Sampler, Sampling
+from tests.random_numbers import random_numbers
 
-RNG = np.random.default_rng(3)
+RNG = random_numbers(3)
 OFF = {"temperature": 1.0, "top_k": 40, "top_p": 1.0, "min_p": 0.0, "repeat_penalty": 1.0,
        "repeat_last": 64, "seed": 0}  # fmt: skip
 

@@ -14,8 +14,9 @@ from fusec.runtime.cuda.told import Told
 from fusec.runtime.drafting.recycle import PAIR
 from fusec.runtime.drafting.suffix import confidence_of
 from tests.codegen.cuda.test_control import OFF, sampled, word
+from tests.random_numbers import random_numbers
 
-RNG = np.random.default_rng(9)
+RNG = random_numbers(9)
 CONTEXT, VOCABULARY, ROWS = 200, 50, 16
 NONE = control.NO_TOKEN
 

@@ -25,9 +25,10 @@ from tests.codegen.blocks import random_rows
 from tests.codegen.cuda.one_kernel import check_fused, distance, fused, inputs_of
 from tests.codegen.cuda.twin_session import TwinSession, random_weights, reference
 from tests.graphs import Types, llama_graph, random_graphs
+from tests.random_numbers import random_numbers
 from tests.targets import ANY, HOPPER
 
-RNG = np.random.default_rng(11)
+RNG = random_numbers(11)
 SMALL = {"width": 64, "ffn": 96, "heads": 4, "kv_heads": 2, "layers": 1}
 WIDE = {"width": 256, "ffn": 256, "heads": 4, "kv_heads": 1, "layers": 1, "vocab": 24}
 ODD = {"width": 42, "ffn": 46, "heads": 7, "kv_heads": 1, "layers": 1}

@@ -10,11 +10,12 @@ from fusec.codegen.cuda.twins import Launch
 from fusec.ir import Builder, Graph, Value
 from tests.codegen.cuda.one_kernel import check_fused, distance, inputs_of
 from tests.codegen.cuda.twin_session import TwinSession, random_weights, reference
+from tests.random_numbers import random_numbers
 from tests.targets import HOPPER
 
 pytestmark = pytest.mark.slow  # compiles many kernels
 
-RNG = np.random.default_rng(3)
+RNG = random_numbers(3)
 
 
 def factored(b: Builder, x: Value, gain: str = "g") -> tuple[Value, Value]:

@@ -17,11 +17,12 @@ from fusec.ir.target import Target
 from tests import targets
 from tests.codegen.cuda.test_attention import cache_for, put
 from tests.codegen.cuda.twin_session import TwinSession, random_weights
+from tests.random_numbers import random_numbers
 from tests.targets import ANY
 
 pytestmark = pytest.mark.slow  # compiles many kernels
 
-RNG = np.random.default_rng(15)
+RNG = random_numbers(15)
 NORMS = ("head_norm", "rope")
 HOPPER = replace(targets.HOPPER, makes_heads=256)  # no size is too much here
 AMPERE = replace(targets.AMPERE, makes_heads=256)

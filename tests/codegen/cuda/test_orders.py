@@ -11,11 +11,12 @@ from fusec.ir.target import ROWS, TILES
 from tests.codegen.blocks import random_rows
 from tests.codegen.cuda import orders
 from tests.codegen.cuda.twin_session import TwinSession
+from tests.random_numbers import random_numbers
 from tests.targets import HOPPER
 
 pytestmark = pytest.mark.slow  # compiles many kernels
 
-RNG = np.random.default_rng(23)
+RNG = random_numbers(23)
 
 
 def product(name: str, columns: int, rows: int = 16) -> tuple[np.ndarray, np.ndarray, TwinSession]:

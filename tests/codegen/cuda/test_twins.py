@@ -11,8 +11,9 @@ from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.codegen.cuda.twins import Launch
 from fusec.codegen.cuda.twins_arithmetic import ARITHMETIC
 from tests.codegen.cuda.kernels import SCALE
+from tests.random_numbers import random_numbers
 
-RNG = np.random.default_rng(7)
+RNG = random_numbers(7)
 
 
 def words(*shape: int) -> np.ndarray:

@@ -19,11 +19,12 @@ from tests.codegen.cuda import paged
 from tests.codegen.cuda.test_attention import graph_of, put, query, split
 from tests.codegen.cuda.test_attention_rows import kernel_of
 from tests.codegen.cuda.twin_session import TwinSession, random_weights, reference
+from tests.random_numbers import random_numbers
 from tests.targets import HOPPER, SPLIT
 
 pytestmark = pytest.mark.slow  # compiles many kernels
 
-RNG = np.random.default_rng(29)
+RNG = random_numbers(29)
 CONTEXT = 900
 SINKS = np.linspace(-1.0, 3.0, 6, dtype=np.float32)
 BESIDES: dict[str, dict[str, Any]] = {
