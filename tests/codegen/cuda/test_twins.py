@@ -229,3 +229,30 @@ def test_a_range_that_the_compiler_takes_for_granted_is_checked() -> None:
     assert below(np.arange(32, dtype=np.uint32), 32)[-1] == 31
     with pytest.raises(ValueError, match="expected numbers below 31, found 31"):
         below(np.arange(32, dtype=np.uint32), 31)
+
+
+def test_biased_sums_are_joined_as_whole_numbers_are() -> None:
+    """Sums of `mma` that start at floats, and those of `dp4a`: the same float of three digits."""
+    largest = 32 * 128 * 255
+    sums = RNG.integers(-largest, largest + 1, (3, 480), dtype=np.int32)
+    ends = np.meshgrid(*[[-largest, 0, largest]] * 3)
+    sums = np.hstack([sums, np.reshape(ends, (3, -1)).astype(np.int32)])
+    source = """
+from numba import int32
+from fusec.codegen.cuda.device import at, load_u32, store_f32, thread_index
+from fusec.codegen.cuda.lib.gemm import BIASED, BIASED_BY_256, of_digits
+from fusec.codegen.cuda.lib.products import from_digits
+def join(low, middle, high, biased, whole):
+    t = thread_index()
+    a, b, c = (int32(load_u32(at(p, t))) for p in (low, middle, high))
+    found = of_digits(int32(a + BIASED), int32(b + BIASED), int32(c + BIASED_BY_256))
+    store_f32(at(biased, t), found)
+    store_f32(at(whole, t), from_digits(a, b, c))
+"""
+    n = sums.shape[1]
+    biased, whole = np.zeros(n, np.float32), np.zeros(n, np.float32)
+    kernel = CudaKernel("join", source, ("u32*",) * 3 + ("f32*",) * 2, n)
+    Launch(1, n).run(kernel, *sums.astype(np.int32).view(np.uint32), biased, whole)
+    assert biased.tobytes() == whole.tobytes()
+    exact = 65536 * sums[2].astype(object) + 256 * sums[1].astype(object) + sums[0]
+    assert np.allclose(whole, exact.astype(float), rtol=2e-7)

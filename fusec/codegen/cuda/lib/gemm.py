@@ -27,6 +27,8 @@ from fusec.codegen.cuda.lib.tiles import least_of_halves
 # those of the float 1.5 * 2**23 plus the sum: a subtraction makes it a float, which is exact and
 # quicker than a conversion.
 BIASED = int32(0x4B400000)
+# The same from 1.5 * 2**31 on, where floats are 256 apart: 1.5 * 2**31 plus 256 times the sum.
+BIASED_BY_256 = int32(0x4F400000)
 
 
 @inline
@@ -37,8 +39,12 @@ def unbiased(word):
 
 @inline
 def of_digits(low, middle, high):
-    """Sums over three digits as one float; 256 high + middle is rounded once, as `from_digits`."""
-    return fma(fma(unbiased(high), float32(256), unbiased(middle)), float32(256), unbiased(low))
+    """Sums over three digits, high from `BIASED_BY_256` on, as one float.
+
+    256 high + middle is rounded once, as `from_digits`: 256 high - 1.5 * 2**23 is exact.
+    """
+    upper = bits_f32(uint32(high)) - float32(3221225472.0 + 12582912.0)
+    return fma(upper + bits_f32(uint32(middle)), float32(256), unbiased(low))
 
 
 # What lanes multiply of 16 rows of levels lies lane by lane, 16 bytes each, so that no register has
@@ -82,9 +88,8 @@ def unsigned_digit(a, digit):
 
 
 @inline
-def signed_digit(a, digit):
-    """The same of a digit that has one."""
-    c = BIASED
+def signed_digit(a, digit, c=BIASED):
+    """The same of a digit that has one, from c on."""
     return mma_s8_16x8x32(a[0], a[1], a[2], a[3], digit[0], digit[1], c, c, c, c)
 
 
@@ -96,16 +101,16 @@ def half_unsigned_digit(a, digit, half):
 
 
 @inline
-def half_signed_digit(a, digit, half):
+def half_signed_digit(a, digit, half, c=BIASED):
     """`signed_digit` with half of a block."""
-    c = BIASED
     return mma_s8_16x8x16(a[2 * half], a[2 * half + 1], digit[half], c, c, c, c)
 
 
 @inline
 def products(a, x):
     """A tile's products with a block of 32: of each digit, of which one is signed, four sums."""
-    return unsigned_digit(a, x[0]), unsigned_digit(a, x[1]), signed_digit(a, x[2])
+    high = signed_digit(a, x[2], BIASED_BY_256)
+    return unsigned_digit(a, x[0]), unsigned_digit(a, x[1]), high
 
 
 @inline
@@ -114,7 +119,7 @@ def half_products(a, x, half):
     return (
         half_unsigned_digit(a, x[0], half),
         half_unsigned_digit(a, x[1], half),
-        half_signed_digit(a, x[2], half),
+        half_signed_digit(a, x[2], half, BIASED_BY_256),
     )
 
 
