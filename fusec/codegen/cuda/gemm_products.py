@@ -113,7 +113,8 @@ class Products(Slabs):
             w.line(f"sum_{m}{n} = nothing")
         if self.turns > 1:
             self._begin()
-        with w.block(f"for slab in range({self.slabs}):"):
+        with w.block(f"for step in range({self.slabs}):"):
+            w.line("slab = uint32(step)", "remainders of 64 bits take ten instructions each")
             self._pass()
         w.line("barrier()")
         self._store()

@@ -96,10 +96,14 @@ def digits_of(q: Array) -> Array:
 
 
 def as_float(sums: Array) -> Array:
-    """Sums over three digits as one float: the upper two are exact before they are rounded."""
+    """Sums over three digits as one float: the upper two are exact before they are rounded.
+
+    The lowest one has 1.5 * 2**23 more, which the upper two have less.
+    """
     low, middle, high = sums
-    upper = (high * 256 + middle).astype(np.float32)
-    return fma(upper, np.float32(256), low.astype(np.float32))
+    more = 3 << 22
+    upper = (high * 256 + middle - more // 256).astype(np.float32)
+    return fma(upper, np.float32(256), (low + more).astype(np.float32))
 
 
 def floats_by_rows(w: Array, x: Array, chunk: int) -> Array:

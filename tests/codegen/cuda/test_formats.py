@@ -113,4 +113,4 @@ def test_matvecs_of_every_format_assemble_without_spills() -> None:
         assert cubin.spill_stores == cubin.spill_loads == 0, cubin.name
         assert ".f64" not in cubin.ptx, cubin.name
         # four chunks of a row are on their way; 128 fit one block of 512 threads a processor
-        assert cubin.registers <= 104, cubin.name
+        assert cubin.registers <= 112, cubin.name

@@ -241,13 +241,13 @@ def test_biased_sums_are_joined_as_whole_numbers_are() -> None:
 from numba import int32
 from fusec.codegen.cuda.device import at, load_u32, store_f32, thread_index
 from fusec.codegen.cuda.lib.gemm import BIASED, BIASED_BY_256, of_digits
-from fusec.codegen.cuda.lib.products import from_digits
+from fusec.codegen.cuda.lib.products import LOW, MIDDLE, from_digits
 def join(low, middle, high, biased, whole):
     t = thread_index()
     a, b, c = (int32(load_u32(at(p, t))) for p in (low, middle, high))
     found = of_digits(int32(a + BIASED), int32(b + BIASED), int32(c + BIASED_BY_256))
     store_f32(at(biased, t), found)
-    store_f32(at(whole, t), from_digits(a, b, c))
+    store_f32(at(whole, t), from_digits(int32(a + LOW), int32(b + MIDDLE), c))
 """
     n = sums.shape[1]
     biased, whole = np.zeros(n, np.float32), np.zeros(n, np.float32)

@@ -21,13 +21,13 @@ from fusec.codegen.cuda.device import (
     store_shared_f32,
     store_shared_u32x4,
 )
+from fusec.codegen.cuda.lib.products import LOW, MIDDLE
 from fusec.codegen.cuda.lib.tiles import least_of_halves
 
-# A sum of products with one digit is less than 2**21. Added up from this number on, its bits are
-# those of the float 1.5 * 2**23 plus the sum: a subtraction makes it a float, which is exact and
-# quicker than a conversion.
-BIASED = int32(0x4B400000)
-# The same from 1.5 * 2**31 on, where floats are 256 apart: 1.5 * 2**31 plus 256 times the sum.
+# Sums over the two lower digits begin where those of `lib.products` do, the highest one's at
+# 1.5 * 2**31, where floats are 256 apart: it has the bits of 1.5 * 2**31 plus 256 times the sum.
+# So all three are floats without a conversion, and a subtraction takes off what is too much.
+BIASED = LOW
 BIASED_BY_256 = int32(0x4F400000)
 
 
@@ -39,12 +39,10 @@ def unbiased(word):
 
 @inline
 def of_digits(low, middle, high):
-    """Sums over three digits, high from `BIASED_BY_256` on, as one float.
-
-    256 high + middle is rounded once, as `from_digits`: 256 high - 1.5 * 2**23 is exact.
-    """
-    upper = bits_f32(uint32(high)) - float32(3221225472.0 + 12582912.0)
-    return fma(upper + bits_f32(uint32(middle)), float32(256), unbiased(low))
+    """Sums over three digits as one float, which is rounded where `from_digits` rounds it."""
+    too_much = 3221225472.0 + 12582912.0 - float(MIDDLE)  # what is left of high is exact
+    upper = bits_f32(uint32(high)) - float32(too_much)
+    return fma(upper + bits_f32(uint32(middle)), float32(256), bits_f32(uint32(low)))
 
 
 # What lanes multiply of 16 rows of levels lies lane by lane, 16 bytes each, so that no register has

@@ -9,6 +9,7 @@ lowest first, each in such halves.
 from numba import float32, int32, uint32
 
 from fusec.codegen.cuda.device import (
+    bits_f32,
     dp4a_ss,
     dp4a_su,
     fma,
@@ -17,6 +18,12 @@ from fusec.codegen.cuda.device import (
     s32_to_f32,
     select_u32,
 )
+
+# A sum over a digit is less than 2**21. Added up from the bits of 1.5 * 2**23 on, where floats are
+# one apart, it has the bits of 1.5 * 2**23 plus the sum: a float, without a conversion. What the
+# lowest digit's sum has too much so, 256 times the middle one's has too little.
+LOW = int32(0x4B400000)
+MIDDLE = int32(-49152)  # -1.5 * 2**23 / 256
 
 
 @inline
@@ -35,34 +42,34 @@ def four_mixed(levels, digit, c):
 
 @inline
 def from_digits(low, middle, high):
-    """Sums over three digits as one float; 256 high + middle is exact before it is rounded."""
-    return fma(s32_to_f32(mad_s32(high, int32(256), middle)), float32(256), s32_to_f32(low))
+    """Sums over three digits as one float, of which the lower two begin at `LOW` and `MIDDLE`.
+
+    256 high + middle is exact before it is rounded.
+    """
+    return fma(s32_to_f32(mad_s32(high, int32(256), middle)), float32(256), bits_f32(uint32(low)))
 
 
 @inline
 def dot(levels, x):
     """A block's levels times its activations, in units of both scales."""
-    zero = int32(0)
-    low = four_mixed(levels[1], x[0][1], four_mixed(levels[0], x[0][0], zero))
-    middle = four_mixed(levels[1], x[1][1], four_mixed(levels[0], x[1][0], zero))
-    high = four_signed(levels[1], x[2][1], four_signed(levels[0], x[2][0], zero))
+    low = four_mixed(levels[1], x[0][1], four_mixed(levels[0], x[0][0], LOW))
+    middle = four_mixed(levels[1], x[1][1], four_mixed(levels[0], x[1][0], MIDDLE))
+    high = four_signed(levels[1], x[2][1], four_signed(levels[0], x[2][0], int32(0)))
     return from_digits(low, middle, high)
 
 
 @inline
 def dot_low(levels, x):
     """`dot` of the first 16."""
-    zero = int32(0)
-    low, middle = four_mixed(levels[0], x[0][0], zero), four_mixed(levels[0], x[1][0], zero)
-    return from_digits(low, middle, four_signed(levels[0], x[2][0], zero))
+    low, middle = four_mixed(levels[0], x[0][0], LOW), four_mixed(levels[0], x[1][0], MIDDLE)
+    return from_digits(low, middle, four_signed(levels[0], x[2][0], int32(0)))
 
 
 @inline
 def dot_high(levels, x):
     """`dot` of the last 16."""
-    zero = int32(0)
-    low, middle = four_mixed(levels[1], x[0][1], zero), four_mixed(levels[1], x[1][1], zero)
-    return from_digits(low, middle, four_signed(levels[1], x[2][1], zero))
+    low, middle = four_mixed(levels[1], x[0][1], LOW), four_mixed(levels[1], x[1][1], MIDDLE)
+    return from_digits(low, middle, four_signed(levels[1], x[2][1], int32(0)))
 
 
 @inline
