@@ -128,7 +128,7 @@ def load(
     - `path`: a GGUF file, a name ("demo", "smollm2": see `fusec.known_models`; "hf:OWNER/REPO"),
       or an opened `Model`. A model that is not here yet is fetched.
     - `target`: "cpu", "native" (this machine's GPU), or a GPU architecture such as "sm_90a".
-    - `level`: how much is merged, 0 to 3; by default 3 on a GPU and 2 on the CPU. All give the same
+    - `level`: how much is merged, 0 to 4; by default 3 on a GPU and 2 on the CPU. All give the same
       bytes.
     - `context`: positions of the KV cache, prompt and new tokens together, up to what the model was
       trained for; by default 512, or fewer where it was trained for fewer.

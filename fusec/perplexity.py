@@ -29,6 +29,7 @@ from fusec import driver
 from fusec.errors import FusecError
 from fusec.models.model import Model
 from fusec.runtime.engine import Engine
+from fusec.writer import count
 
 Array = np.ndarray[Any, Any]
 Note = Callable[..., None]
@@ -128,8 +129,8 @@ def chunk_ids(
         raise FusecError(f"--chunks: expected a number from 1, found {chunks}")
     if len(ids) < 2 * length:
         raise FusecError(
-            f"the text has {len(ids)} tokens: expected at least {2 * length}, two chunks; "
-            f"--context asks for shorter ones"
+            f"the text has {count(len(ids), 'token')}, expected at least {2 * length}, two chunks: "
+            f"take a longer text, or shorter chunks (--context)"
         )
     cut: Iterator[list[int]] = (
         ids[i : i + length] for i in range(0, len(ids) - length + 1, length)

@@ -42,7 +42,7 @@ STUDY = {
 LEGEND = (
     "bytes us, flops us: the least that a token can take, by what it reads (from the L2 cache "
     "where the weights fit it, else from memory) and by its arithmetic",
-    "-O0 to -O3: tokens a second that the cost model predicts for fusec's plan of that level",
+    "-O0 to -O4: tokens a second that the cost model predicts for fusec's plan of that level",
     "binds: what the largest share of the fastest level's time goes into: launches (from one "
     "kernel to the next), chain (loads and sums that wait for each other), memory (reading "
     "weights) or compute (arithmetic)",
@@ -89,6 +89,11 @@ def run(
         raise FusecError(f"--position: expected at least 0, found {position}")
     known = [gpus.find(name) for name in names] or list(gpus.all_gpus().values())
     model = Model.open(path)
+    if position >= model.config.context:
+        raise FusecError(
+            f"--position: expected at most {model.config.context - 1}, as the model was trained "
+            f"for {model.config.context} positions, found {position}"
+        )
     longer = position + 1 if position >= DEFAULT_CONTEXT else None
     context = model.check_context(longer, DEFAULT_CONTEXT)
     graph = model.graph(tokens=1, context=context, kv="f16")

@@ -29,7 +29,11 @@ def read_text(path: Path) -> str:
     except OSError as error:
         raise FusecError(f"{path}: cannot be read: {reason(error)}") from None
     except UnicodeDecodeError as error:
-        raise FusecError(f"{path}: expected UTF-8 text, found {error.reason}") from None
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise FusecError(
+            f"{path}: expected UTF-8 text, found {error.reason} in line {line}, "
+            f"0x{error.object[error.start]:02x}"
+        ) from None
 
 
 def standard_input() -> TextIO:

@@ -105,9 +105,9 @@ def check(
     if unknown := [kind for kind in kinds if kind not in BOUNDS]:
         raise FusecError(f"unknown KV cache type '{unknown[0]}': known are {', '.join(BOUNDS)}")
     if not 1 <= tokens <= context:
-        raise FusecError(f"expected 1 to {context} tokens, the context, found {tokens}")
+        raise FusecError(f"--tokens: expected 1 to {context}, the context, found {tokens}")
     if not 0 <= seed < MAX_SEED:
-        raise FusecError(f"expected a seed from 0 to 2^64 - 1, found {seed}")
+        raise FusecError(f"--seed: expected 0 to 2^64 - 1, found {seed}")
     random = np.random.default_rng(seed)
     ids = [int(i) for i in random.integers(0, model.config.vocab, tokens)]
     widest = min(backend.prefill_tokens, context)

@@ -206,8 +206,12 @@ def test_the_command(tiny_model: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "options", "reason"),
     [
-        (b"short", [], "the text has 4 tokens: expected at least 64, two chunks; --context "),
-        (b"\xff\xfe", [], "expected UTF-8 text, found invalid start byte"),
+        (
+            b"short",
+            [],
+            "the text has 4 tokens, expected at least 64, two chunks: take a longer text, ",
+        ),
+        (b"a\n\xff\xfe", [], "expected UTF-8 text, found invalid start byte in line 2, 0xff"),
         (None, [], "cannot be read: No such file or directory"),
         (TEXT.encode(), ["-c", 3], "--context: expected 4 tokens or more, found 3"),
         (TEXT.encode(), ["-c", 513], "expected a context from 1 to 512"),

@@ -24,6 +24,9 @@ YOUNG = 100_000
 """New objects between two collections. Passes make graphs that stay: with Python's 700 or 2,000 a
 quarter of their time went into looking for garbage in them."""
 
+NUMBERS = {"int_parsing": "a whole number", "float_parsing": "a number"}
+"""What was wanted, by pydantic's name of the fault."""
+
 app = typer.Typer(name="fusec", cls=Commands, add_completion=False, **SETTINGS)
 completion.answer_scripts()
 
@@ -84,7 +87,7 @@ def main(args: Sequence[str] | None = None) -> None:
             message = user_message(error)
             if message is None:
                 raise
-            if os.environ.get("FUSEC_DEBUG"):
+            if os.environ.get("FUSEC_DEBUG", "0") not in ("", "0"):
                 traceback.print_exc()
             streams.complain(f"error: {' '.join(message.split())}")
             code = 2
@@ -104,4 +107,17 @@ def user_message(error: Exception) -> str | None:
     # a mistake on the command line; typer has had classes of its own and click's for it
     format_message = getattr(error, "format_message", None)
     command = getattr(getattr(error, "ctx", None), "command_path", "fusec")
-    return f"{format_message()} ({command} --help explains)" if format_message else None
+    if format_message is None:
+        return None
+    return f"{in_our_words(format_message(), error.__cause__)} ({command} --help explains)"
+
+
+def in_our_words(message: str, cause: BaseException | None) -> str:
+    """A mistake on the command line, without what pydantic says where typer asked it."""
+    faults = getattr(cause, "errors", None)
+    if faults is None:
+        return message
+    fault = faults()[0]
+    wanted = NUMBERS.get(fault["type"])
+    words = f"expected {wanted}, found '{fault['input']}'" if wanted else fault["msg"]
+    return message.replace(fault["msg"], words.removeprefix("Value error, "))

@@ -58,7 +58,7 @@ def compile_command(
     start = time.perf_counter()
     drawn = read_layers(layers)
     if drawn is not None and dot is None:
-        raise FusecError("--layers: what to draw with --dot FILE")
+        raise FusecError("--layers: nothing is drawn: add --dot FILE")
     if as_json and dump_after is not None:
         raise FusecError("--json: expected no --dump-after beside it, which prints graphs")
     check_outputs([dot], model)

@@ -152,11 +152,11 @@ def _check(
 ) -> None:
     """Raise FusecError for what says how to draw where nothing is drawn, or what cannot be."""
     if layers is not None and not any_drawn:
-        raise FusecError("--layers: what to draw with --dot, --svg or --html FILE")
+        raise FusecError("--layers: nothing is drawn: add --dot, --svg or --html FILE")
     if profile is not None and not timed:
         raise FusecError("--profile: its times are shown by --svg FILE and --html FILE")
     if draft and not any_drawn:
-        raise FusecError("--draft: what to draw with --dot, --svg or --html FILE")
+        raise FusecError("--draft: nothing is drawn: add --dot, --svg or --html FILE")
     if draft and not one_plan:
         raise FusecError("--draft: the loop has no --stage and no --width")
 

@@ -34,8 +34,13 @@ class Part:
         try:
             if not path.exists():
                 raise FusecError(f"{path}: no such file")
+            if path.is_dir():
+                raise FusecError(
+                    f"{path}: expected a GGUF file, found a folder (those of fusec compile -o can "
+                    f"be run, inspected and compared)"
+                )
             if not path.is_file():
-                raise FusecError(f"{path}: not a file")
+                raise FusecError(f"{path}: expected a GGUF file, found something that is no file")
             if path.stat().st_size == 0:
                 raise FusecError(f"{path}: the file is empty")
             mapped = np.asarray(np.memmap(path, np.uint8, "r"))

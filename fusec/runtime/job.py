@@ -12,6 +12,7 @@ import numpy as np
 from fusec.arguments import whole
 from fusec.errors import FusecError
 from fusec.runtime.sampling import Sampling
+from fusec.writer import count
 
 Array = np.ndarray[Any, Any]
 Ids = str | Sequence[int]
@@ -56,8 +57,8 @@ def new_tokens(prompt: int, wanted: int | None, context: int) -> int:
     wanted = whole("max_new_tokens", wanted, f"a number of new tokens from 0 to {room}", 0)
     if wanted > room:
         raise FusecError(
-            f"{prompt} prompt tokens and {wanted} new ones do not fit a context of {context}: "
-            f"ask for at most {room} new tokens or a larger context"
+            f"{count(prompt, 'prompt token')} and {wanted} new ones do not fit a context of "
+            f"{context}: ask for at most {count(room, 'new token')} or a larger context"
         )
     return wanted
 

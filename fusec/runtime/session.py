@@ -182,7 +182,8 @@ def check_inputs(plan: LaunchPlan, inputs: Mapping[str, Array], limits: Mapping[
     """
     if set(inputs) != {name[1:] for name in plan.inputs}:
         wanted = ", ".join(name[1:] for name in plan.inputs)
-        raise FusecError(f"{plan.name}: expected inputs {wanted}, found {', '.join(inputs)}")
+        found = ", ".join(inputs) or "none"
+        raise FusecError(f"{plan.name}: expected inputs {wanted}, found {found}")
     for name, tensor in plan.inputs.items():
         found, kind = inputs[name[1:]], dtype(tensor.dtype).numpy
         is_array = isinstance(found, np.ndarray) and not isinstance(found, np.ma.MaskedArray)

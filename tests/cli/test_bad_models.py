@@ -131,8 +131,10 @@ def test_damaged_models(
 
 def test_paths_that_are_no_model(tmp_path: Path) -> None:
     assert refused("run", tmp_path / "none.gguf", "-p", "a").endswith("none.gguf: no such file")
-    assert refused("compile", tmp_path).endswith(": not a file")
-    assert refused("run", os.devnull, "-p", "a") == f"{os.devnull}: not a file"
+    folder = f"{tmp_path}: expected a GGUF file, found a folder (those of fusec compile -o can be"
+    assert refused("compile", tmp_path).startswith(folder)
+    device = f"{os.devnull}: expected a GGUF file, found something that is no file"
+    assert refused("run", os.devnull, "-p", "a") == device
     message = refused("run", tmp_path, "-p", "a")
     assert message == (
         f"{tmp_path}: expected a folder written by 'fusec compile -o', found no fusec.json"

@@ -35,7 +35,7 @@ RUN: dict[str, tuple[list[str], str]] = {
     "surrogate": (["-p", "\udcff"], "-p: expected UTF-8 text, found invalid start byte"),
     "too many new": (
         ["-p", "a", "-n", "513"],
-        "prompt tokens and 513 new ones do not fit a context of 512: ask for at most ",
+        "1 prompt token and 513 new ones do not fit a context of 512: ask for at most ",
     ),
     "more than the context": (
         ["--prompt-ids", "1,2,3", "-n", "9", "--context", "10"],
@@ -49,7 +49,14 @@ RUN: dict[str, tuple[list[str], str]] = {
         ["-p", "a", "-n", "-1"],
         "-n: expected a number of tokens from 0, found -1",
     ),
-    "new tokens in words": (["-p", "a", "-n", "ten"], "Invalid value for '-n'"),
+    "new tokens in words": (
+        ["-p", "a", "-n", "ten"],
+        "Invalid value for '-n': expected a whole number, found 'ten' (fusec run --help explains)",
+    ),
+    "temperature in words": (
+        ["-p", "a", "--temp", "hot"],
+        "Invalid value for '--temp': expected a number, found 'hot' (",
+    ),
     "context 0": (["-p", "a", "--context", "0"], "expected a context from 1 to 512"),
     "context below 0": (["-p", "a", "--context", "-3"], "expected a context from 1 to 512"),
     "context too long": (
@@ -123,9 +130,15 @@ OTHERS: dict[str, tuple[list[str], str]] = {
     "verify disable": (["verify", "MODEL", "--disable", "magic"], "no rule or pass 'magic': known"),
     "bench disable": (["bench", "MODEL", "--disable", "magic"], "no rule or pass 'magic': known"),
     "verify kv": (["verify", "MODEL", "--kv", "f8"], "unknown KV cache type 'f8': known are f16"),
-    "verify none": (["verify", "MODEL", "--tokens", "0"], "expected 1 to 512 tokens"),
-    "verify more": (["verify", "MODEL", "--tokens", "600"], "expected 1 to 512 tokens"),
-    "verify seed": (["verify", "MODEL", "--seed", "-1"], "expected a seed from 0 to 2^64 - 1"),
+    "verify none": (
+        ["verify", "MODEL", "--tokens", "0"],
+        "--tokens: expected 1 to 512, the context",
+    ),
+    "verify more": (
+        ["verify", "MODEL", "--tokens", "600"],
+        "--tokens: expected 1 to 512, the context",
+    ),
+    "verify seed": (["verify", "MODEL", "--seed", "-1"], "--seed: expected 0 to 2^64 - 1"),
     "preset": (["synth", "gpt-5", "-o", "OUT"], "unknown preset 'gpt-5', known: smollm2-135m, "),
     "quant": (
         ["synth", "tiny", "-o", "OUT", "--quant", "Q1"],
@@ -250,3 +263,6 @@ def test_debug_shows_the_traceback(tiny_model: Path, monkeypatch: pytest.MonkeyP
     assert ran.err.startswith("Traceback (most recent call last):\n")
     assert "in ids\n" in ran.err
     assert ran.err.endswith("\nerror: the prompt is empty: expected some text behind -p\n")
+    for off in ("0", ""):
+        monkeypatch.setenv("FUSEC_DEBUG", off)
+        assert fusec("run", tiny_model, "-p", "").err.startswith("error: ")

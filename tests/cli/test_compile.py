@@ -122,7 +122,7 @@ def test_layers_of_a_drawing(tiny_model: Path, tmp_path: Path) -> None:
     assert clusters == {"all": [*map(str, range(8))], "0-2": ["0", "1", "2"], "1,3": ["1", "3"]}
     for command, files in (("compile", "--dot"), ("inspect", "--dot, --svg or --html")):
         message = refused(command, tiny_model, "--layers", "all")
-        assert f"--layers: what to draw with {files} FILE" in message
+        assert f"--layers: nothing is drawn: add {files} FILE" in message
 
 
 def test_dot_is_that_of_the_folder(compiled: Path, tiny_model: Path, tmp_path: Path) -> None:

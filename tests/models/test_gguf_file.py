@@ -110,7 +110,7 @@ def test_fingerprint_tells_files_apart(tiny_model: Path, tmp_path: Path) -> None
 def test_unreadable_paths(tmp_path: Path) -> None:
     with pytest.raises(FusecError, match="no such file"):
         open_gguf(tmp_path / "missing.gguf")
-    with pytest.raises(FusecError, match="not a file"):
+    with pytest.raises(FusecError, match="expected a GGUF file, found a folder"):
         open_gguf(tmp_path)
     (tmp_path / "empty.gguf").touch()
     with pytest.raises(FusecError, match="the file is empty"):

@@ -199,7 +199,7 @@ def test_the_command(tiny_model: Path, tmp_path: Path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--draft", "auto"), "--draft: what to draw with --dot, --svg or --html FILE"),
+        (("--draft", "auto"), "--draft: nothing is drawn: add --dot, --svg or --html FILE"),
         (
             ("--draft", "off", "--svg", "a.svg"),
             "draft: expected auto, suffix, recycle, mtp or a model",

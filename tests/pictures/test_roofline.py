@@ -205,7 +205,7 @@ def test_the_command_lists_every_gpu_and_chip(tiny_model):
         (("--gpu", "vax"), "unknown GPU 'vax': known are RTX 3090"),
         (("-O", "9"), "unknown level -O9: known are 0, 1, 2, 3"),
         (("--position", "-1"), "--position: expected at least 0"),
-        (("--position", "100000"), "expected a context from 1 to 512"),
+        (("--position", "100000"), "--position: expected at most 511, as the model was trained"),
         (("--measured", "/no/such"), "/no/such: cannot be read"),
         (("--measured", __file__), "expected what fusec bench or profile -o writes"),
     ],

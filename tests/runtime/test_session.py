@@ -48,6 +48,7 @@ def test_up_to_the_plans_tokens(count: int) -> None:
 @pytest.mark.parametrize(
     ("inputs", "reason"),
     [
+        ({}, "expected inputs token, pos, found none"),
         ({"token": ints(1)}, "expected inputs token, pos, found token"),
         ({"token": ints(1), "pos": ints(0), "x": ints(0)}, "expected inputs token, pos, found "),
         ({"token": ints(1, 2), "pos": ints(0)}, r"one number of tokens .* found \[1, 2\]"),
