@@ -14,6 +14,7 @@ from fusec.ir.op import Op
 from fusec.ir.op_methods import OpMethods
 from fusec.ir.ops import OPS, make
 from fusec.ir.ops import op as entry_of
+from fusec.ir.text import GRAPH_NAME, NAME
 from fusec.ir.verify import verify
 from fusec.writer import brief, count
 
@@ -28,7 +29,7 @@ class Builder(OpMethods):
     """
 
     def __init__(self, name: str) -> None:
-        self.name = name
+        self.name = _name("graph", name, GRAPH_NAME)
         self._inputs: list[Value] = []
         self._states: dict[str, Value] = {}
         self._nodes: list[Node] = []
@@ -64,7 +65,7 @@ class Builder(OpMethods):
                 raise mistaken(op, f"values of the graph ({entry_of(op).operands})", value)
         defaults = {k: v for k, v in attributes.items() if not isinstance(v, type)}
         given = {k: _as_wanted(v, attributes.get(k)) for k, v in given.items()}
-        result = f"%{name or len(self._nodes)}"
+        result = f"%{len(self._nodes) if name is None else _name(op, name, NAME)}"
         if OPS[op].role == "store":
             result = inputs[0].name + "'"
         node = make(op, inputs, result, attrs(**(defaults | given)))
@@ -110,11 +111,16 @@ class Builder(OpMethods):
         return value
 
 
+def _name(what: str, name: object, form: str) -> str:
+    """A name that a printed graph may have. Raises FusecError for another, which is read as two."""
+    if not isinstance(name, str) or not re.fullmatch(form, name):
+        raise mistaken(what, "a name of letters, digits and _ . -", name)
+    return name
+
+
 def _value(sign: str, name: str, shape: Iterable[int], dtype: str) -> Value:
     """A value of the caller's; `sign` says of which kind. Raises FusecError for a wrong type."""
-    what = f"{sign}{name}"
-    if not isinstance(name, str):
-        raise mistaken(what, "a name as text", name)
+    what = f"{sign}{_name('a value', name, NAME)}"
     sizes = _sizes(what, shape)
     try:
         kind = dtype_of(dtype)
@@ -164,7 +170,10 @@ def _method(builder: Builder, entry: Op) -> Callable[..., Any]:
     signature = Signature([*operands, *attributes, named], return_annotation="Value")
 
     def method(*inputs: Value, **given: Attr) -> Any:
-        bound = signature.bind(*inputs, **given).arguments
+        try:
+            bound = signature.bind(*inputs, **given).arguments
+        except TypeError as error:
+            raise TypeError(f"Builder.{entry.name}: {error}, expected {entry.operands}") from None
         values = [bound.pop(name) for name in names]
         return builder.op(entry.name, *values, **bound)
 

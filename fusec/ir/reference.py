@@ -7,6 +7,7 @@ plan loses by an f16 KV cache shows as error against it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy as np
 from fusec.errors import FusecError
 from fusec.ir.graph import Graph
 from fusec.ir.op import results_of
-from fusec.ir.ops import OPS
+from fusec.ir.ops import op
 from fusec.writer import brief, count
 
 Array = np.ndarray[Any, Any]
@@ -24,12 +25,13 @@ Weights = Mapping[str, Array] | Callable[[str], Array]
 class Reference:
     """Runs a graph step by step, keeping its states.
 
-    `weights` gives the decoded float array of a weight by its GGUF name (without '@').
+    `weights` gives the decoded float array of a weight by its GGUF name (without '@'). A step
+    raises FusecError for one that is missing, for other inputs and for an unknown op.
     """
 
     def __init__(self, graph: Graph, weights: Weights, dtype: type = np.float64) -> None:
         self.graph, self.dtype = graph, np.dtype(dtype)
-        self._weight = weights if callable(weights) else weights.__getitem__
+        self._weight = weights if callable(weights) else partial(_given, graph, weights)
         self.reset()
 
     def __repr__(self) -> str:
@@ -57,10 +59,16 @@ class Reference:
                 else values[v.name]
                 for v in node.inputs
             ]
-            made = results_of(OPS[node.op].reference(*operands, **dict(node.attrs)))
+            made = results_of(op(node.op).reference(*operands, **dict(node.attrs)))
             values |= {v.name: array for v, array in zip(node.outputs, made, strict=True)}
         for node in self.graph.walk():
             for value in node.outputs:
                 if value.is_state:
                     self.states[value.buffer] = values[value.name]
         return {v.name[1:]: values[v.name] for v in self.graph.outputs}
+
+
+def _given(graph: Graph, weights: Mapping[str, Array], name: str) -> Array:
+    if name not in weights:
+        raise FusecError(f"graph {graph.name}: weight @{name} is not given")
+    return weights[name]

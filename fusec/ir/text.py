@@ -12,11 +12,16 @@ from fusec.arguments import mistaken
 from fusec.errors import FusecError
 from fusec.ir.graph import Attr, Graph, Node, Value
 
+NAME = r"[\w.'/-]+"
+"""What a value may be called, behind the sign of its kind."""
+
+GRAPH_NAME = r"[A-Za-z_][\w.-]*"
+
 _TOKEN = re.compile(
-    r"""\s*(?:
-        (?P<name>[%$@][\w.'/-]+)
+    rf"""\s*(?:
+        (?P<name>[%$@]{NAME})
         | (?P<number>[-+]?(?:\d+\.\d*(?:e[-+]?\d+)?|\d+e[-+]?\d+|\d+|inf|nan)(?![\w.]))
-        | (?P<word>[A-Za-z_][\w.-]*) | (?P<punct>[(){}\[\]:,=])
+        | (?P<word>{GRAPH_NAME}) | (?P<punct>[(){{}}\[\]:,=])
     )""",
     re.VERBOSE,
 )

@@ -182,8 +182,8 @@ def check_inputs(plan: LaunchPlan, inputs: Mapping[str, Array], limits: Mapping[
     """
     if set(inputs) != {name[1:] for name in plan.inputs}:
         wanted = ", ".join(name[1:] for name in plan.inputs)
-        found = ", ".join(inputs) or "none"
-        raise FusecError(f"{plan.name}: expected inputs {wanted}, found {found}")
+        given = ", ".join(inputs) or "none"
+        raise FusecError(f"{plan.name}: expected inputs {wanted}, found {given}")
     for name, tensor in plan.inputs.items():
         found, kind = inputs[name[1:]], dtype(tensor.dtype).numpy
         is_array = isinstance(found, np.ndarray) and not isinstance(found, np.ma.MaskedArray)

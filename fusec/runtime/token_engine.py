@@ -14,7 +14,7 @@ from fusec.runtime.drafting import MOST_DRAFTED, Drafter, Drafting, DraftStatist
 from fusec.runtime.drafting.chain import Chained
 from fusec.runtime.drafting.depth import Depth
 from fusec.runtime.finite import check_finite
-from fusec.runtime.job import Array, Chosen, Job, Processor, new_tokens, processed
+from fusec.runtime.job import Array, Chosen, Job, Processor, new_tokens, processed, token_ids
 from fusec.runtime.sampling import Sampler, Sampling, settled
 from fusec.runtime.sequence_engine import SequenceEngine
 from fusec.runtime.session import Session
@@ -195,7 +195,8 @@ class TokenEngine(SequenceEngine):
         self._ids = list(job.sequence)
         while made < job.count:
             room = min(job.count - made, self.context - self._position) - 1
-            read = [self._ids[-1], *drafting.guesses(min(room, self.prefill.plan.tokens - 1))]
+            guesses = drafting.guesses(min(room, self.prefill.plan.tokens - 1))
+            read = [self._ids[-1], *token_ids(guesses, self.vocabulary)]
             start = time.perf_counter()
             rows, best = self._several(read)
             drafting.stepped(read, best, time.perf_counter() - start)

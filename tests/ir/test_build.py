@@ -80,3 +80,29 @@ def test_another_name_is_none() -> None:
     with pytest.raises(AttributeError, match=r"no op 'sofcap': did you mean 'softcap'\? known are"):
         Builder("toy").sofcap  # noqa: B018
     assert not hasattr(Builder("toy"), "__wrapped__")
+
+
+def test_names_that_would_not_parse_back_are_refused() -> None:
+    b = Builder("toy")
+    x = b.input("x", (1, 4))
+    for wrong in (
+        lambda: Builder("my graph"),
+        lambda: b.input("x y", (1, 4)),
+        lambda: b.input("", (1, 4)),
+    ):
+        with pytest.raises(FusecError, match="expected a name of letters, digits and _"):
+            wrong()
+    with pytest.raises(FusecError, match=r"silu: expected a name of .*, found 'a b'"):
+        b.silu(x, name="a b")
+
+
+def test_an_operand_too_few_is_named() -> None:
+    register_op("product", "x * y", lambda x, y: x * y)
+    try:
+        b = Builder("toy")
+        with pytest.raises(
+            TypeError, match=r"Builder\.product: missing a required argument: 'y', "
+        ):
+            b.product(b.input("x", (1, 4)))  # type: ignore[attr-defined]
+    finally:
+        unregister_op("product")

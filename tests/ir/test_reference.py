@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fusec.errors import FusecError
-from fusec.ir import Builder, Reference
+from fusec.ir import Builder, Reference, parse
 from fusec.ir.ops import OPS, bytes_moved, flops
 from tests.graphs import llama_graph, weights_for
 from tests.random_numbers import random_numbers
@@ -104,6 +104,16 @@ def test_tokens_in_one_step_equal_tokens_one_by_one():
 def test_a_missing_input_is_named():
     with pytest.raises(FusecError, match="inputs differ in pos"):
         Reference(llama_graph(), {}).step(token=np.array([0]))
+
+
+def test_a_missing_weight_and_an_unknown_op_are_named():
+    b = Builder("g")
+    graph = b.build(b.matvec(b.input("x", (1, 4)), b.weight("w", (2, 4)), name="y"))
+    with pytest.raises(FusecError, match="graph g: weight @w is not given"):
+        Reference(graph, {}).step(x=np.zeros((1, 4)))
+    unknown = parse(str(graph).replace("matvec", "matwec"))
+    with pytest.raises(FusecError, match="unknown op 'matwec': did you mean 'matvec'"):
+        Reference(unknown, {"w": np.zeros((2, 4))}).step(x=np.zeros((1, 4)))
 
 
 def test_work_of_a_node():

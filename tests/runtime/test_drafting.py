@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from fusec.errors import FusecError
 from fusec.ir.pages import PAGE
 from fusec.models.small import config_of
 from fusec.models.synth import synthesize
-from fusec.runtime.drafting import DRAFTERS, Auto, Recycle, Row, Suffix
+from fusec.runtime.drafting import DRAFTERS, Auto, Guess, Recycle, Row, Suffix
 from fusec.runtime.drafting.model import ModelDrafter
 from fusec.runtime.drafting.suffix import LONGEST, confidence_of
 from tests.runtime.drafters import Nonsense, Scripted, draft_with
@@ -294,7 +295,25 @@ def test_what_names_no_drafter(tiny_model: Path, draft: object) -> None:
 
 def test_a_guess_out_of_vocabulary(engine: Engine) -> None:
     draft_with(engine, Nonsense(VOCABULARY * 9))
-    with pytest.raises(FusecError, match=f"token from 0 to {VOCABULARY - 1}, found"):
+    with pytest.raises(FusecError, match=f"out of vocabulary: expected 0 to {VOCABULARY - 1}"):
+        list(engine.tokens(IDS, 20))
+
+
+@pytest.mark.parametrize(
+    ("proposed", "found"),
+    [
+        (7, "propose: expected guesses, such as Guess.*, found 7"),
+        ([5], "propose: expected guesses, such as Guess.*, found 5"),
+        ([Guess("a", 0.5)], "expected token ids: "),  # type: ignore[arg-type]
+    ],
+)
+def test_what_are_no_guesses(engine: Engine, proposed: object, found: str) -> None:
+    class Odd(Scripted):
+        def propose(self, most: int) -> Any:
+            return proposed
+
+    draft_with(engine, Odd([]))
+    with pytest.raises(FusecError, match=found):
         list(engine.tokens(IDS, 20))
 
 

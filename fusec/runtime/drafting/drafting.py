@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+from fusec.arguments import mistaken
 from fusec.runtime.drafting.depth import Depth
 from fusec.runtime.drafting.drafter import Array, Drafter, Guess, Row
 
@@ -92,7 +94,10 @@ class Drafting:
         self.drafter.read(first, hidden)
 
     def guesses(self, most: int) -> list[int]:
-        """Tokens that the next step checks, at most so many."""
+        """Tokens that the next step checks, at most so many.
+
+        Raises FusecError where what the drafter proposes are no guesses.
+        """
         self._proposed, self._checked, self._taken = (), 0, []
         most = min(most, self.most)
         if not self.drafter or most < 1 or not self.depth.asks():
@@ -102,7 +107,7 @@ class Drafting:
         for made, read, best in self._told:
             self.drafter.seen(made, [Row(*row) for row in zip(read, best, strict=True)])
         self._told.clear()
-        self._proposed = self.drafter.propose(most)[:most]
+        self._proposed = _guesses_of(self.drafter, most)
         seconds = time.perf_counter() - start
         self.statistics.proposed += len(self._proposed)
         self.statistics.proposing_s += seconds
@@ -131,3 +136,14 @@ class Drafting:
         self.depth.acceptance.learn(guess.confidence, right)
         self.statistics.accepted += right and row < self._checked
         return right and row < self._checked
+
+
+def _guesses_of(drafter: Drafter, most: int) -> Sequence[Guess]:
+    """What a drafter proposes, at most so many. Raises FusecError for what are no guesses."""
+    found: object = drafter.propose(most)
+    guesses: Sequence[Any] = found[:most] if isinstance(found, Sequence) else (found,)
+    for guess in guesses:
+        if not isinstance(guess, Guess):
+            proposed = f"{type(drafter).__name__}.propose"
+            raise mistaken(proposed, "guesses, such as Guess(token=5, confidence=0.5)", guess)
+    return guesses
