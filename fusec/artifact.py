@@ -31,7 +31,7 @@ from fusec.models.gguf_file import GGUFFile
 from fusec.models.model import Model
 from fusec.models.shipped import DATA
 from fusec.passes.fuse import Refusal
-from fusec.passes.pipeline import Stage
+from fusec.passes.pipeline import Stage, find_pass
 from fusec.pictures.dot import to_dot
 from fusec.pictures.subject import Subject, read_profile
 from fusec.report import summary
@@ -270,9 +270,7 @@ class Artifact:
         files = {path.stem[3:]: path.as_posix() for path in parts}
         if name is None:
             name = list(files)[-1]
-        if name not in files:
-            raise FusecError(f"{self.folder}: no stage '{name}': there are {', '.join(files)}")
-        return self._read(files[name])
+        return self._read(files[find_pass(name, files, f"{self.folder}: no stage", ": there are")])
 
     def engine(self, progress: Any = None, threads: int = 0, l2: str = "auto") -> Engine:
         """The model ready to generate, from the folder's plans and kernels."""

@@ -52,7 +52,10 @@ def test_vocabulary(tiny_model: Path) -> None:
 
 def test_dispatches_are_counted_alike_everywhere(tiny_model: Path) -> None:
     launches = len(driver.compile(tiny_model).plan.launches)
-    assert f" {launches} dispatches a token (" in " ".join(fusec("info", tiny_model).out.split())
+    said = plain(fusec("info", tiny_model).out)
+    assert f" {launches} dispatches a token (" in said
+    assert "in f16 at a context of 512, of which" in said  # that it was trained for
+    assert "at a context of 64 (" in plain(fusec("info", tiny_model, "--context", 64).out)
     assert f": {launches} dispatches a token (" in fusec("inspect", tiny_model).out
     compared = fusec("diff", tiny_model, tiny_model, "-O", "0,2", "--json").json
     assert compared["sizes"]["dispatches"][1] == launches

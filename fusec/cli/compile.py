@@ -52,6 +52,7 @@ def compile_command(
 ) -> None:
     """Compile a model: print what each pass merged, and the plan; build every kernel."""
     from fusec import artifact, driver, report
+    from fusec.passes.pipeline import find_pass
     from fusec.pictures.dot import to_dot
     from fusec.pictures.view import read_layers
 
@@ -79,8 +80,8 @@ def compile_command(
         width=width,
     )
     names = [stage.name for stage in compiled.stages]
-    if dump_after not in (None, "all", *names):
-        raise FusecError(f"no pass '{dump_after}' at this level: it runs {', '.join(names)}")
+    if dump_after not in (None, "all"):
+        dump_after = find_pass(dump_after, names, "no pass", " at this level: it runs")
     for stage in compiled.stages:
         if dump_after in ("all", stage.name):
             typer.echo(artifact.stage_text(stage))

@@ -165,11 +165,13 @@ def _memory_rows(memory: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     from fusec.report import size
 
     yield "weights", size(memory["weights_bytes"])
-    trained = f"{size(memory['trained_kv_bytes'])} at {memory['trained_context']}"
+    trained = ""
+    if memory["trained_context"] != memory["context"]:
+        trained = f" ({size(memory['trained_kv_bytes'])} at {memory['trained_context']})"
     yield (
         "KV cache",
-        f"{size(memory['kv_bytes'])} in {memory['kv']} at a context of {memory['context']} "
-        f"({trained}), of which a sequence takes {size(memory['first_kv_bytes'])} at first",
+        f"{size(memory['kv_bytes'])} in {memory['kv']} at a context of {memory['context']}"
+        f"{trained}, of which a sequence takes {size(memory['first_kv_bytes'])} at first",
     )
     yield "arena", f"{size(memory['arena_bytes'])} for a prompt's activations"
     yield "memory", size(memory["bytes"])

@@ -40,4 +40,5 @@ def quantize(
         search: Search = "quick" if quick else "full"
         requantize(source, output, mix, search=search, again=again, progress=advance)
     before, after = open_gguf(source).file_bytes / 1e6, output.stat().st_size / 1e6
-    out.print(f"{output}: {after:.1f} MB, from {before:.1f} MB")
+    if not quiet:
+        out.print(f"{output}: {after:.1f} MB, from {before:.1f} MB")

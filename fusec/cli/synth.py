@@ -51,4 +51,5 @@ def synth(
             quick=quick,
             progress=advance,
         )
-    out.print(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
+    if not quiet:
+        out.print(f"{output}: {output.stat().st_size / 1e6:.1f} MB")

@@ -65,7 +65,9 @@ def gguf_file(path: Path, architecture: str) -> Iterator[tuple[GGUFWriter, Path]
         writer.close()  # what is still to be written may find no room
         os.replace(part, path)
     except OSError as error:
-        raise FusecError(f"{path}: cannot be written: {reason(error)}") from error
+        # a write that NumPy could not end has no error number, and in the text bytes alone
+        full = "" if error.errno else ", in bytes: is the disk full?"
+        raise FusecError(f"{path}: cannot be written: {reason(error)}{full}") from error
     finally:
         with suppress(OSError):
             writer.close()

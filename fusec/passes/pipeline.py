@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from fusec.errors import FusecError, unknown
@@ -169,6 +169,17 @@ def name_of(step: Pass | Stage) -> str:
     return step.name.removeprefix("fuse-")
 
 
+def find_pass(name: str, known: Collection[str], what: str, where: str) -> str:
+    """The pass that `name` means among the known: `fuse-chain` is also called by its rule, `chain`.
+
+    Raises FusecError, with `what` in front of the name and `where` in front of those known.
+    """
+    for full in (name, f"fuse-{name}"):
+        if full in known:
+            return full
+    raise FusecError(f"{what} '{name}'{where} {', '.join(known)}")
+
+
 def why(name: str) -> str:
     """Why the levels have the fusion pass of that name; empty for any other."""
     return next((p.why for p in LEVELS[max(LEVELS)] if isinstance(p, Fuse) and p.name == name), "")
@@ -189,8 +200,7 @@ def run_passes(
     """
     passes = tuple(passes)
     names = [FIRST, *(p.name for p in passes)]
-    if stop_after is not None and stop_after not in names:
-        raise FusecError(f"no pass '{stop_after}' at this level: it runs {', '.join(names)}")
+    stop_after = stop_after and find_pass(stop_after, names, "no pass", " at this level: it runs")
     stages = [Stage(FIRST, graph, len(graph.nodes), len(graph.nodes), 0.0)]
     verify(graph)
     if observe:

@@ -19,7 +19,7 @@ from fusec.ir.graph import Graph, Node
 from fusec.ir.plan import LaunchPlan, Size
 from fusec.models.model import Model
 from fusec.passes import cost
-from fusec.passes.pipeline import Stage
+from fusec.passes.pipeline import Stage, find_pass
 from fusec.pictures.drawing import anchor
 from fusec.pictures.loop import Loop
 from fusec.pictures.svg import to_svg
@@ -164,9 +164,9 @@ class Subject:
 def find_stage(stages: Sequence[Stage], name: str | None, level: int) -> Stage:
     """A stage by its pass's name, the last one without. Raises FusecError naming the known."""
     by_name = {stage.name: stage for stage in stages}
-    if name is not None and name not in by_name:
-        raise FusecError(f"no stage '{name}' at -O{level}: there are {', '.join(by_name)}")
-    return by_name[name] if name else stages[-1]
+    if name is None:
+        return stages[-1]
+    return by_name[find_pass(name, by_name, "no stage", f" at -O{level}: there are")]
 
 
 def of_compiled(compiled: Compilation, profile: Path | None = None) -> Subject:

@@ -56,6 +56,8 @@ def test_inspect_prints_the_graph_at_a_stage(tiny_model: Path, compiled: Path) -
     graph = parse("".join(line for line in text.splitlines(True) if line[0] != "#"))
     assert {"rope", "norm_matvec"} <= {node.kind for node in graph.nodes}
     folder = fusec("inspect", compiled, "--stage", "fuse-pairs").out
+    assert fusec("inspect", compiled, "--stage", "pairs").out == folder
+    assert fusec("inspect", tiny_model, "--stage", "pairs").out.startswith("# after fuse-pairs: ")
     assert re.sub(r"\d+\.\d ms|\[(64|512), 2|f16|f32", "", folder) == re.sub(
         r"\d+\.\d ms|\[(64|512), 2|f16|f32", "", text
     )

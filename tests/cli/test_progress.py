@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -78,7 +79,9 @@ def test_short_work_says_nothing(tmp_path) -> None:
     assert (ran.code, ran.err) == (0, "")
 
 
-def test_quiet(quickly: None, tiny_model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quiet(
+    quickly: None, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def slow(*_: object, note: Callable[..., None], **__: object) -> list[object]:
         note("-O0 f16")
         time.sleep(0.2)
@@ -89,6 +92,9 @@ def test_quiet(quickly: None, tiny_model, monkeypatch: pytest.MonkeyPatch) -> No
     for option in ("-q", "--quiet"):
         ran = fusec("verify", tiny_model, option)
         assert (ran.code, ran.err) == (0, "")
+    synth = ("synth", "tiny", "-o", tmp_path / "m.gguf")
+    assert fusec(*synth).out.endswith("m.gguf: 0.5 MB\n")
+    assert fusec(*synth, "-q").out == ""
     run = ("run", tiny_model, "--prompt-ids", "7", "-n", 2, "--temp", 0)
     assert "tok/s" in fusec(*run).err
     assert fusec(*run, "-q").err == ""

@@ -13,6 +13,7 @@ from gguf.quants import dequantize
 from fusec.errors import FusecError
 from fusec.models import architecture_of
 from fusec.models.gguf_file import open_gguf
+from fusec.models.gguf_write import gguf_file
 from fusec.models.model import Model
 from fusec.models.synth import PRESETS, synthesize
 from fusec.models.synth_vocab import read_vocabulary
@@ -239,3 +240,11 @@ def test_a_disk_without_room_leaves_no_file(
     with pytest.raises(FusecError, match="x: cannot be written: No space left on device"):
         synthesize("tiny", tmp_path / "x")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_numpys_words_for_a_full_disk_are_explained(tmp_path: Path) -> None:
+    with (
+        pytest.raises(FusecError, match="9 requested and 2 written, in bytes: is the disk full"),
+        gguf_file(tmp_path / "x", "llama"),
+    ):
+        raise OSError("9 requested and 2 written")
