@@ -198,6 +198,8 @@ def test_more_tokens_than_the_model_was_trained_for(tiny_model):
         FusecError, match=r"600 new .* prompt of 16 .* of 512: expected -n up to 496"
     ):
         bench.run(tiny_model, Plan(lengths=(600,), levels=(2,)))
+    with pytest.raises(FusecError, match=r"prompt of 512 .* of 512: expected a shorter prompt"):
+        bench.run(tiny_model, Plan(lengths=(2,), levels=(2,), prompt=512))
     with pytest.raises(FusecError, match=r"a prompt of 513 tokens .* of 512"):
         bench.run(tiny_model, Plan(lengths=(2,), repeats=1, levels=(2,), pp=(513,)))
 

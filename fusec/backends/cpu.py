@@ -162,7 +162,7 @@ def default_threads() -> int:
     """FUSEC_THREADS, or the cores this process may use; of very many, MOST_BY_DEFAULT."""
     given = os.environ.get("FUSEC_THREADS", "")
     if given and (not given.isdigit() or given == "0"):
-        raise FusecError(f"FUSEC_THREADS: expected a number of threads, found '{given}'")
+        raise FusecError(f"FUSEC_THREADS: expected a number of threads from 1, found '{given}'")
     if given:
         return check_threads(int(given), "FUSEC_THREADS")
     return min(cores(), MOST_BY_DEFAULT)

@@ -148,10 +148,11 @@ def check_room(path: Path, plan: Plan) -> None:
     trained = Model.open(path).config.context
     prompt, new = plan.prompt, max(plan.lengths)
     if prompt + new > trained:
+        room = trained - prompt
+        wanted = f"-n up to {room}" if room > 1 else "a shorter prompt"
         raise FusecError(
-            f"bench: {new} new tokens (-n) behind a prompt of {prompt} (--prompt) do not fit "
-            f"{path}, which was trained for a context of {trained}: expected -n up to "
-            f"{max(trained - prompt, 0)}"
+            f"bench: {new} new tokens (-n) after a prompt of {prompt} (--prompt) do not fit "
+            f"{path}, which was trained for a context of {trained}: expected {wanted}"
         )
     if max(plan.pp, default=0) > trained:
         raise FusecError(

@@ -38,7 +38,7 @@ def bench(
         str,
         typer.Option(help="cpu, native or cuda (the GPU of this machine), or its architecture."),
     ] = "cpu",
-    prompt: Annotated[int, typer.Option(help="Tokens in front of them.")] = 16,
+    prompt: Annotated[int, typer.Option(help="Tokens before the new ones.")] = 16,
     pp: Annotated[
         str | None,
         typer.Option(
@@ -74,7 +74,7 @@ def bench(
     """Measure prompts and new tokens: tokens a second, dispatches, bandwidth; at every level.
 
     Tests have llama-bench's names. pp512: a prompt of 512 tokens, without logits.
-    tg128 @ d16: 128 new tokens behind a prompt of 16.
+    tg128 @ d16: 128 new tokens after a prompt of 16.
     """
     if draft:
         _bench_drafts(model, words(draft), numbers("-n", lengths), draft_max, levels, target,

@@ -43,7 +43,7 @@ def compile_command(
         str | None, typer.Option(metavar="PASS|all", help="Print the graph after this pass.")
     ] = None,
     stop_after: Annotated[
-        str | None, typer.Option(metavar="PASS", help="Run no pass behind this one.")
+        str | None, typer.Option(metavar="PASS", help="Run no pass after this one.")
     ] = None,
     disable: Disable = None,
     width: Width = 1,

@@ -58,6 +58,7 @@ def perplexity(
     """Measure how well a model predicts a text: llama.cpp's perplexity, lower is better."""
     from fusec.perplexity import measure
     from fusec.texts import read_text
+    from fusec.writer import count
 
     given = read_text(text)
     with progress("reading") as advance:
@@ -80,7 +81,7 @@ def perplexity(
     else:
         out.print(
             f"perplexity {found.value:.4f} +/- {found.error:.5f} over {found.scored} tokens: "
-            f"{found.chunks} chunks of {found.context}, {found.seconds:.1f} s"
+            f"{count(found.chunks, 'chunk')} of {found.context}, {found.seconds:.1f} s"
         )
         if found.divergence is not None:
             out.print(

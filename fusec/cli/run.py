@@ -87,11 +87,13 @@ def run(
     draft: Draft = "off",
     draft_max: DraftMax = 15,
     ignore_eos: Annotated[
-        bool, typer.Option("--ignore-eos", help="Go on behind an end-of-text token.")
+        bool, typer.Option("--ignore-eos", help="Go on after an end-of-text token.")
     ] = False,
     stop: Annotated[
         list[str] | None,
-        typer.Option(metavar="TEXT", help="End in front of this text; may be repeated."),
+        typer.Option(
+            metavar="TEXT", help="End before this text, which is left out; may be repeated."
+        ),
     ] = None,
     as_json: AsJson = False,
     logprobs: Annotated[
