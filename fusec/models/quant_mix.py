@@ -52,15 +52,16 @@ FEW_BITS = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M")
 class Mix:
     """A quantisation mix applied to a model of `layers` layers."""
 
-    name: str
+    name: str  # as llama-quantize has it, in any case
     layers: int
     heads_per_kv: int  # query heads that share a key/value head
     tied: bool  # the embedding is the output matrix too
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "name", ALIASES.get(self.name, self.name))
-        if self.name not in MIXES:
+        name = ALIASES.get(self.name.upper(), self.name.upper())
+        if name not in MIXES:
             raise FusecError(f"unknown quantisation '{self.name}', known: {', '.join(MIXES)}")
+        object.__setattr__(self, "name", name)
 
     @property
     def file_type(self) -> int:

@@ -47,7 +47,7 @@ def requantize(
     """
     model, path = Model.open(Path(source)), Path(path)
     config = model.config
-    mix = Mix(quant.upper(), config.layers, config.heads // config.kv_heads, config.tied)
+    mix = Mix(quant, config.layers, config.heads // config.kv_heads, config.tied)
     if path.exists() and any(path.samefile(file) for file in model.file.paths):
         raise FusecError(f"{path}: cannot be written: it is the model that is read")
     tensors = list(_tensors(model, mix, search, again))

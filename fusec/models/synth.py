@@ -56,7 +56,7 @@ def synthesize(
     # No name of an architecture: "phi3" in it changes how vocabularies are read.
     name = preset if isinstance(preset, str) and preset in PRESETS else "custom"
     config = _known(preset) if isinstance(preset, str) else preset
-    mix = Mix(quant.upper(), config.layers, config.heads // config.kv_heads, config.tied)
+    mix = Mix(quant, config.layers, config.heads // config.kv_heads, config.tied)
     if context is not None:
         if not 1 <= context < 1 << 32:  # the file has 32 bits for it
             raise FusecError(f"context is {context}, expected 1 to {(1 << 32) - 1}")

@@ -88,7 +88,7 @@ class Engine(TokenEngine):
             if prompt or append:
                 return ids
             raise FusecError("the prompt is empty: expected some text")
-        found = f"a {type(prompt).__name__}"
+        found = type(prompt).__name__
         if isinstance(prompt, Iterable) and not isinstance(prompt, Mapping | bytes):
             items: list[Any] = list(prompt)
             kinds = sorted({type(item).__name__ for item in items})
@@ -96,7 +96,7 @@ class Engine(TokenEngine):
                 return self.chat_template.encode(items, self.tokenizer)
             if all(isinstance(item, Integral) for item in items):
                 return super()._tokens(items)
-            found = f"a {type(prompt).__name__} of {' and '.join(kinds)}"
+            found = f"{found} of {' and '.join(kinds)}"
         raise FusecError(
             f"expected one prompt: a text, token ids, or a list of messages with role and content; "
             f"found {found}"

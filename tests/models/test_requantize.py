@@ -133,7 +133,7 @@ def test_every_form_of_metadata_is_kept(tmp_path: Path) -> None:
 
 
 def test_refusals_leave_nothing_behind(plain: Path, tmp_path: Path) -> None:
-    with pytest.raises(FusecError, match="unknown quantisation 'Q9'"):
+    with pytest.raises(FusecError, match="unknown quantisation 'q9'"):
         requantize(plain, tmp_path / "x.gguf", "q9")
     with pytest.raises(FusecError, match="it is the model that is read"):
         requantize(plain, plain, "Q8_0")
