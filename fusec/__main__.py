@@ -1,5 +1,16 @@
-"""`python -m fusec`."""
+"""The command `fusec`, which is `python -m fusec` too."""
 
-from fusec.cli import main
+import sys
 
-main()
+
+def main() -> None:
+    """Entry point. Ctrl-C ends it in the same way while the command line is still imported."""
+    try:
+        from fusec.cli import main as command_line
+    except KeyboardInterrupt:
+        sys.exit(130)
+    command_line()
+
+
+if __name__ == "__main__":
+    main()

@@ -8,6 +8,8 @@ import os
 import pkgutil
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -131,6 +133,22 @@ def test_an_interrupt_ends_it_quietly(tiny_model: Path) -> None:
     _, err = running.communicate(timeout=60)
     assert err == ""
     assert running.returncode == 130
+
+
+def test_an_interrupt_while_it_is_imported_ends_it_quietly() -> None:
+    script = (
+        "import sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'typer':\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        "from fusec.__main__ import main\n"
+        "main()\n"
+    )
+    command = [sys.executable, "-c", script]
+    ended = subprocess.run(command, check=False, capture_output=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (130, b"")
 
 
 @pytest.mark.slow
