@@ -1,4 +1,8 @@
-"""Memory of activations: offsets in one arena, used again when a value's last reader is done."""
+"""Memory of activations: offsets in one arena, used again when a value's last reader is done.
+
+What holds indices holds nothing else. So whoever runs a plan without some of its launches, to see
+what these take, finds indices of an earlier step there, and no kernel leaves its memory.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +56,11 @@ def plan_memory(graph: Graph) -> dict[str, Slot]:
     ranges = sorted(live_ranges(graph).values(), key=lambda r: (-r[0].nbytes, r[1]))
     for value, first, last in ranges:
         size = -(-value.nbytes // ALIGNMENT) * ALIGNMENT
-        rivals = (s for s in slots.values() if s.first <= last and first <= s.last)
+        rivals = (
+            s
+            for s in slots.values()
+            if (s.first <= last and first <= s.last) or "i32" in (value.dtype, s.value.dtype)
+        )
         offset = 0
         for rival in sorted(rivals, key=lambda s: s.offset):
             if rival.offset - offset >= size:

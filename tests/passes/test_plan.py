@@ -32,6 +32,19 @@ def test_values_alive_together_never_share_bytes(graph):
             assert not (together and one.overlaps(other))
 
 
+def test_nothing_else_is_ever_where_an_index_is():
+    """Plans are run without some launches: an old float in the place of an expert is anywhere."""
+    b = Builder("chosen")
+    x, at_row = b.input("x", (1, 64)), b.weight("rows", (300, 64), "f32")
+    for n in range(3):
+        x = b.add(x, b.embed(b.argmax(b.matvec(x, b.weight(f"w{n}", (300, 64), "f32"))), at_row))
+    slots = list(plan_memory(b.build(x)).values())
+    chosen = [slot for slot in slots if slot.value.dtype == "i32"]
+    assert len(chosen) == 3
+    for one in chosen:
+        assert not any(one.overlaps(other) for other in slots if other is not one)
+
+
 def test_the_arena_is_reused():
     graph = final(llama_graph(layers=8))
     slots = plan_memory(graph)
