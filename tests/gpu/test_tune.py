@@ -2,39 +2,39 @@
 
 from __future__ import annotations
 
-import os
+import json
 from pathlib import Path
 
 import pytest
 
 from fusec import driver
-from fusec.bench import tune
+from fusec.bench import tune, tune_report
 from fusec.codegen.cuda import tuning
 
 pytestmark = pytest.mark.gpu
 IDS = [1, 5, 9, 2, 7] * 8
+WIDTHS = (1, 2)
 
 
-def logits(model: Path) -> bytes:
-    engine = driver.load(model, "native", 3)
-    try:
-        return bytes(engine.logits(IDS).tobytes())
-    finally:
-        engine.close()
+def logits(model: Path) -> list[bytes]:
+    """By steps of each width."""
+    with driver.load(model, "native", 3) as engine:
+        return [engine.logits(IDS, width).tobytes() for width in WIDTHS]
 
 
-def test_what_is_tuned_computes_the_same(tiny_model, monkeypatch) -> None:
+def test_what_is_tuned_computes_the_same(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("FUSEC_TUNING", "off")
     untuned = logits(tiny_model)
     compiled = tune.prepare(tiny_model, "native", 3, None, "f16")
-    tuned = tune.run(compiled, tune.build(compiled), 5.0)
-    path = tuned.save()
-    try:
-        monkeypatch.delenv("FUSEC_TUNING")
-        plan = driver.compile(tiny_model, target="native", level=3).plan
-        wanted = {name: choice for name, choice in tuned.entries.items() if choice}
-        assert {tuning.key(k): k.choice for k in plan.kernels if k.choice} == wanted
-        assert logits(tiny_model) == untuned
-        assert tuned.after <= tuned.before
-    finally:
-        os.unlink(path)
+    gpu, found = tune.run(compiled, WIDTHS, 10.0)
+    file = tmp_path / "tuned.json"
+    file.write_text(json.dumps(tune_report.as_data(compiled, gpu, found)))
+    monkeypatch.setenv("FUSEC_TUNING", str(file))
+    taken = driver.compile(tiny_model, target="native", level=3)
+    for each, plan in zip(found, (taken.plan, taken.backend.variants(taken.plans)[0]), strict=True):
+        wanted = {key: choice for key, choice in each.entries.items() if choice}
+        assert {tuning.key(k, each.width): k.choice for k in plan.kernels if k.choice} == wanted
+        assert each.after <= each.before
+    assert logits(tiny_model) == untuned
