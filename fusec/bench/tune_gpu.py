@@ -127,6 +127,7 @@ class StepBench:
     def _capture(self, plan: LaunchPlan) -> Handle:
         """One step of a plan, captured."""
         session = CudaSession(plan, self.workspace)
+        session.prepare(self.width)  # may take memory for logits, which no capture allows
         if self.width > 1:
             return self.workspace.capture(partial(session.enqueue, self.width))
 

@@ -41,9 +41,16 @@ Kernels = dict[str, Callable[..., None]]
 Status = enum.Enum(
     "Status",
     "CUDA_SUCCESS CUDA_ERROR_NO_DEVICE CUDA_ERROR_OUT_OF_MEMORY CUDA_ERROR_INVALID_IMAGE "
-    "CUDA_ERROR_NO_BINARY_FOR_GPU CUDA_ERROR_NOT_READY CUDA_ERROR_ILLEGAL_ADDRESS",
+    "CUDA_ERROR_NO_BINARY_FOR_GPU CUDA_ERROR_NOT_READY CUDA_ERROR_ILLEGAL_ADDRESS "
+    "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED",
 )
 OK = Status.CUDA_SUCCESS
+NOT_WHILE_CAPTURING = (
+    "cuMemAlloc", "cuMemFree", "cuMemHostAlloc", "cuMemFreeHost", "cuMemCreate", "cuMemMap",
+    "cuMemUnmap", "cuLibraryLoadData", "cuLibraryUnload", "cuStreamSynchronize", "cuStreamQuery",
+    "cuMemcpyHtoDAsync", "cuMemcpyDtoHAsync",
+)  # fmt: skip
+"""Calls that a graph would not repeat, or not with what the host has by then."""
 
 
 class _Names:
@@ -97,6 +104,8 @@ class FakeDriver:
             self.log.append(name)
             if name in self.broken:
                 return (self.broken[name],)
+            if self._capturing is not None and name in NOT_WHILE_CAPTURING:
+                return (Status.CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED,)
             result = method(*args)
             if isinstance(result, Status):
                 return (result,)

@@ -362,10 +362,10 @@ def test_what_the_command_refuses(options, reason, tiny_model):
     assert reason in refused("tune", tiny_model, *options)
 
 
-def bench_of(compiled, width=1):
+def bench_of(compiled, width=1, engine=None):
     plan = plan_of(compiled, width)
     every = Assembled(plan.kernels, ARCH)
-    bench = StepBench(compiled.engine(), plan, width, every)
+    bench = StepBench(engine or compiled.engine(), plan, width, every)
     default = {k.name: default_of(k) for k in plan.kernels}
     every.ready(default.items())
     bench.settle(default)
@@ -383,6 +383,15 @@ def test_a_run_has_fewer_steps_where_they_take_longer(compiled, on, us, steps, w
     launches = us * len(bench.plan.launches)
     control = api.times.boundary if width == 1 else 0.0
     assert found == pytest.approx(launches + api.times.gap + control)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_memory_for_logits_is_there_when_a_step_is_captured(compiled, on, width):
+    """Those of a few rows may take more than all of what a prompt makes."""
+    on({})
+    engine = compiled.engine()
+    engine.workspace._arena_bytes = 0
+    bench_of(compiled, width, engine)
 
 
 @pytest.mark.parametrize("width", WIDTHS)
