@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from fusec.runtime.cuda.driver import Driver, Handle, OutOfMemory
+from fusec.runtime.cuda.driver import CudaError, Driver, Handle, OutOfMemory
 
 SUPPORTED = "VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED"
 
@@ -62,16 +62,27 @@ class GrowingMemory:
         self._maps.clear()
 
     def _map(self, address: int, nbytes: int) -> None:
+        """Put new memory there, or leave everything as it is: page tables take memory as well."""
         driver = self._driver
         try:
             memory: Any = driver.call("cuMemCreate", nbytes, self._properties, 0)
+            try:
+                driver.call("cuMemMap", address, nbytes, 0, memory, 0)
+            finally:
+                driver.call("cuMemRelease", memory)  # it is there as long as it is mapped
+            self._open(address, nbytes)
         except OutOfMemory as error:
             raise driver.too_little(nbytes, self._what, error) from None
-        driver.call("cuMemMap", address, nbytes, 0, memory, 0)
-        driver.call("cuMemRelease", memory)  # it is there as long as it is mapped
         self._maps.append((address, nbytes))
-        driver.call("cuMemSetAccess", address, nbytes, [self._access], 1)
         driver.zero(address, nbytes, self._stream)
+
+    def _open(self, address: int, nbytes: int) -> None:
+        """Let kernels use what is mapped there; it is mapped no more where that fails."""
+        try:
+            self._driver.call("cuMemSetAccess", address, nbytes, [self._access], 1)
+        except CudaError:
+            self._driver.call("cuMemUnmap", address, nbytes)
+            raise
 
 
 def _runs(numbers: list[int]) -> Iterable[tuple[int, int]]:

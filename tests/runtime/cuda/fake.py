@@ -94,6 +94,7 @@ class FakeDriver:
         self.buffers: dict[int, ctypes.Array] = {}
         self.reserved: dict[int, ctypes.Array] = {}
         self.mapped: dict[int, int] = {}  # address -> bytes
+        self.created = 0  # bytes that are not released
         self.limits: dict[str, int] = {}
         self._capturing: list[Callable[[], None]] | None = None
 
@@ -141,7 +142,7 @@ class FakeDriver:
     def _nothing(self, *_args):
         return OK
 
-    _cuMemRelease = _cuCtxSetCurrent = _cuDevicePrimaryCtxRelease = _cuStreamSynchronize = _nothing
+    _cuCtxSetCurrent = _cuDevicePrimaryCtxRelease = _cuStreamSynchronize = _nothing
     _cuStreamDestroy = _cuLibraryUnload = _cuGraphDestroy = _cuGraphExecDestroy = _nothing
     _cuCtxResetPersistingL2Cache = _cuStreamQuery = _nothing
 
@@ -186,7 +187,12 @@ class FakeDriver:
         assert properties.location.type == "CU_MEM_LOCATION_TYPE_DEVICE"
         if self.used + nbytes > self.memory:
             return Status.CUDA_ERROR_OUT_OF_MEMORY
+        self.created += nbytes
         return nbytes
+
+    def _cuMemRelease(self, memory):
+        self.created -= memory
+        return OK
 
     def _cuMemMap(self, address, nbytes, _offset, memory, _flags):
         assert nbytes == memory and address not in self.mapped

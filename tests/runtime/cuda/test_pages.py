@@ -147,6 +147,27 @@ def test_where_memory_ends_the_sequence_stays_as_it_is(
     assert int(engine.step(wanted[0]).argmax()) == wanted[1]
 
 
+@pytest.mark.parametrize("call", ["cuMemMap", "cuMemSetAccess"])
+def test_memory_that_cannot_be_mapped_is_not_there(
+    compiled, states, wanted, monkeypatch, call
+) -> None:
+    """Page tables take memory too: nothing is left behind, and the next try may succeed."""
+    monkeypatch.setattr(fake, "GRANULE", 1 << 12)
+    machine = Machine(compiled)
+    engine = begun(machine, states)
+    engine.step(7)
+    before = dict(machine.api.mapped)
+    machine.api.broken[call] = fake.Status.CUDA_ERROR_OUT_OF_MEMORY
+    with pytest.raises(OutOfMemory, match=r"the KV cache for 500 positions needs .* are free"):
+        engine.feed(range(1, 9))
+    assert machine.api.mapped == before and machine.api.created == 0
+    machine.api.broken.clear()
+    assert int(engine.step(wanted[0]).argmax()) == wanted[1]
+    engine.feed(range(1, 9))
+    engine.close()
+    assert not machine.api.mapped and not machine.api.reserved
+
+
 def test_states_of_another_shape_are_refused(compiled, states) -> None:
     engine = begun(Machine(compiled), states)
     name = next(iter(states))
