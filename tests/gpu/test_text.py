@@ -100,3 +100,27 @@ def test_stopping_and_going_on_in_windows(tmp_path: Path) -> None:
         first = list(engine.tokens(ids, 120))
         engine.stop = frozenset()
         assert first + list(engine.tokens([], 120 - len(first), append=True)) == whole
+
+
+@pytest.mark.parametrize("architecture", ["qwen3", "gemma3"])
+def test_forks_share_pages(architecture: str, tmp_path: Path) -> None:
+    """Behind 240 tokens a fork has a page copied and begins another, as does what follows it."""
+    config = replace(config_of(architecture), vocab=512, context=600)
+    path = synthesize(config, tmp_path / "model.gguf")
+    ids = [int(i) for i in np.random.default_rng(6).integers(0, 500, 230)]
+    warm = fusec.Sampling(temperature=0.9, seed=1)
+    with fusec.load(path, "native", context=600) as engine:
+        engine.stop = frozenset()
+        whole = list(engine.tokens(ids, 60))
+        assert list(engine.tokens(ids, 10)) == whole[:10]
+        with engine.fork():
+            list(engine.tokens([], 100, warm, append=True))
+        with engine.fork():
+            assert list(engine.tokens([], 40, append=True)) == whole[10:50]
+            with engine.fork():
+                list(engine.tokens([], 80, warm, append=True))
+            assert list(engine.tokens([], 10, append=True)) == whole[50:]
+        saved = engine.save()
+        assert list(engine.tokens([], 50, append=True)) == whole[10:]
+        engine.restore(saved)
+        assert list(engine.tokens([], 50, append=True)) == whole[10:]
