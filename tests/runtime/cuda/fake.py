@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import enum
+from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from types import SimpleNamespace
@@ -61,7 +62,11 @@ class _Names:
 
 
 class FakeDriver:
-    """`log` has the name of every call; `broken` maps a call to the status it fails with."""
+    """`log` has the name of every call; `broken` maps a call to the status it fails with.
+
+    `late`: what is put on the stream is done when somebody waits for it or asks whether it is done,
+    and one thing at each question, as a GPU does that is far behind its host.
+    """
 
     CUdevice_attribute = CUlimit = CUaccessProperty = CUlaunchAttributeID = _Names()
     CUstreamCaptureMode = CUmemAllocationType = CUmemAccess_flags = CUmemLocationType = _Names()
@@ -78,8 +83,11 @@ class FakeDriver:
 
     CUmemAllocationProp = CUmemAccessDesc = _located
 
-    def __init__(self, kernels=None, *, version=13000, capability=(9, 0), memory=1 << 30):
+    def __init__(
+        self, kernels=None, *, version=13000, capability=(9, 0), memory=1 << 30, late=False
+    ):
         self.kernels: Kernels = kernels or {}
+        self.late, self._waiting = late, deque[Callable[[], None]]()
         self.version, self.memory = version, memory
         self.attributes = {
             "CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR": capability[0],
@@ -142,9 +150,20 @@ class FakeDriver:
     def _nothing(self, *_args):
         return OK
 
-    _cuCtxSetCurrent = _cuDevicePrimaryCtxRelease = _cuStreamSynchronize = _nothing
+    _cuCtxSetCurrent = _cuDevicePrimaryCtxRelease = _nothing
     _cuStreamDestroy = _cuLibraryUnload = _cuGraphDestroy = _cuGraphExecDestroy = _nothing
-    _cuCtxResetPersistingL2Cache = _cuStreamQuery = _nothing
+    _cuCtxResetPersistingL2Cache = _nothing
+
+    def _cuStreamSynchronize(self, _stream):
+        while self._waiting:
+            self._waiting.popleft()()
+        return OK
+
+    def _cuStreamQuery(self, _stream):
+        if not self._waiting:
+            return OK
+        self._waiting.popleft()()
+        return Status.CUDA_ERROR_NOT_READY
 
     def _cuCtxSetLimit(self, name, value):
         self.limits[name] = value
@@ -168,6 +187,7 @@ class FakeDriver:
         return address
 
     def _cuMemFree(self, pointer):
+        self._cuStreamSynchronize(None)
         del self.buffers[pointer]
         return OK
 
@@ -219,7 +239,12 @@ class FakeDriver:
         self._do(lambda: ctypes.memmove(target, source, nbytes))
         return OK
 
-    _cuMemcpyHtoDAsync = _cuMemcpyDtoHAsync = _cuMemcpyDtoDAsync = _copy
+    _cuMemcpyDtoHAsync = _cuMemcpyDtoDAsync = _copy
+
+    def _cuMemcpyHtoDAsync(self, target, source, nbytes, _stream):
+        data = ctypes.string_at(source, nbytes)  # the caller may change it from now on
+        self._do(lambda: ctypes.memmove(target, data, nbytes))
+        return OK
 
     def _cuMemsetD8Async(self, pointer, value, nbytes, _stream):
         self._do(lambda: ctypes.memset(pointer, value, nbytes))
@@ -262,7 +287,7 @@ class FakeDriver:
 
     def _cuGraphLaunch(self, graph, _stream):
         for work in graph:
-            work()
+            self._do(work)
         return OK
 
     def _cuMemsetD32Async(self, pointer, word, count, _stream):
@@ -270,10 +295,12 @@ class FakeDriver:
         return OK
 
     def _do(self, work: Callable[[], None]) -> None:
-        if self._capturing is None:
-            work()
-        else:
+        if self._capturing is not None:
             self._capturing.append(work)
+        elif self.late:
+            self._waiting.append(work)
+        else:
+            work()
 
 
 def view(pointer: int, kind: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,11 +14,15 @@ from fusec.errors import FusecError
 from fusec.ir.pages import PAGE
 from fusec.ir.plan import Tensor
 from fusec.ir.reference import Reference
+from fusec.models.small import config_of
+from fusec.models.synth import synthesize
+from fusec.runtime.cuda import loop
 from fusec.runtime.cuda.driver import OutOfMemory
 from fusec.runtime.cuda.pools import PoolMemory
 from fusec.runtime.saved import Saved
 from tests.runtime.cuda import fake
 from tests.runtime.cuda.machine import Machine
+from tests.runtime.drafters import Scripted, draft_with
 
 CONTEXT, START = 500, PAGE - 3
 SUPPORTED = "CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED"
@@ -145,6 +150,38 @@ def test_where_memory_ends_the_sequence_stays_as_it_is(
     machine.api.memory = 1 << 30
     assert engine.position == START + 1
     assert int(engine.step(wanted[0]).argmax()) == wanted[1]
+
+
+def test_windows_give_pages_back_while_the_gpu_is_far_behind(tmp_path, monkeypatch) -> None:
+    """Its tables, copies and tokens are those of then, and graphs run behind where a text ends."""
+    monkeypatch.setattr(loop, "_POLLS", 1)
+    config = replace(config_of("gemma3"), layers=2, vocab=128, context=900)
+    path = synthesize(config, tmp_path / "windows.gguf")
+    compiled = driver.compile(path, target="sm_90a", level=2, context=900)
+    assert set(compiled.plan.windows.values()) == {24}
+    random, start = np.random.default_rng(2), 3 * PAGE - 30
+    states = {
+        name: random.normal(size=(start, *t.shape[1:])).astype(np.float16)
+        for name, t in compiled.plan.states.items()
+    }
+    engine = Machine(compiled, late=True).built
+    saved = Saved(engine._origin, (*[1] * start, 7), start, states)
+    engine.restore(saved)
+    whole = go_on(engine, 60)
+    for count in (20, 31):  # a page begins behind 30 tokens, which graphs are ahead of
+        engine.restore(saved)
+        made = engine.tokens([], 60, append=True)
+        assert [next(made) for _ in range(count)] == whole[:count]
+        made.close()
+        with engine.fork():
+            assert go_on(engine, 15) == whole[count : count + 15]
+        assert go_on(engine, 60 - count) == whole[count:]
+    engine.restore(saved)
+    draft_with(engine, Scripted(whole))
+    engine.drafter.begin = lambda _: None
+    assert go_on(engine, 60) == whole
+    assert engine.draft_statistics.accepted > 50
+    engine.close()
 
 
 @pytest.mark.parametrize("call", ["cuMemMap", "cuMemSetAccess"])
