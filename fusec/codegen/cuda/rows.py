@@ -16,7 +16,6 @@ from fusec.codegen.cuda.shape import has_heads
 from fusec.codegen.cuda.tilings import MANY_TILES, SLIM, tile_rows
 from fusec.ir.dtypes import dtype
 from fusec.ir.graph import Graph, Node
-from fusec.ir.op_fixed import WIDTHS
 from fusec.ir.op_matvec import is_fixed
 from fusec.ir.ops import op, picks_rows
 from fusec.ir.plan import LaunchPlan
@@ -66,10 +65,7 @@ def _rows_of_floats(region: Graph, shared: int) -> int:
     """
     products = [node for node in region.nodes if op(node.op).role == "rows"]
     plain = all(dtype(node.inputs[1].dtype).block == 1 for node in products)
-    made = [v for node in region.nodes for v in node.outputs]
     if not products or not plain or any(map(picks_rows, products)):
-        return 1
-    if any(v.dtype in WIDTHS for v in made):  # which is written by rows of eight
         return 1
     vectors = {n.inputs[0].name: n.inputs[0].nbytes for n in products}
     a_row = analyse(region).prologue_bytes + sum(

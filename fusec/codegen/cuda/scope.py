@@ -17,6 +17,7 @@ from fusec.ir.tables import tables_of
 from fusec.writer import Writer
 
 SHARED = "shared"
+ROW = "row"
 PAGES = "pages"
 ALIGNMENT = 16  # bytes: of what a lane stores or loads at most
 MOST_DECLARED = 48 << 10  # bytes of shared memory that a kernel may declare
@@ -143,14 +144,14 @@ class Scope:
 
 def begin_row(w: Writer, scope: Scope) -> None:
     """Emit what turns a kernel for one row into one for this layer's row of several."""
-    w.line("row = block_index_y()")
-    with w.block("if row >= uniform(load_u32(rows)):"):
+    w.line(f"{ROW} = block_index_y()")
+    with w.block(f"if {ROW} >= uniform(load_u32(rows)):"):
         w.line("return")
     for value in rows_of(scope.region):
         name = scope.pointers[value.name]
         if name in scope.first_rows:
             w.line(f"{scope.first_rows[name]} = {name}")
-        w.line(f"{name} = {at_row(name, 'row', value)}")
+        w.line(f"{name} = {at_row(name, ROW, value)}")
 
 
 def begin_rows(w: Writer, scope: Scope) -> list[str]:
@@ -164,15 +165,16 @@ def begin_rows(w: Writer, scope: Scope) -> list[str]:
         w.line("return")
     own = {scope.pointers[value.name]: value for value in rows_of(scope.region)}
     for k in range(scope.rows):
-        w.line(f"row = min_u32(uint32(first_row + uint32({k})), uint32(there_are - uint32(1)))")
+        row, last = of_row(ROW, k), "uint32(there_are - uint32(1))"
+        w.line(f"{row} = min_u32(uint32(first_row + uint32({k})), {last})")
         for name, value in own.items():
-            w.line(f"{of_row(name, k)} = {at_row(name, 'row', value)}")
+            w.line(f"{of_row(name, k)} = {at_row(name, row, value)}")
     if not scope.declaration:
-        return [*own]
+        return [ROW, *own]
     w.line(scope.declaration)
     for k in range(scope.rows):
         w.line(f"{of_row(SHARED, k)} = uint32({SHARED} + {k * scope.shared_bytes})")
-    return [*own, SHARED]
+    return [ROW, *own, SHARED]
 
 
 def at_row(name: str, row: str, value: Value) -> str:

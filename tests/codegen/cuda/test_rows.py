@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from fusec.codegen.cuda.arch import ARCHS
+from fusec.codegen.cuda.candidates import default_of
 from fusec.codegen.cuda.rows import rows_of_block
 from fusec.ir import Builder, Graph
 from tests.codegen.cuda.twin_session import TwinSession, random_weights
@@ -50,6 +53,32 @@ def test_rows_of_a_step_are_those_of_steps_of_one(
         session.memory["rows"][:] = rows
         found = session.step(token=ids[places], pos=places)["logits"][:rows]
         assert found.tobytes() == wanted[first : first + rows].tobytes()
+
+
+def router_and_experts(tokens: int) -> Graph:
+    """A matrix of floats, and one that is multiplied by the same vector in fixed point."""
+    b = Builder("g")
+    x = b.rms_norm(b.input("x", (tokens, 96)), b.weight("gain", (96,)), eps=1e-5)
+    floats = b.matvec(x, b.weight("router", (40, 96), "f32"), name="floats")
+    return b.build(floats, b.matvec(x, b.weight("w", (64, 96), "q5_1"), name="y"))
+
+
+@pytest.mark.parametrize("rows", [0, 2, 8], ids="{} rows a block".format)
+def test_rows_of_floats_beside_fixed_point(rows: int) -> None:
+    """Four at a time if nothing was measured; each has the facts of its own digits."""
+    one, several = router_and_experts(1), router_and_experts(11)
+    weights, x = random_weights(one), np.random.default_rng(4).standard_normal((11, 96), np.float32)
+    alone = TwinSession(one, weights, 3, target=HOPPER)
+    wanted = [alone.step(x=row[None]) for row in x]
+    session = TwinSession(
+        several, weights, 3, target=HOPPER,
+        choose=lambda k: replace(default_of(k), width=rows) if rows and "fix" in k.name else None,
+    )  # fmt: skip
+    fixes = {k.name: k.rows for k in session.kernels.values() if "norm_fix_matvec" in k.name}
+    assert list(fixes.values()) == [rows or 4]
+    found = session.step(x=x)
+    for name in ("floats", "y"):
+        assert found[name].tobytes() == b"".join(row[name].tobytes() for row in wanted)
 
 
 @pytest.mark.parametrize(
