@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from fusec import driver
 from fusec.errors import FusecError
 from fusec.models.gguf_file import open_gguf
 from fusec.models.model import Model
+from fusec.models.small import config_of
+from fusec.models.synth import synthesize
 from fusec.passes.pipeline import LEVELS
 from fusec.runtime.cuda import loop as loop_module
 from fusec.runtime.cuda.driver import Driver
@@ -89,6 +92,24 @@ def test_projecting_attention_changes_no_byte(projecting, kv, context):
         engine.close()
         wanted = found if wanted is None else wanted
         assert found.tobytes() == wanted.tobytes(), f"-O{level}, eager: {eager}"
+
+
+@pytest.mark.parametrize("architecture", ["gemma2", "gemma3"])
+def test_projecting_attention_in_windows(architecture: str, tmp_path: Path) -> None:
+    """One of 300 positions moves on from page to page, and from one block's span to another's."""
+    sizes = {"width": 192, "heads": 3, "kv_heads": 1, "head_dim": 64, "rope_dims": 64}
+    config = replace(config_of(architecture), **sizes, vocab=512, context=900, window=300)
+    path = synthesize(config, tmp_path / "model.gguf")
+    ids = [int(i) for i in np.random.default_rng(7).integers(0, 500, 800)]
+    wanted = None
+    for level in (0, 3, 4):
+        with load(path, level, context=900) as engine:
+            every = engine.logits(ids)[500:]
+            engine.reset()
+            engine.feed(ids[:500])
+            found = np.stack([engine.step(token) for token in ids[500:]])
+        wanted = every.tobytes() if wanted is None else wanted
+        assert found.tobytes() == every.tobytes() == wanted, f"-O{level}"
 
 
 @pytest.mark.slow
