@@ -4,7 +4,11 @@
     python benchmarks/with_few.py 16 benchmarks/wide_steps.py MODEL.gguf --few 16 --rows 8,16
 
 `fusec.codegen.cuda.rows` has the limit, 8 rows, for all matrices that are not large. Bytes are the
-same either way. To see what another limit would give.
+same either way. To see what another limit would give. From 16 on, attention that makes its head's
+rows (as Qwen3's) is refused: a block has no warp for each of them.
+
+What is kept of a model's plans does not say which limit they were made with: give each limit a
+FUSEC_CACHE_DIR of its own.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ from fusec.codegen.cuda.rows import MANY
 from fusec.codegen.cuda.scope import PAGES, words
 from fusec.codegen.cuda.shape import WARP, units
 from fusec.codegen.cuda.sources import Memory, Shared, Source
+from fusec.errors import FusecError
 from fusec.ir.graph import Node, Value
 from fusec.ir.op_attention import head_sizes
 from fusec.ir.op_norm import has_own_weights
@@ -72,6 +73,12 @@ class HeadPrologue:
         self.scope, self.w, self.node, self.raw = alike.scope, alike.scope.w, node, raw
         made = {n.outputs[0].name: n for n in nodes}
         self.rows = MOST_ROWS if self.scope.rows else 1
+        if nodes and self.rows >= self.scope.geometry.warps:
+            raise FusecError(
+                f"{node.name}: expected steps of fewer rows than a block's "
+                f"{self.scope.geometry.warps} warps, of which one makes the query and the others a "
+                f"row each, found {self.rows}"
+            )
         live = {"q": "makes_query", "k": "appends", "v": "appends"}
         if self.rows == 1:
             live["v"] = "appends_value"

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fusec.codegen.cuda import twins
+from fusec.codegen.cuda import head_prologue, twins
 from fusec.codegen.cuda.build import compile_many
 from fusec.codegen.cuda.twins_grid import run_grid
+from fusec.errors import FusecError
 from fusec.ir import Builder, Graph
 from fusec.ir.graph import Value
 from fusec.ir.target import Target
@@ -209,6 +210,13 @@ def test_rows_see_those_in_front_of_them(tokens: int, position: int) -> None:
 )
 def test_of_any_kind(shape: Shape) -> None:
     check(shape, 30, 3)
+
+
+def test_more_rows_than_a_block_has_warps_for_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`benchmarks/with_few.py` raises the limit, and the last row would be made by nobody."""
+    monkeypatch.setattr(head_prologue, "MOST_ROWS", 16)
+    with pytest.raises(FusecError, match=r"fewer rows than a block's 16 warps, .* found 16"):
+        check(Shape(), 0, tokens=2)
 
 
 def test_many_rows_read_what_was_made_once() -> None:
