@@ -63,11 +63,11 @@ class ProjectedAttention(Attention):
         if self.spans > 1:
             self.values = scope.shared("values", 4 * self.spans * self.head_dim)
             self.pairs = scope.shared("pairs", 8 * self.spans)
-            self.mailbox = scope.shared("mailbox", 8)
+            self.mailbox = scope.exchange.mailbox("mailbox")
 
     def _span_of_block(self) -> None:
         """See `Attention._span_of_block`: blocks without a span take part in the product."""
-        w, projection = self.w, self.projection
+        w, projection, scope = self.w, self.projection, self.alike.scope
         attends = "if some(warp < uint32(turns * 4)):"
         with self.alike.at(Stage.LOAD):
             w.line(f"head = uint32(unit // uint32({self.spans}))")
@@ -75,13 +75,13 @@ class ProjectedAttention(Attention):
             self._pages()
             if self.spans > 1:
                 nbytes = self.spans * (4 * self.head_dim + 8)
-                w.line(f"mailbox_open({self.mailbox}, uint32({nbytes}), thread == uint32(0))")
+                w.line(scope.exchange.open(self.mailbox, nbytes))
             w.line("part, rank = head, span")
             self._place()
             if self.head_rows is not None:
                 self.head_rows.load()
             if self.spans > 1:
-                w.line("cluster_arrive_relaxed()")
+                scope.exchange.arrive(w)
             projection.load()
             self._extent()
             self._load_own()
@@ -148,11 +148,13 @@ class ProjectedAttention(Attention):
     def _exchange(self) -> None:
         """The same where there are several spans, of which this block has made one."""
         w, quads = self.w, self.quads
-        given = f"{self.values}, {self.pairs}, {self.mailbox}, span, {self.spans}, {quads}"
+        exchange = self.alike.scope.exchange
+        places = f"{self.values}, {self.pairs}, {self.mailbox}, {exchange.first}"
+        given = f"{places}, span, {self.spans}, {quads}"
         if self.head_rows is None:
-            w.line("cluster_wait()", "all mailboxes are open")
+            exchange.opened(w)
         w.line(f"give_span({given}, {max(1, WARP // quads)}, own, state, live, thread)")
-        w.line(f"mailbox_wait({self.mailbox})")
+        w.line(exchange.wait(self.mailbox))
         last = f"uint32(uint32(n - uint32(1)) // uint32({SPAN}))"
         if self.window:
             last = f"uint32({last} - first_span)"

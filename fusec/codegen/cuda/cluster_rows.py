@@ -24,5 +24,5 @@ class ClusterRows(Matvec):
         for first in range(0, ranks, WARP // self.at_once):
             w.line(f"other = uint32(uint32(lane // uint32({self.at_once})) + uint32({first}))")
             w.line(f"to_rank = min_u32(other, uint32({ranks - 1}))")
-            to, counted = "map_shared(to_slot, to_rank)", f"map_shared({mailbox}, to_rank)"
+            to, counted = (self.scope.exchange.of_rank(x, "to_rank") for x in ("to_slot", mailbox))
             w.line(f"send_f32_if({to}, {value}, {counted}, other < uint32({ranks}))")

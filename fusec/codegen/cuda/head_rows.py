@@ -40,7 +40,7 @@ class HeadRows(ClusterRows):
         self.share = rows_made(shape)
         self.active = self.share // self.at_once  # warps that make rows
         self.raw = self.scope.shared("raw", 4 * sum(self.sizes))
-        self.mailbox = self.scope.shared("raw_mailbox", 8)
+        self.mailbox = self.scope.exchange.mailbox("raw_mailbox")
 
     @property
     def registers(self) -> int:
@@ -63,7 +63,7 @@ class HeadRows(ClusterRows):
     def load(self) -> None:
         """The weights of a warp's rows, and the mailbox that counts what all send."""
         w = self.scope.w
-        w.line(f"mailbox_open({self.mailbox}, uint32({4 * sum(self.sizes)}), thread == uint32(0))")
+        w.line(self.scope.exchange.open(self.mailbox, 4 * sum(self.sizes)))
         with self.alike.bound(), self._makers():
             self._choose()
             super().load()
@@ -96,7 +96,7 @@ class HeadRows(ClusterRows):
         w = self.scope.w
         with self.alike.bound(), self._makers():
             self._rest()
-            w.line("cluster_wait()", "all mailboxes are open")
+            self.scope.exchange.opened(w)
             place = f"uint32({self.raw} + (slot + {self.own_row}) * 4)"
             self._send(self.elements.result, place, self.mailbox, self.ranks)
-        w.line(f"mailbox_wait({self.mailbox})")
+        w.line(self.scope.exchange.wait(self.mailbox))

@@ -29,7 +29,7 @@ class SharedMatvec(ClusterRows):
         out = scope.pointers[node.name]
         self.projection = Projection(scope, node.inputs[1], branch, ranks, out, node.name)
         self.vector = scope.shared("vector", 4 * BLOCK * self.columns.own)
-        self.mailbox = scope.shared("mailbox", 8)
+        self.mailbox = scope.exchange.mailbox("mailbox")
 
     def _first_row(self, step: str) -> str:
         """See `Matvec._first_row`: a part's elements are several runs of neighbours."""
@@ -41,12 +41,12 @@ class SharedMatvec(ClusterRows):
 
     def load(self) -> None:
         """The first weights of both."""
-        w, ranks = self.scope.w, self.columns.ranks
+        w, ranks, exchange = self.scope.w, self.columns.ranks, self.scope.exchange
         w.line(f"part = uint32(block // uint32({ranks}))")
         w.line(f"rank = uint32(block - part * {ranks})")
         nbytes = 4 * BLOCK * self.columns.own
-        w.line(f"mailbox_open({self.mailbox}, uint32({nbytes}), thread == uint32(0))")
-        w.line("cluster_arrive_relaxed()")
+        w.line(exchange.open(self.mailbox, nbytes))
+        exchange.arrive(w)
         self.projection.load()
         super().load()
         self.projection.decode()
@@ -54,12 +54,12 @@ class SharedMatvec(ClusterRows):
     def _rest(self) -> None:
         super()._rest()
         w, quads = self.scope.w, 8 * self.columns.own
-        w.line("cluster_wait()", "all mailboxes are open")
+        self.scope.exchange.opened(w)
         w.line(f"mine = only(unit < uint32({self.limit}), {self.elements.result})")
         place = f"uint32({self.vector} + (place + {self.own_row}) * 4)"
         self._send("mine", place, self.mailbox, self.columns.ranks)
         with w.block(f"if some(thread < uint32({-(-quads // WARP) * WARP})):"):
-            w.line(f"mailbox_wait({self.mailbox})")
+            w.line(self.scope.exchange.wait(self.mailbox))
             inside = f"thread < uint32({quads})"
             own = f"min_u32(thread, uint32({quads - 1}))"
             w.line(f"elements = load_shared_f32x4(uint32({self.vector} + {own} * 16))")

@@ -94,7 +94,9 @@ class Projection:
     def finish(self) -> None:
         """Products and stores; the digits are there."""
         w = self.w
-        self._rows("thread_again()", "cluster_rank()")  # no register has them meanwhile
+        self._rows(
+            "thread_again()", self.scope.exchange.rank(self.ranks)
+        )  # no register has them meanwhile
         for r in self.rounds:
             chunk = f"uint32(chunk + uint32({self.branch * r}))" if r else "chunk"
             given = f"{self.fixed.digits}, {chunk}, {self.fixed.blocks}"

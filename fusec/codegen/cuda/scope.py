@@ -6,6 +6,7 @@ from copy import copy
 from dataclasses import replace
 
 from fusec.codegen.cuda.arch import Arch
+from fusec.codegen.cuda.exchange import Exchange, PhaseExchange
 from fusec.codegen.cuda.interleave import of_row
 from fusec.codegen.cuda.shape import Geometry
 from fusec.codegen.cuda.stages import Staged
@@ -30,14 +31,22 @@ class Scope:
     `rows`: see `Kernel`; where they are several, and each is computed as in a kernel for one, the
     kernel `interleaves` them. `registers`: as many as a thread may have; 0: as the geometry says.
     `holds`: there are some for addresses that are used behind the wait. `shared_bytes` of shared
-    memory are declared, a launch adds `dynamic`.
+    memory are declared, a launch adds `dynamic`. `resident`: it is a phase of a resident
+    kernel, which says where its shared memory lies (see `fusec.codegen.cuda.resident`).
     """
 
     def __init__(
-        self, region: Graph, geometry: Geometry, overlaps: bool, arch: Arch, rows: int = 0
+        self,
+        region: Graph,
+        geometry: Geometry,
+        overlaps: bool,
+        arch: Arch,
+        rows: int = 0,
+        resident: bool = False,
     ) -> None:
         self.region, self.geometry, self.overlaps, self.rows = region, geometry, overlaps, rows
-        self.arch, self.room = arch, arch.room
+        self.arch, self.room, self.resident = arch, arch.room, resident
+        self.exchange = PhaseExchange() if resident else Exchange(self.shared)
         self.w = Staged()
         self.outputs = {v.name for v in region.outputs}
         self.pointers: dict[str, str] = {}
@@ -86,6 +95,7 @@ class Scope:
         self._team, self._teams = (team := copy(self)), teams
         team.geometry = replace(self.geometry, threads=threads, grid=grid)
         team.shared_bytes, team._shared = 0, {}
+        team.exchange = Exchange(team.shared)
         return team
 
     def pointer_of_first_row(self, value: Value) -> str:
@@ -126,13 +136,21 @@ class Scope:
     @property
     def declaration(self) -> str:
         """The line that reserves shared memory; empty where there is none."""
+        if self.resident:
+            return ""
         reserved = "dynamic_shared()" if self._is_added else f"shared_bytes({self._all_bytes})"
         return f"{SHARED} = {reserved}" if self._shared else ""
+
+    @property
+    def added(self) -> str:
+        """Expression of where the memory of `dynamic` begins."""
+        return "added" if self.resident else "dynamic_shared()"
 
     @property
     def places(self) -> tuple[str, ...]:
         """The lines that say what lies where in it: one address in a register serves all."""
         lines = [f"{name} = uint32({SHARED} + {at})" for name, at in self._shared.items()]
+        lines += self.exchange.places
         if self._team is not None and self._team._shared:
             start = f"{self.shared_bytes}"
             if self._teams > 1:

@@ -144,7 +144,7 @@ class TiledMatvec(Matvecs):
         if self.steps == 1 and not self.paired:
             self._begin_unit("tile")
             self.elements.fetch_weights()
-        w.line("partials = dynamic_shared()")
+        w.line(f"partials = {self.scope.added}")
         self.ring.open(f"partials + {self._partial_bytes} + warp * {self.ring.nbytes}")
         for n in range(self.ring.depth):
             if self.scope.overlaps:

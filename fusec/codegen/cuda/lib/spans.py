@@ -115,12 +115,13 @@ def divided(state):
 
 
 @inline
-def give_span(values, pairs, mailbox, span, spans, quads, at_once, own, state, live, thread):
+def give_span(values, pairs, mailbox, begin, span, spans, quads, at_once, own, state, live, thread):
     """Send a span's state to every block of the cluster, to `at_once` of them at a time.
 
     Each `quads` threads in a row have the whole state, a thread its quad `own`. `values` and
     `pairs`, [spans, quads] and [spans] in shared memory, and the mailbox that counts them have the
-    same place in all blocks. A span that is not `live` has the `top` of none.
+    same place in all blocks, the first of which has rank `begin`. A span that is not `live` has the
+    `top` of none.
     """
     top, total, x = state
     top = select_f32(live, top, NOTHING)
@@ -128,10 +129,10 @@ def give_span(values, pairs, mailbox, span, spans, quads, at_once, own, state, l
     group, all_lanes = uint32(thread // uint32(quads)), thread < uint32(quads * at_once)
     for first in range(0, spans, at_once):
         other = uint32(first + group)
-        rank = min_u32(other, uint32(spans - 1))
+        rank = uint32(min_u32(other, uint32(spans - 1)) + uint32(begin))
         to, counted = map_shared(place, rank), map_shared(mailbox, rank)
         send_f32x4_if(to, x[0], x[1], x[2], x[3], counted, all_lanes & (other < uint32(spans)))
-    rank = min_u32(thread, uint32(spans - 1))
+    rank = uint32(min_u32(thread, uint32(spans - 1)) + uint32(begin))
     to, counted = map_shared(uint32(pairs + span * 8), rank), map_shared(mailbox, rank)
     send_f32x2_if(to, top, total, counted, thread < uint32(spans))
 
