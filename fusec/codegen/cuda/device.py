@@ -197,6 +197,22 @@ def some(_context: Any, condition: Any) -> Any:
     return types.boolean(types.boolean), generate
 
 
+def _at_address(element: Any) -> Any:
+    def at_address(_context: Any, address: Any) -> Any:
+        """The pointer to what lies at an address (u64) in global memory."""
+
+        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            return builder.inttoptr(values[0], context.get_value_type(signature.return_type))
+
+        return types.CPointer(element)(types.uint64), generate
+
+    return intrinsic(at_address)
+
+
+f32_at, u8_at = _at_address(types.float32), _at_address(types.uint8)
+u16_at, u32_at = _at_address(types.uint16), _at_address(types.uint32)
+
+
 def _select(kind: Any) -> Any:
     def select(_context: Any, condition: Any, yes: Any, no: Any) -> Any:
         """`select(condition, yes, no)` without a branch."""

@@ -7,6 +7,7 @@ those (`wrapper`); here the parts are chosen and put together.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 
 from fusec.codegen.common import open_region
@@ -37,7 +38,7 @@ from fusec.codegen.cuda.shape import is_tiled, plan, projections, units, why_not
 from fusec.codegen.cuda.stages import Stage
 from fusec.codegen.cuda.tiles import TiledMatvec
 from fusec.codegen.cuda.toolchain import CudaKernel
-from fusec.codegen.cuda.wrapper import Dependent, Launched, assemble
+from fusec.codegen.cuda.wrapper import Dependent, Launched, Phase, assemble
 from fusec.errors import FusecError
 from fusec.ir.choice import Choice, Tiling
 from fusec.ir.graph import Graph, Node
@@ -57,15 +58,7 @@ def emit(kernel: Kernel, arch: Arch = ARCHS["sm_90a"], sms: int | None = None) -
 
     Raises FusecError if its region cannot be one kernel.
     """
-    region, shape = open_region(kernel)
-    for value in region.weights:
-        if value.nbytes >= MOST_BYTES:
-            raise FusecError(
-                f"kernel {kernel.name}: weight {value.type} is too large: a CUDA kernel addresses "
-                f"less than {MOST_BYTES} bytes"
-            )
-    if region.nodes and any(v.shape[0] != 1 for v in region.inputs):
-        raise FusecError(f"kernel {kernel.name}: expected a canonical region, of one row")
+    region, shape = _opened(kernel)
     sms = arch.sms if sms is None else sms
     if is_gemm(region):
         return _in_tiles(kernel, region, shape, arch, sms)
@@ -78,7 +71,50 @@ def emit(kernel: Kernel, arch: Arch = ARCHS["sm_90a"], sms: int | None = None) -
     rows, choice = kernel.taken, kernel.choice
     if choice is None:
         choice = default(shape, sms, kernel.overlaps, kernel.rows, kernel.leads)
-    if reason := why_not(shape, choice, sms) or why_not_way(shape, choice.way, rows, arch.shared):
+    if reason := why_not_way(shape, choice.way, rows, arch.shared):
+        raise FusecError(f"kernel {kernel.name}: {reason}")
+    _check(kernel, shape, choice, arch, sms)
+    scope = Scope(region, plan(shape, choice, sms), kernel.overlaps, arch, rows)
+    way = choice.way or next(iter(ways_of_rows(shape, rows, arch.shared)), "")
+    if way in ROW_PROLOGUES:
+        return _Emitter(shape, scope, PartsOfRows(scope, shape, way)).emit()
+    scope.interleaves = way == INTERLEAVING
+    return _Emitter(shape, scope).emit()
+
+
+def emit_phase(
+    kernel: Kernel, choice: Choice, arch: Arch, sms: int, pointer: Callable[[Scope, int], str]
+) -> tuple[Scope, list[str]]:
+    """The body of a kernel for one row, as a phase of a resident kernel, and its scope.
+
+    `pointer` gives the statement that assigns an argument, by its number. Raises FusecError if the
+    kernel's region cannot be one.
+    """
+    region, shape = _opened(kernel)
+    if kernel.rows or is_gemm(region) or is_grouping(region):
+        raise FusecError(f"kernel {kernel.name}: expected a kernel of one row of a step")
+    _check(kernel, shape, choice, arch, sms)
+    scope = Scope(region, plan(shape, choice, sms), True, arch, resident=True)
+    return scope, _Emitter(shape, scope).phase(pointer)
+
+
+def _opened(kernel: Kernel) -> tuple[Graph, KernelShape]:
+    """A kernel's region, and how it splits."""
+    region, shape = open_region(kernel)
+    for value in region.weights:
+        if value.nbytes >= MOST_BYTES:
+            raise FusecError(
+                f"kernel {kernel.name}: weight {value.type} is too large: a CUDA kernel addresses "
+                f"less than {MOST_BYTES} bytes"
+            )
+    if region.nodes and any(v.shape[0] != 1 for v in region.inputs):
+        raise FusecError(f"kernel {kernel.name}: expected a canonical region, of one row")
+    return region, shape
+
+
+def _check(kernel: Kernel, shape: KernelShape, choice: Choice, arch: Arch, sms: int) -> None:
+    """Raise FusecError for a choice that the kernel cannot have."""
+    if reason := why_not(shape, choice, sms):
         raise FusecError(f"kernel {kernel.name}: {reason}")
     if choice.paired and not arch.has_clusters:
         raise FusecError(
@@ -92,13 +128,6 @@ def emit(kernel: Kernel, arch: Arch = ARCHS["sm_90a"], sms: int | None = None) -
         )
     if reason := layouts_apart(shape):
         raise FusecError(f"kernel {kernel.name}: not one kernel: {reason}")
-    geometry = plan(shape, choice, sms)
-    scope = Scope(region, geometry, kernel.overlaps, arch, rows)
-    way = choice.way or next(iter(ways_of_rows(shape, rows, arch.shared)), "")
-    if way in ROW_PROLOGUES:
-        return _Emitter(shape, scope, PartsOfRows(scope, shape, way)).emit()
-    scope.interleaves = way == INTERLEAVING
-    return _Emitter(shape, scope).emit()
 
 
 def _in_tiles(
@@ -144,6 +173,18 @@ class _Emitter:
             self._one_row()
         wrapper = Dependent(self.geometry.release) if self.scope.overlaps else Launched()
         return self._module(assemble(self.scope.w, wrapper, self._hold))
+
+    def phase(self, pointer: Callable[[Scope, int], str]) -> list[str]:
+        """The lines of a phase of a resident kernel, behind those that assign its arguments.
+
+        Those of activations and states are assigned again behind the wait, so that no register has
+        them when it begins: the table lies near.
+        """
+        self._one_row()
+        late = {self.scope.pointers[v.name] for v in parameters(self.region) if not v.is_weight}
+        names = [name for name, _ in self.scope.arguments]
+        again = tuple(pointer(self.scope, n) for n, name in enumerate(names) if name in late)
+        return [*self.scope.places, *assemble(self.scope.w, Phase(again), list)]
 
     def _one_row(self) -> None:
         """What one row of the step takes, by the blocks of a layer of the grid."""

@@ -75,9 +75,12 @@ for _name, _register in {
     "block_index_y": "%ctaid.y",
     "block_count": "%nctaid.x",
     "cluster_rank": "%cluster_ctarank",
+    "cluster_count": "%nclusterid.x",
 }.items():
     ptx_op(_name, f"mov.u32 $0, {_register};", "u32", since=90 if "cluster" in _name else 80)
 ptx_op("thread_again", "mov.u32 $0, %tid.x;", "u32", volatile=True)  # no register until then
+for _name, _register in {"rank": "%cluster_ctarank", "index": "%clusterid.x"}.items():
+    ptx_op(f"cluster_{_name}_again", f"mov.u32 $0, {_register};", "u32", volatile=True, since=90)
 ptx_op("uniform", "mov.u32 $0, $1;", "u32", "u32")  # the same in all threads of a block
 ptx_op("globaltimer", "mov.u64 $0, %globaltimer;", "u64", volatile=True)
 
@@ -355,3 +358,60 @@ for _width in (2, 4):
         f".mbarrier::complete_tx::bytes.v{_width}.f32 [$0], {{{_values}}}, [${_width + 1}]; }}",
         "", f"cluster {_width}*f32 cluster pred", memory=True, since=90,
     )  # fmt: skip
+
+# -- phases of a resident kernel (see `resident`) --------------------------------------------------
+# Nothing waits for ever: a wait that lasts as long as PATIENCE ends by itself, and the one for the
+# count tells all others, whose waits end then as well.
+
+PATIENCE = 4_000_000_000  # clock cycles: some two seconds
+GIVEN_UP = 1 << 30  # is in the count once somebody has waited too long
+ptx_op(
+    "await_count",  # how far the count is beyond the number; 0 where the condition does not hold
+    "{ .reg .pred q; .reg .b64 end, now; setp.eq.u32 q, $3, 0; mov.u32 $0, 0; @q bra over; "
+    "ld.acquire.gpu.global.u32 $0, [$1]; sub.u32 $0, $0, $2; setp.ge.s32 q, $0, 0; @q bra over; "
+    f"mov.u64 end, %clock64; add.u64 end, end, {PATIENCE}; "
+    "again: ld.acquire.gpu.global.u32 $0, [$1]; sub.u32 $0, $0, $2; setp.ge.s32 q, $0, 0; "
+    "@q bra over; mov.u64 now, %clock64; setp.lt.u64 q, now, end; @q bra again; "
+    f"red.relaxed.gpu.global.or.b32 [$1], {GIVEN_UP}; mov.u32 $0, {GIVEN_UP}; "
+    "over: mov.u32 $0, $0; }",
+    "u32", "ptr u32 pred", memory=True,
+)  # fmt: skip
+ptx_op(
+    "red_release_add_u32_if",
+    "{ .reg .pred q; setp.ne.u32 q, $2, 0; @q red.release.gpu.global.add.u32 [$0], $1; }",
+    "", "ptr u32 pred", memory=True,
+)  # fmt: skip
+ptx_op("load_system_u32", "ld.relaxed.sys.global.u32 $0, [$1];", "u32", "ptr", memory=True)
+ptx_op(  # two words as one, which the host sees together
+    "store_system_u32x2_if",
+    "{ .reg .pred q; .reg .b64 both; setp.ne.u32 q, $3, 0; mov.b64 both, {$1, $2}; "
+    "@q st.relaxed.sys.global.u64 [$0], both; }",
+    "", "ptr 2*u32 pred", memory=True,
+)  # fmt: skip
+ptx_op(
+    "mailbox_make_if",
+    "{ .reg .pred q; setp.ne.u32 q, $1, 0; @q mbarrier.init.shared::cta.b64 [$0], 1; "
+    "@q fence.mbarrier_init.release.cluster; }",
+    "", "shared pred", memory=True, since=90,
+)  # fmt: skip
+ptx_op(
+    "mailbox_remake_if",
+    "{ .reg .pred q; setp.ne.u32 q, $1, 0; @q mbarrier.inval.shared::cta.b64 [$0]; "
+    "@q mbarrier.init.shared::cta.b64 [$0], 1; @q fence.mbarrier_init.release.cluster; }",
+    "", "shared pred", memory=True, since=90,
+)  # fmt: skip
+ptx_op(
+    "mailbox_expect_if",
+    "{ .reg .pred q; setp.ne.u32 q, $2, 0; "
+    "@q mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], $1; }",
+    "", "shared u32 pred", memory=True, since=90,
+)  # fmt: skip
+_TRY = "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 q, [$0], 0; @q bra over;"
+ptx_op(
+    "mailbox_wait_bounded",
+    f"{{ .reg .pred q; .reg .b64 end, now; {_TRY} mov.u64 end, %clock64; "
+    f"add.u64 end, end, {PATIENCE}; again: {_TRY} mov.u64 now, %clock64; "
+    "setp.lt.u64 q, now, end; @q bra again; over: mov.u64 now, end; }",
+    "", "shared", memory=True, since=90,
+)  # fmt: skip
+ptx_op("load_shared_u64", "ld.shared.u64 $0, [$1];", "u64", "shared", memory=True)

@@ -37,6 +37,7 @@ _ELEMENT = {"u8": "u1", "s8": "i1", "u16": "u2", "u32": "u4", "s32": "i4", "u64"
 _SILENT = (
     *("barrier", "cluster_arrive", "cluster_arrive_relaxed", "cluster_wait"),
     *("mailbox_open", "mailbox_wait", "settle", "griddep_wait", "griddep_launch"),
+    *("mailbox_make_if", "mailbox_remake_if", "mailbox_expect_if", "mailbox_wait_bounded"),
     *("prefetch_l2", "prefetch_l2_bulk"),
 )
 _OF_A_WARP = ("shuffle_", "warp_", "mma_", "load_matrix_")  # all lanes of it come, or none
@@ -63,6 +64,9 @@ class Launch(Memory):
             "block_index_y": lambda: np.zeros_like(block),
             "block_count": lambda: np.full_like(block, blocks),
             "cluster_rank": lambda: block % np.uint32(cluster),
+            "cluster_rank_again": lambda: block % np.uint32(cluster),
+            "cluster_index_again": lambda: block // np.uint32(cluster),
+            "cluster_count": lambda: np.full_like(block, blocks // cluster),
             "uniform": _uniform,
             "zero": lambda: np.zeros_like(block),
             "zero_of_lane": lambda: np.zeros_like(block),
@@ -74,6 +78,13 @@ class Launch(Memory):
             "policy_evict_first": lambda: np.uint64(0),
             "policy_evict_last": lambda: np.uint64(0),
             "red_release_add_u32": self._atomic_add,
+            "red_release_add_u32_if": self._atomic_add_if,
+            "await_count": _alone,
+            "store_system_u32x2_if": self._store_pair,
+            "f32_at": self._at_address,
+            "u8_at": self._at_address,
+            "u16_at": self._at_address,
+            "u32_at": self._at_address,
             "atomic_add_u32": self._atomic_add,
             "atomic_max_u64": self._atomic_max,
             "atomic_add_shared_u32_if": self._atomic_add_shared,
@@ -163,7 +174,8 @@ class Launch(Memory):
         element = np.dtype(_ELEMENT[words[-1]])
         width = next((int(word[1]) for word in words if word in ("v2", "v4")), 1)
         if words[0] == "ld":
-            into = {"u32": np.uint32, "s32": np.int32, "f32": np.float32}[entry.returns[0]]
+            kinds = {"u32": np.uint32, "s32": np.int32, "f32": np.float32, "u64": np.uint64}
+            into = kinds[entry.returns[0]]
 
             def load(address: Any, *_hint: Any) -> Any:
                 noted = self.order is not None and entry.name not in _ATOMIC
@@ -183,6 +195,24 @@ class Launch(Memory):
 
     def _atomic_add(self, address: Pointer, value: Any) -> Lanes:
         return self._one_by_one(address, value, np.uint32, lambda old, new: old + new)
+
+    def _atomic_add_if(self, address: Pointer, value: Any, condition: Any) -> Lanes:
+        live, shape = self.active & condition, self.active.shape
+        words, before = address.memory.view(np.uint32), np.zeros(shape, np.uint32)
+        values, offsets = (np.broadcast_to(x, shape) for x in (value, address.offset))
+        for lane in zip(*np.nonzero(live), strict=True):
+            before[lane] = words[offsets[lane] // 4]
+            words[offsets[lane] // 4] += np.uint32(values[lane])
+        return before
+
+    def _store_pair(self, address: Pointer, low: Any, high: Any, condition: Any) -> None:
+        pair = Pointer(address.memory, address.offset, 4)
+        self.put(
+            pair, [np.asarray(v).astype(np.uint32) for v in (low, high)], self.active & condition
+        )
+
+    def _at_address(self, address: Any) -> Pointer:
+        raise TypeError(f"nobody knows what lies at {np.asarray(address).flat[0]:#x}")
 
     def _atomic_max(self, address: Pointer, value: Any) -> Lanes:
         return self._one_by_one(address, value, np.uint64, np.maximum)
@@ -245,6 +275,11 @@ def _uniform(value: Any) -> int:
 
 def _nothing(*_arguments: Any) -> None:
     """The twin of what only orders or prefetches."""
+
+
+def _alone(*_arguments: Any) -> Lanes:
+    """The twin of a wait for blocks that do not run beside this one (see `twins_resident`)."""
+    raise TypeError("a block waits for others, which a launch in lock step does not have")
 
 
 def _map_shared(address: Any, rank: Any) -> Lanes:

@@ -1,8 +1,8 @@
 """Wrappers: what stands between the stages of a kernel's body, which depends on how it is run.
 
-There are two: a launch that begins when the one in front has ended, and one that overlaps it (PDL).
-The body is the same in both. Another way to run it, such as a phase of a persistent kernel, behind
-a barrier, would be another wrapper.
+There are three: a launch that begins when the one in front has ended, one that overlaps it (PDL),
+and a phase of a resident kernel, which waits until enough blocks have ended the phases in front.
+The body is the same in all of them.
 """
 
 from __future__ import annotations
@@ -52,6 +52,22 @@ class Dependent:
             late = begin if self.release == "wait" else []
             return [*early, *hold(), "griddep_wait()", *late]
         return begin if _RELEASED.get(self.release) is stage else []
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A phase of a resident kernel (`fusec.codegen.cuda.resident`).
+
+    `again`: lines that come behind the wait.
+    """
+
+    again: tuple[str, ...]
+
+    def in_front_of(self, stage: Stage, hold: Callable[[], list[str]]) -> list[str]:
+        """See `Wrapper`; nothing has to be held."""
+        if stage is not Stage.WAIT:
+            return []
+        return ["await_phase(arrived, entry, told)", *self.again]
 
 
 def assemble(body: Staged, wrapper: Wrapper, hold: Callable[[], list[str]]) -> list[str]:

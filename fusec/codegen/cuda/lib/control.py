@@ -49,15 +49,21 @@ def hand_on(chosen, good, position, made, token, pos, step, tokens, ring):
     """
     warp_barrier()  # all lanes have read what the first one writes
     first = thread_index() == uint32(0)
-    p = uint32(position + uint32(1))
-    after = uint32(made + uint32(1))
     entry = uint32(made & uint32(RING - 1))
+    after = uint32(made + uint32(1))
     store_u32x2_if(at(ring, entry), select_u32(good, chosen, uint32(NO_TOKEN)), after, first)
-    chosen = select_u32(good, chosen, uint32(0))
+    make_input(select_u32(good, chosen, uint32(0)), position, made, token, pos, step, tokens)
+
+
+@inline
+def make_input(chosen, position, made, token, pos, step, tokens):
+    """The chosen token is read next, at the position behind `position`."""
+    first = thread_index() == uint32(0)
+    p = uint32(position + uint32(1))
     store_u32_if(at(tokens, p), chosen, first)
     store_u32_if(token, chosen, first)
     store_u32_if(pos, p, first)
-    store_u32_if(step, after, first)
+    store_u32_if(step, uint32(made + uint32(1)), first)
 
 
 @inline
