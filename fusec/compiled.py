@@ -75,11 +75,13 @@ class Prepared:
         *,
         l2: str = "auto",
         eager: bool = False,
+        resident: bool = False,
     ) -> Engine:
         """The model ready to generate; `fusec.load` says what the options mean."""
         backend = backends.get(self.target)
         kernels = backend.ready(self.kernels, progress)
-        return backend.engine(self.plans, kernels, model, progress, threads, l2=l2, eager=eager)
+        how: dict[str, Any] = {"l2": l2, "eager": eager, "resident": resident}
+        return backend.engine(self.plans, kernels, model, progress, threads, **how)
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,7 @@ class Compilation:
         *,
         l2: str = "auto",
         eager: bool = False,
+        resident: bool = False,
     ) -> Engine:
         """The model ready to generate; `load` says what the options mean.
 
@@ -175,7 +178,8 @@ class Compilation:
         check_mode(l2)
         if self.model is None:
             raise self._no_model()
-        return self.prepared.engine(self.model, progress, threads, l2=l2, eager=eager)
+        how: dict[str, Any] = {"l2": l2, "eager": eager, "resident": resident}
+        return self.prepared.engine(self.model, progress, threads, **how)
 
     @property
     def prepared(self) -> Prepared:

@@ -114,6 +114,7 @@ def load(
     threads: int = 0,
     l2: str = "auto",
     eager: bool = False,
+    resident: bool = False,
     outputs: Iterable[str] = (),
     draft: str | os.PathLike[str] | Model = "off",
     draft_max: int = MOST_DRAFTED,
@@ -145,12 +146,17 @@ def load(
     - `l2`: whether a GPU is asked to keep the layers' weights in its L2 cache ("window"), has them
       fetched ahead ("prefetch"), neither ("off"), or what suits it ("auto").
     - `eager`: launch a GPU's kernels one by one instead of as a graph: slower, to compare.
+    - `resident`: make up to 256 tokens in one launch of a GPU, whose blocks wait for one another;
+      for `level` 3 and 4, greedy tokens, and nothing drafted (see docs/resident.md).
 
     Raises FusecError, which names what was expected and what was found, for a file that cannot be
     read, a model that is not supported, and an argument out of range.
     """
     check_mode(l2)
     drafters.check_draft_max(draft_max)
+    if resident and (eager or draft != "off"):
+        other = "eager launches" if eager else "drafted tokens (--draft)"
+        raise FusecError(f"a resident kernel (--resident) and {other}: expected one of the two")
     model = _opened(path, MODEL)
     names = texts("outputs", outputs, "names of values")
     names = tuple(dict.fromkeys((*names, *drafters.draft_outputs(draft, model))))
@@ -165,7 +171,7 @@ def load(
         found = _compile_model(model, graphs, options, context, kv).prepared
         if entry:
             prepared.keep(entry, found)
-    engine = found.engine(model, progress, threads, l2=l2, eager=eager)
+    engine = found.engine(model, progress, threads, l2=l2, eager=eager, resident=resident)
     engine.drafter, engine.draft_max = drafter, draft_max
     return engine
 

@@ -151,6 +151,7 @@ def open_runner(
     threads: int,
     progress: Any,
     l2: str = "auto",
+    resident: bool = False,
     disable: Sequence[str] | None = None,
     draft: str = "off",
     draft_max: int = MOST_DRAFTED,
@@ -162,6 +163,16 @@ def open_runner(
     start = time.perf_counter()
     request.check()
     artifact = _artifact(path) if path.is_dir() else None
+    if resident and not request.sampling.is_argmax:
+        raise FusecError(
+            "--resident chooses the likeliest token: expected --temp 0, found "
+            f"--temp {request.sampling.temperature:g}"
+        )
+    if artifact is not None and resident:
+        raise FusecError(
+            f"{path}: --resident compiles a kernel of its own: expected a model file, found a "
+            "compiled folder"
+        )
     if artifact is not None:
         artifact.refuse(level=level, context=context, kv=kv, target=target, disable=disable or None)
     model = artifact.model() if artifact else Model.open(path)
@@ -194,6 +205,7 @@ def open_runner(
             disable=disable or (),
             draft=draft,
             draft_max=draft_max,
+            resident=resident,
             **how,
         )
     if request.ignore_eos:

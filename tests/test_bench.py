@@ -299,3 +299,19 @@ def test_the_commit_is_that_of_fusec_and_of_no_folder_it_stands_in(
     assert facts.commit() == "unknown"  # installed in somebody's checkout
     monkeypatch.setenv("FUSEC_COMMIT", "abc")
     assert facts.commit() == "abc"
+
+
+def test_a_resident_kernel_has_a_row_beside_each_graph_that_may_have_one() -> None:
+    plan = bench.Plan(levels=(2, 3, 4), resident=True, eager=True)
+    assert list(bench.cases_of(plan, ("graph", "eager", "resident"), ("auto",))) == [
+        (2, "auto", "eager"),
+        (2, "auto", "graph"),
+        (3, "auto", "graph"),
+        (3, "auto", "resident"),
+        (4, "auto", "graph"),
+        (4, "auto", "resident"),
+    ]
+    with pytest.raises(FusecError, match="--resident is for a GPU with clusters and -O3 or more"):
+        list(bench.cases_of(plan, ("cpu",), ("off",)))
+    with pytest.raises(FusecError, match="found --target cpu and -O 0,1"):
+        list(bench.cases_of(replace(plan, levels=(0, 1)), ("graph", "resident"), ("off",)))

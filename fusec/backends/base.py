@@ -100,10 +100,11 @@ class Backend(ABC, Generic[Emitted, Ready]):
     family are measured alike (`fusec.bench.instruments`); `level`: the one that is meant where none
     is given; `prefill_tokens`: how many tokens of a prompt one step takes; `between_tokens`:
     up to how many have a plan of their own besides; `scalars`: what every
-    launch is passed beside pointers; `launches`: names of the ways to launch a plan, the second
-    kernel by kernel where there is one; `l2_modes`: whether a generation can be asked how it uses
-    the L2 cache; `has_choices`: whether a kernel's shape is a `Choice` that `fusec tune` measures;
-    `suffix`: of machine code in a compiled folder.
+    launch is passed beside pointers; `launches`: names of the ways to launch a plan, the usual one
+    first; others are among "eager", kernel by kernel, and "resident", one launch for many tokens;
+    `l2_modes`: whether a generation can be asked how it uses the L2 cache; `has_choices`: whether a
+    kernel's shape is a `Choice` that `fusec tune` measures; `suffix`: of machine code in a compiled
+    folder.
     """
 
     family: ClassVar[str]
@@ -214,8 +215,12 @@ class Backend(ABC, Generic[Emitted, Ready]):
         *,
         l2: str = "auto",
         eager: bool = False,
+        resident: bool = False,
     ) -> Engine:
-        """A model ready to generate; `fusec.load` says what the options mean."""
+        """A model ready to generate; `fusec.load` says what the options mean.
+
+        Raises FusecError for what the target or the plan cannot do.
+        """
 
     def threads(self, _given: int = 0) -> int | None:
         """The CPU threads that compute where `given` are asked for; None where they do not."""

@@ -106,11 +106,17 @@ class Cpu(Backend[KernelSource, Mapping[str, KernelSource]]):
         *,
         l2: str = "auto",
         eager: bool = False,
+        resident: bool = False,
     ) -> Engine:
         """Three sessions: decode, prefill, and prefill without what only feeds the logits.
 
         One more for the values that somebody asked for. Hidden states come of all of them.
         """
+        if resident:
+            raise FusecError(
+                "a resident kernel (--resident) is for GPUs with clusters: expected a target such "
+                "as sm_90a, found cpu"
+            )
         hidden = plans.decode.hidden
         wanted = [plan.only(GENERATING | hidden) for plan in (plans.decode, plans.prefill)]
         wanted += [plans.prefill.only(hidden)]

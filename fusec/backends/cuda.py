@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -48,6 +48,9 @@ from fusec.runtime.cuda.session import CudaSession
 from fusec.runtime.cuda.workspace import Executables, Packing, Workspace
 from fusec.runtime.session import positions
 
+if TYPE_CHECKING:
+    from fusec.codegen.cuda.resident import Resident
+
 Array = np.ndarray[Any, Any]
 
 EMITTED = 256  # kernels whose source is kept: a model's come up again at other levels
@@ -69,7 +72,7 @@ class Cuda(Backend[CudaKernel, Executables]):
     level = 3
     prefill_tokens = WIDEST
     between_tokens = (TOGETHER, OWN_FIXED_TO)
-    launches = ("graph", "eager")
+    launches = ("graph", "eager", "resident")
     l2_modes = True
     has_choices = True
     suffix = ".cubin"
@@ -222,10 +225,14 @@ class Cuda(Backend[CudaKernel, Executables]):
         *,
         l2: str = "auto",
         eager: bool = False,
+        resident: bool = False,
     ) -> CudaEngine:
-        """On the first GPU. `eager`: without captured graphs."""
+        """On the first GPU. `eager`: without captured graphs. `resident`: see `ResidentLoop`."""
         one, several = plans.decode.generating, self.variants(plans)
         asked = plans.decode.asked
+        if resident:
+            made = self.resident(one)
+            kernels = self.beside(kernels, made, progress)
         names = [*dict.fromkeys(launch.kernel for launch in one.launches), *self.loop_kernels(one)]
         later = checked_steps.KERNELS + chained.KERNELS  # until somebody drafts
         names = [name for name in names if name not in later]
@@ -244,7 +251,12 @@ class Cuda(Backend[CudaKernel, Executables]):
         prefill, absorb = session({"%logits"} | hidden, *steps), session(hidden, *steps)
         context = positions(one)
         traced = session({"%logits", *asked}, plans.decode, *several) if asked else None
-        loop = TokenLoop(decode, scores, absorb, context)
+        if resident:
+            from fusec.runtime.cuda.resident import ResidentLoop  # with all emitters
+
+            loop: TokenLoop = ResidentLoop(decode, scores, absorb, context, made)
+        else:
+            loop = TokenLoop(decode, scores, absorb, context)
         rows = session(GENERATING | hidden, *steps)
         return CudaEngine(
             session(GENERATING | hidden, steps[0]) if hidden else decode,
@@ -257,6 +269,36 @@ class Cuda(Backend[CudaKernel, Executables]):
             traced=traced,
             model=model,
         )
+
+    def resident(self, plan: LaunchPlan) -> Resident:
+        """The resident kernel of a plan. Raises FusecError, with the reason, if there is none."""
+        from fusec.codegen.cuda.resident import resident
+
+        return resident(plan, self.arch, self.sms)
+
+    def beside(
+        self, kernels: Executables, made: Resident, progress: Progress | None
+    ) -> Executables:
+        """The kernels, and a resident one, which is compiled when it is asked for.
+
+        Asking raises FusecError where its threads need more registers than they can have.
+        """
+        own = made.kernel
+
+        def found(names: Collection[str]) -> Mapping[str, Executable]:
+            ready = dict(kernels([name for name in names if name != own.name]))
+            if own.name in names:
+                cubin = self.build({own.name: own}, progress)[own.name]
+                if cubin.spill_stores:
+                    raise FusecError(
+                        f"kernel {own.name}: not resident: {own.threads} threads a block have "
+                        f"{cubin.registers} registers each, and {cubin.spill_stores} bytes find "
+                        "no room in them: leave out --resident"
+                    )
+                ready[own.name] = executable(own, cubin)
+            return ready
+
+        return found
 
     def is_here(self) -> bool:
         """Whether the GPU of this machine is of this architecture."""

@@ -7,7 +7,7 @@ prompt of 512 tokens; `tg128 @ d16`, 128 new ones behind 16.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from fusec.driver import Compiled
 from fusec.errors import FusecError
 from fusec.ir.ops import weight_bytes_read
 from fusec.models.model import Model
-from fusec.passes.pipeline import check_levels, passes_of
+from fusec.passes.pipeline import OVERLAPPED, check_levels, passes_of
 from fusec.runtime.cuda.window import check_mode
 from fusec.runtime.engine import Engine
 
@@ -36,7 +36,8 @@ class Plan:
 
     `lengths`: numbers of new tokens, behind a prompt of `prompt` tokens. `pp`: lengths of prompts
     whose own time is measured. `disable`: rules and passes left out at every level. `eager` adds
-    the lowest level launched kernel by kernel, without a captured graph.
+    the lowest level launched kernel by kernel, without a captured graph, `resident` those that may
+    have a resident kernel, with one.
     """
 
     lengths: tuple[int, ...] = (128, 256)
@@ -46,6 +47,7 @@ class Plan:
     prompt: int = 16
     repeats: int = 5
     eager: bool = False
+    resident: bool = False
     threads: int = 0
     pp: tuple[int, ...] = ()
     disable: tuple[str, ...] = ()
@@ -77,7 +79,7 @@ class Result:
 
     model: str
     level: int | None
-    launch: str  # graph | eager | cpu, or a peer's name
+    launch: str  # graph | eager | resident | cpu, or a peer's name
     l2: str
     prompt: int
     n: int
@@ -96,17 +98,15 @@ def run(path: Path, plan: Plan, note: Note = lambda *_: None) -> dict[str, Any]:
     backend = backends.get(plan.target)
     check_room(path, plan)
     modes = plan.l2 if backend.l2_modes else ("off",)
-    cases = [(level, mode, False) for level in plan.levels for mode in modes]
-    if plan.eager and len(backend.launches) > 1:
-        cases.insert(0, (min(plan.levels), modes[0], True))
+    cases = list(cases_of(plan, backend.launches, modes))
     rows = len(cases) * (len(plan.pp) + len(plan.lengths))
     bandwidth = read_bandwidth(plan, lambda what: note(what, 0, rows))
     results: list[Result] = []
     prompts: list[Result] = []
     residency: dict[str, Any] = {}
     for_results, for_prompts = contexts(plan)
-    for level, mode, eager in cases:
-        case = f"-O{level} {backend.launches[eager]}"
+    for level, mode, way in cases:
+        case = f"-O{level} {way}"
         for context in dict.fromkeys((for_results, for_prompts)):
             compiled = driver.compile(
                 path, target=plan.target, level=level, context=context, disable=plan.disable
@@ -116,13 +116,18 @@ def run(path: Path, plan: Plan, note: Note = lambda *_: None) -> dict[str, Any]:
                 note(f"{case} {what}", len(prompts) + len(results), rows)
 
             say("compiling")
-            engine = compiled.engine(say, threads=plan.threads, l2=mode, eager=eager)
+            how: dict[str, Any] = {
+                "l2": mode,
+                "eager": way == "eager",
+                "resident": way == "resident",
+            }
+            engine = compiled.engine(say, threads=plan.threads, **how)
             try:
                 if context == for_prompts:
-                    for row in measure_prompts(engine, compiled, plan, mode, eager, say):
+                    for row in measure_prompts(engine, compiled, plan, mode, way, say):
                         prompts.append(row)
                 if context == for_results:
-                    for row in measure(engine, compiled, plan, mode, eager, bandwidth, say):
+                    for row in measure(engine, compiled, plan, mode, way, bandwidth, say):
                         results.append(row)
                 if engine.residency is not None:
                     residency[mode] = engine.residency
@@ -135,6 +140,28 @@ def run(path: Path, plan: Plan, note: Note = lambda *_: None) -> dict[str, Any]:
         "prompts": [asdict(result) for result in prompts],
         "results": [asdict(result) for result in results],
     }
+
+
+def cases_of(
+    plan: Plan, ways: Sequence[str], modes: Sequence[str]
+) -> Iterator[tuple[int, str, str]]:
+    """Level, L2 mode and way to launch of all that is measured. `ways`: those that the target has.
+
+    Raises FusecError for a resident kernel where no level can have one.
+    """
+    if plan.eager and "eager" in ways:
+        yield min(plan.levels), modes[0], "eager"
+    levels = [level for level in plan.levels if plan.resident and level >= OVERLAPPED]
+    if plan.resident and not (levels and "resident" in ways):
+        raise FusecError(
+            f"bench: --resident is for a GPU with clusters and -O{OVERLAPPED} or more, found "
+            f"--target {plan.target} and -O {','.join(map(str, plan.levels))}"
+        )
+    for level in plan.levels:
+        for mode in modes:
+            yield level, mode, ways[0]
+            if level in levels:
+                yield level, mode, "resident"
 
 
 def default_prompts(path: Path, target: str) -> tuple[int, ...]:
@@ -176,18 +203,17 @@ def measure(
     compiled: Compiled,
     plan: Plan,
     mode: str,
-    eager: bool,
+    way: str,
     bandwidth: float | None,
     say: Say,
 ) -> Iterator[Result]:
     """A row for each number of new tokens. A run before the first is not counted."""
-    launch = compiled.backend.launches[eager]
     nbytes = weight_bytes_read(compiled.graph)
     engine.stop = frozenset()
     prompt = prompt_ids(engine.vocabulary, plan.prompt)
     device, gap = None, None
     device_times = instruments_of(compiled.backend).device_times
-    if device_times is not None and not eager:
+    if device_times is not None and way == compiled.backend.launches[0]:
         device, gap = device_times(engine, prompt, min(plan.lengths))
     for n in plan.lengths:
         say(test_name(len(prompt), n))
@@ -198,7 +224,7 @@ def measure(
         yield replace(
             row,
             level=compiled.plan.level,
-            launch=launch,
+            launch=way,
             l2=mode,
             dispatches=len(compiled.plan.launches),
             gb_s=gb_s,
@@ -209,7 +235,7 @@ def measure(
 
 
 def measure_prompts(
-    engine: Engine, compiled: Compiled, plan: Plan, mode: str, eager: bool, say: Say
+    engine: Engine, compiled: Compiled, plan: Plan, mode: str, way: str, say: Say
 ) -> Iterator[Result]:
     """A row for each prompt. A run before the first is not counted."""
     for tokens in plan.pp:
@@ -220,7 +246,7 @@ def measure_prompts(
         yield replace(
             summarize(model_name(compiled), times, prompt=tokens, n=0),
             level=compiled.plan.level,
-            launch=compiled.backend.launches[eager],
+            launch=way,
             l2=mode,
         )
 

@@ -51,6 +51,10 @@ def bench(
     eager: Annotated[
         bool, typer.Option("--eager", help="Also the lowest level, launched kernel by kernel.")
     ] = False,
+    resident: Annotated[
+        bool,
+        typer.Option("--resident", help="Also -O3 and -O4 with one launch for up to 256 tokens."),
+    ] = False,
     compare: Annotated[
         str, typer.Option(metavar="PEER,...", help="Also these, where installed: torch, llama.cpp.")
     ] = "",
@@ -94,6 +98,7 @@ def bench(
         prompt=prompt,
         repeats=repeats,
         eager=eager,
+        resident=resident,
         threads=threads,
         disable=tuple(disable or ()),
         pp=prompts(pp) if pp is not None else measuring.default_prompts(model, target),

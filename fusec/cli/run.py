@@ -83,6 +83,13 @@ def run(
             help="Have a GPU keep the layers' weights in its L2 cache, or fetch them ahead.",
         ),
     ] = "auto",
+    resident: Annotated[
+        bool,
+        typer.Option(
+            "--resident",
+            help="Make up to 256 tokens in one launch of a GPU; with --temp 0, at -O3 and -O4.",
+        ),
+    ] = False,
     disable: Disable = None,
     draft: Draft = "off",
     draft_max: DraftMax = 15,
@@ -137,6 +144,7 @@ def run(
                 threads=threads,
                 progress=advance,
                 l2=l2,
+                resident=resident,
                 disable=disable,
                 draft=draft,
                 draft_max=draft_max,

@@ -13,6 +13,14 @@ pytestmark = pytest.mark.xdist_group("cli")
 
 
 RUN: dict[str, tuple[list[str], str]] = {
+    "resident sampling": (
+        ["-p", "a", "--resident"],
+        "--resident chooses the likeliest token: expected --temp 0, found --temp 0.8",
+    ),
+    "resident on the CPU": (
+        ["-p", "a", "--resident", "--temp", "0"],
+        "expected a target such as sm_90a, found cpu",
+    ),
     "no prompt": ([], "no prompt: give one with -p TEXT, -f FILE, "),
     "empty text": (["-p", ""], "the prompt is empty: expected some text behind -p"),
     "empty ids": (["--prompt-ids", ""], "the prompt is empty: expected numbers like 1,2,3"),

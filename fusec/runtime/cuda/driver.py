@@ -258,6 +258,13 @@ class Driver:
         rows: int = 1,
     ) -> None:
         """Enqueue a kernel whose parameters are all pointers, for so many rows of a step."""
+        config = self._config(function, stream, attributes, rows)
+        parameters = (tuple(pointers), (ctypes.c_void_p,) * len(pointers))
+        self.call("cuLaunchKernelEx", config, function.handle, parameters, 0)
+
+    def _config(
+        self, function: Function, stream: Handle, attributes: Sequence[Any], rows: int = 1
+    ) -> Any:
         config = self.api.CUlaunchConfig()
         config.gridDimX, config.gridDimZ = function.grid, 1
         config.gridDimY = layers(rows, function.rows, function.spare)
@@ -266,16 +273,34 @@ class Driver:
         config.numAttrs = len(attributes)
         if attributes:
             config.attrs = list(attributes)
-        parameters = (tuple(pointers), (ctypes.c_void_p,) * len(pointers))
-        self.call("cuLaunchKernelEx", config, function.handle, parameters, 0)
+        return config
+
+    def clusters_at_once(self, function: Function, cluster: int, stream: Handle) -> int:
+        """How many clusters of so many blocks the GPU has room for at once: the grid's, at most."""
+        size = self.api.CUlaunchAttributeValue()
+        size.clusterDim.x, size.clusterDim.y, size.clusterDim.z = cluster, 1, 1
+        config = self._config(function, stream, [self._attribute("CLUSTER_DIMENSION", size)])
+        found = int(self.call("cuOccupancyMaxActiveClusters", function.handle, config))
+        return min(found, function.grid // cluster)
 
     def early(self) -> Any:
         """The launch attribute of a kernel that may start while the one in front of it runs."""
-        attribute = self.api.CUlaunchAttribute()
-        which = self.api.CUlaunchAttributeID
-        attribute.id = which.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
         value = self.api.CUlaunchAttributeValue()
         value.programmaticStreamSerializationAllowed = 1
+        return self._attribute("PROGRAMMATIC_STREAM_SERIALIZATION", value)
+
+    def cooperative(self) -> Any:
+        """The launch attribute of a kernel whose blocks wait for one another.
+
+        The driver refuses a launch of more of them than the GPU has room for at once.
+        """
+        value = self.api.CUlaunchAttributeValue()
+        value.cooperative = 1
+        return self._attribute("COOPERATIVE", value)
+
+    def _attribute(self, name: str, value: Any) -> Any:
+        attribute = self.api.CUlaunchAttribute()
+        attribute.id = getattr(self.api.CUlaunchAttributeID, f"CU_LAUNCH_ATTRIBUTE_{name}")
         attribute.value = value
         return attribute
 

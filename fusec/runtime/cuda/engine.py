@@ -69,6 +69,11 @@ class CudaEngine(Engine):
         """See `TokenEngine`. Of graphs, by the device's clock, where the device guesses."""
         return self._pace.cost.known if self._pace else super().draft_costs
 
+    def close(self) -> None:
+        """See `Engine`."""
+        self.loop.stop()
+        super().close()
+
     def wait(self) -> None:
         """See `Engine`."""
         super().wait()

@@ -104,7 +104,7 @@ class TokenLoop:
                 if not done:
                     self.ahead(first + 1, kind, enqueue)
                     check_finite(self.decode.plan, self.read_logits(), [token], position)
-                self.ahead(first + min(done + RUN_AHEAD, count), kind, enqueue)
+                self.keep_ahead(first, done, count, kind, enqueue)
                 made = self.take(first + done)
             if made == NO_TOKEN:
                 raise not_finite(self.decode.plan, token, position)
@@ -176,6 +176,18 @@ class TokenLoop:
             self._go(kind, enqueue)
             self.steps += 1
 
+    def stop(self) -> None:
+        """Have the device end soon what it does ahead of the host: here that is little."""
+
+    def keep_ahead(
+        self, first: int, done: int, count: int, kind: str, enqueue: Callable[[], None]
+    ) -> None:
+        """Have the device make tokens while the host reads: of `count` from step `first` on.
+
+        `done` of them were read, and the next one is enqueued.
+        """
+        self.ahead(first + min(done + RUN_AHEAD, count), kind, enqueue)
+
     def read_logits(self) -> Array:
         """float32[1, vocabulary] of the last token enqueued, once it is done."""
         plan = self.decode.plan
@@ -189,12 +201,13 @@ class TokenLoop:
             self._graphs[kind] = self.workspace.capture(enqueue)
         self.workspace.driver.replay(self._graphs[kind], self.workspace.stream)
 
-    def make_room(self, rows: int) -> None:
-        """Have the cache hold what the graph writes that is enqueued next, of so many rows.
+    def make_room(self, rows: int, ahead: int = MOST_AHEAD) -> None:
+        """Have the cache hold what is enqueued next and writes so many rows.
 
-        The device may be as far back as the first of those that are enqueued, where it sees more.
+        The device may be `ahead` positions further back, or at the first that is enqueued, and sees
+        more from there.
         """
-        first, self._end = max(self._begin, self._end - MOST_AHEAD), self._end + rows
+        first, self._end = max(self._begin, self._end - ahead), self._end + rows
         end = min(self._end, self._context)
         self.workspace.cache.reach(min(first, end - 1), end)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -164,6 +164,16 @@ class Workspace:
         """
         attributes = self._early if early else self._attributes
         self.driver.launch(self._functions[name], pointers, self.stream, attributes, rows)
+
+    def clusters_at_once(self, name: str, cluster: int) -> int:
+        """How many clusters of a kernel's blocks can be on the GPU at once: its grid's, at most."""
+        return self.driver.clusters_at_once(self._functions[name], cluster, self.stream)
+
+    def launch_at_once(self, name: str, pointers: Sequence[int], blocks: int) -> None:
+        """Enqueue so many blocks of a kernel, which begins when there is room for all of them."""
+        function = replace(self._functions[name], grid=blocks)
+        attributes = (*self._attributes, self.driver.cooperative())
+        self.driver.launch(function, pointers, self.stream, attributes)
 
     def stretches(self, weights: Sequence[str]) -> list[tuple[int, int]]:
         """Where weights to prefetch lie, (start, end), neighbours as one; none if that is off."""

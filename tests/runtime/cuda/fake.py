@@ -17,6 +17,8 @@ import numpy as np
 
 from fusec.codegen.cuda import drafting
 from fusec.codegen.cuda.control import NO_TOKEN
+from fusec.codegen.cuda.phases import CONTROL_WORDS, COUNT, END, GAVE_UP, GOING, MOST_BODIES
+from fusec.codegen.cuda.resident import Resident
 from fusec.codegen.cuda.shape import PARTS
 from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.codegen.cuda.twins_grid import run_grid
@@ -73,9 +75,11 @@ class FakeDriver:
     CUmemAllocationGranularity_flags = _Names()
     CUstream_flags = SimpleNamespace(CU_STREAM_NON_BLOCKING=1)
     CU_MEMHOSTALLOC_DEVICEMAP = 2
-    CUlaunchConfig = CUaccessPolicyWindow = CUlaunchAttribute = CUlaunchAttributeValue = (
-        SimpleNamespace
-    )
+    CUlaunchConfig = CUaccessPolicyWindow = CUlaunchAttribute = SimpleNamespace
+
+    @staticmethod
+    def CUlaunchAttributeValue():
+        return SimpleNamespace(clusterDim=SimpleNamespace())
 
     @staticmethod
     def _located():
@@ -96,6 +100,7 @@ class FakeDriver:
             "CU_DEVICE_ATTRIBUTE_MAX_ACCESS_POLICY_WINDOW_SIZE": 1 << 20,
             "CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED": 1,
         }
+        self.clusters = 16  # of whatever size
         self.log: list[str] = []
         self.launched: list[SimpleNamespace] = []
         self.broken: dict[str, Status] = {}
@@ -268,10 +273,16 @@ class FakeDriver:
         assert all(kind is ctypes.c_void_p for kind in types)
         self.launched.append(SimpleNamespace(name=function, config=config))
         work = self.kernels[function]
+        if any(x.id.endswith("COOPERATIVE") for x in getattr(config, "attrs", ())):
+            assert self._capturing is None, "a graph forgets that a launch is cooperative"
         if isinstance(work, PlanKernel):
             work = partial(work, layers=config.gridDimY)
         self._do(lambda: work(*pointers))
         return OK
+
+    def _cuOccupancyMaxActiveClusters(self, function, config):
+        assert function in self.kernels and config.attrs[0].id.endswith("CLUSTER_DIMENSION")
+        return self.clusters
 
     def _cuStreamBeginCapture(self, _stream, _mode):
         assert self._capturing is None
@@ -407,6 +418,49 @@ def advance_best(tops: int, places: int, chosen: int, *rest: int) -> None:
     choice = int(OPS["argmax_combine"].reference(best, where)[0]) & 0xFFFFFFFF
     _words(chosen)[0] = choice
     hand_on(choice, best.max(), *rest)
+
+
+class ResidentKernel:
+    """A resident kernel: the plan's kernels in the order of its table, token after token.
+
+    `kernels`: what its bodies do. `made`: how many tokens each launch has made; `hangs`: as if
+    blocks waited for one another in vain.
+    """
+
+    def __init__(self, resident: Resident, kernels: Kernels) -> None:
+        self.resident, self.hangs = resident, False
+        self.bodies = [kernels[body.name] for body in resident.bodies]
+        self.made: list[int] = []
+
+    def __call__(self, table: int, control: int, tops: int, places: int, *handed: int) -> None:
+        (*passed, stop), words = handed, _words(control, CONTROL_WORDS)
+        assert words[COUNT] == 0 and words[GOING] == 1
+        words[GAVE_UP] = self.hangs
+        self.made.append(0)
+        while words[GOING] and not self.hangs:
+            self._token(table)
+            advance_best(tops, places, *passed)
+            self.made[-1] += 1
+            counter = int(_words(passed[3])[0])
+            words[GOING] = counter != words[END] and not _words(stop)[0]
+
+    def _token(self, table: int) -> None:
+        size, arrived = self.resident.entry // 4, 0
+        for number in range(self.resident.phases):
+            what, so_far, *pairs = _words(table + 4 * size * number, size).tolist()
+            kind = what % MOST_BODIES
+            assert so_far == arrived
+            if kind == self.resident.choosing:
+                return
+            if kind == self.resident.prefetching:
+                continue
+            body = self.resident.bodies[kind]
+            addresses = [
+                low | high << 32 for low, high in zip(pairs[::2], pairs[1::2], strict=True)
+            ]
+            self.bodies[kind](*addresses[: len(body.arguments)])
+            arrived += body.grid
+        raise AssertionError("the table has no end")
 
 
 def feed(tokens: int, token: int, pos: int) -> None:
