@@ -68,6 +68,7 @@ class ProjectedAttention(Attention):
     def _span_of_block(self) -> None:
         """See `Attention._span_of_block`: blocks without a span take part in the product."""
         w, projection, scope = self.w, self.projection, self.alike.scope
+        late = scope.resident and self.head_rows is not None  # a phase has no registers to spare
         attends = "if some(warp < uint32(turns * 4)):"
         with self.alike.at(Stage.LOAD):
             w.line(f"head = uint32(unit // uint32({self.spans}))")
@@ -87,7 +88,8 @@ class ProjectedAttention(Attention):
             self._load_own()
             with w.block(attends):
                 self._older_rows()
-            projection.decode()
+            if not late:
+                projection.decode()
         with self.alike.at(Stage.MAKE if self.head_rows is None else Stage.COMPUTE):
             if self.head_rows is not None:
                 self.head_rows.finish()
@@ -98,6 +100,8 @@ class ProjectedAttention(Attention):
         with self.alike.at(Stage.COMPUTE, apart=True):
             self._attended()
             w.line("barrier()")
+            if late:
+                projection.decode()
             projection.finish()
 
     def _pages(self) -> None:

@@ -88,7 +88,7 @@ class PhaseExchange(Exchange):
 
     def wait(self, mailbox: str) -> str:
         """See `Exchange`."""
-        return f"mailbox_wait_bounded({mailbox})"
+        return f"mailbox_wait_bounded({mailbox}, arrived)"
 
     def of_rank(self, address: str, rank: str) -> str:
         """See `Exchange`."""

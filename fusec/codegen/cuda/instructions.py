@@ -360,10 +360,11 @@ for _width in (2, 4):
     )  # fmt: skip
 
 # -- phases of a resident kernel (see `resident`) --------------------------------------------------
-# Nothing waits for ever: a wait that lasts as long as PATIENCE ends by itself, and the one for the
-# count tells all others, whose waits end then as well.
+# Nothing waits for ever: a wait that lasts as long as PATIENCE ends by itself and says so in the
+# count, and then all others end as well.
 
 PATIENCE = 4_000_000_000  # clock cycles: some two seconds
+LOOK = 1 << 20
 GIVEN_UP = 1 << 30  # is in the count once somebody has waited too long
 ptx_op(
     "await_count",  # how far the count is beyond the number; 0 where the condition does not hold
@@ -407,11 +408,15 @@ ptx_op(
     "", "shared u32 pred", memory=True, since=90,
 )  # fmt: skip
 _TRY = "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 q, [$0], 0; @q bra over;"
-ptx_op(
+ptx_op(  # looks at the count, its second operand, now and then, and gives up as the other does
     "mailbox_wait_bounded",
-    f"{{ .reg .pred q; .reg .b64 end, now; {_TRY} mov.u64 end, %clock64; "
-    f"add.u64 end, end, {PATIENCE}; again: {_TRY} mov.u64 now, %clock64; "
-    "setp.lt.u64 q, now, end; @q bra again; over: mov.u64 now, end; }",
-    "", "shared", memory=True, since=90,
+    f"{{ .reg .pred q; .reg .b32 start, now, turn, found; {_TRY} "
+    f"mov.u32 start, %clock; mov.u32 turn, 0; again: {_TRY} mov.u32 now, %clock; "
+    f"sub.u32 found, now, start; setp.lt.u32 q, found, {LOOK}; @q bra again; "
+    f"ld.relaxed.gpu.global.u32 found, [$1]; and.b32 found, found, {GIVEN_UP}; "
+    "setp.ne.u32 q, found, 0; @q bra over; mov.u32 start, now; add.u32 turn, turn, 1; "
+    f"setp.lt.u32 q, turn, {PATIENCE // LOOK}; @q bra again; "
+    f"red.relaxed.gpu.global.or.b32 [$1], {GIVEN_UP}; over: mov.u32 found, 0; }}",
+    "", "shared ptr", memory=True, since=90,
 )  # fmt: skip
 ptx_op("load_shared_u64", "ld.shared.u64 $0, [$1];", "u64", "shared", memory=True)

@@ -204,7 +204,7 @@ class _Block:
     def _expect(self, mailbox: Any, nbytes: Any, live: Any) -> None:
         self.wanted[_place(mailbox)] += int(nbytes)
 
-    def _wait(self, mailbox: Any) -> None:
+    def _wait(self, mailbox: Any, _count: Any) -> None:
         place = _place(mailbox)
         self.baton.wait(self.number, lambda: self.received[place] == self.wanted[place])
 

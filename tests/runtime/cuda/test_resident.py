@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -147,6 +148,18 @@ def test_plans_that_are_refused(tiny_model, level, target, reason) -> None:
     plan = driver.compile(tiny_model, target=target, level=level).plan
     with pytest.raises(FusecError, match=f"not resident: .*{reason}"):
         backends.get(target).resident(plan)
+
+
+def test_bodies_that_need_more_registers_are_refused(resident, monkeypatch) -> None:
+    backend = backends.get("sm_90a")
+    cubin = SimpleNamespace(arch="sm_90a", data=b"", registers=128, spill_stores=200)
+    monkeypatch.setattr(type(backend), "build", lambda *_: {resident.kernel.name: cubin})
+    found = backend.beside(dict.fromkeys, resident, None)
+    assert found(["advance"]) == {"advance": None}
+    with pytest.raises(FusecError, match="512 threads a block have 128 registers each, and 200"):
+        found(["advance", resident.kernel.name])
+    cubin.spill_stores = 8
+    assert found([resident.kernel.name])[resident.kernel.name].threads == 512
 
 
 def test_no_gpu_and_drafts_are_refused(tiny_model) -> None:
