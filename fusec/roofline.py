@@ -42,7 +42,8 @@ STUDY = {
 LEGEND = (
     "bytes us, flops us: the least that a token can take, by what it reads (from the L2 cache "
     "where the weights fit it, else from memory) and by its arithmetic",
-    "-O0 to -O4: tokens a second that the cost model predicts for fusec's plan of that level",
+    "-O0 to -O4: tokens a second that the cost model predicts for fusec's plan of that level; "
+    "resident: with one launch for many tokens (--resident)",
     "binds: what the largest share of the fastest level's time goes into: launches (from one "
     "kernel to the next), chain (loads and sums that wait for each other), memory (reading "
     "weights) or compute (arithmetic)",
@@ -57,7 +58,10 @@ LEAST = 0.001  # us that a table shows as a number
 
 @dataclass(frozen=True)
 class Row:
-    """A GPU: floors in microseconds, tokens a second by level, and the wall of the best level."""
+    """A GPU: floors in microseconds, tokens a second by level, and the wall of the best level.
+
+    `resident`: tokens a second with one launch for many tokens, of the levels that may have that.
+    """
 
     gpu: str
     measured: str
@@ -65,6 +69,7 @@ class Row:
     bytes_us: float
     flops_us: float
     tok_s: dict[int, float]
+    resident: dict[int, float]
     walls: dict[str, float]
     binds: str
     note: str
@@ -149,6 +154,7 @@ def needed(graph: Graph, position: int) -> int:
 def _row(gpu: Gpu, graph: Graph, plans: dict[int, LaunchPlan], position: int, nbytes: int) -> Row:
     fits = cost.resident(next(iter(plans.values())), gpu)
     times = {level: cost.token_us(p, gpu, position=position) for level, p in plans.items()}
+    residents = {n: cost.resident_us(p, gpu, position=position) for n, p in plans.items()}
     best = min(times, key=times.__getitem__)
     costs = cost.token_costs(plans[best], gpu, position=position)
     walls = {
@@ -166,6 +172,7 @@ def _row(gpu: Gpu, graph: Graph, plans: dict[int, LaunchPlan], position: int, nb
         nbytes / (gpu.cache_bytes if fits else gpu.memory_bytes) / 1e3,
         sum(flops(n) for n in graph.nodes) / rate / 1e3,
         {level: 1e6 / us for level, us in times.items()},
+        {level: 1e6 / us for level, us in residents.items() if us is not None},
         walls,
         max(walls, key=walls.__getitem__),
         STUDY.get(gpu.name, ""),
@@ -220,9 +227,11 @@ def _measurements(path: Path) -> Iterator[tuple[str, int, float]]:
 def tables(data: dict[str, Any]) -> Iterator[Table]:
     """GPUs, then chips that keep weights on the die, then predictions against measurements."""
     levels = list(data["rows"][0]["tok_s"]) if data["rows"] else []
+    resident = sorted({level for row in data["rows"] for level in row["resident"]})
+    titles = [*(f"-O{n}" for n in levels), *(f"-O{n} resident" for n in resident)]
     found = make_table("GPUs: floor us a token; tok/s predicted by level")
     found.add_column("GPU")
-    for title in ("fits L2", "bytes us", "flops us", *(f"-O{n}" for n in levels)):
+    for title in ("fits L2", "bytes us", "flops us", *titles):
         found.add_column(title, justify="right")
     found.add_column("binds")
     found.add_column("constants", overflow="fold")
@@ -234,6 +243,7 @@ def tables(data: dict[str, Any]) -> Iterator[Table]:
             f"{row['bytes_us']:.1f}",
             f"{row['flops_us']:.1f}",
             *(f"{row['tok_s'][n]:,.0f}" for n in levels),
+            *(f"{row['resident'][n]:,.0f}" if n in row["resident"] else "-" for n in resident),
             f"{row['binds']} {row['walls'][row['binds']] / walls:.0%}",
             row["measured"],
         )

@@ -48,6 +48,7 @@ POSITION_CHUNK, FOLD = 330, 8  # instructions for those, and for folding them in
 HEAD_LANES = 512  # of a block that attends, and then multiplies by its share of a matrix
 SCALAR_WARPS, SCALAR = 32, 14  # of a reduction's block; instructions for each element
 BEST = 40  # instructions of a warp for its block's part of a fold
+EXCHANGE = 4  # loads' times: to add to a count, and one and a half polls, before it is read
 MIX = 4 / 3  # of integer instructions and others, which go at twice their rate, half each
 FITS = 0.8  # share of L2 that weights may fill and stay
 
@@ -165,6 +166,19 @@ def token_us(plan: LaunchPlan, gpu: Gpu, *, position: int = POSITION) -> float:
     """A token: its launches and what is around them."""
     launches = token_costs(plan, gpu, position=position)
     return sum(c.total for c in launches) + around_us(plan, gpu)
+
+
+def resident_us(plan: LaunchPlan, gpu: Gpu, *, position: int = POSITION) -> float | None:
+    """The same in a resident kernel; None of a plan that has none for its waits or its argmax.
+
+    In place of a boundary blocks arrive at a count, which others poll, then a barrier hands it on:
+    `EXCHANGE` trips to L2. A token begins with one more, and there is no gap.
+    """
+    if not plan.overlaps or final_choice(plan) is None:
+        return None
+    launches = token_costs(plan, gpu, position=position)
+    exchange = EXCHANGE * gpu.load + 2 * gpu.barrier
+    return sum(c.total - c.boundary + exchange for c in launches) + exchange
 
 
 def around_us(plan: LaunchPlan, gpu: Gpu) -> float:

@@ -116,6 +116,18 @@ def test_an_argmax_that_hands_the_token_on_is_no_launch_more(level):
     assert cost.token_us(plan, H200) == pytest.approx(launches + around)
 
 
+def test_a_resident_kernel_has_exchanges_instead_of_boundaries():
+    plans = {n: driver.compile(llama_graph(), target="sm_90a", level=n).plan for n in (2, 3)}
+    assert cost.resident_us(plans[2], H200) is None
+    costs = cost.token_costs(plans[3], H200)
+    exchange = 4 * H200.load + 2 * H200.barrier
+    work = sum(c.chain + max(c.memory, c.compute) for c in costs)
+    found = cost.resident_us(plans[3], H200)
+    assert found == pytest.approx(work + (len(costs) + 1) * exchange)
+    faster = replace(H200, load=H200.load / 2)
+    assert cost.resident_us(plans[3], faster) < found
+
+
 def profiled(level: int) -> dict:
     """What `fusec profile` measured on the H200."""
     path = RESULTS / f"h200-profile-O{level}.json"

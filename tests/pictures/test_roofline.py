@@ -135,9 +135,11 @@ def test_the_tables_show_what_was_found():
     walls = {"launches": 30.0, "chain": 60.0, "memory": 10.0, "compute": 20.0}
     first = {
         **{"gpu": "one", "fits_l2": True, "bytes_us": 12.34, "flops_us": 5.678, "walls": walls},
-        **{"tok_s": {0: 1234.5, 3: 8333.3}, "binds": "chain", "measured": "here", "note": "n"},
+        **{"tok_s": {0: 1234.5, 3: 8333.3}, "resident": {3: 7654.3}, "binds": "chain"},
+        **{"measured": "here", "note": "n"},
     }
     second = first | {"gpu": "two", "fits_l2": False, "binds": "compute", "note": ""}
+    second["resident"] = {}
     titles = ("name", "chips", "bytes_us", "published", "source")
     chip, other = ("chip", 3, 0.12345, "p", "s"), ("other", None, None, "", "")
     asics = [dict(zip(titles, cells, strict=True)) for cells in (chip, other)]
@@ -148,9 +150,10 @@ def test_the_tables_show_what_was_found():
     gpu_table, chips, errors = roofline.tables(data)
     assert row_of(gpu_table, "one") == {
         "GPU": "one", "fits L2": "yes", "bytes us": "12.3", "flops us": "5.7", "-O0": "1,234",
-        "-O3": "8,333", "binds": "chain 50%", "constants": "here",
+        "-O3": "8,333", "-O3 resident": "7,654", "binds": "chain 50%", "constants": "here",
     }  # fmt: skip
     assert row_of(gpu_table, "two")["fits L2"] == "no"
+    assert row_of(gpu_table, "two")["-O3 resident"] == "-"
     assert row_of(gpu_table, "two")["binds"] == "compute 17%"
     assert [list(r.values()) for r in rows_of(chips)] == [
         ["chip", "3", "0.123", "p", "s"], ["other", "", "", "", ""]
