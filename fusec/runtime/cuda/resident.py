@@ -67,7 +67,7 @@ class ResidentLoop(TokenLoop):
         self._control = memory.zeros(4 * CONTROL_WORDS, "the resident kernel's control words")
         self._stops, self._stop_at = memory.pinned(STOPS, np.dtype(np.uint32))
         self._launches = 0
-        self._own: list[int] = []  # words that stop this generation's launches
+        self._own: list[int] = []  # words that stop the latest generation's launches
         parts = (workspace.address(arg) for arg in argmax.args[:2])
         handed = (self.chosen, self.token, self.pos, self.counter, self.tokens, self.ring)
         self._bound = (table, self._control, *parts, *handed)
@@ -80,17 +80,23 @@ class ResidentLoop(TokenLoop):
                 "a resident kernel chooses the likeliest token: expected temperature 0 (--temp 0), "
                 f"found {job.sampling.temperature}: leave out --resident to sample"
             )
+        own: list[int] = []
+        self._own = own
         try:
             yield from super().run(job, stop)
         finally:
-            self.stop()
+            self._end_launches(own)
 
     def stop(self) -> None:
         """See `TokenLoop`: launches end behind the token that they are at."""
-        if self._own and not self.workspace.turns.closed:
-            self._stops[self._own] = 1
+        self._end_launches(self._own)
+
+    def _end_launches(self, words: list[int]) -> None:
+        """Those of a generation that end by these words, of which none is left then."""
+        if words and not self.workspace.turns.closed:
+            self._stops[words] = 1
             self._is_counted = False  # nobody knows how many tokens they make
-        self._own = []
+        words.clear()
 
     def keep_ahead(
         self, first: int, done: int, count: int, kind: str, enqueue: Callable[[], None]

@@ -80,6 +80,29 @@ def test_who_stops_reading_stops_the_launch(machine, wanted) -> None:
     assert machine.run(IDS, 40) == wanted
 
 
+def test_a_gpu_that_is_far_behind_its_host(compiled, resident, wanted, monkeypatch) -> None:
+    """Launches that were stopped before they began, with others of the next generation behind."""
+    monkeypatch.setattr(resident_module, "TOKENS", 16)
+    monkeypatch.setattr(resident_module, "AHEAD", 12)
+    machine = Machine(compiled, resident=resident, late=True)
+    assert machine.run(IDS, 40) == wanted
+    for count in (2, 5, 20):
+        tokens = machine.loop.run(Job(tuple(IDS), 40, Sampling()), NEVER)
+        assert [next(tokens) for _ in range(count)] == wanted[:count]
+        if count != 5:  # a generation that somebody keeps is stopped by the next
+            tokens.close()
+        assert machine.run(IDS, 40) == wanted
+
+
+def test_a_generation_that_ends_late_stops_no_other(machine, wanted) -> None:
+    kept, other = (machine.loop.run(Job(tuple(IDS), 40, Sampling()), NEVER) for _ in range(2))
+    assert [next(kept), next(kept), next(other), next(other)] == [*wanted[:2], *wanted[:2]]
+    assert machine.loop._stops.tolist()[:2] == [1, 0]
+    kept.close()
+    assert machine.loop._stops.tolist()[:2] == [1, 0]
+    other.close()
+
+
 def test_a_launch_that_is_stopped_makes_one_token(machine, wanted) -> None:
     kernel = machine.kernel
 
