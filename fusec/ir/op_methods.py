@@ -46,6 +46,15 @@ class OpMethods:
         """
         return self.op("matvec", x, w, *_given(factor, inverse), name=name)
 
+    def split_matvec(self, x: Value, w: Value, *, branch: int, name: str | None = None) -> Value:
+        """x @ w.T: a row's columns are dealt to lanes, and `branch` of them have a part's.
+
+        x: f32[T, n]
+        w: weight[rows, n]
+        -> f32[T, rows], each the sum of parts over `branch` lanes
+        """
+        return self.op("split_matvec", x, w, branch=branch, name=name)
+
     def head_matvec(self, x: Value, w: Value, *, heads: int, name: str | None = None) -> Value:
         """Each head's part of x times that head's rows.
 
@@ -438,6 +447,14 @@ class OpMethods:
         -> f32[T, n] of so many parts
         """
         return self.op("sum_parts", x, parts=parts, name=name)
+
+    def sum_experts(self, x: Value, *, parts: int, name: str | None = None) -> Value:
+        """The sum of what chosen experts made, in their order.
+
+        x: f32[T, parts * n]
+        -> f32[T, n] of what so many experts made
+        """
+        return self.op("sum_experts", x, parts=parts, name=name)
 
     def argmax(self, x: Value, *, name: str | None = None) -> Value:
         """The index of each row's largest element.

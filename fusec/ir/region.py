@@ -33,7 +33,7 @@ from fusec.ir.op import LOCAL
 from fusec.ir.op_attention import head_sizes
 from fusec.ir.op_fixed import BLOCK
 from fusec.ir.op_groups import is_grouped
-from fusec.ir.op_matvec import heads_of, is_fixed
+from fusec.ir.op_matvec import branch_of, heads_of, is_fixed
 from fusec.ir.ops import op, picks_rows
 from fusec.ir.region_heads import NotOneKernel, is_shared, made_for_heads, not_needed
 
@@ -186,11 +186,14 @@ def many_rows_apart(shape: KernelShape, own: Own = Own()) -> str | None:
     if len({n.name for n in anchors}) > len(fixed) or any(s.role != "rows" for s in shape.segments):
         return f"{fixed[0].name} is made in tiles of rows of the step, the rest is not"
     for segment in shape.segments:
-        pairs = {(n.inputs[0].name, n.inputs[1].dtype, n.inputs[1].layout): n.name
+        pairs = {(n.inputs[0].name, n.inputs[1].dtype, n.inputs[1].layout, branch_of(n)): n.name
                  for n in segment.nodes if op(n.op).role == "rows"}  # fmt: skip
         if len(pairs) > 1:
             one, other, *_ = sorted(pairs.values())
-            return f"{one} and {other} are made of matrices of two types, or of two vectors"
+            return (
+                f"{one} and {other} are made of two vectors, of matrices of two types, or in two "
+                "orders"
+            )
     folds = [n.name for s in shape.segments for n in s.nodes if op(n.op).role == "fold"]
     return f"{folds[0]} folds one row of the step, blocks have several" if folds else None
 

@@ -23,15 +23,17 @@ from fusec.passes.rules import chain, epilogue, prologue, prologue_of_heads, sib
 from fusec.passes.schedule import Schedule
 from fusec.passes.split_argmax import SplitArgmax
 from fusec.passes.split_attention import SplitAttention
+from fusec.passes.split_products import SplitProducts
 from fusec.writer import brief, count
 
 Pass = (
     Fuse | PlaceWeights | FactorNorms | GroupExperts | FixVectors | ProjectHeads | ProjectRows
-    | RowsOfHeads | SplitArgmax | SplitAttention | Schedule
+    | RowsOfHeads | SplitArgmax | SplitAttention | SplitProducts | Schedule
 )  # fmt: skip
 
 NAIVE: tuple[Pass, ...] = (
     PlaceWeights(),  # what may share a kernel depends on it
+    SplitProducts(),  # so that blocks may share a product's columns at some levels, not at others
     FactorNorms(),  # sums of squares and products wait for each other less
     GroupExperts(),  # so that many rows read an expert's matrices once
     FixVectors(),  # so that many rows are brought into fixed point once

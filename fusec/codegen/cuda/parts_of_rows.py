@@ -183,7 +183,6 @@ class PartsOfRows:
         w, share, rows = self.w, self.next.share, self.next.rows
         count = share * self.width
         out, a_row = self.scope.pointers[self.node.name], words(self.node.outputs[0])
-        zero = " + float32(0)" if self.next.blocks < LANES else ""
         steps = range(-(-count // self.threads))
         for k in steps:
             w.line(f"item = uint32(worker + {k * self.threads})" if k else "item = worker")
@@ -193,7 +192,7 @@ class PartsOfRows:
             w.line(f"slot = uint32(item - near * {share})")
             w.line(f"out{k} = uint32(rank * {share} + slot)")
             w.line(f"row{k} = uint32(first_row + near)")
-            w.line(f"total{k} = {self.next.total(f'next{k}', 'near', 'slot')}{zero}")
+            w.line(f"total{k} = {self.next.total(f'next{k}', 'near', 'slot')}")
         for k in steps:
             live = f"has_one{k} & (row{k} < there_are)"
             if share * self.columns.ranks > rows:

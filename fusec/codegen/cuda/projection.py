@@ -3,8 +3,7 @@
 The columns of a part are `branch` blocks of 32 elements in each round, a power of two. So `branch`
 neighbouring lanes have a row's share of them, and the first distances of the canonical order (see
 `matvec`) sum it up. The results, one vector of all rows for each part, are what `Summed` in the
-next kernel adds up. If a row has fewer blocks than a warp has lanes, the canonical order adds
-zeros, which changes nothing but -0; here, a zero is added to every partial sum for that.
+next kernel adds up.
 
 The rows are dealt to the lanes of all thread blocks that work on the part. Weights are loaded and
 decoded in front of the wait.
@@ -149,8 +148,7 @@ class Projection:
             for k in outs:
                 w.line(f"sum{k} = add_across(sum{k}, uint32({distance}))")
             distance *= 2
-        zero = " + float32(0)" if self.blocks < WARP else ""
         for k in outs:
             where = f"at({self.out}, uint32({self.part} * {self.rows} + out{k}))"
             live = " & ".join(filter(None, ("(chunk == uint32(0))", self._inside(k))))
-            w.line(f"store_f32_if({where}, sum{k}{zero}, {live})")
+            w.line(f"store_f32_if({where}, sum{k}, {live})")

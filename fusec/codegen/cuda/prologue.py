@@ -258,7 +258,8 @@ class Prologue:
         parts, *residual = node.inputs
         n = node.outputs[0].shape[-1]
         before = self.source(residual[0]) if residual else None
-        return Summed(before, self.scope.pointers[parts.name], parts.shape[-1] // n, n)
+        count, in_order = parts.shape[-1] // n, node.op == "sum_experts"
+        return Summed(before, self.scope.pointers[parts.name], count, n, in_order)
 
     def _head_normed(self, node: Node) -> Source:
         """Each warp norms a head at a time, into shared memory."""
@@ -443,14 +444,16 @@ VECTORS: dict[str, Callable[[Prologue, Node], Source]] = {
     "attention_combine": Prologue._combined,
     "add_parts": Prologue._summed,
     "sum_parts": Prologue._summed,
+    "sum_experts": Prologue._summed,
     "expert_vector": Prologue._expert_vectors,
     "expert_vector_sum": Prologue._expert_sum,
 }
 """Vector op -> where its elements come from."""
 
 BY_QUADS = frozenset(
-    {"rms_norm", "rms_factors", "layer_norm", "attention_combine", "add_parts", "sum_parts"}
-)
+    {"rms_norm", "rms_factors", "layer_norm", "attention_combine", "add_parts", "sum_parts",
+     "sum_experts"}
+)  # fmt: skip
 """Those of them whose quads are made as they are read, where they are not read from another."""
 
 NORMS_OF_HEADS = {"head_norm": "norm_head", "head_layer_norm": "layer_norm_head"}

@@ -36,6 +36,9 @@ class Source(ABC):
         w.line(f"quad{tag} = {self.quad(i)}")
         return f"quad{tag}"
 
+    def finish(self, w: Writer, i: str, tag: str) -> None:  # noqa: B027  few have something
+        """Emit what makes quad `i` of what `fetch` has loaded, in front of its expression."""
+
     def ready(self, w: Writer) -> None:  # noqa: B027  most sources need nothing
         """Emit what must come before the first use of an expression."""
 
@@ -76,29 +79,39 @@ class Shared(Source):
 class Summed(Source):
     """Parts of a vector, one a head, that lie one after the other in memory, beside a residual.
 
-    The residual comes first, if there is one. The parts are added up as a balanced tree, as
-    `Matvec` adds lanes up. None of them is -0 where the tree has room for more (see
-    `fusec.codegen.cuda.projection`), so one without a partner goes up as it is.
+    The residual comes first, if there is one. The parts are added exactly (see `lib.exact`), or, of
+    chosen experts, as a balanced `tree` in which one without a partner goes up as it is.
     """
 
     residual: Source | None
     parts: str
     heads: int
     n: int
+    in_order: bool = False
 
     def _part(self, h: int) -> str:
         return f"at({self.parts}, uint32({h * self.n}))"
 
+    def _sum(self, parts: list[str]) -> str:
+        """Expression of the sum of quads."""
+        if self.in_order:
+            return tree(parts, "plus({}, {})")
+        words = [f"words_of_four({part})" for part in parts]
+        return f"nearest_four({tree(words, 'plus_words_of_four({}, {})')})"
+
     def quad(self, i: str) -> str:
         """See `Source.quad`."""
         parts = [f"quad({self._part(h)}, {i}, {self.n})" for h in range(self.heads)]
-        total = tree(parts, "plus({}, {})")
+        total = self._sum(parts)
         return total if self.residual is None else f"plus({self.residual.quad(i)}, {total})"
 
     def element(self, i: str) -> str:
         """See `Source.element`."""
         parts = [f"load_f32(at({self._part(h)}, {i}))" for h in range(self.heads)]
         total = tree(parts)
+        if not self.in_order:
+            words = [f"words_of({part})" for part in parts]
+            total = f"nearest(whole({tree(words, 'plus_words({}, {})')}))"
         return total if self.residual is None else f"({self.residual.element(i)} + {total})"
 
     def ready(self, w: Writer) -> None:
@@ -108,19 +121,32 @@ class Summed(Source):
 
     def fetch(self, w: Writer, i: str, tag: str) -> str:
         """See `Source.fetch`: the loads of all parts are on their way before the first is used."""
-        if self.n % 4 or not isinstance(self.residual, Memory | None):
+        if not self._loads_first:
             return super().fetch(w, i, tag)
         w.line(f"where{tag} = uint32(min_u32({i}, uint32({self.n // 4 - 1})) * 4)")
         w.line(f"first{tag} = at({self.parts}, where{tag})")
-        parts = [f"part{tag}_{h}" for h in range(self.heads)]
-        for h, part in enumerate(parts):
+        for h, part in enumerate(self._loaded(tag)):
             w.line(f"{part} = load_f32x4(at(first{tag}, uint32({h * self.n})))")
-        total = tree(parts, "plus({}, {})")
-        if self.residual is not None:
+        if isinstance(self.residual, Memory):
             w.line(f"before{tag} = load_f32x4(at({self.residual.pointer}, where{tag}))")
+        return f"quad{tag}"
+
+    def finish(self, w: Writer, i: str, tag: str) -> None:
+        """See `Source.finish`: threads that have no quad need not add parts up."""
+        if not self._loads_first:
+            return
+        total = self._sum(self._loaded(tag))
+        if self.residual is not None:
             total = f"plus(before{tag}, {total})"
         w.line(f"quad{tag} = only_quad({i} < uint32({self.n // 4}), {total})")
-        return f"quad{tag}"
+
+    @property
+    def _loads_first(self) -> bool:
+        return not self.n % 4 and isinstance(self.residual, Memory | None)
+
+    def _loaded(self, tag: str) -> list[str]:
+        """Variables of a quad of every part."""
+        return [f"part{tag}_{h}" for h in range(self.heads)]
 
 
 def tree(terms: list[str], plus: str = "({} + {})") -> str:
@@ -160,6 +186,10 @@ class Gained(Source):
     def fetch(self, w: Writer, i: str, tag: str) -> str:
         """See `Source.fetch`; the quad of x is left in `quad{tag}`."""
         return self.made_of(self.x.fetch(w, i, tag), f"gain{tag}")
+
+    def finish(self, w: Writer, i: str, tag: str) -> None:
+        """See `Source.finish`."""
+        self.x.finish(w, i, tag)
 
 
 @dataclass
@@ -325,6 +355,10 @@ class Part(Source):
     def fetch(self, w: Writer, i: str, tag: str) -> str:
         """See `Source.fetch`."""
         return self._only(i, self.whole.fetch(w, self._place(i), tag))
+
+    def finish(self, w: Writer, i: str, tag: str) -> None:
+        """See `Source.finish`."""
+        self.whole.finish(w, self._place(i), tag)
 
     def ready(self, w: Writer) -> None:
         """See `Source.ready`."""

@@ -97,7 +97,7 @@ class Launch(Memory):
             **self.functions, inline=lambda function: function
         )
         self.modules["numba"] = SimpleNamespace(
-            **{kind: _cast(kind) for kind in ("float32", "uint32", "int32", "uint64")}
+            **{kind: _cast(kind) for kind in ("float32", "uint32", "int32", "int64", "uint64")}
         )
 
     def run(self, kernel: CudaKernel, *arguments: Any) -> None:
