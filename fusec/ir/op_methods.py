@@ -448,6 +448,23 @@ class OpMethods:
         """
         return self.op("sum_parts", x, parts=parts, name=name)
 
+    def clear_sums(self, like: Value, *, n: int, name: str | None = None) -> Value:
+        """Zeros for each token of a vector, of which nothing is read.
+
+        like: f32[T, m]
+        -> i64[T, n], for as many tokens as the operand has
+        """
+        return self.op("clear_sums", like, n=n, name=name)
+
+    def add_into(self, sums: Value, parts: Value, *, name: str | None = None) -> Value:
+        """Sums, and what each part adds to them: a whole number of 2**-30.
+
+        sums: i64[T, n]
+        parts: f32[T, parts * n]
+        -> i64[T, n], as the sums
+        """
+        return self.op("add_into", sums, parts, name=name)
+
     def sum_experts(self, x: Value, *, parts: int, name: str | None = None) -> Value:
         """The sum of what chosen experts made, in their order.
 

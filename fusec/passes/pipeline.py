@@ -10,6 +10,7 @@ from fusec.errors import FusecError, unknown
 from fusec.ir.graph import Graph
 from fusec.ir.target import Target
 from fusec.ir.verify import verify
+from fusec.passes.add_in_l2 import AddInL2
 from fusec.passes.factor_norms import FactorNorms
 from fusec.passes.fix_vectors import FixVectors
 from fusec.passes.fuse import Fuse, Refusal
@@ -27,8 +28,8 @@ from fusec.passes.split_products import SplitProducts
 from fusec.writer import brief, count
 
 Pass = (
-    Fuse | PlaceWeights | FactorNorms | GroupExperts | FixVectors | ProjectHeads | ProjectRows
-    | RowsOfHeads | SplitArgmax | SplitAttention | SplitProducts | Schedule
+    Fuse | AddInL2 | PlaceWeights | FactorNorms | GroupExperts | FixVectors | ProjectHeads
+    | ProjectRows | RowsOfHeads | SplitArgmax | SplitAttention | SplitProducts | Schedule
 )  # fmt: skip
 
 NAIVE: tuple[Pass, ...] = (
@@ -77,7 +78,7 @@ FUSED = (
         "The rotation of a key and its cache write: it is only ever read from the cache",
     ),
 )
-DEEP = (
+SPLIT = (
     *FUSED,
     Fuse(
         epilogue("epilogue-to-store", "pair store"),
@@ -104,9 +105,14 @@ DEEP = (
         "The best logit of a thread block: who owns a row has its logit already",
     ),
 )
+DEEP = (
+    *SPLIT,
+    AddInL2(),  # one vector is sooner read than eight or nine, and all blocks of a launch read it
+)
 CLUSTERED = (
-    *DEEP,
+    *SPLIT,
     RowsOfHeads(),  # an exchange in a cluster is cheaper than a launch and a vector in memory
+    AddInL2(),  # the same
 )
 LEVELS: dict[int, tuple[Pass, ...]] = {0: NAIVE, 1: PAIRED, 2: FUSED, 3: DEEP, 4: CLUSTERED}
 LEVEL_NAMES = {0: "naive", 1: "paired", 2: "fused", 3: "deep", 4: "clustered"}

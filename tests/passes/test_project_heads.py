@@ -145,15 +145,21 @@ def test_a_layer_is_a_launch_less():
 
 def test_a_model_keeps_its_meaning():
     graph = llama_graph(types=Types("f32"), context=300, heads=2, kv_heads=1)
-    stages = run_passes(graph, passes_of(3, disable=["project-rows"]), FLOATS)
+    stages = run_passes(graph, passes_of(3, disable=["project-rows", "add-in-l2"]), FLOATS)
     kinds = [node.kind for node in stages[-1].graph.nodes]
     assert kinds.count("attention_project") == kinds.count("sum_norm_matvec_silu_mul") == 2
     assert distance(stages[0], stages[-1]) < 1e-12
 
 
+def test_a_sum_in_order_stays():
+    assert reasons(block(split=False)) == (
+        0, ["another sum: rows of %y have one order, not parts of 1"],
+    )  # fmt: skip
+
+
 def test_the_parts_are_written_where_nobody_takes_them_in():
     graph = llama_graph(layers=1, heads=2, kv_heads=1)
-    rules = ["prologue-of-parts", "project-rows"]
+    rules = ["prologue-of-parts", "project-rows", "add-in-l2"]
     kinds = {n.kind for n in run_passes(graph, passes_of(3, disable=rules), HOPPER)[-1].graph.nodes}
     assert {"attention_project", "add_parts", "norm_matvec_silu_mul"} <= kinds
 

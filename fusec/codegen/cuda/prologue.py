@@ -27,6 +27,7 @@ from fusec.codegen.cuda.sources import (
     Shared,
     Source,
     Summed,
+    Totals,
 )
 from fusec.codegen.cuda.stages import Stage
 from fusec.codegen.formats import FloatFormat, QuantFormat
@@ -195,7 +196,7 @@ class Prologue:
             made = self.sources.get(value.name)
             for at, form in enumerate(pending):
                 x = form.source.x if isinstance(form.source, Gained) else form.source
-                if x is made and isinstance(x, Summed) and x.n % 4 == 0:
+                if x is made and isinstance(x, (Summed, Totals)) and x.n % 4 == 0:
                     pending[at] = replace(form, kept=value.name)
                     break
         return pending
@@ -254,10 +255,12 @@ class Prologue:
         source = Embedded(table, self.scope.pointers[table.name], row)
         return self._materialise(out, source) if out.name in self.scope.region.users else source
 
-    def _summed(self, node: Node) -> Source:
+    def _summed(self, node: Node) -> Summed | Totals:
         parts, *residual = node.inputs
         n = node.outputs[0].shape[-1]
         before = self.source(residual[0]) if residual else None
+        if parts.dtype == "i64":
+            return Totals(before, self.scope.pointers[parts.name], n)
         count, in_order = parts.shape[-1] // n, node.op == "sum_experts"
         return Summed(before, self.scope.pointers[parts.name], count, n, in_order)
 
@@ -305,7 +308,7 @@ class Prologue:
 
     def _gained(self, node: Node) -> Gained:
         x = self.source(node.inputs[0])
-        if not isinstance(x, (Memory, Shared, Summed)):
+        if not isinstance(x, (Memory, Shared, Summed, Totals)):
             x = self._materialise(node.inputs[0], x)
         vector, inverse = (v.name for v in node.outputs)
         quads = -(-x.n // 4)

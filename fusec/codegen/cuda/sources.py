@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from fusec.codegen import formats
 from fusec.codegen.formats import FloatFormat, QuantFormat
+from fusec.errors import FusecError
 from fusec.ir.graph import Value
 from fusec.ir.target import TILES
 from fusec.writer import Writer
@@ -149,6 +150,58 @@ class Summed(Source):
         return [f"part{tag}_{h}" for h in range(self.heads)]
 
 
+@dataclass
+class Totals(Source):
+    """Parts of a vector that have been added up in memory, beside a residual if there is one."""
+
+    residual: Source | None
+    sums: str
+    n: int
+
+    def __post_init__(self) -> None:
+        if self.n % 4:
+            raise FusecError(f"{self.sums}: expected sums of whole quads, found {self.n}")
+
+    def quad(self, i: str) -> str:
+        """See `Source.quad`."""
+        total = f"quad_of_sums(load_sums({self.sums}, {self._inside(i)}))"
+        if self.residual is not None:
+            total = f"plus({self.residual.quad(i)}, {total})"
+        return f"only_quad({i} < uint32({self.n // 4}), {total})"
+
+    def element(self, i: str) -> str:
+        """See `Source.element`."""
+        total = f"sum_at({self.sums}, {i})"
+        return total if self.residual is None else f"({self.residual.element(i)} + {total})"
+
+    def ready(self, w: Writer) -> None:
+        """See `Source.ready`."""
+        if self.residual is not None:
+            self.residual.ready(w)
+
+    def fetch(self, w: Writer, i: str, tag: str) -> str:
+        """See `Source.fetch`."""
+        if not isinstance(self.residual, Memory | None):
+            return super().fetch(w, i, tag)
+        w.line(f"where{tag} = {self._inside(i)}")
+        w.line(f"added{tag} = load_sums({self.sums}, where{tag})")
+        if self.residual is not None:
+            place = f"at({self.residual.pointer}, uint32(where{tag} * 4))"
+            w.line(f"before{tag} = load_f32x4({place})")
+        return f"quad{tag}"
+
+    def finish(self, w: Writer, i: str, tag: str) -> None:
+        """See `Source.finish`."""
+        if isinstance(self.residual, Memory | None):
+            total = f"quad_of_sums(added{tag})"
+            total = total if self.residual is None else f"plus(before{tag}, {total})"
+            w.line(f"quad{tag} = only_quad({i} < uint32({self.n // 4}), {total})")
+
+    def _inside(self, i: str) -> str:
+        """Which quad is loaded for number `i`: behind the end, the last one."""
+        return f"min_u32({i}, uint32({self.n // 4 - 1}))"
+
+
 def tree(terms: list[str], plus: str = "({} + {})") -> str:
     """The expression that adds neighbours, then neighbours of these sums, and so on."""
     while len(terms) > 1:
@@ -161,7 +214,7 @@ def tree(terms: list[str], plus: str = "({} + {})") -> str:
 class Gained(Source):
     """A norm's first factor: x * weight of a source whose quads are cheap to come by."""
 
-    x: Memory | Shared | Summed
+    x: Memory | Shared | Summed | Totals
     weight: str
 
     def __post_init__(self) -> None:
@@ -221,7 +274,7 @@ class Normed(Gained):
 
     def _place(self) -> tuple[str, str]:
         """How functions of what x lies in are called, and where it lies there."""
-        assert not isinstance(self.x, Summed)
+        assert not isinstance(self.x, (Summed, Totals))
         if isinstance(self.x, Shared):
             return "_shared", self.x.address
         return "", self.x.pointer

@@ -14,13 +14,18 @@ of them, which are 2**63, hide each other: a sum that is not in [-2**57, 2**57) 
 from numba import float32, int32, int64, uint32, uint64
 
 from fusec.codegen.cuda.device import (
+    at,
     bits_f32,
     bits_u32,
     inline,
     load_shared_u32x4,
+    load_u64,
+    load_u64x2,
+    red_add_u64_if,
     select_f32,
     select_s32,
     store_shared_u32x4,
+    store_u32x4_if,
     warp_add_s32,
 )
 
@@ -69,6 +74,47 @@ def sum_of_branches(s, exponent):
     words = words_of(s)
     words = warp_add_s32(words[0]), warp_add_s32(words[1]), warp_add_s32(words[2])
     return nearest(int64(whole(words) >> int64(exponent)))
+
+
+# --- sums in memory ------------------------------------------------------------------------------
+
+
+@inline
+def clear_pair(sums, i, live):
+    """Zeros in sums 2i and 2i + 1."""
+    zero = uint32(0)
+    store_u32x4_if(at(sums, uint32(i * 2)), zero, zero, zero, zero, live)
+
+
+@inline
+def add_part_if(sum_of_row, part, live):
+    """Add a part to a sum in memory, in L2: in whichever order blocks come, it is the same."""
+    red_add_u64_if(sum_of_row, uint64(whole(words_of(part))), live)
+
+
+@inline
+def load_sums(sums, i):
+    """Sums 4i to 4i + 3."""
+    place = uint32(i * 4)
+    return load_u64x2(at(sums, place)), load_u64x2(at(sums, uint32(place + 2)))
+
+
+@inline
+def sum_at(sums, i):
+    """The float nearest to sum i."""
+    return nearest(int64(load_u64(at(sums, i))))
+
+
+@inline
+def quad_of_sums(loaded):
+    """The floats nearest to four sums."""
+    first, second = loaded
+    return (
+        nearest(int64(first[0])),
+        nearest(int64(first[1])),
+        nearest(int64(second[0])),
+        nearest(int64(second[1])),
+    )
 
 
 # --- four elements at once -----------------------------------------------------------------------
