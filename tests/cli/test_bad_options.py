@@ -99,7 +99,7 @@ OTHERS: dict[str, tuple[list[str], str]] = {
     "no model": (["compile"], "Missing argument 'MODEL'"),
     "dump": (
         ["compile", "MODEL", "--dump-after", "fuse-all"],
-        "no pass 'fuse-all' at this level: it runs decode-graph, place-weights, factor-norms, ",
+        "no pass 'fuse-all' at this level: it runs decode-graph, place-weights, split-products, ",
     ),
     "dump of another level": (
         ["compile", "MODEL", "-O1", "--dump-after", "fuse-chain-to-store"],
@@ -107,7 +107,7 @@ OTHERS: dict[str, tuple[list[str], str]] = {
     ),
     "dump behind the stop": (
         ["compile", "MODEL", "--stop-after", "fuse-pairs", "--dump-after", "schedule"],
-        "no pass 'schedule' at this level: it runs decode-graph, place-weights, factor-norms, "
+        "no pass 'schedule' at this level: it runs decode-graph, place-weights, split-products, "
         "group-experts, fix-vectors, fuse-stack, fuse-chain-to-fixed, fuse-prologue, fuse-pairs",
     ),
     "stop": (["compile", "MODEL", "--stop-after", "last"], "no pass 'last' at this level: it runs"),
