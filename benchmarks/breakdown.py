@@ -1,6 +1,7 @@
 """The time of one token, launch by launch, by leaving kernels out of the captured graph.
 
-    python benchmarks/breakdown.py MODEL.gguf [-O 3] [--position 16] [--json FILE]
+    python benchmarks/breakdown.py MODEL.gguf [-O 3] [--position 16] [--disable PASS ...]
+        [--json FILE]
 
 A kernel's share is what the token takes with all its launches less what it takes without them,
 divided by their number: the boundary and everything the launch behind has to wait for count. What
@@ -84,9 +85,11 @@ def main() -> None:
     parser.add_argument("-O", "--level", type=int, default=3)
     parser.add_argument("--position", type=int, default=16, help="tokens in front")
     parser.add_argument("--context", type=int)
+    parser.add_argument("--disable", nargs="*", default=[])
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    engine = load(options.model, "native", options.level, context=options.context)
+    given = {"context": options.context, "disable": options.disable}
+    engine = load(options.model, "native", options.level, **given)
     assert isinstance(engine, CudaEngine)
     found = breakdown(engine, options.position)
     engine.close()

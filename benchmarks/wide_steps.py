@@ -1,7 +1,7 @@
 """Steps of many rows on a GPU: their time by rows, that of each kernel, and whether bytes agree.
 
     python benchmarks/wide_steps.py MODEL.gguf [-O 3] [--context 2048] [--rows 1,16,512]
-        [--alone 4,16,512] [--few 8] [--all-shared]
+        [--alone 4,16,512] [--few 8] [--all-shared] [--disable PASS ...]
 
 Prints JSON. A step is a prompt's: no logits are made, but for those of a few rows, once more. Times
 are medians of graphs launched back to back, in microseconds. A kernel's is that of 20 launches of
@@ -10,6 +10,7 @@ than the step takes where launches overlap. `--few`: up to how many rows a step 
 kernels of a step of one; it is up to the GPU's backend where it is left out. With
 `--rows 1,2,3,4,5,8` no kernel for more is compiled. `--all-shared`: SMs are to have all of their
 shared memory for every kernel, not only for those that take some when they are launched.
+`--disable`: passes to leave out.
 """
 
 from __future__ import annotations
@@ -97,12 +98,13 @@ def main() -> None:
     parser.add_argument("--alone", default="4,16,512")
     parser.add_argument("--few", type=int, default=Cuda.between_tokens[0])
     parser.add_argument("--all-shared", action="store_true")
+    parser.add_argument("--disable", nargs="*", default=[])
     given = parser.parse_args()
     if given.all_shared:
         Driver.takes_all_shared = staticmethod(lambda _: True)  # type: ignore[method-assign]
     Cuda.between_tokens = (given.few, *Cuda.between_tokens[1:])
     rows, alone = ([int(n) for n in text.split(",")] for text in (given.rows, given.alone))
-    engine = load(given.model, "native", given.level, given.context)
+    engine = load(given.model, "native", given.level, given.context, disable=given.disable)
     assert isinstance(engine, CudaEngine)
     ids = np.random.default_rng(5).integers(0, engine.vocabulary, max(rows)).tolist()
     result: dict[str, Any] = {**get("native").machine(), "model": given.model.name}

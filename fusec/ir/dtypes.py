@@ -59,6 +59,7 @@ for _name, _kind in (
     ("f64", np.float64),
     ("f16", np.float16),
     ("i32", np.int32),
+    ("i64", np.int64),
 ):
     register(DType(_name, 1, np.dtype(_kind).itemsize, np.dtype(_kind)))
 register(DType("bf16", 1, 2))

@@ -14,7 +14,10 @@ from fusec.ir.graph import Attr, Node
 from fusec.ir.op_checks import Array, Type
 from fusec.writer import brief
 
-Role = Literal["element", "pair", "store", "fold", "vector", "rows", "parts", "heads", "scalar"]
+Role = Literal[
+    "element", "pair", "store", "fold", "vector", "rows", "parts", "heads", "scalar", "clear",
+    "into",
+]  # fmt: skip
 """How an op's result depends on its operands, which decides what may share a kernel:
 
 - element: element i depends on element i of every operand
@@ -26,6 +29,8 @@ Role = Literal["element", "pair", "store", "fold", "vector", "rows", "parts", "h
 - parts: partial sums over the elements that a few thread blocks have
 - heads: the elements of a head depend on that head of the query and on the whole cache
 - scalar: reduces a whole row
+- clear: depends on nothing; zeros, to which a later kernel adds
+- into: adds the parts that this kernel makes to such zeros
 """
 
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -75,6 +80,8 @@ class Op:
     `by_heads` (vectors): a warp can make one head's elements of the result without the others.
     `by_elements` (vectors): who needs an element makes it, so that the vector takes no memory.
 
+    `in_place`: the result has the memory of the first operand, which has no other reader.
+
     `text`: what a registered op computes, as text that tells it from others of the same name (see
     `fusec.ir.own_op`). `doc`: a line on what it computes, where the reference has no docstring.
     """
@@ -104,6 +111,7 @@ class Op:
     by_quads: bool = False
     by_heads: bool = False
     by_elements: bool = False
+    in_place: bool = False
     text: str = ""
     doc: str = ""
 

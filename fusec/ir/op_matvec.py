@@ -10,6 +10,7 @@ from fusec.ir.op import INDEX, Op
 from fusec.ir.op_checks import Array, Type, activation, elements_of, matrix, want
 from fusec.ir.op_fixed import WIDTHS
 
+LANES = 32  # among which a row's columns are dealt, where its sum is made of parts
 DECODE = 4  # instructions to make the floats of a quad of a row
 
 
@@ -49,6 +50,18 @@ def matvec(x: Array, w: Array, *scales: Array) -> Array:
     return product
 
 
+def infer_split_matvec(node: Node) -> list[Type]:
+    """f32[T, rows], each the sum of parts over `branch` lanes."""
+    branch = int(node["branch"])
+    want(0 < branch <= LANES and LANES % branch == 0, f"a branch that divides {LANES}", str(branch))
+    return infer_matvec(node)
+
+
+def split_matvec(x: Array, w: Array, *, branch: int) -> Array:
+    """x @ w.T: a row's columns are dealt to lanes, and `branch` of them have a part's."""
+    return matvec(x, w)
+
+
 def infer_head_matvec(node: Node) -> list[Type]:
     """f32[T, rows], head after head."""
     x, w = node.inputs
@@ -69,6 +82,16 @@ def head_matvec(x: Array, w: Array, *, heads: int) -> Array:
 def heads_of(node: Node) -> int:
     """Into how many parts a product's vector falls, each of which goes with as many rows."""
     return int(node["heads"]) if node.op == "head_matvec" else 1
+
+
+def is_product(node: Node) -> bool:
+    """Whether a node multiplies a whole vector by a matrix, in whatever order its sums are."""
+    return node.op in ("matvec", "split_matvec")
+
+
+def branch_of(node: Node) -> int:
+    """Lanes that have the columns of a part, where a row is a sum of parts; 0 where it is none."""
+    return int(node["branch"]) if node.op == "split_matvec" else 0
 
 
 def is_fixed(node: Node) -> bool:
@@ -104,6 +127,11 @@ OPS = (
         "matvec", "rows",
         "x: f32[T, n], w: weight[rows, n], factor: f32[1], inverse: f32[T, 1]", (2, 4),
         infer_matvec, matvec, lambda n: 2 * elements_of(n) * n.inputs[1].shape[1],
+    ),
+    Op(
+        "split_matvec", "rows", "x: f32[T, n], w: weight[rows, n]", (2, 2),
+        infer_split_matvec, split_matvec, lambda n: 2 * elements_of(n) * n.inputs[1].shape[1],
+        {"branch": int}, label="matvec",
     ),
     Op(
         "head_matvec", "rows", "x: f32[T, heads * n], w: weight[heads * rows, n]", (2, 2),

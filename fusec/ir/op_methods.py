@@ -46,6 +46,15 @@ class OpMethods:
         """
         return self.op("matvec", x, w, *_given(factor, inverse), name=name)
 
+    def split_matvec(self, x: Value, w: Value, *, branch: int, name: str | None = None) -> Value:
+        """x @ w.T: a row's columns are dealt to lanes, and `branch` of them have a part's.
+
+        x: f32[T, n]
+        w: weight[rows, n]
+        -> f32[T, rows], each the sum of parts over `branch` lanes
+        """
+        return self.op("split_matvec", x, w, branch=branch, name=name)
+
     def head_matvec(self, x: Value, w: Value, *, heads: int, name: str | None = None) -> Value:
         """Each head's part of x times that head's rows.
 
@@ -438,6 +447,31 @@ class OpMethods:
         -> f32[T, n] of so many parts
         """
         return self.op("sum_parts", x, parts=parts, name=name)
+
+    def clear_sums(self, like: Value, *, n: int, name: str | None = None) -> Value:
+        """Zeros for each token of a vector, of which nothing is read.
+
+        like: f32[T, m]
+        -> i64[T, n], for as many tokens as the operand has
+        """
+        return self.op("clear_sums", like, n=n, name=name)
+
+    def add_into(self, sums: Value, parts: Value, *, name: str | None = None) -> Value:
+        """Sums, and what each part adds to them: a whole number of 2**-30.
+
+        sums: i64[T, n]
+        parts: f32[T, parts * n]
+        -> i64[T, n], as the sums
+        """
+        return self.op("add_into", sums, parts, name=name)
+
+    def sum_experts(self, x: Value, *, parts: int, name: str | None = None) -> Value:
+        """The sum of what chosen experts made, in their order.
+
+        x: f32[T, parts * n]
+        -> f32[T, n] of what so many experts made
+        """
+        return self.op("sum_experts", x, parts=parts, name=name)
 
     def argmax(self, x: Value, *, name: str | None = None) -> Value:
         """The index of each row's largest element.

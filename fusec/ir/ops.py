@@ -65,6 +65,8 @@ def infer(node: Node) -> list[Type]:
         found = entry.infer(node)
         for i, value in enumerate(node.inputs):
             is_integer = value.dtype == "i32" and not (value.is_weight or value.is_state)
+            if entry.role == "clear":  # it reads nothing of its operand
+                continue
             want(is_integer == (i in entry.indices), f"operands ({entry.operands})", types_of(node))
         return found
     except TypeMismatch as error:
@@ -87,6 +89,11 @@ def position_of(node: Node) -> Value | None:
     entry = op(node.op)
     places = entry.indices if entry.role in LOCAL else ()
     return next((node.inputs[place] for place in places), None)
+
+
+def in_place(nodes: Iterable[Node]) -> dict[str, str]:
+    """Name of a result -> of the operand whose memory it has, among plain nodes."""
+    return {n.name: n.inputs[0].name for n in nodes if op(n.op).in_place}
 
 
 def role_of(node: Node) -> Role:

@@ -20,6 +20,9 @@ exchange the elements they made and multiply them by their columns of another ma
 partial sums (role `parts`). And the blocks of a head, a cluster, may each make a share of the
 head's rows of the query, key and value products, and exchange them before they attend.
 
+Beside all this, a kernel may write zeros for the sums of a later one (role `clear`), and add the
+parts that it makes to sums (role `into`): neither needs an index of its own.
+
 The passes ask here whether a merge is possible; the emitters ask here what to emit.
 """
 
@@ -33,9 +36,9 @@ from fusec.ir.op import LOCAL
 from fusec.ir.op_attention import head_sizes
 from fusec.ir.op_fixed import BLOCK
 from fusec.ir.op_groups import is_grouped
-from fusec.ir.op_matvec import heads_of, is_fixed
-from fusec.ir.ops import op, picks_rows
-from fusec.ir.region_heads import NotOneKernel, is_shared, made_for_heads, not_needed
+from fusec.ir.op_matvec import branch_of, heads_of, is_fixed
+from fusec.ir.ops import in_place, op, picks_rows
+from fusec.ir.region_heads import BESIDE, NotOneKernel, is_shared, made_for_heads, not_needed
 
 WHOLE_READERS = ("vector", "rows", "heads", "scalar")
 FROM_MEMORY = ("heads", "scalar")  # whose code reads vectors where another kernel left them
@@ -68,6 +71,8 @@ class KernelShape:
     `parts`: the product whose partial sums are made of the one segment's elements, if there is one.
     `of_heads`: what the blocks of the one segment, attention, make of their head in front of it.
     `rows_of_heads`: the products of whose rows a cluster makes its head's before that.
+    `clears`: the sums of later kernels, in which this one writes zeros. `into`: adds the parts that
+    it makes to such sums.
     """
 
     prologue: tuple[Node, ...]
@@ -76,6 +81,8 @@ class KernelShape:
     parts: Node | None = None
     of_heads: tuple[Node, ...] = ()
     rows_of_heads: tuple[Node, ...] = ()
+    clears: tuple[Value, ...] = ()
+    into: Node | None = None
 
     @property
     def anchors(self) -> tuple[Node, ...]:
@@ -99,11 +106,12 @@ class KernelShape:
 def parameters(region: Graph) -> tuple[Value, ...]:
     """What a kernel of this region is bound to: all it reads, then every activation it makes.
 
-    A state is appended in place: the one made is the one read, and no parameter of its own. Tables
-    (`fusec.ir.tables`) follow at the end.
+    What is made in place, as a state that is appended to, is what is read, and no parameter of its
+    own. Tables (`fusec.ir.tables`) follow at the end.
     """
     read, _ = outside(region.nodes, ())
-    return (*read, *(v for v in region.outputs if not v.is_state))
+    placed = in_place(region.nodes)
+    return (*read, *(v for v in region.outputs if not v.is_state and v.name not in placed))
 
 
 def analyse(region: Graph) -> KernelShape:
@@ -118,7 +126,11 @@ def analyse(region: Graph) -> KernelShape:
     if len(products) > 1:
         raise NotOneKernel(f"two products in parts: {products[0].name} and {products[1].name}")
     product = products[0] if products else None
-    spread = [n for n in region.nodes if n.name not in whole | own and n is not product]
+    spread = [
+        n
+        for n in region.nodes
+        if n.name not in whole | own and n is not product and op(n.op).role not in BESIDE
+    ]
     import networkx as nx
 
     local = nx.Graph()
@@ -134,7 +146,10 @@ def analyse(region: Graph) -> KernelShape:
     stores = tuple(v for v in region.outputs if v.name in made)
     if product is not None and (reason := _no_parts(region, product, segments)):
         raise NotOneKernel(f"{product.op} {product.name} {reason}")
-    shape = KernelShape(prologue, segments, stores, product, of_heads, rows_of_heads)
+    clears = tuple(n.outputs[0] for n in region.nodes if op(n.op).role == "clear")
+    into = next((n for n in region.nodes if op(n.op).role == "into"), None)
+    given = prologue, segments, stores, product, of_heads, rows_of_heads
+    shape = KernelShape(*given, clears, into)
     if reason := _heads_apart(shape) or _rows_apart(shape):
         raise NotOneKernel(reason)
     return shape
@@ -186,11 +201,14 @@ def many_rows_apart(shape: KernelShape, own: Own = Own()) -> str | None:
     if len({n.name for n in anchors}) > len(fixed) or any(s.role != "rows" for s in shape.segments):
         return f"{fixed[0].name} is made in tiles of rows of the step, the rest is not"
     for segment in shape.segments:
-        pairs = {(n.inputs[0].name, n.inputs[1].dtype, n.inputs[1].layout): n.name
+        pairs = {(n.inputs[0].name, n.inputs[1].dtype, n.inputs[1].layout, branch_of(n)): n.name
                  for n in segment.nodes if op(n.op).role == "rows"}  # fmt: skip
         if len(pairs) > 1:
             one, other, *_ = sorted(pairs.values())
-            return f"{one} and {other} are made of matrices of two types, or of two vectors"
+            return (
+                f"{one} and {other} are made of two vectors, of matrices of two types, or in two "
+                "orders"
+            )
     folds = [n.name for s in shape.segments for n in s.nodes if op(n.op).role == "fold"]
     return f"{folds[0]} folds one row of the step, blocks have several" if folds else None
 

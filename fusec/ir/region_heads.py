@@ -9,6 +9,9 @@ from fusec.ir.op_elementwise import is_spread
 from fusec.ir.op_matvec import heads_of
 from fusec.ir.ops import op, picks_rows
 
+BESIDE = ("clear", "into")
+"""Roles of what a kernel does beside its segments, whatever they are."""
+
 
 class NotOneKernel(Exception):
     """The region needs an exchange between blocks; the message is the reason."""
@@ -33,7 +36,11 @@ def made_for_heads(region: Graph) -> tuple[Node, ...]:
             f"{node.op} {node.name} needs all of {appended[0].name}, which the same kernel appends "
             "to, and the other cache, to which another one does"
         )
-    others = [n for n in region.nodes if n.name not in found and n is not node]
+    others = [
+        n
+        for n in region.nodes
+        if n.name not in found and n is not node and op(n.op).role not in BESIDE
+    ]
     if others and not any(op(n.op).role == "rows" for n in found.values()):
         raise NotOneKernel(not_needed(others[0], node))
     if query_of_values(node) is not None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 
 from fusec.errors import FusecError
 from fusec.ir.graph import Graph, Node, Value, outside
-from fusec.ir.ops import infer, op
+from fusec.ir.ops import in_place, infer, op
 from fusec.ir.remember import remembered
 
 KEPT = 1 << 14  # nodes that were found right: a few models' worth
@@ -19,11 +20,25 @@ def verify(graph: Graph) -> None:
     Single assignment; every value defined before it is used, with the type it was defined with;
     inferred types equal declared types; only a store makes a state, each version of a state is
     appended to once, and nobody reads an older version after that, however many appends later; a
-    fused node's inputs and outputs are those of its body; an index is an input, which sessions
+    fused node's inputs and outputs are those of its body; what is added to in place was cleared for
+    that alone; an index is an input, which sessions
     check, or cannot leave its memory.
     """
     _verify(graph)
     _check_indices(graph)
+    _check_sums(graph)
+
+
+def _check_sums(graph: Graph) -> None:
+    """Sums that parts are added to have zeros in them, and nobody else has anything to do there."""
+    nodes = list(graph.walk())
+    cleared = {n.name for n in nodes if op(n.op).role == "clear"}
+    readers = Counter(v.name for n in nodes for v in n.inputs)
+    for name, sums in in_place(nodes).items():
+        if sums not in cleared:
+            raise FusecError(f"add_into making {name}: expected sums of clear_sums, found {sums}")
+        if readers[sums] > 1 or sums in graph.needed:
+            raise FusecError(f"add_into making {name}: {sums} has another reader")
 
 
 def _verify(graph: Graph) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from fusec.ir.dtypes import dtype
 from fusec.ir.graph import Graph, Node, Value
-from fusec.ir.op_matvec import is_fixed
+from fusec.ir.op_matvec import is_fixed, is_product
 from fusec.ir.ops import make
 from fusec.ir.target import Target
 from fusec.passes.fuse import Refusal
@@ -53,7 +53,7 @@ class FixVectors:
 
 def _is_tiled(graph: Graph, node: Node, target: Target) -> bool:
     """Whether a node is a product that takes tiles of the step's rows."""
-    if node.op != "matvec" or is_fixed(node):
+    if not is_product(node) or is_fixed(node):
         return False
     return target.fixes(graph.tokens, node.inputs[1].shape[0])
 

@@ -7,7 +7,7 @@
 The products of a sum over experts are made apart, and added up behind that:
 
 %y = expert_matvec_sum(%h, @w, %ids)  =>      %y.parts = grouped_matvec(%h.fixed24, @w, ...)
-                                              %y = sum_parts(%y.parts)
+                                              %y = sum_experts(%y.parts)
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 
 from fusec.ir.graph import Graph, Node, Value, attrs
 from fusec.ir.op_experts import adds_experts
-from fusec.ir.op_parts import sum_of
 from fusec.ir.ops import make, picks_rows
 from fusec.ir.target import Target
 from fusec.passes.fix_vectors import fixed_name, why_not_fixed
@@ -82,7 +81,8 @@ class _Change:
             self.products[node.name] = (make("grouped_matvec", inputs, node.name, given),)
             return
         product = make("grouped_matvec", inputs, f"{node.name}.parts", given)
-        total = sum_of(product.outputs[0], None, node.outputs[0])
+        count = product.outputs[0].shape[-1] // node.outputs[0].shape[-1]
+        total = Node("sum_experts", product.outputs, node.outputs, attrs(parts=count))
         self.products[node.name] = (product, total)
 
     def _made_of(self, value: Value, node: Node) -> Node:

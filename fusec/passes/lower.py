@@ -124,7 +124,7 @@ def _waits(graph: Graph, slots: dict[str, Slot]) -> list[tuple[int, ...]]:
     waits: list[tuple[int, ...]] = []
     covered: list[set[int]] = []
     ending: dict[int, list[Slot]] = {}  # the last launch that uses a slot -> such slots
-    for slot in slots.values():
+    for slot in dict.fromkeys(slots.values()):
         ending.setdefault(slot.last, []).append(slot)
     ended: dict[tuple[int, int], Slot] = {}  # bytes -> the last slot that had them
     for i, node in enumerate(graph.nodes):
@@ -138,7 +138,7 @@ def _waits(graph: Graph, slots: dict[str, Slot]) -> list[tuple[int, ...]]:
             mine = slots[value.name]
             for other in ended.values():
                 if mine.overlaps(other):
-                    users = graph.users.get(other.value.name, ())
+                    users = (u for name in other.names for u in graph.users.get(name, ()))
                     direct |= {other.first, *(place[u.name] for u in users)}
         ended |= {(slot.offset, slot.size): slot for slot in ending.get(i, ())}
         direct -= {i}

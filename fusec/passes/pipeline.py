@@ -10,6 +10,7 @@ from fusec.errors import FusecError, unknown
 from fusec.ir.graph import Graph
 from fusec.ir.target import Target
 from fusec.ir.verify import verify
+from fusec.passes.add_in_l2 import AddInL2
 from fusec.passes.factor_norms import FactorNorms
 from fusec.passes.fix_vectors import FixVectors
 from fusec.passes.fuse import Fuse, Refusal
@@ -23,15 +24,17 @@ from fusec.passes.rules import chain, epilogue, prologue, prologue_of_heads, sib
 from fusec.passes.schedule import Schedule
 from fusec.passes.split_argmax import SplitArgmax
 from fusec.passes.split_attention import SplitAttention
+from fusec.passes.split_products import SplitProducts
 from fusec.writer import brief, count
 
 Pass = (
-    Fuse | PlaceWeights | FactorNorms | GroupExperts | FixVectors | ProjectHeads | ProjectRows
-    | RowsOfHeads | SplitArgmax | SplitAttention | Schedule
+    Fuse | AddInL2 | PlaceWeights | FactorNorms | GroupExperts | FixVectors | ProjectHeads
+    | ProjectRows | RowsOfHeads | SplitArgmax | SplitAttention | SplitProducts | Schedule
 )  # fmt: skip
 
 NAIVE: tuple[Pass, ...] = (
     PlaceWeights(),  # what may share a kernel depends on it
+    SplitProducts(),  # so that blocks may share a product's columns at some levels, not at others
     FactorNorms(),  # sums of squares and products wait for each other less
     GroupExperts(),  # so that many rows read an expert's matrices once
     FixVectors(),  # so that many rows are brought into fixed point once
@@ -75,7 +78,7 @@ FUSED = (
         "The rotation of a key and its cache write: it is only ever read from the cache",
     ),
 )
-DEEP = (
+SPLIT = (
     *FUSED,
     Fuse(
         epilogue("epilogue-to-store", "pair store"),
@@ -102,9 +105,14 @@ DEEP = (
         "The best logit of a thread block: who owns a row has its logit already",
     ),
 )
+DEEP = (
+    *SPLIT,
+    AddInL2(),  # one vector is sooner read than eight or nine, and all blocks of a launch read it
+)
 CLUSTERED = (
-    *DEEP,
+    *SPLIT,
     RowsOfHeads(),  # an exchange in a cluster is cheaper than a launch and a vector in memory
+    AddInL2(),  # the same
 )
 LEVELS: dict[int, tuple[Pass, ...]] = {0: NAIVE, 1: PAIRED, 2: FUSED, 3: DEEP, 4: CLUSTERED}
 LEVEL_NAMES = {0: "naive", 1: "paired", 2: "fused", 3: "deep", 4: "clustered"}

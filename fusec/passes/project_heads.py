@@ -2,13 +2,13 @@
 
     %a.spans, %a.spans.sums = attention_spans(%q, $k', $v', %pos)
     %a = attention_combine(%a.spans, %a.spans.sums, %pos)
-    %z = fused matvec_add(%a, @w, %r)
+    %z = fused matvec_add(%a, @w, %r)           (its matvec is a split_matvec)
                     =>     %z.parts = attention_project(%q, $k', $v', %pos, @w)
                            %z = add_parts(%z.parts, %r)     (sum_parts where nothing is added)
 
 The product w @ a is the sum over heads of w's columns of a head times that head's attention. So the
 launch that attends also makes these partial sums (split-K), and the kernel that reads %z adds them
-up. No sum changes its order, if the target adds a row up as a tree in which each head is a branch.
+up. The bytes stay, if the rows of the product are sums of exactly these parts (`split-products`).
 """
 
 from __future__ import annotations
@@ -23,11 +23,13 @@ from fusec.passes.fuse import Refusal
 from fusec.passes.projections import (
     Product,
     homeless,
+    in_order,
     parts_name,
     product_of,
     second_user,
     total_of,
 )
+from fusec.passes.split_columns import head_branch, unfit_for_heads
 
 HASTE = 2
 """Of the weights that a block could hold, one part of so many is what it should read.
@@ -43,7 +45,8 @@ class ProjectHeads:
 
     name: str = "project-heads"
     equation: str = (
-        "attention_spans -> attention_combine -> matvec + add => attention_project -> add_parts"
+        "attention_spans -> attention_combine -> split_matvec + add => attention_project -> "
+        "add_parts"
     )
 
     def run(self, graph: Graph, target: Target) -> tuple[Graph, int, tuple[Refusal, ...]]:
@@ -83,7 +86,7 @@ def why_not(graph: Graph, combine: Node, target: Target) -> Product | str:
     if isinstance(product, str):
         return product
     return (
-        _unfit(spans, product.weight, target.column_sums)
+        _unfit(spans, product, target.column_sums)
         or homeless(graph, product.total, "attention_project")
         or product
     )
@@ -104,29 +107,14 @@ def blocks_of_head(spans: Node, weight: Value, sums: ColumnSums) -> int:
 
     Those without a span only multiply.
     """
-    rows, columns = weight.shape
-    branch = columns // int(spans["heads"]) // sums.block
-    wanted = -(-rows * branch // (sums.held // HASTE))
+    branch = head_branch(weight, int(spans["heads"]), sums)
+    wanted = -(-weight.shape[0] * branch // (sums.held // HASTE))
     return max(int(spans["spans"]), min(wanted, sums.cluster))
 
 
-def _unfit(spans: Node, weight: Value, sums: ColumnSums) -> str | None:
-    """What is wrong with the sizes or the format."""
-    heads, count = int(spans["heads"]), blocks_of_head(spans, weight, sums)
-    rows, columns = weight.shape
-    branch, rest = divmod(columns // heads, sums.block)
-    reasons = {
-        f"no blocks of {sums.block}: {weight.name} is {weight.dtype}": (
-            weight.dtype not in sums.formats
-        ),
-        f"too many spans: {count}, of which {sums.cluster} can exchange": count > sums.cluster,
-        f"no branch of a sum: heads of {columns // heads}, expected {sums.block} times a power of "
-        "2": rest or branch & (branch - 1),
-        f"too long a row: {heads * branch} blocks for {sums.lanes} lanes": (
-            heads * branch > sums.lanes
-        ),
-        f"not whole quads: {weight.name} has {rows} rows": rows % 4,
-        f"too many weights: {rows * branch} blocks for a head, whose thread blocks hold "
-        f"{count * sums.held}": rows * branch > count * sums.held,
-    }
-    return next((reason for reason, holds in reasons.items() if holds), None)
+def _unfit(spans: Node, product: Product, sums: ColumnSums) -> str | None:
+    """What is wrong with the sizes or the format, or with the order of sums."""
+    heads, weight = int(spans["heads"]), product.weight
+    blocks = blocks_of_head(spans, weight, sums)
+    reason = unfit_for_heads(weight, heads, blocks, sums)
+    return reason or in_order(product, head_branch(weight, heads, sums))

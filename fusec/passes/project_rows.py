@@ -1,14 +1,14 @@
 """The thread blocks that make a vector multiply their elements by their columns of the next matrix.
 
     %h = fused norm_matvec_silu_mul(%x, ...)
-    %z = fused matvec_add(%h, @w, %r)
+    %z = fused matvec_add(%h, @w, %r)           (its matvec is a split_matvec)
                     =>     %z.parts = fused norm_matvec_silu_mul_parts(%x, ..., @w)
                            %z = add_parts(%z.parts, %r)     (sum_parts where nothing is added)
 
 A product is a sum over columns, so blocks that have some elements of %h can make a partial sum of
 every row (split-K). The blocks of a cluster exchange their elements and share the rows, so that
-there is one partial sum a cluster, not one a block. No sum changes its order, if the target adds a
-row up as a tree in which each part is a branch.
+there is one partial sum a cluster, not one a block. The bytes stay, if the rows of the product are
+sums of exactly these parts (`split-products`).
 """
 
 from __future__ import annotations
@@ -16,15 +16,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fusec.ir.graph import Graph, Node, Value, attrs
-from fusec.ir.op_parts import parts_of
+from fusec.ir.op_matvec import branch_of
 from fusec.ir.ops import kind_of, make, op, role_of
 from fusec.ir.region import analyse
 from fusec.ir.region_heads import NotOneKernel
-from fusec.ir.target import TILES, ColumnSums, Target
+from fusec.ir.target import ColumnSums, Target
 from fusec.passes.fuse import Refusal
-from fusec.passes.projections import Product, homeless, parts_name, product_of, total_of
-
-MOST_PARTS = 8  # that every block of the next launch reads
+from fusec.passes.projections import (
+    Product,
+    homeless,
+    in_order,
+    parts_name,
+    product_of,
+    total_of,
+)
+from fusec.passes.split_columns import rows_branch, unfit_for_rows
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,7 @@ class ProjectRows:
     """The pass. It runs in front of the last `prologue`."""
 
     name: str = "project-rows"
-    equation: str = "rows -> matvec | matvec + add => rows & parts -> sum_parts | add_parts"
+    equation: str = "rows -> split_matvec (+ add) => rows & parts -> sum_parts | add_parts"
 
     def run(self, graph: Graph, target: Target) -> tuple[Graph, int, tuple[Refusal, ...]]:
         """The graph with every such product among the blocks that may make it."""
@@ -75,7 +81,7 @@ def why_not(graph: Graph, maker: Node, vector: Value, target: Target) -> Product
     if isinstance(product, str):
         return product
     return (
-        _unfit(maker, product.weight, target)
+        _unfit(maker, product, target)
         or homeless(graph, product.total, "matvec_parts")
         or _apart(maker, product, target.column_sums)
         or product
@@ -84,7 +90,7 @@ def why_not(graph: Graph, maker: Node, vector: Value, target: Target) -> Product
 
 def project(maker: Node, product: Product, sums: ColumnSums) -> tuple[Node, ...]:
     """The vector's blocks with the product, and the sum under the name it had."""
-    given = attrs(block=sums.block, lanes=sums.lanes, branch=branch_of(product.weight, sums))
+    given = attrs(block=sums.block, lanes=sums.lanes, branch=branch_of(product.matvec))
     name = parts_name(product.total)
     last = make("matvec_parts", product.matvec.inputs, name, given)
     inputs = (*maker.inputs, *(v for v in product.matvec.inputs[1:] if v not in maker.inputs))
@@ -103,36 +109,11 @@ def _apart(maker: Node, product: Product, sums: ColumnSums) -> str | None:
     return None
 
 
-def branch_of(weight: Value, sums: ColumnSums) -> int:
-    """Lanes of a part: a power of two, and no more blocks in them than a cluster; 0 if none are."""
-    rounds = -(-weight.shape[1] // (sums.block * sums.lanes))
-    most = sums.cluster // rounds
-    return 1 << (most.bit_length() - 1) if most else 0
-
-
-def _unfit(maker: Node, weight: Value, target: Target) -> str | None:
-    """What is wrong with the sizes or the formats."""
-    sums = target.column_sums
-    assert sums is not None
-    rows, columns = weight.shape
-    first = [n.inputs[1] for n in maker.ops if op(n.op).role == "rows"]
-    tiled = next((w for w in (weight, *first) if w.layout == TILES), weight)
-    other = next((w for w in (weight, *first) if w.dtype not in sums.formats), None)
-    own = sum(sums.block * -(-w.shape[1] // (sums.block * sums.lanes)) * sums.lanes for w in first)
-    branch = branch_of(weight, sums)
-    reasons = {
-        f"in tiles of rows: {tiled.name}": tiled.layout == TILES,
-        f"no blocks of {sums.block}: {(other or weight).name} is {(other or weight).dtype}": (
-            other is not None
-        ),
-        f"no whole blocks: {weight.name} has rows of {columns}": columns % sums.block,
-        f"too long a row: {columns} elements for {sums.lanes} lanes and {sums.cluster} blocks of "
-        f"{sums.block}": not branch,
-        f"not whole quads: {weight.name} has {rows} rows": rows % 4,
-        f"too many weights: {own} and {rows} blocks for a thread block, which holds "
-        f"{sums.held}": own > sums.held or rows > sums.held,
-    }
-    if reason := next((reason for reason, holds in reasons.items() if holds), None):
-        return reason
-    count = parts_of(columns, sums.block, sums.lanes, branch)
-    return f"too many parts: {count}, expected at most {MOST_PARTS}" if count > MOST_PARTS else None
+def _unfit(maker: Node, product: Product, target: Target) -> str | None:
+    """What is wrong with the sizes or the formats, or with the order of sums."""
+    assert target.column_sums is not None
+    first = [n for n in maker.ops if op(n.op).role == "rows"]
+    reason = unfit_for_rows(product.weight, [n.inputs[1] for n in first], target)
+    if reason is None and (split := next((n for n in first if branch_of(n)), None)) is not None:
+        reason = f"a sum of parts itself: {split.name}"
+    return reason or in_order(product, rows_branch(product.weight, target.column_sums))

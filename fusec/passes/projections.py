@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fusec.ir.graph import Graph, Node, Value, attrs, outside
-from fusec.ir.op_matvec import factor_of, inverse_of
+from fusec.ir.op_matvec import branch_of, factor_of, inverse_of, is_product
 from fusec.ir.op_parts import sum_of
 from fusec.ir.ops import kind_of, op, role_of
 from fusec.passes.split import taken
@@ -64,8 +64,16 @@ def _fault(product: Product, vector: Value) -> str | None:
     return None
 
 
+def in_order(product: Product, branch: int) -> str | None:
+    """Why parts of `branch` lanes each do not add up to a product byte for byte."""
+    if (found := branch_of(product.matvec)) == branch:
+        return None
+    order = f"parts of {found} lanes" if found else "one order"
+    return f"another sum: rows of {product.matvec.name} have {order}, not parts of {branch}"
+
+
 def _is_product(node: Node, vector: Value) -> bool:
-    return node.op == "matvec" and node.inputs[0] == vector
+    return is_product(node) and node.inputs[0] == vector
 
 
 def _is_chain(matvec: Node, after: Sequence[Node]) -> bool:

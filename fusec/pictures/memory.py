@@ -28,12 +28,12 @@ def arena(graph: Graph, first: int = 0, last: int | None = None) -> str:
     Bands are the offsets at which values begin, not to scale: logits are a hundred times as large
     as what the layers hand on. `first` and `last` choose launches.
     """
-    slots = plan_memory(graph)
+    slots = list(dict.fromkeys(plan_memory(graph).values()))
     end = len(graph.nodes) if last is None else min(last, len(graph.nodes))
-    offsets = sorted({slot.offset for slot in slots.values()})
+    offsets = sorted({slot.offset for slot in slots})
     step = (WIDTH - LEFT - 8) / max(1, end - first)
     height = TOP + BAND * len(offsets) + 60
-    kinds = dict.fromkeys(_kind(s) for s in sorted(slots.values(), key=lambda s: s.first))
+    kinds = dict.fromkeys(_kind(s) for s in sorted(slots, key=lambda s: s.first))
     colour = {kind: PALETTE[i % len(PALETTE)] for i, kind in enumerate(kinds)}
     parts = [_open(height)]
     for row, offset in enumerate(offsets):
@@ -41,7 +41,7 @@ def arena(graph: Graph, first: int = 0, last: int | None = None) -> str:
         parts.append(f'<path d="M{LEFT} {y:.1f}H{WIDTH - 8}" stroke="#ddd" class="grid"/>')
         at = f'x="{LEFT - 6}" y="{y + 13:.1f}" text-anchor="end"'
         parts.append(f'<text class="ink" {at}>{offset:,}</text>')
-    for slot in slots.values():
+    for slot in slots:
         if slot.last < first or slot.first >= end:
             continue
         low = max(slot.first, first)

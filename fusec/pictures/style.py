@@ -21,6 +21,8 @@ ROLES = {  # role of the heaviest op inside -> fill of a box; the first that a n
     "scalar": ("#ece7a8", "#57521a"),
     "fold": ("#ece7a8", "#57521a"),
     "element": ("#eeeeee", "#3a4049"),
+    "clear": ("#eeeeee", "#3a4049"),
+    "into": ("#eeeeee", "#3a4049"),
 }
 MEANINGS = {  # what the legends say
     "rows": "matrix times vector",

@@ -8,7 +8,14 @@ FORWARD = {level: each * LAYERS + (1 if level else 2) for level, each in PER_LAY
 APART = {"embed": 1, "sample": 1}
 OTHER = {0: APART, 1: APART, 2: APART, 3: {"sample": 1}, 4: {"sample": 1}}
 O2_PASSES = [
-    *("decode-graph", "place-weights", "factor-norms", "group-experts", "fix-vectors"),
+    *(
+        "decode-graph",
+        "place-weights",
+        "split-products",
+        "factor-norms",
+        "group-experts",
+        "fix-vectors",
+    ),
     "fuse-stack",
     *("fuse-chain-to-fixed", "fuse-prologue", "fuse-pairs", "fuse-stores"),
     *("fuse-chain", "fuse-epilogue", "fuse-vectors", "fuse-chain-to-store", "schedule"),

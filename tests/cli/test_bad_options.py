@@ -89,7 +89,7 @@ RUN: dict[str, tuple[list[str], str]] = {
     "many threads": (["-p", "a", "--threads", "100000"], "threads: expected 1 to "),
     "disable": (
         ["-p", "a", "--disable", "epilog"],
-        "disable: no rule or pass 'epilog': did you mean 'epilogue'? known are chain, ",
+        "disable: no rule or pass 'epilog': did you mean 'epilogue'? known are add-in-l2, ",
     ),
     "option": (["-p", "a", "--frobnicate"], "No such option: --frobnicate"),
     "argument": (["-p", "a", "more"], "unexpected extra argument"),
@@ -107,7 +107,7 @@ OTHERS: dict[str, tuple[list[str], str]] = {
     "no model": (["compile"], "Missing argument 'MODEL'"),
     "dump": (
         ["compile", "MODEL", "--dump-after", "fuse-all"],
-        "no pass 'fuse-all' at this level: it runs decode-graph, place-weights, factor-norms, ",
+        "no pass 'fuse-all' at this level: it runs decode-graph, place-weights, split-products, ",
     ),
     "dump of another level": (
         ["compile", "MODEL", "-O1", "--dump-after", "fuse-chain-to-store"],
@@ -115,17 +115,18 @@ OTHERS: dict[str, tuple[list[str], str]] = {
     ),
     "dump behind the stop": (
         ["compile", "MODEL", "--stop-after", "fuse-pairs", "--dump-after", "schedule"],
-        "no pass 'schedule' at this level: it runs decode-graph, place-weights, factor-norms, "
-        "group-experts, fix-vectors, fuse-stack, fuse-chain-to-fixed, fuse-prologue, fuse-pairs",
+        "no pass 'schedule' at this level: it runs decode-graph, place-weights, split-products, "
+        "factor-norms, group-experts, fix-vectors, fuse-stack, fuse-chain-to-fixed, fuse-prologue, "
+        "fuse-pairs",
     ),
     "stop": (["compile", "MODEL", "--stop-after", "last"], "no pass 'last' at this level: it runs"),
     "disable": (
         ["compile", "MODEL", "--disable", "magic"],
-        "no rule or pass 'magic': known are chain, chain-to-fixed, ",
+        "no rule or pass 'magic': known are add-in-l2, chain, ",
     ),
     "inspect disable": (
         ["inspect", "MODEL", "--disable", ""],
-        "no rule or pass '': known are chain, chain-to-fixed, ",
+        "no rule or pass '': known are add-in-l2, chain, ",
     ),
     "target": (["compile", "MODEL", "--target", "tpu"], "unknown target 'tpu': known are cpu"),
     "kv": (["compile", "MODEL", "--kv", "f64"], "unknown KV cache type 'f64': known are f16, f32"),

@@ -85,9 +85,9 @@ def test_a_compiled_folder_holds_every_part(compiled: Path) -> None:
 def test_compiling_again_replaces_the_folder(tiny_model: Path, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     assert fusec("compile", tiny_model, "-o", folder, "-O0", "--context", 32).code == 0
-    assert len(list((folder / "stages").iterdir())) == 6
+    assert len(list((folder / "stages").iterdir())) == 7
     assert fusec("compile", tiny_model, "-o", folder, "-O1", "--context", 32).code == 0
-    assert len(list((folder / "stages").iterdir())) == 12
+    assert len(list((folder / "stages").iterdir())) == 13
     assert list(tmp_path.iterdir()) == [folder]
     assert fusec("inspect", folder, "--json").json["level"] == 1
 

@@ -25,7 +25,7 @@ FLOATS = replace(HOPPER, column_sums=replace(SUMS, formats=frozenset({"f32"})))
 
 def block(
     heads=2, head_dim=32, rows=64, matrix="iq4_nl", context=600, residual="x", reader="norm",
-    also="", taken="", factor=False, source="spans",
+    also="", taken="", factor=False, source="spans", split=True,
 ):  # fmt: skip
     """Attention split already, its projection with a residual, and who reads the sum."""
     b, n = Builder("g"), heads * head_dim
@@ -55,8 +55,26 @@ def block(
     for name, value in {"spans": spans, "sums": sums, "a": a}.items():
         if name in also.split():
             outputs.append(value if "output" in also else b.silu(value, name="other"))
-    graph = through(b.build(*outputs), ANY, "fuse-epilogue")
+    graph = _split(b.build(*outputs), heads) if split else b.build(*outputs)
+    graph = through(graph, ANY, "fuse-epilogue")
     return Fuse(prologue("norms", "rms_factors")).run(graph, ANY)[0]
+
+
+def _split(graph, heads):
+    """The graph as `split-products` leaves it, which sees attention whole: %y in parts by heads."""
+
+    def split(node):
+        branch = node.inputs[1].shape[1] // heads // 32
+        return replace(node, op="split_matvec", attrs=(("branch", branch),))
+
+    wanted = {"%y"} & {n.name for n in graph.nodes if len(n.inputs) == 2 and fits(n, heads)}
+    return graph.replace_nodes(split(n) if n.name in wanted else n for n in graph.nodes)
+
+
+def fits(node, heads):
+    """Whether a head has whole blocks, a power of two that divides a warp's lanes."""
+    branch, rest = divmod(node.inputs[-1].shape[-1], 32 * heads)
+    return not rest and branch > 0 and 32 % branch == 0
 
 
 def reasons(graph, target=HOPPER):
@@ -127,15 +145,21 @@ def test_a_layer_is_a_launch_less():
 
 def test_a_model_keeps_its_meaning():
     graph = llama_graph(types=Types("f32"), context=300, heads=2, kv_heads=1)
-    stages = run_passes(graph, passes_of(3, disable=["project-rows"]), FLOATS)
+    stages = run_passes(graph, passes_of(3, disable=["project-rows", "add-in-l2"]), FLOATS)
     kinds = [node.kind for node in stages[-1].graph.nodes]
     assert kinds.count("attention_project") == kinds.count("sum_norm_matvec_silu_mul") == 2
     assert distance(stages[0], stages[-1]) < 1e-12
 
 
+def test_a_sum_in_order_stays():
+    assert reasons(block(split=False)) == (
+        0, ["another sum: rows of %y have one order, not parts of 1"],
+    )  # fmt: skip
+
+
 def test_the_parts_are_written_where_nobody_takes_them_in():
     graph = llama_graph(layers=1, heads=2, kv_heads=1)
-    rules = ["prologue-of-parts", "project-rows"]
+    rules = ["prologue-of-parts", "project-rows", "add-in-l2"]
     kinds = {n.kind for n in run_passes(graph, passes_of(3, disable=rules), HOPPER)[-1].graph.nodes}
     assert {"attention_project", "add_parts", "norm_matvec_silu_mul"} <= kinds
 

@@ -51,9 +51,8 @@ class ProjectedAttention(Attention):
     ) -> None:
         weight, spans, scope = node.inputs[4], int(node["spans"]), alike.scope
         branch = _branch(node, weight.shape[1])
-        out = scope.pointers[node.name]
         self.head_rows = rows
-        self.projection = Projection(scope, weight, branch, spans, out, node.name)
+        self.projection = Projection(scope, weight, branch, spans, node.outputs[0])
         others, raw = self.projection.registers, {}
         if rows is not None:
             others, raw = others + rows.registers, rows.made

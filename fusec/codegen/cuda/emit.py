@@ -33,7 +33,7 @@ from fusec.codegen.cuda.prologue import Prologue
 from fusec.codegen.cuda.routing import Routing
 from fusec.codegen.cuda.row_prologues import ROW_PROLOGUES
 from fusec.codegen.cuda.rows import INTERLEAVING, ways_of_rows, why_not_way
-from fusec.codegen.cuda.scope import SHARED, Scope, begin_row, begin_rows
+from fusec.codegen.cuda.scope import SHARED, Scope, begin_row, begin_rows, zeros_of
 from fusec.codegen.cuda.shape import is_tiled, plan, projections, units, why_not
 from fusec.codegen.cuda.stages import Stage
 from fusec.codegen.cuda.tiles import TiledMatvec
@@ -203,6 +203,8 @@ class _Emitter:
                 matvecs.pop(0).emit()
             else:
                 self._others(alike)
+        with self.scope.w.at(Stage.BESIDE):
+            zeros_of(self.scope.w, self.scope, self.shape)
 
     def _module(self, body: list[str]) -> CudaKernel:
         """The source around the body."""
@@ -266,6 +268,7 @@ class _Emitter:
         if not self.scope.holds:
             return []
         last = {v.name for v in self.region.outputs} if self.scope.dynamic else set()
+        last |= {v.name for v in self.shape.clears}  # by a few threads
         kept = [v for v in parameters(self.region) if not v.is_weight and v.name not in last]
         if self.geometry.paired:
             kept = [v for v in kept if v.name in self.prologue.fixed]

@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 
 from fusec.codegen.cuda.elements import element_operands
 from fusec.codegen.cuda.gemm_elements import Places, TileElements
-from fusec.codegen.cuda.gemm_orders import products_of
+from fusec.codegen.cuda.gemm_orders import ByRows, ByTiles
 from fusec.codegen.cuda.gemm_pairs import Pairs, grouped_product
+from fusec.codegen.cuda.gemm_parts import ByParts
 from fusec.codegen.cuda.gemm_products import OUT, Products
 from fusec.codegen.cuda.gemm_records import COPY
 from fusec.codegen.cuda.gemm_slabs import Members, branch, each, first_unit, reach
@@ -26,9 +27,10 @@ from fusec.errors import FusecError
 from fusec.ir.choice import Tiling
 from fusec.ir.graph import Graph, Value
 from fusec.ir.op_groups import is_grouped, used_by
-from fusec.ir.op_matvec import inverse_of, is_fixed
+from fusec.ir.op_matvec import branch_of, inverse_of, is_fixed
 from fusec.ir.ops import op, position_of
 from fusec.ir.region import KernelShape, Segment
+from fusec.ir.target import TILES
 
 
 def is_gemm(region: Graph) -> bool:
@@ -71,6 +73,14 @@ def gemm_geometry(shape: KernelShape, tiling: Tiling) -> Geometry:
     )
 
 
+def order_of(members: Members) -> type[Products]:
+    """How the rows of a class of segments are summed up: the matrices' layout asks for it."""
+    anchor = anchors(members[0][0])[0]
+    if anchor.inputs[1].layout == TILES:
+        return ByTiles
+    return ByParts if branch_of(anchor) else ByRows
+
+
 class Gemm:
     """Emits the whole kernel."""
 
@@ -105,11 +115,12 @@ class Gemm:
         found: dict[tuple[object, ...], list[tuple[Segment, int, int]]] = {}
         for member in self.members:
             keys = {
-                (w.dtype, w.layout, w.shape[1], x.name)
-                for x, w in (anchor.inputs[:2] for anchor in anchors(member[0]))
+                (w.dtype, w.layout, w.shape[1], x.name, branch_of(anchor))
+                for anchor in anchors(member[0])
+                for x, w in (anchor.inputs[:2],)
             }
             if len(keys) > 1:
-                kinds = " and ".join(sorted(f"{dtype} times {x}" for dtype, _, _, x in keys))
+                kinds = " and ".join(sorted(f"{dtype} times {x}" for dtype, _, _, x, _ in keys))
                 raise FusecError(
                     f"kernel {self.scope.region.name}: expected matrices of one type and one "
                     f"vector for what tiles combine, found {kinds}"
@@ -119,7 +130,7 @@ class Gemm:
 
     def _products(self, members: Members) -> Products:
         own = None if self.vectors is None else self.vectors.own(anchors(members[0][0])[0])
-        return products_of(self.scope, self.tiling, members, own, self.pairs)
+        return order_of(members)(self.scope, self.tiling, members, own, self.pairs)
 
     def _records(self) -> dict[str, int]:
         """Vector that the block makes -> how many records of a row products read."""

@@ -6,31 +6,11 @@ An order is that of the one-row kernel of the same layout, operation by operatio
 from __future__ import annotations
 
 from fusec.codegen.cuda.block_products import accumulate_tile
-from fusec.codegen.cuda.gemm_pairs import Pairs
 from fusec.codegen.cuda.gemm_products import Products
-from fusec.codegen.cuda.gemm_slabs import Members
-from fusec.codegen.cuda.scope import Scope
-from fusec.codegen.cuda.shape import TILE_WARPS, anchors, column_parts
+from fusec.codegen.cuda.shape import TILE_WARPS, column_parts
 from fusec.codegen.formats.tiles import CHUNK
-from fusec.ir.choice import Tiling
-from fusec.ir.target import TILES
 
 LANES = 32
-
-
-def products_of(
-    scope: Scope,
-    tiling: Tiling,
-    members: Members,
-    own: tuple[int, int] | None,
-    pairs: Pairs | None,
-) -> Products:
-    """The products of a class of segments, in the order that the matrices' layout asks for.
-
-    `own`, `pairs`: see `Slabs`.
-    """
-    weight = anchors(members[0][0])[0].inputs[1]
-    return (ByTiles if weight.layout == TILES else ByRows)(scope, tiling, members, own, pairs)
 
 
 class ByRows(Products):

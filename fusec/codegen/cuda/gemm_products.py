@@ -109,8 +109,7 @@ class Products(Slabs):
             self.decode_first()
         w.line("nothing = (float32(0), float32(0), float32(0), float32(0))")
         w.line(f"waiting = uint32(stage + {self.waiting} + thread * 16)")
-        for m, n in self.fragments if self.is_full else ():
-            w.line(f"sum_{m}{n} = nothing")
+        self._begin_row()
         if self.turns > 1:
             self._begin()
         with w.block(f"for step in range({self.slabs}):"):
@@ -118,6 +117,11 @@ class Products(Slabs):
             self._pass()
         w.line("barrier()")
         self._store()
+
+    def _begin_row(self) -> None:
+        """What is there before the first slab."""
+        for m, n in self.fragments if self.is_full else ():
+            self.w.line(f"sum_{m}{n} = nothing")
 
     def decode_first(self) -> None:
         """The weights of the slabs that are on their way before the first is multiplied."""
@@ -318,26 +322,42 @@ class Products(Slabs):
     def _waiting(self, level: int, m: int, n: int) -> str:
         return f"load_shared_f32x4({self._place(level, m, n)})"
 
+    def _finish(self) -> None:
+        """A warp's sums, of all its columns."""
+        if not self.is_full:
+            self._from_waiting(self.branches, self.levels)
+
+    def _from_waiting(self, branches: int, levels: int) -> None:
+        """The sums of so many branches, the last ones, which wait for neighbours of zeros."""
+        for m, n in self.fragments:
+            self.w.line(f"sum_{m}{n} = nothing", "of the leaves that have no block")
+            for level in range(levels):
+                if branches >> level & 1:
+                    waiting = self._waiting(level, m, n)
+                    self.w.line(f"sum_{m}{n} = add_four({waiting}, sum_{m}{n})")
+
+    def _leave(self) -> None:
+        """A warp's sums where those find them that add all warps' up."""
+        self._wait(0)
+
+    def _join(self) -> None:
+        """The sums of all warps that share the columns."""
+        self._tree(self.tiling.deep, 0, self._left, "joined")
+
     def _store(self) -> None:
         """The sums, complete, where element-wise work finds them."""
         w, tiling = self.w, self.tiling
-        if not self.is_full:
-            for m, n in self.fragments:
-                w.line(f"sum_{m}{n} = nothing", "of the leaves that have no block")
-                for level in range(self.levels):
-                    if self.branches >> level & 1:
-                        waiting = self._waiting(level, m, n)
-                        w.line(f"sum_{m}{n} = add_four({waiting}, sum_{m}{n})")
+        self._finish()
         row = 4 * (tiling.rows + OUT)
         first = f"if some(warp < uint32({self.flat})):"
         if tiling.deep > 1:
-            self._wait(0)
+            self._leave()
             w.line("barrier()")
         with w.block(first) if tiling.deep > 1 else nullcontext():
             if tiling.deep > 1:
                 behind = f"own_depth * {self.flat * WARP * 16}"  # all of them find the first's
                 w.line(f"branches = uint32(waiting - {behind})")
-                self._tree(tiling.deep, 0, self._left, "joined")
+                self._join()
             where = f"(warp_width + member * 2) * {row} + (warp_row + group) * 4"
             w.line(f"place = uint32(stage + {where})")
             for m, n in self.fragments:
@@ -347,5 +367,10 @@ class Products(Slabs):
     def _left(self, branch: int) -> None:
         """The sums over a branch, as its warps have left them."""
         for m, n in self.fragments:
-            number = (m * self.tiling.wide + n) * self.tiling.threads + branch * self.flat * WARP
-            self.w.line(f"sum_{m}{n} = load_shared_f32x4(uint32(branches + {number * 16}))")
+            self.w.line(f"sum_{m}{n} = load_shared_f32x4({self._left_at(branch, m, n)})")
+
+    def _left_at(self, branch: int, m: int, n: int, level: int = 0) -> str:
+        """Where the warps of a branch have left something."""
+        number = level * len(self.fragments) + m * self.tiling.wide + n
+        number = number * self.tiling.threads + branch * self.flat * WARP
+        return f"uint32(branches + {number * 16})"

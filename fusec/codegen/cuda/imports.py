@@ -22,7 +22,7 @@ _BESIDE_TABLE = (
 )
 LINE = 100
 READ = 64  # sources whose calls are kept: kernels share the functions of formats
-_TYPES = ("float32", "int32", "uint32", "uint64")
+_TYPES = ("float32", "int32", "int64", "uint32", "uint64")
 
 
 def library_files() -> list[Path]:

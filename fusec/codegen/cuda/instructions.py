@@ -120,6 +120,8 @@ for _kind in ("u32", "f32"):
         f"load_{_kind}x4", f"ld.global.v4.{_kind} {{$0, $1, $2, $3}}, [$4];", f"4*{_kind}", "ptr",
         memory=True,
     )  # fmt: skip
+ptx_op("load_u64", "ld.global.u64 $0, [$1];", "u64", "ptr", memory=True)
+ptx_op("load_u64x2", "ld.global.v2.u64 {$0, $1}, [$2];", "2*u64", "ptr", memory=True)
 ptx_op("load_u16", "ld.global.u16 $0, [$1];", "u32", "ptr", memory=True)
 _STORES = {"u32": ("u32", "u32"), "f32": ("f32", "f32"), "u16": ("u16", "u32")}
 
@@ -316,6 +318,11 @@ ptx_op("load_acquire_u32", "ld.acquire.gpu.global.u32 $0, [$1];", "u32", "ptr", 
 ptx_op("store_release_u32", "st.release.gpu.global.u32 [$0], $1;", "", "ptr u32", memory=True)
 ptx_op("red_release_add_u32", "red.release.gpu.global.add.u32 [$0], $1;", "", "ptr u32",
        memory=True)  # fmt: skip
+ptx_op(
+    "red_add_u64_if",
+    "{ .reg .pred q; setp.ne.u32 q, $2, 0; @q red.relaxed.gpu.global.add.u64 [$0], $1; }",
+    "", "ptr u64 pred", memory=True,
+)  # fmt: skip
 ptx_op("atomic_add_u32", "atom.acq_rel.gpu.global.add.u32 $0, [$1], $2;", "u32", "ptr u32",
        memory=True)  # fmt: skip
 ptx_op("atomic_max_u64", "atom.acq_rel.gpu.global.max.u64 $0, [$1], $2;", "u64", "ptr u64",

@@ -3,7 +3,8 @@
 The canonical order, whatever the grid: lane l of a warp takes chunks l, l + 32, ... of a row and
 adds their products to its running sum (for plain floats: four sums, by place in a quad); then the
 lanes' sums are added over distances 1, 2, 4, 8, 16: a balanced tree, in which a head's blocks are a
-branch (`projection` makes branches apart).
+branch (`projection` makes branches apart). Where a row is a sum of parts (`split_matvec`), each
+such branch is one, and parts are added exactly instead (`lib.exact`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from fusec.codegen.cuda.shape import (
     units,
 )
 from fusec.ir.graph import Node
+from fusec.ir.op_matvec import branch_of
 
 MOST_UNROLLED = 4  # chunks of a row that a lane loads before it uses the first
 FEW_BLOCKS = 64  # of a launch: an SM has one at most, and registers to spare
@@ -216,18 +218,31 @@ class Matvec(RowChunks):
         for squares in late:
             w.line(f"{squares.factor} = {squares.of_lane}")
         sums = self._sums()
-        every = [*sums, *([squares.factor] for squares in late)]
-        if len(every) == 1 and len(sums[0]) == 1:
+        every = [*((names, self._reach(names)) for names in sums)]
+        every += [([squares.factor], WARP) for squares in late]
+        if len(every) == 1 and len(sums[0]) == 1 and every[0][1] == WARP:
             w.line(f"{sums[0][0]} = warp_sum({sums[0][0]})")
         else:
             for distance in (1, 2, 4, 8, 16):
-                every = [self._add_rows(names, distance) for names in every]
+                every = [
+                    (self._add_rows(names, distance) if distance < reach else names, reach)
+                    for names, reach in every
+                ]
+        for row in self.rows:
+            if branch := branch_of(row.anchor):
+                exponent = branch.bit_length() - 1
+                w.line(f"{self._sum(row)} = sum_of_branches({self._sum(row)}, {exponent})")
         for squares in late:
             w.line(squares.made_of(squares.factor))
         units = (row for row in self.rows if row.slot == 0)
         for row, (s, *_) in zip(units, sums, strict=False):
             if factor := self.prologue.factor(row.anchor):
                 w.line(f"{s} = {s} * {factor}")
+
+    def _reach(self, names: list[str]) -> int:
+        """Lanes over which sums are added in order: all, or those that have a part of the row."""
+        row = next(row for row in self.rows if self._sum(row) in names)
+        return branch_of(row.anchor) or WARP
 
     def _sums(self) -> list[list[str]]:
         """Sums of lanes that are added up apart: of several, lanes go on with one each."""
@@ -243,7 +258,7 @@ class Matvec(RowChunks):
         Then only half as many sums are exchanged at every distance, until there is one.
         """
         several = self.at_once > 1 and self.at_once & (self.at_once - 1) == 0
-        return several and not self.segment.rope
+        return several and not self.segment.rope and not any(map(branch_of, self.anchors))
 
     def _add_rows(self, names: list[str], distance: int) -> list[str]:
         """Sums of rows over one more distance: of two, each lane keeps the one that it wants."""

@@ -26,8 +26,7 @@ class SharedMatvec(ClusterRows):
         scope, geometry = self.scope, self.scope.geometry
         self.columns = Columns.of(node, geometry.warps * geometry.rows_at_once)
         branch, ranks = self.columns.branch, self.columns.ranks
-        out = scope.pointers[node.name]
-        self.projection = Projection(scope, node.inputs[1], branch, ranks, out, node.name)
+        self.projection = Projection(scope, node.inputs[1], branch, ranks, node.outputs[0])
         self.vector = scope.shared("vector", 4 * BLOCK * self.columns.own)
         self.mailbox = scope.exchange.mailbox("mailbox")
 

@@ -41,6 +41,7 @@ class PartsOfRows:
     def __init__(self, scope: Scope, shape: KernelShape, way: str) -> None:
         self.scope, self.w, self.width = scope, scope.w, scope.rows
         assert shape.parts is not None
+        self.clears = shape.clears
         (self.segment,), self.node = shape.segments, shape.parts
         self.limit = self.segment.size
         self.columns = Columns.of(self.node, BLOCK)
@@ -74,9 +75,14 @@ class PartsOfRows:
             name = self.scope.pointers[value.name]
             w.line(f"its_{name} = {at_row(name, 'its_row', value)}")
         for value in rows_of(self.scope.region):
-            if value.name != self.node.name:
+            if self.scope.pointers[value.name] not in self._of_all_rows:
                 name = self.scope.pointers[value.name]
                 w.line(f"{name} = {at_row(name, 'row', value)}")
+
+    @property
+    def _of_all_rows(self) -> set[str]:
+        """Pointers that stay with the step's first row: to what is written for all rows."""
+        return {self.scope.pointers[v.name] for v in (self.node.outputs[0], *self.clears)}
 
     def emit(self) -> None:
         """The stages."""
@@ -85,6 +91,8 @@ class PartsOfRows:
             self._load()
         with w.at(Stage.READ), self._at_its_row():
             self.elements.fetch_activations()
+        with w.at(Stage.BESIDE):
+            self._clear()
         self.prologue.emit()
         with w.at(Stage.COMPUTE, apart=True):
             w.line("group, member = uint32(lane >> uint32(2)), uint32(lane & uint32(3))")
@@ -122,6 +130,18 @@ class PartsOfRows:
         self.indices.emit(w)
         with self._at_its_row():
             self.elements.fetch_weights()
+
+    def _clear(self) -> None:
+        """Zeros where later kernels add, in all rows; see `zeros_of`."""
+        w, share = self.w, self.threads * self.scope.geometry.grid
+        for value in self.clears:
+            pairs, pointer = value.shape[-1] // 2, self.scope.pointers[value.name]
+            for first in range(0, pairs * self.width, share):
+                w.line(f"zeros = uint32(block_index() * {self.threads} + worker + {first})")
+                w.line(f"near = uint32(zeros // uint32({pairs}))")
+                w.line(f"zeros = uint32(zeros + first_row * {pairs})")
+                live = f"(near < uint32({self.width})) & (uint32(first_row + near) < there_are)"
+                w.line(f"clear_pair({pointer}, zeros, {live})")
 
     # --- elements --------------------------------------------------------------------------------
 
@@ -183,7 +203,6 @@ class PartsOfRows:
         w, share, rows = self.w, self.next.share, self.next.rows
         count = share * self.width
         out, a_row = self.scope.pointers[self.node.name], words(self.node.outputs[0])
-        zero = " + float32(0)" if self.next.blocks < LANES else ""
         steps = range(-(-count // self.threads))
         for k in steps:
             w.line(f"item = uint32(worker + {k * self.threads})" if k else "item = worker")
@@ -193,11 +212,16 @@ class PartsOfRows:
             w.line(f"slot = uint32(item - near * {share})")
             w.line(f"out{k} = uint32(rank * {share} + slot)")
             w.line(f"row{k} = uint32(first_row + near)")
-            w.line(f"total{k} = {self.next.total(f'next{k}', 'near', 'slot')}{zero}")
+            w.line(f"total{k} = {self.next.total(f'next{k}', 'near', 'slot')}")
         for k in steps:
             live = f"has_one{k} & (row{k} < there_are)"
             if share * self.columns.ranks > rows:
                 live += f" & (out{k} < uint32({rows}))"
+            if self.node.name in self.scope.added_to:
+                w.line(
+                    f"add_part_if(at({out}, uint32(row{k} * {rows} + out{k})), total{k}, {live})"
+                )
+                continue
             where = f"uint32(row{k} * {a_row} + part * {rows} + out{k})"
             w.line(f"store_f32_if(at({out}, {where}), total{k}, {live})")
 

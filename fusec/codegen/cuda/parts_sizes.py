@@ -22,7 +22,9 @@ WARPS = 16  # of a block, at most
 PADDING = 256  # floats: see `Prologue`
 OTHERS = 512  # bytes of mailboxes and factors, at most
 SYSTEM = 1024  # bytes of a block's shared memory that the system takes
-MADE_BY_TEAMS = frozenset({"add_parts", "sum_parts", "rms_factors", "rms_norm", "embed"})
+MADE_BY_TEAMS = frozenset(
+    {"add_parts", "sum_parts", "sum_experts", "rms_factors", "rms_norm", "embed"}
+)
 """Vectors that some of a block's warps can make: their functions count no threads of the block."""
 TEAMS, EXCHANGED = "teams", "exchanged"
 """Ways to make the prologues of several rows, see `row_prologues`."""

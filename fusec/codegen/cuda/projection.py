@@ -3,8 +3,7 @@
 The columns of a part are `branch` blocks of 32 elements in each round, a power of two. So `branch`
 neighbouring lanes have a row's share of them, and the first distances of the canonical order (see
 `matvec`) sum it up. The results, one vector of all rows for each part, are what `Summed` in the
-next kernel adds up. If a row has fewer blocks than a warp has lanes, the canonical order adds
-zeros, which changes nothing but -0; here, a zero is added to every partial sum for that.
+next kernel adds up.
 
 The rows are dealt to the lanes of all thread blocks that work on the part. Weights are loaded and
 decoded in front of the wait.
@@ -18,7 +17,7 @@ from fusec.codegen import formats
 from fusec.codegen.cuda.block_products import accumulate, decode
 from fusec.codegen.cuda.columns import BLOCK
 from fusec.codegen.cuda.forms import FixedPoint
-from fusec.codegen.cuda.scope import Scope
+from fusec.codegen.cuda.scope import IS_THERE, Scope
 from fusec.codegen.cuda.shape import WARP
 from fusec.codegen.formats import QuantFormat
 from fusec.errors import FusecError
@@ -29,21 +28,19 @@ class Projection:
     """What multiplies by a part's columns; a lane's variables of its k-th row end in k.
 
     `part` and `rank` are variables: which part it is, and which of its `ranks` thread blocks. The
-    sums go to `out`; `name` is what they are called in messages.
+    `parts` that it makes are written to memory, or added to the sums of all parts.
     """
 
     part, rank = "part", "rank"
 
-    def __init__(
-        self, scope: Scope, weight: Value, branch: int, ranks: int, out: str, name: str
-    ) -> None:
-        self.scope, self.w, self.out = scope, scope.w, out
+    def __init__(self, scope: Scope, weight: Value, branch: int, ranks: int, parts: Value) -> None:
+        self.scope, self.w, self.parts = scope, scope.w, parts
         self.pointer = scope.pointers[weight.name]
         self.rows, columns = weight.shape
         self.blocks, self.branch = columns // BLOCK, branch
         fmt = formats.get(weight.dtype)
         if not isinstance(fmt, QuantFormat):
-            raise FusecError(f"{name}: expected quantised weights, found {weight.type}")
+            raise FusecError(f"{parts.name}: expected quantised weights, found {weight.type}")
         self.fmt = fmt
         self.ranks, self.share = ranks, -(-self.rows // ranks)
         self.step = scope.geometry.threads // branch  # rows that the lanes take at once
@@ -151,8 +148,12 @@ class Projection:
             for k in outs:
                 w.line(f"sum{k} = add_across(sum{k}, uint32({distance}))")
             distance *= 2
-        zero = " + float32(0)" if self.blocks < WARP else ""
         for k in outs:
-            where = f"at({self.out}, uint32({self.part} * {self.rows} + out{k}))"
             live = " & ".join(filter(None, ("(chunk == uint32(0))", self._inside(k))))
-            w.line(f"store_f32_if({where}, sum{k}{zero}, {live})")
+            if (sums := self.scope.added_to.get(self.parts.name)) is not None:
+                live += f" & {IS_THERE}" if self.scope.interleaves else ""
+                w.line(f"add_part_if(at({sums}, out{k}), sum{k}, {live})")
+                continue
+            out = self.scope.pointers[self.parts.name]
+            where = f"at({out}, uint32({self.part} * {self.rows} + out{k}))"
+            w.line(f"store_f32_if({where}, sum{k}, {live})")

@@ -27,6 +27,7 @@ from fusec.codegen.cuda.sources import (
     Shared,
     Source,
     Summed,
+    Totals,
 )
 from fusec.codegen.cuda.stages import Stage
 from fusec.codegen.formats import FloatFormat, QuantFormat
@@ -195,7 +196,7 @@ class Prologue:
             made = self.sources.get(value.name)
             for at, form in enumerate(pending):
                 x = form.source.x if isinstance(form.source, Gained) else form.source
-                if x is made and isinstance(x, Summed) and x.n % 4 == 0:
+                if x is made and isinstance(x, (Summed, Totals)) and x.n % 4 == 0:
                     pending[at] = replace(form, kept=value.name)
                     break
         return pending
@@ -254,11 +255,14 @@ class Prologue:
         source = Embedded(table, self.scope.pointers[table.name], row)
         return self._materialise(out, source) if out.name in self.scope.region.users else source
 
-    def _summed(self, node: Node) -> Source:
+    def _summed(self, node: Node) -> Summed | Totals:
         parts, *residual = node.inputs
         n = node.outputs[0].shape[-1]
         before = self.source(residual[0]) if residual else None
-        return Summed(before, self.scope.pointers[parts.name], parts.shape[-1] // n, n)
+        if parts.dtype == "i64":
+            return Totals(before, self.scope.pointers[parts.name], n)
+        count, in_order = parts.shape[-1] // n, node.op == "sum_experts"
+        return Summed(before, self.scope.pointers[parts.name], count, n, in_order)
 
     def _head_normed(self, node: Node) -> Source:
         """Each warp norms a head at a time, into shared memory."""
@@ -304,7 +308,7 @@ class Prologue:
 
     def _gained(self, node: Node) -> Gained:
         x = self.source(node.inputs[0])
-        if not isinstance(x, (Memory, Shared, Summed)):
+        if not isinstance(x, (Memory, Shared, Summed, Totals)):
             x = self._materialise(node.inputs[0], x)
         vector, inverse = (v.name for v in node.outputs)
         quads = -(-x.n // 4)
@@ -443,14 +447,16 @@ VECTORS: dict[str, Callable[[Prologue, Node], Source]] = {
     "attention_combine": Prologue._combined,
     "add_parts": Prologue._summed,
     "sum_parts": Prologue._summed,
+    "sum_experts": Prologue._summed,
     "expert_vector": Prologue._expert_vectors,
     "expert_vector_sum": Prologue._expert_sum,
 }
 """Vector op -> where its elements come from."""
 
 BY_QUADS = frozenset(
-    {"rms_norm", "rms_factors", "layer_norm", "attention_combine", "add_parts", "sum_parts"}
-)
+    {"rms_norm", "rms_factors", "layer_norm", "attention_combine", "add_parts", "sum_parts",
+     "sum_experts"}
+)  # fmt: skip
 """Those of them whose quads are made as they are read, where they are not read from another."""
 
 NORMS_OF_HEADS = {"head_norm": "norm_head", "head_layer_norm": "layer_norm_head"}

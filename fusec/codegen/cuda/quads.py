@@ -48,7 +48,9 @@ class Quads:
                     w.line(f"k = uint32(step * {self.threads} + thread)")
                     place = self._place("k")
                     source.fetch_weights(w, place, "_k")
-                    self._quad(source.fetch(w, place, "_k"), "k", "quad_k", 0)
+                    quad = source.fetch(w, place, "_k")
+                    source.finish(w, place, "_k")
+                    self._quad(quad, "k", "quad_k", 0)
             return
         numbers = [f"{self.tag}{step}" for step in range(self.steps)]
         places = [self._place(f"own{number}") for number in numbers]
@@ -61,6 +63,7 @@ class Quads:
                 warps = -(-self.pending.count // WARP) * WARP
                 here = f"if some(own{number} < uint32({warps})):"  # the other warps have no quad
                 with w.block(here) if warps < (step + 1) * self.threads else nullcontext():
+                    source.finish(w, places[step], number)
                     self._quad(quad, f"own{number}", f"quad{number}", step * self.threads)
 
     def _place(self, i: str) -> str:

@@ -8,21 +8,29 @@ from dataclasses import replace
 from fusec.codegen.cuda.arch import Arch
 from fusec.codegen.cuda.exchange import Exchange, PhaseExchange
 from fusec.codegen.cuda.interleave import of_row
-from fusec.codegen.cuda.shape import Geometry
+from fusec.codegen.cuda.shape import WARP, Geometry
 from fusec.codegen.cuda.stages import Staged
 from fusec.errors import FusecError
 from fusec.ir.graph import Graph, Value
 from fusec.ir.op_fixed import BLOCK, WIDTHS
-from fusec.ir.region import parameters
+from fusec.ir.ops import in_place
+from fusec.ir.region import KernelShape, parameters
 from fusec.ir.tables import tables_of
 from fusec.writer import Writer
 
 SHARED = "shared"
 ROW = "row"
 PAGES = "pages"
+IS_THERE = "is_there"  # whether the step has a row, where a block's rows are interleaved
 ALIGNMENT = 16  # bytes: of what a lane stores or loads at most
 MOST_DECLARED = 48 << 10  # bytes of shared memory that a kernel may declare
-POINTERS = {"f32": "f32*", "f16": "u16*", "i32": "u32*", **dict.fromkeys(WIDTHS, "u32*")}
+POINTERS = {
+    "f32": "f32*",
+    "f16": "u16*",
+    "i32": "u32*",
+    "i64": "u64*",
+    **dict.fromkeys(WIDTHS, "u32*"),
+}
 
 
 class Scope:
@@ -49,6 +57,7 @@ class Scope:
         self.exchange = PhaseExchange() if resident else Exchange(self.shared)
         self.w = Staged()
         self.outputs = {v.name for v in region.outputs}
+        self.added_to: dict[str, str] = {}  # parts -> pointer to the sums that they are added to
         self.pointers: dict[str, str] = {}
         self.tables: dict[str, str] = {}
         self.signature: list[str] = []
@@ -61,6 +70,10 @@ class Scope:
             matrix = value.is_weight and len(value.shape) > 1
             self.signature.append("u8*" if matrix else POINTERS[value.dtype])
             self.arguments.append((name, f"{value.name}: {value.type}"))
+        for made, source in in_place(region.nodes).items():
+            self.pointers[made] = self.pointers[source]
+            parts = region.producers[made].inputs[1].name
+            self.added_to[parts] = self.pointers[parts] = self.pointers[source]
         for table in tables_of(region.nodes):
             self.tables[table] = f"table{len(self.tables)}"
             self.signature.append("f32*")
@@ -182,17 +195,20 @@ def begin_rows(w: Writer, scope: Scope) -> list[str]:
     with w.block("if first_row >= there_are:"):
         w.line("return")
     own = {scope.pointers[value.name]: value for value in rows_of(scope.region)}
+    names = [ROW, *own, *([IS_THERE] if scope.added_to else ())]
     for k in range(scope.rows):
         row, last = of_row(ROW, k), "uint32(there_are - uint32(1))"
         w.line(f"{row} = min_u32(uint32(first_row + uint32({k})), {last})")
+        if scope.added_to:  # what a row adds, it must add once
+            w.line(f"{of_row(IS_THERE, k)} = uint32(first_row + uint32({k})) < there_are")
         for name, value in own.items():
             w.line(f"{of_row(name, k)} = {at_row(name, row, value)}")
     if not scope.declaration:
-        return [ROW, *own]
+        return names
     w.line(scope.declaration)
     for k in range(scope.rows):
         w.line(f"{of_row(SHARED, k)} = uint32({SHARED} + {k * scope.shared_bytes})")
-    return [ROW, *own, SHARED]
+    return [*names, SHARED]
 
 
 def at_row(name: str, row: str, value: Value) -> str:
@@ -208,8 +224,23 @@ def rows_of(region: Graph) -> list[Value]:
 
 
 def words(value: Value) -> int:
-    """Words of 32 bits of a row."""
-    return value.nbytes // value.shape[0] // 4
+    """How many elements a pointer to a row moves to the next one: words of 32 bits, or of 64."""
+    return value.nbytes // value.shape[0] // (8 if value.dtype == "i64" else 4)
+
+
+def zeros_of(w: Writer, scope: Scope, shape: KernelShape) -> None:
+    """Emit what writes zeros where later kernels add: the first threads of the grid, 16 bytes each.
+
+    It stands behind the wait, so that all that has used this memory is complete.
+    """
+    geometry = scope.geometry
+    share = geometry.threads * geometry.grid
+    for value in shape.clears:
+        pairs, pointer = value.shape[-1] // 2, scope.pointers[value.name]
+        for first in range(0, pairs, share):
+            w.line(f"zeros = uint32(block * {geometry.threads} + thread + {first})")
+            with w.block(f"if some(zeros < uint32({-(-pairs // WARP) * WARP})):"):
+                w.line(f"clear_pair({pointer}, zeros, zeros < uint32({pairs}))")
 
 
 def identifier(value: Value) -> str:

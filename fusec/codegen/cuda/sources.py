@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from fusec.codegen import formats
 from fusec.codegen.formats import FloatFormat, QuantFormat
+from fusec.errors import FusecError
 from fusec.ir.graph import Value
 from fusec.ir.target import TILES
 from fusec.writer import Writer
@@ -35,6 +36,9 @@ class Source(ABC):
         """Emit the other loads of quad `i`; returns the expression that makes the quad of them."""
         w.line(f"quad{tag} = {self.quad(i)}")
         return f"quad{tag}"
+
+    def finish(self, w: Writer, i: str, tag: str) -> None:  # noqa: B027  few have something
+        """Emit what makes quad `i` of what `fetch` has loaded, in front of its expression."""
 
     def ready(self, w: Writer) -> None:  # noqa: B027  most sources need nothing
         """Emit what must come before the first use of an expression."""
@@ -76,29 +80,39 @@ class Shared(Source):
 class Summed(Source):
     """Parts of a vector, one a head, that lie one after the other in memory, beside a residual.
 
-    The residual comes first, if there is one. The parts are added up as a balanced tree, as
-    `Matvec` adds lanes up. None of them is -0 where the tree has room for more (see
-    `fusec.codegen.cuda.projection`), so one without a partner goes up as it is.
+    The residual comes first, if there is one. The parts are added exactly (see `lib.exact`), or, of
+    chosen experts, as a balanced `tree` in which one without a partner goes up as it is.
     """
 
     residual: Source | None
     parts: str
     heads: int
     n: int
+    in_order: bool = False
 
     def _part(self, h: int) -> str:
         return f"at({self.parts}, uint32({h * self.n}))"
 
+    def _sum(self, parts: list[str]) -> str:
+        """Expression of the sum of quads."""
+        if self.in_order:
+            return tree(parts, "plus({}, {})")
+        words = [f"words_of_four({part})" for part in parts]
+        return f"nearest_four({tree(words, 'plus_words_of_four({}, {})')})"
+
     def quad(self, i: str) -> str:
         """See `Source.quad`."""
         parts = [f"quad({self._part(h)}, {i}, {self.n})" for h in range(self.heads)]
-        total = tree(parts, "plus({}, {})")
+        total = self._sum(parts)
         return total if self.residual is None else f"plus({self.residual.quad(i)}, {total})"
 
     def element(self, i: str) -> str:
         """See `Source.element`."""
         parts = [f"load_f32(at({self._part(h)}, {i}))" for h in range(self.heads)]
         total = tree(parts)
+        if not self.in_order:
+            words = [f"words_of({part})" for part in parts]
+            total = f"nearest(whole({tree(words, 'plus_words({}, {})')}))"
         return total if self.residual is None else f"({self.residual.element(i)} + {total})"
 
     def ready(self, w: Writer) -> None:
@@ -108,19 +122,84 @@ class Summed(Source):
 
     def fetch(self, w: Writer, i: str, tag: str) -> str:
         """See `Source.fetch`: the loads of all parts are on their way before the first is used."""
-        if self.n % 4 or not isinstance(self.residual, Memory | None):
+        if not self._loads_first:
             return super().fetch(w, i, tag)
         w.line(f"where{tag} = uint32(min_u32({i}, uint32({self.n // 4 - 1})) * 4)")
         w.line(f"first{tag} = at({self.parts}, where{tag})")
-        parts = [f"part{tag}_{h}" for h in range(self.heads)]
-        for h, part in enumerate(parts):
+        for h, part in enumerate(self._loaded(tag)):
             w.line(f"{part} = load_f32x4(at(first{tag}, uint32({h * self.n})))")
-        total = tree(parts, "plus({}, {})")
-        if self.residual is not None:
+        if isinstance(self.residual, Memory):
             w.line(f"before{tag} = load_f32x4(at({self.residual.pointer}, where{tag}))")
+        return f"quad{tag}"
+
+    def finish(self, w: Writer, i: str, tag: str) -> None:
+        """See `Source.finish`: threads that have no quad need not add parts up."""
+        if not self._loads_first:
+            return
+        total = self._sum(self._loaded(tag))
+        if self.residual is not None:
             total = f"plus(before{tag}, {total})"
         w.line(f"quad{tag} = only_quad({i} < uint32({self.n // 4}), {total})")
+
+    @property
+    def _loads_first(self) -> bool:
+        return not self.n % 4 and isinstance(self.residual, Memory | None)
+
+    def _loaded(self, tag: str) -> list[str]:
+        """Variables of a quad of every part."""
+        return [f"part{tag}_{h}" for h in range(self.heads)]
+
+
+@dataclass
+class Totals(Source):
+    """Parts of a vector that have been added up in memory, beside a residual if there is one."""
+
+    residual: Source | None
+    sums: str
+    n: int
+
+    def __post_init__(self) -> None:
+        if self.n % 4:
+            raise FusecError(f"{self.sums}: expected sums of whole quads, found {self.n}")
+
+    def quad(self, i: str) -> str:
+        """See `Source.quad`."""
+        total = f"quad_of_sums(load_sums({self.sums}, {self._inside(i)}))"
+        if self.residual is not None:
+            total = f"plus({self.residual.quad(i)}, {total})"
+        return f"only_quad({i} < uint32({self.n // 4}), {total})"
+
+    def element(self, i: str) -> str:
+        """See `Source.element`."""
+        total = f"sum_at({self.sums}, {i})"
+        return total if self.residual is None else f"({self.residual.element(i)} + {total})"
+
+    def ready(self, w: Writer) -> None:
+        """See `Source.ready`."""
+        if self.residual is not None:
+            self.residual.ready(w)
+
+    def fetch(self, w: Writer, i: str, tag: str) -> str:
+        """See `Source.fetch`."""
+        if not isinstance(self.residual, Memory | None):
+            return super().fetch(w, i, tag)
+        w.line(f"where{tag} = {self._inside(i)}")
+        w.line(f"added{tag} = load_sums({self.sums}, where{tag})")
+        if self.residual is not None:
+            place = f"at({self.residual.pointer}, uint32(where{tag} * 4))"
+            w.line(f"before{tag} = load_f32x4({place})")
         return f"quad{tag}"
+
+    def finish(self, w: Writer, i: str, tag: str) -> None:
+        """See `Source.finish`."""
+        if isinstance(self.residual, Memory | None):
+            total = f"quad_of_sums(added{tag})"
+            total = total if self.residual is None else f"plus(before{tag}, {total})"
+            w.line(f"quad{tag} = only_quad({i} < uint32({self.n // 4}), {total})")
+
+    def _inside(self, i: str) -> str:
+        """Which quad is loaded for number `i`: behind the end, the last one."""
+        return f"min_u32({i}, uint32({self.n // 4 - 1}))"
 
 
 def tree(terms: list[str], plus: str = "({} + {})") -> str:
@@ -135,7 +214,7 @@ def tree(terms: list[str], plus: str = "({} + {})") -> str:
 class Gained(Source):
     """A norm's first factor: x * weight of a source whose quads are cheap to come by."""
 
-    x: Memory | Shared | Summed
+    x: Memory | Shared | Summed | Totals
     weight: str
 
     def __post_init__(self) -> None:
@@ -160,6 +239,10 @@ class Gained(Source):
     def fetch(self, w: Writer, i: str, tag: str) -> str:
         """See `Source.fetch`; the quad of x is left in `quad{tag}`."""
         return self.made_of(self.x.fetch(w, i, tag), f"gain{tag}")
+
+    def finish(self, w: Writer, i: str, tag: str) -> None:
+        """See `Source.finish`."""
+        self.x.finish(w, i, tag)
 
 
 @dataclass
@@ -191,7 +274,7 @@ class Normed(Gained):
 
     def _place(self) -> tuple[str, str]:
         """How functions of what x lies in are called, and where it lies there."""
-        assert not isinstance(self.x, Summed)
+        assert not isinstance(self.x, (Summed, Totals))
         if isinstance(self.x, Shared):
             return "_shared", self.x.address
         return "", self.x.pointer
@@ -325,6 +408,10 @@ class Part(Source):
     def fetch(self, w: Writer, i: str, tag: str) -> str:
         """See `Source.fetch`."""
         return self._only(i, self.whole.fetch(w, self._place(i), tag))
+
+    def finish(self, w: Writer, i: str, tag: str) -> None:
+        """See `Source.finish`."""
+        self.whole.finish(w, self._place(i), tag)
 
     def ready(self, w: Writer) -> None:
         """See `Source.ready`."""

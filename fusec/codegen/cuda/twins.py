@@ -33,6 +33,7 @@ from fusec.codegen.cuda.twins_lines import TWIN
 from fusec.codegen.cuda.twins_memory import CLUSTER_SHIFT, Chosen, Memory, Pointer, moved
 
 _ELEMENT = {"u8": "u1", "s8": "i1", "u16": "u2", "u32": "u4", "s32": "i4", "u64": "u8", "f32": "f4"}
+_INTO = {"u32": np.uint32, "s32": np.int32, "u64": np.uint64, "f32": np.float32}
 # lock step needs no synchronisation, and caches do not show
 _SILENT = (
     *("barrier", "cluster_arrive", "cluster_arrive_relaxed", "cluster_wait"),
@@ -86,6 +87,7 @@ class Launch(Memory):
             "u16_at": self._at_address,
             "u32_at": self._at_address,
             "atomic_add_u32": self._atomic_add,
+            "red_add_u64_if": self._red_add,
             "atomic_max_u64": self._atomic_max,
             "atomic_add_shared_u32_if": self._atomic_add_shared,
             "copy_async_16": self._copy_async,
@@ -108,7 +110,7 @@ class Launch(Memory):
             **self.functions, inline=lambda function: function
         )
         self.modules["numba"] = SimpleNamespace(
-            **{kind: _cast(kind) for kind in ("float32", "uint32", "int32", "uint64")}
+            **{kind: _cast(kind) for kind in ("float32", "uint32", "int32", "int64", "uint64")}
         )
 
     def run(self, kernel: CudaKernel, *arguments: Any) -> None:
@@ -174,8 +176,7 @@ class Launch(Memory):
         element = np.dtype(_ELEMENT[words[-1]])
         width = next((int(word[1]) for word in words if word in ("v2", "v4")), 1)
         if words[0] == "ld":
-            kinds = {"u32": np.uint32, "s32": np.int32, "f32": np.float32, "u64": np.uint64}
-            into = kinds[entry.returns[0]]
+            into = _INTO[entry.returns[0]]
 
             def load(address: Any, *_hint: Any) -> Any:
                 noted = self.order is not None and entry.name not in _ATOMIC

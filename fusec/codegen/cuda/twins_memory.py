@@ -199,6 +199,19 @@ class Memory:
             word += np.uint32(value[block, thread])
         return before
 
+    def _red_add(self, address: Pointer, value: Any, condition: Any) -> None:
+        """`red.relaxed`: additions commute, whoever makes them; nobody learns what was there."""
+        shape = (self.blocks, self.threads)
+        live = self.active & _spread(condition, shape)
+        if not live.any():
+            return
+        memory, place = self.locate(address, 8, live)
+        if self.order is not None and address.history is not None:
+            units = place[0][:, None] * 8 // address.history.unit
+            self.order.global_add(address.history, self.order.access(live[0], units))
+        given = _spread(np.asarray(value, np.uint64), shape)
+        np.add.at(memory.view(np.uint64), place[live], given[live])
+
     def _copy_async(
         self, target: Lanes, source: Pointer, live: Any = True, zeros: bool = False
     ) -> None:

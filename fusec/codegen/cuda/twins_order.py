@@ -297,12 +297,21 @@ class Order:
             self._judge(history, history.read(kept), kept, "reads")
         return access.rows[late]
 
+    def global_add(self, history: History, access: Access) -> None:
+        """To an array that was passed, atomically."""
+        self._stores_late(access)
+        with history.lock:
+            self._judge(history, history.atomic_add(access), access, "adds to")
+
     def global_write(self, history: History, access: Access) -> None:
         """To it."""
-        if not self.knows_front and not self.clock[access.rows, self.layout.front].all():
-            self.fail("stores in front of the wait for the launches in front")
+        self._stores_late(access)
         with history.lock:
             self._judge(history, history.write(access), access, "writes")
+
+    def _stores_late(self, access: Access) -> None:
+        if not self.knows_front and not self.clock[access.rows, self.layout.front].all():
+            self.fail("stores in front of the wait for the launches in front")
 
     def _reach(self, owner: Order, access: Access, what: str) -> None:
         """Another block's memory is there only while that block is."""

@@ -70,6 +70,19 @@ def tree(parts: Array) -> Array:
 
 def by_rows(w: Blocks, x: Array) -> Array:
     """Lane b mod 32 takes block b, in increasing order; then the butterfly."""
+    return tree(_by_lanes(w, x))
+
+
+def by_parts(w: Blocks, x: Array, branch: int) -> Array:
+    """A tree over the lanes of a part; the sum of parts, whole numbers of 2**-30, is rounded."""
+    lanes = _by_lanes(w, x)
+    parts = tree(lanes.reshape(len(lanes), -1, branch)).astype(np.float64)
+    whole = np.rint(parts * 2.0**30).astype(np.int64).sum(axis=1)
+    return whole.astype(np.float32) * np.float32(2.0**-30)
+
+
+def _by_lanes(w: Blocks, x: Array) -> Array:
+    """What each lane has of each row."""
     q, quanta = fixed_point(x, 22)
     q = np.minimum(q, 0x7FFFFF)
     rows, count = w.levels.shape[:2]
@@ -87,7 +100,7 @@ def by_rows(w: Blocks, x: Array) -> Array:
                 total = as_float(digits_of(q[b, mine]).sum(axis=-1))
             s = fma(total, -w.mins[:, b, k] * quantum, s)
         lanes[:, b % 32] = s
-    return tree(lanes)
+    return lanes
 
 
 def digits_of(q: Array) -> Array:

@@ -17,8 +17,9 @@ from fusec.codegen.cuda.toolchain import CudaKernel
 from fusec.codegen.cuda.twins_grid import run_grid
 from fusec.codegen.cuda.twins_order import Trace
 from fusec.ir import Graph
-from fusec.ir.choice import Choice
+from fusec.ir.choice import AnyChoice
 from fusec.ir.dtypes import dtype
+from fusec.ir.ops import in_place
 from fusec.ir.pages import kind_of
 from fusec.ir.plan import Kernel, Launch, layers
 from fusec.ir.reference import Reference
@@ -69,9 +70,10 @@ class TwinSession:
         level: int,
         rules: tuple[Rule, ...] = (),
         target: Target = ANY,
-        choose: Callable[[Kernel], Choice | None] = lambda _: None,
+        choose: Callable[[Kernel], AnyChoice | None] = lambda _: None,
+        disable: tuple[str, ...] = (),
     ) -> None:
-        self.graph = run_passes(graph, passes_of(level, rules), target)[-1].graph
+        self.graph = run_passes(graph, passes_of(level, rules, disable), target)[-1].graph
         plan = lower(
             self.graph,
             "cuda",
@@ -84,9 +86,11 @@ class TwinSession:
         values = (v for n in self.graph.nodes for v in (*n.inputs, *n.outputs))
         for value in (*self.graph.inputs, *values):
             if value.name[0] == "%":
-                kind = np.float32 if value.dtype == "f32" else np.uint32
+                kind = {"f32": np.float32, "i64": np.uint64}.get(value.dtype, np.uint32)
                 shape = value.shape if dtype(value.dtype).numpy else (value.nbytes // 4,)
                 self.memory[value.name] = np.zeros(shape, kind)
+        for made, source in in_place(self.graph.walk()).items():
+            self.memory[made] = self.memory[source]
         context = positions(self.plan) if self.plan.states else 64
         self.rows = paged.rows(context)
         for name, tensor in self.plan.states.items():
@@ -108,6 +112,8 @@ class TwinSession:
             made = value[0] == "%" and value[1:] not in inputs
             if made and self.memory[value].dtype == np.float32:
                 self.memory[value][:] = np.nan  # nothing may be read that is not written
+            elif made and self.memory[value].dtype == np.uint64:
+                self.memory[value][:] = 1 << 58  # and nothing added to: such a sum is NaN
 
     def step(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
         """The outputs of the plan, by name."""
