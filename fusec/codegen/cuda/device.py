@@ -211,6 +211,7 @@ def _at_address(element: Any) -> Any:
 
 f32_at, u8_at = _at_address(types.float32), _at_address(types.uint8)
 u16_at, u32_at = _at_address(types.uint16), _at_address(types.uint32)
+u64_at = _at_address(types.uint64)
 
 
 def _select(kind: Any) -> Any:

@@ -18,7 +18,7 @@ _FOLDER = Path(__file__).parent / "lib"
 _BESIDE_TABLE = (
     *("at", "below", "dynamic_shared", "inline", "shared_bytes", "some"),
     *("select_f32", "select_pointer", "select_s32", "select_u32"),
-    *("f32_at", "u8_at", "u16_at", "u32_at"),
+    *("f32_at", "u8_at", "u16_at", "u32_at", "u64_at"),
 )
 LINE = 100
 READ = 64  # sources whose calls are kept: kernels share the functions of formats

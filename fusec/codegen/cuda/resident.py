@@ -59,7 +59,7 @@ from fusec.writer import Writer
 HELD = 40  # registers that a lane may fill with weights, of 128 that a thread has
 
 SIGNATURE = ("u32*", "u32*", "f32*", *("u32*",) * 6, "u64*", "u32*")
-_ADDRESSES = {"f32*": "f32_at", "u8*": "u8_at", "u16*": "u16_at", "u32*": "u32_at"}
+_ADDRESSES = {f"{kind}*": f"{kind}_at" for kind in ("f32", "u8", "u16", "u32", "u64")}
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,7 @@ class Launch(Memory):
             "u8_at": self._at_address,
             "u16_at": self._at_address,
             "u32_at": self._at_address,
+            "u64_at": self._at_address,
             "atomic_add_u32": self._atomic_add,
             "red_add_u64_if": self._red_add,
             "atomic_max_u64": self._atomic_max,

@@ -153,7 +153,13 @@ class _Block:
         device.mailbox_make_if = device.mailbox_remake_if = self._make
         device.mailbox_expect_if, device.mailbox_wait_bounded = self._expect, self._wait
         device.cluster_arrive, device.cluster_wait = self._arrive, self._cluster_wait
-        for kind, itemsize in {"f32_at": 4, "u8_at": 1, "u16_at": 2, "u32_at": 4}.items():
+        for kind, itemsize in {
+            "f32_at": 4,
+            "u8_at": 1,
+            "u16_at": 2,
+            "u32_at": 4,
+            "u64_at": 8,
+        }.items():
             setattr(device, kind, _at(spans, itemsize, kernel.threads))
 
     def meet(self, cluster: list[_Block]) -> None:
