@@ -19,6 +19,7 @@ from fusec.models.latent import Latent
 from fusec.models.presets import PRESETS
 from fusec.models.quant_mix import Mix
 from fusec.models.small import config_of
+from tests.codegen.cuda.test_overlap import kind_of
 from tests.codegen.cuda.twin_session import TwinSession, random_weights, reference
 from tests.targets import HOPPER
 
@@ -148,7 +149,7 @@ def test_real_shapes_assemble_without_spills() -> None:
     for preset, (layers, _) in REAL_SHAPES.items():
         compiled = of_a_real_shape(preset, layers)
         for launch in compiled.plan.launches:
-            kind = compiled.graph.producers[launch.node].kind
+            kind = kind_of(compiled.graph.producers[launch.node])
             found = compiled.kernels[launch.kernel]
             longest[kind] = max(found, longest.get(kind, found), key=lambda k: len(k.source))
     assert len(longest) >= 30
