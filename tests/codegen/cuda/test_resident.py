@@ -21,6 +21,8 @@ from tests.codegen.cuda.twin_session import TwinSession, random_weights
 from tests.graphs import llama_graph
 from tests.targets import HOPPER
 
+pytestmark = pytest.mark.slow  # runs a whole kernel's threads in turns
+
 POSITION, TOKEN, TOKENS = 255, 5, 2  # the second token sees another span
 STEP = 7
 
@@ -139,7 +141,6 @@ def test_the_host_stops_it_behind_a_token(case: Case) -> None:
 
 
 @pytest.mark.cuda
-@pytest.mark.slow
 def test_it_assembles_without_spills(case: Case) -> None:
     """With as many registers as blocks of 512 threads can have, and no arithmetic in f64."""
     (cubin,) = compile_many([case.kernel.kernel], "sm_90a")

@@ -16,6 +16,8 @@ from fusec.runtime.sampling import Sampling
 from tests.runtime.cuda.machine import NEVER, Machine
 
 CONTEXT = 96
+pytestmark = pytest.mark.slow  # makes many tokens over a fake driver
+
 IDS = [3, 1, 4, 1, 5]
 
 
