@@ -116,12 +116,8 @@ def run(path: Path, plan: Plan, note: Note = lambda *_: None) -> dict[str, Any]:
                 note(f"{case} {what}", len(prompts) + len(results), rows)
 
             say("compiling")
-            how: dict[str, Any] = {
-                "l2": mode,
-                "eager": way == "eager",
-                "resident": way == "resident",
-            }
-            engine = compiled.engine(say, threads=plan.threads, **how)
+            launch = {"eager": way == "eager", "resident": way == "resident"}
+            engine = compiled.engine(say, threads=plan.threads, l2=mode, **launch)
             try:
                 if context == for_prompts:
                     for row in measure_prompts(engine, compiled, plan, mode, way, say):

@@ -44,10 +44,11 @@ class AddInL2:
         refused = []
         for node in graph.nodes:
             for parts in (n.outputs[0] for n in node.ops if n.op in MAKERS):
-                if reason := change.why_not(node, parts):
-                    refused.append(Refusal(self.equation, (node.name,), reason))
+                front = change.clearing(node, parts)
+                if isinstance(front, str):
+                    refused.append(Refusal(self.equation, (node.name,), front))
                 else:
-                    change.add(node, parts)
+                    change.add(node, parts, front)
         return change.made(), len(change.sums), tuple(refused)
 
 
@@ -59,8 +60,8 @@ class _Change:
         self.sums: dict[str, Value] = {}
         self.more: dict[str, list[Node]] = {}  # a node's name -> what it does besides
 
-    def why_not(self, node: Node, parts: Value) -> str | None:
-        """The reason why parts stay parts, or None if they are added where they are made."""
+    def clearing(self, node: Node, parts: Value) -> Node | str:
+        """The node that can write zeros for a node's parts, or the reason why they stay parts."""
         if parts.name in self.graph.needed:
             return f"{parts.name} is an output of the graph"
         readers = self._readers(parts)
@@ -70,17 +71,17 @@ class _Change:
             return f"nobody reads {parts.name}"
         if readers[0].outputs[0].shape == parts.shape:
             return f"{parts.name} is one part: nothing is added to it"
-        clears = self._in_front(node)
-        if isinstance(clears, str):
-            return clears
+        front = self._in_front(node)
+        if isinstance(front, str):
+            return front
         names = (_named(parts, "zeros"), _named(parts, "sums"))
-        return next((why for why in (taken(self.graph, "add_into", n) for n in names) if why), None)
+        return next(
+            (why for why in (taken(self.graph, "add_into", n) for n in names) if why), front
+        )
 
-    def add(self, node: Node, parts: Value) -> None:
+    def add(self, node: Node, parts: Value, front: Node) -> None:
         """Let a node add its parts, and the one in front of it write the zeros."""
         n = self._readers(parts)[0].outputs[0].shape[-1]
-        front = self._in_front(node)
-        assert isinstance(front, Node)
         like = next(v for v in front.inputs if not (v.is_weight or v.is_state))
         like = self.sums.get(like.name, like)
         zeros = make("clear_sums", (like,), _named(parts, "zeros"), attrs(n=n))
